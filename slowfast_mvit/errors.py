@@ -1,0 +1,83 @@
+"""The errors a user can cause, and the look-up that raises the most common one.
+
+Every class here derives from ``UserError``, itself a ``ValueError``: the command line prints its
+message without a traceback and exits with status 2. Anything else that escapes is our own bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """Bad input. The message says where, what was found, what is allowed and what to do."""
+
+
+class ConfigError(UserError):
+    """A config file, an override or a command-line value that cannot be used."""
+
+
+class ListError(UserError):
+    """A list of videos that cannot be used; names the file and the lines."""
+
+
+class DecodeError(UserError):
+    """A video, frame folder or image that cannot be read; names the file and what was read."""
+
+
+class WeightsError(UserError):
+    """A checkpoint or weights file that cannot be read or does not fit the model."""
+
+
+class MissingViewsError(UserError):
+    """Scores that lack a view of some video, or hold one twice; nothing is averaged then."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice spelled most like ``word``, or None where none is close."""
+    by_folded = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), list(by_folded), n=1, cutoff=0.6)
+    return by_folded[found[0]] if found else None
+
+
+def in_one_message(where: str, problems: Iterable[str]) -> str:
+    """A headline that counts the problems, then each of them on a line of its own."""
+    problems = list(problems)
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n".join([f"{where}: {count}", *(f"  {problem}" for problem in problems)])
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
+    """Look ``name`` up in ``table``, or import it when it is written ``package.module:name``.
+
+    Args:
+        table: what this project offers, by name.
+        name: what the user asked for.
+        what: what kind of thing it is, for the message ("decoder", "data set").
+
+    Raises:
+        ConfigError: when there is no such entry; says what exists and what is nearest.
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return _import_from_outside(name, what)
+    guess = nearest(name, table)
+    hint = f" Did you mean {guess!r}?" if guess else ""
+    raise ConfigError(
+        f"there is no {what} named {name!r}.{hint} Choose from: {', '.join(sorted(table))}, "
+        "or name your own as package.module:name"
+    )
+
+
+def _import_from_outside(name: str, what: str) -> T:
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"the {what} {name!r} could not be imported: {error}") from error
