@@ -1,0 +1,37 @@
+# make demo    train a small MViTv2 on videos it makes itself, test it, write a report (about 5 minutes)
+# make test    all tests                                        make lint    ruff and mypy
+# make bench   short versions of the benchmarks                 make install just the environment
+#
+# Each of them makes the virtual environment $(VENV) first if it is not there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TEST_ARGS ?= -n 2 --dist worksteal
+
+.PHONY: install demo test lint bench
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/slowfast-mvit demo --data-only
+	$(BIN)/python tools/run_net.py --cfg configs/Demo/motion.yaml
+
+# One thread per process: two processes with two threads each are slower than with one each.
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/motion.py --quick
