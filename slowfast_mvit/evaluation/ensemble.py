@@ -1,0 +1,140 @@
+"""Several views of a video, one verdict: the only place where views are averaged.
+
+    ViewScores, in any order  ->  (N, V, K) grid, every cell filled exactly once  ->  VideoScores
+
+Nothing is averaged over a video that lacks a view or has one twice. So a lost batch or a padded
+sampler shows as an error here, never as a slightly different accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+
+import numpy as np
+
+from slowfast_mvit.errors import MissingViewsError, UserError, pick
+from slowfast_mvit.structures import VideoScores, ViewScores
+
+
+def add_views(view_probs: np.ndarray) -> np.ndarray:
+    """Sum over views, (N, V, K) float32 to (N, K) float64: the paper's way."""
+    return reduce(np.add, _views_in_order(view_probs))
+
+
+def take_highest(view_probs: np.ndarray) -> np.ndarray:
+    """Each class's highest probability over the views, (N, V, K) float32 to (N, K) float64."""
+    return reduce(np.maximum, _views_in_order(view_probs))
+
+
+METHODS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"sum": add_views, "max": take_highest}
+
+
+def ensemble(
+    scores: Iterable[ViewScores],
+    *,
+    views: np.ndarray,
+    video_ids: Sequence[str],
+    method: str = "sum",
+) -> VideoScores:
+    """Gather the views of each video and combine them.
+
+    Args:
+        scores: views of videos, in any order; those of one video may come in several pieces.
+        views: (V, 2) int64, the (clip, crop) that every video must have.
+        video_ids: N videos that must be there, in the order of the list; those that could not be
+            read are left out.
+        method: "sum" or "max" over the views, a key of ``METHODS``; then scaled to sum to 1.
+
+    Returns:
+        The scores of the N videos in the order of ``video_ids``. Bit for bit the same whatever
+        the order in which ``scores`` arrive.
+
+    Raises:
+        MissingViewsError: when a view is missing, comes twice, or belongs to no listed video.
+        UserError: when the model gave probabilities that are not numbers.
+    """
+    combine = pick(METHODS, method, "way to combine views")
+    labels, view_probs = _gather(scores, np.asarray(views), video_ids)
+    _check_finite(view_probs, video_ids)
+    total = combine(view_probs)
+    probs = total / total.sum(axis=1, keepdims=True)
+    return VideoScores(
+        video_ids=tuple(video_ids),
+        labels=labels,
+        views=np.asarray(views, dtype=np.int64),
+        view_probs=view_probs.astype(np.float16),
+        probs=probs.astype(np.float32),
+    )
+
+
+def _gather(
+    scores: Iterable[ViewScores], views: np.ndarray, video_ids: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels (N,) int64 and the probabilities (N, V, K) float32, every view exactly once."""
+    row_of = {video_id: row for row, video_id in enumerate(video_ids)}
+    column_of = {tuple(view): column for column, view in enumerate(views.tolist())}
+    times_seen = np.zeros((len(video_ids), len(views)), dtype=np.int64)
+    labels = np.full(len(video_ids), -1, dtype=np.int64)
+    view_probs: np.ndarray | None = None
+    strangers: dict[str, None] = {}  # a set that keeps its order
+    for piece in scores:
+        columns = [column_of.get(tuple(view)) for view in piece.views.tolist()]
+        row = row_of.get(piece.video_id)
+        if row is None or None in columns:
+            strangers[piece.video_id] = None
+            continue
+        if view_probs is None:
+            view_probs = np.zeros((*times_seen.shape, piece.probs.shape[1]), dtype=np.float32)
+        labels[row] = piece.label
+        for column, probs in zip(columns, piece.probs, strict=True):
+            times_seen[row, column] += 1
+            view_probs[row, column] = probs
+    _check_every_view_once(times_seen, video_ids, strangers)
+    if view_probs is None:
+        view_probs = np.zeros((*times_seen.shape, 0), dtype=np.float32)
+    return labels, view_probs
+
+
+def _check_every_view_once(
+    times_seen: np.ndarray, video_ids: Sequence[str], strangers: Iterable[str]
+) -> None:
+    num_videos, num_views = times_seen.shape
+    problems = []
+    lacking = np.flatnonzero((times_seen == 0).any(axis=1))
+    if len(lacking):
+        found = np.count_nonzero(times_seen[lacking[0]])
+        problems.append(
+            f"{len(lacking):,} of {num_videos:,} videos lack views "
+            f"(first: {video_ids[lacking[0]]!r}, has {found} of {num_views})."
+        )
+    doubled = np.flatnonzero((times_seen > 1).any(axis=1))
+    if len(doubled):
+        most = times_seen[doubled[0]].max()
+        problems.append(
+            f"{len(doubled):,} of {num_videos:,} videos have a view more than once "
+            f"(first: {video_ids[doubled[0]]!r}, has one {most} times)."
+        )
+    unknown = list(strangers)
+    if unknown:
+        problems.append(
+            f"{len(unknown):,} scored videos are not in the list, or hold a view that was not "
+            f"asked for (first: {unknown[0]!r})."
+        )
+    if problems:
+        raise MissingViewsError(" ".join([*problems, "Scores were not averaged."]))
+
+
+def _check_finite(view_probs: np.ndarray, video_ids: Sequence[str]) -> None:
+    bad = np.flatnonzero(~np.isfinite(view_probs).all(axis=(1, 2)))
+    if len(bad):
+        raise UserError(
+            f"{len(bad):,} of {len(video_ids):,} videos got probabilities that are not numbers "
+            f"(first: {video_ids[bad[0]]!r}). The weights hold NaN or infinity, or the precision "
+            "is too low: test with TRAIN.PRECISION fp32, or another checkpoint"
+        )
+
+
+def _views_in_order(view_probs: np.ndarray) -> list[np.ndarray]:
+    """V arrays (N, K) float64; one after the other, so that sums are rounded in a fixed order."""
+    return [view_probs[:, view].astype(np.float64) for view in range(view_probs.shape[1])]

@@ -1,0 +1,185 @@
+"""The numbers of a test, and the two files that keep them: test_results.json, test_scores.npz.
+
+Both hold what was measured and nothing about where or when: equal scores give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from slowfast_mvit.errors import UserError
+from slowfast_mvit.evaluation.metrics import per_class_accuracy, topk_accuracy
+from slowfast_mvit.storage import write_atomically, write_text_atomically
+from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores
+
+SCORE_ARRAYS = ("video_ids", "labels", "view_probs", "views", "probs")
+EARLIEST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+NUM_REASONS_SHOWN = 3
+
+
+def summarise(
+    scores: VideoScores,
+    *,
+    class_names: Sequence[str] | None,
+    failed_videos: Sequence[FailedVideo],
+    num_listed: int,
+    config_digest: str,
+) -> EvalResult:
+    """The numbers of a test.
+
+    Args:
+        scores: every video that could be read.
+        class_names: K names in the order of their indices; None names a class by its index.
+        failed_videos: those that could not be read. They do not count in the rates.
+        num_listed: videos in the list.
+        config_digest: digest of the keys that decide the numbers.
+
+    Raises:
+        UserError: when no video could be scored, or there are not K class names.
+        MissingViewsError: when scored and failed videos do not add up to the list.
+    """
+    if not scores.video_ids:
+        raise UserError(_nothing_scored(failed_videos, num_listed))
+    names = distinct_names(class_names, scores.probs.shape[1])
+    rates = per_class_accuracy(scores.probs, scores.labels)
+    return EvalResult(
+        top1=topk_accuracy(scores.probs, scores.labels, 1),
+        top5=topk_accuracy(scores.probs, scores.labels, 5),
+        num_videos=len(scores.video_ids),
+        failed=len(failed_videos),
+        num_listed=num_listed,
+        num_views=len(scores.views),
+        per_class={
+            name: float(rate) for name, rate in zip(names, rates, strict=True) if not np.isnan(rate)
+        },
+        config_digest=config_digest,
+        failed_videos=tuple(sorted(failed_videos, key=lambda failed: failed.video_id)),
+    )
+
+
+def distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """K names, each once: a name that several classes share gets the class index behind it.
+
+    Raises:
+        UserError: when there are names, but not ``num_classes`` of them.
+    """
+    if class_names is None:
+        return tuple(str(index) for index in range(num_classes))
+    if len(class_names) != num_classes:
+        raise UserError(
+            f"there are {len(class_names)} class names, but the model has {num_classes} classes. "
+            "Give one name a line, in the order of the class indices"
+        )
+    times = Counter(class_names)
+    return tuple(
+        name if times[name] == 1 else f"{name} [{index}]" for index, name in enumerate(class_names)
+    )
+
+
+def save_results(result: EvalResult, path: str | Path) -> Path:
+    """Write test_results.json, atomically. Of a failed video it keeps the name, not the path."""
+    content = {
+        "top1": result.top1,
+        "top5": result.top5,
+        "num_videos": result.num_videos,
+        "num_views": result.num_views,
+        "failed": result.failed,
+        "failed_videos": [
+            {"video_id": failed.video_id, "reason": _without_path(failed)}
+            for failed in result.failed_videos
+        ],
+        "per_class": result.per_class,
+        "config_digest": result.config_digest,
+    }
+    return write_text_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def load_results(path: str | Path) -> EvalResult:
+    """Read what ``save_results`` wrote; the paths of failed videos come back empty.
+
+    Raises:
+        UserError: when the file is missing, damaged or something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return EvalResult(
+            top1=content["top1"],
+            top5=content["top5"],
+            num_videos=content["num_videos"],
+            failed=content["failed"],
+            num_listed=content["num_videos"] + content["failed"],
+            num_views=content["num_views"],
+            per_class=content["per_class"],
+            config_digest=content["config_digest"],
+            failed_videos=tuple(
+                FailedVideo(video_id=failed["video_id"], path="", reason=failed["reason"])
+                for failed in content["failed_videos"]
+            ),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(_unreadable(path, "test_results.json", error)) from error
+
+
+def save_scores(scores: VideoScores, path: str | Path) -> Path:
+    """Write test_scores.npz, atomically: ``numpy.load`` reads it without pickle.
+
+    Arrays: video_ids (N) unicode, labels (N) int64, view_probs (N, V, K) float16,
+    views (V, 2) int64, probs (N, K) float32.
+    """
+    return write_atomically(path, lambda file: _write_npz(scores, file))
+
+
+def load_scores(path: str | Path) -> VideoScores:
+    """Read what ``save_scores`` wrote.
+
+    Raises:
+        UserError: when the file is missing, damaged or something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in SCORE_ARRAYS}
+        video_ids = tuple(arrays.pop("video_ids").tolist())
+        return VideoScores(video_ids=video_ids, **arrays)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(_unreadable(path, "test_scores.npz", error)) from error
+
+
+def _write_npz(scores: VideoScores, file: IO[bytes]) -> None:
+    """``numpy.savez`` by hand: that one puts the time of day into the file."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name in SCORE_ARRAYS:
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=EARLIEST_ZIP_DATE)
+            member.create_system = 3  # else it would name the operating system
+            array = np.asarray(getattr(scores, name))
+            if name == "video_ids":
+                array = array.astype(np.str_)
+            with archive.open(member, "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _without_path(failed: FailedVideo) -> str:
+    return failed.reason.replace(failed.path, failed.video_id) if failed.path else failed.reason
+
+
+def _nothing_scored(failed_videos: Sequence[FailedVideo], num_listed: int) -> str:
+    lines = [
+        f"none of the {num_listed:,} listed videos could be scored. Check the list, "
+        "DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX"
+    ]
+    for failed in failed_videos[:NUM_REASONS_SHOWN]:
+        lines.append(f"  {failed.video_id!r}: {failed.reason}")
+    if len(failed_videos) > NUM_REASONS_SHOWN:
+        lines.append(f"  and {len(failed_videos) - NUM_REASONS_SHOWN:,} more")
+    return "\n".join(lines)
+
+
+def _unreadable(path: str | Path, what: str, error: Exception) -> str:
+    reason = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return f"{path}: not a readable {what} ({reason.splitlines()[0][:200]}). Run the test again"
