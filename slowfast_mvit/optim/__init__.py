@@ -1,0 +1,1 @@
+"""What is optimised and how: parameter groups, learning rates, objectives."""

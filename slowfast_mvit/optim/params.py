@@ -1,0 +1,133 @@
+"""Which parameters share a weight decay and a learning rate, and the optimizer over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from slowfast_mvit.errors import ConfigError, pick
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def parameter_groups(
+    named_parameters: NamedParameters,
+    *,
+    weight_decay: float,
+    zero_wd_1d: bool,
+    no_decay_names: Collection[str] = (),
+    layer_decay: float = 1.0,
+    depth: int = 0,
+) -> list[dict[str, Any]]:
+    """Split the parameters into groups as PySlowFast does, so that its optimizer states fit.
+
+    Without layer decay there are two groups, ``[decay, no decay]``; with it, two for each layer, in
+    the order in which the model names them. Frozen parameters are left out, empty groups too.
+
+    Args:
+        named_parameters: ``model.named_parameters()``, in the model's order.
+        weight_decay: of the parameters that are decayed.
+        zero_wd_1d: biases and every other 1-D parameter are not decayed.
+        no_decay_names: parameters not decayed: every one whose name *contains* one of these; with
+            layer decay every one whose *whole* name is one of these.
+        layer_decay: the learning rate shrinks by this factor with each layer further from the head;
+            1 leaves all equal.
+        depth: number of blocks; read only with layer decay.
+
+    Returns:
+        Groups for a torch optimizer. ``layer_decay`` in each is the factor on its learning rate;
+        ``apply_LARS`` is a key that PySlowFast looks for.
+
+    Source: PySlowFast's two rules differ in how names are matched, and so they do here.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ConfigError(f"SOLVER.LAYER_DECAY must be above 0 and at most 1, got {layer_decay}")
+    by_layer = layer_decay < 1
+    matches = _is_whole_name if by_layer else _is_part_of_name
+
+    members: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    if not by_layer:
+        members = {(0, True): [], (0, False): []}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        spared = zero_wd_1d and (parameter.ndim == 1 or name.endswith(".bias"))
+        decayed = not (spared or matches(name, no_decay_names))
+        layer = layer_of(name, depth) if by_layer else 0
+        members.setdefault((layer, decayed), []).append(parameter)
+
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decayed else 0.0,
+            "layer_decay": layer_decay ** (depth + 1 - layer) if by_layer else 1.0,
+            "apply_LARS": False,
+        }
+        for (layer, decayed), parameters in members.items()
+        if parameters
+    ]
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer of a parameter: 0 for the embeddings, i + 1 for block i, depth + 1 for the rest."""
+    if name in ("cls_token", "mask_token") or name.startswith(("pos_embed", "patch_embed")):
+        return 0
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return depth + 1
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]],
+    *,
+    method: str,
+    lr: float,
+    momentum: float = 0.9,
+    dampening: float = 0.0,
+    nesterov: bool = True,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> Optimizer:
+    """The optimizer over ``parameter_groups``; each group brings its own weight decay.
+
+    Args:
+        groups: from ``parameter_groups``.
+        method: a name in ``OPTIMIZERS``.
+        lr: learning rate until ``schedule.set_lr`` sets the first one.
+        momentum, dampening, nesterov: of SGD.
+        betas: of Adam and AdamW; their epsilon is 1e-8.
+
+    Raises:
+        ConfigError: an unknown method, or numbers that torch's optimizer refuses.
+    """
+    build = pick(OPTIMIZERS, method, "optimizer (SOLVER.OPTIMIZING_METHOD)")
+    sgd_only = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+    try:
+        return build(groups, lr=lr, betas=betas, **sgd_only)
+    except ValueError as error:
+        raise ConfigError(f"SOLVER: {method} cannot be set up so: {error}") from error
+
+
+def _sgd(groups: list[dict[str, Any]], *, lr: float, betas: Any, **sgd_only: Any) -> Optimizer:
+    return SGD(groups, lr=lr, **sgd_only)
+
+
+def _adam(groups: list[dict[str, Any]], *, lr: float, betas: Any, **sgd_only: Any) -> Optimizer:
+    return Adam(groups, lr=lr, betas=betas, eps=1e-8)
+
+
+def _adamw(groups: list[dict[str, Any]], *, lr: float, betas: Any, **sgd_only: Any) -> Optimizer:
+    return AdamW(groups, lr=lr, betas=betas, eps=1e-8)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": _adamw, "adam": _adam, "sgd": _sgd}
+
+
+def _is_part_of_name(name: str, words: Collection[str]) -> bool:
+    return any(word in name for word in words)
+
+
+def _is_whole_name(name: str, words: Collection[str]) -> bool:
+    return name in words
