@@ -1,0 +1,67 @@
+"""Pooling of tokens where they lie.
+
+Tokens are stored (B, T*H*W, C), the channels of a token side by side. Seen as (B, T, H, W, C) that
+is the channels-last layout in which convolutions and poolings run fastest, so nothing is moved
+before or after; in particular the heads need not be folded into the batch first.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from slowfast_mvit.kernels.tables import THW
+
+
+def depthwise_pool(
+    heads: Tensor, thw: THW, weight: Tensor, stride: tuple[int, ...]
+) -> tuple[Tensor, THW]:
+    """Pool each channel of each head with its own filter; all heads share the filters.
+
+    Args:
+        heads: (B, T*H*W, N, D), any strides.
+        thw: the grid (T, H, W).
+        weight: (D, 1, kt, kh, kw); padded by half the kernel, rounded down.
+        stride: per axis.
+
+    Returns:
+        The pooled heads (B, T'*H'*W', N, D) and their grid.
+    """
+    num_heads = heads.shape[2]
+    grid = heads.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, N*D, T, H, W)
+    pooled = F.conv3d(
+        grid,
+        weight.repeat(num_heads, 1, 1, 1, 1),
+        stride=stride,
+        padding=tuple(size // 2 for size in weight.shape[2:]),
+        groups=grid.shape[1],
+    )
+    t, h, w = pooled.shape[2:]
+    pooled = pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, L', N*D)
+    return pooled.unflatten(2, (num_heads, -1)), (t, h, w)
+
+
+def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
+    """The largest value of each channel around every stride-th position.
+
+    The window is one wider than the stride, on axes with a stride above 1. Without a stride in
+    time each frame is pooled for itself: the same values and gradients as pooling in three
+    dimensions, but deterministic on CUDA, and smaller indices are kept for the backward pass.
+
+    Args:
+        tokens: (B, T*H*W, C).
+        thw: their grid (T, H, W).
+        stride: per axis.
+
+    Returns:
+        (B, T'*H'*W', C).
+    """
+    kernel = tuple(step + 1 if step > 1 else 1 for step in stride)
+    padding = tuple(size // 2 for size in kernel)
+    grid = tokens.unflatten(1, thw)
+    if stride[0] == 1:
+        frames = grid.flatten(0, 1).permute(0, 3, 1, 2)  # (B*T, C, H, W)
+        pooled = F.max_pool2d(frames, kernel[1:], stride[1:], padding[1:])
+        return pooled.permute(0, 2, 3, 1).reshape(tokens.shape[0], -1, tokens.shape[2])
+    pooled = F.max_pool3d(grid.permute(0, 4, 1, 2, 3), kernel, stride, padding)
+    return pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)

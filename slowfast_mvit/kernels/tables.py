@@ -1,0 +1,126 @@
+"""Relative position tables: which row belongs to a query and a key, and tables of another length.
+
+A table holds one row for each distance between a query and a key along one axis: 2*L - 1 rows for
+a grid of L positions. Where queries and keys are pooled by different strides, the positions of the
+coarser grid count for more, and distances are cut to whole rows.
+
+What depends on lengths alone is computed once for each device and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+THW = tuple[int, int, int]  # a token grid: (frames, rows, columns)
+
+
+_MEMORY_SIZE = 512  # tensors; a video model of any size needs fewer than 20 for each input size
+_memory: dict[tuple[object, ...], Tensor] = {}
+
+
+def resample_table(table: Tensor, length: int) -> Tensor:
+    """The table with ``length`` rows, linearly interpolated; itself if it already has them.
+
+    Args:
+        table: (rows, D).
+        length: rows wanted.
+    """
+    if table.shape[0] == length:
+        return table
+    rows = F.interpolate(table.t().unsqueeze(0), size=length, mode="linear")  # (1, D, length)
+    return rows.squeeze(0).t()
+
+
+def index_table(q_length: int, k_length: int) -> Tensor:
+    """The row of a table of ``2 * max(q_length, k_length) - 1`` rows for each query and key.
+
+    The order of the operations and their float32 rounding are PySlowFast's. They decide 103 of the
+    780 entries for 78 queries and 10 keys (MViTv2-L at 312 pixels), which come out one row lower
+    than exact arithmetic would have them; its weights were trained with those rows.
+
+    Returns:
+        (q_length, k_length) int64, on the CPU.
+    """
+    q_step = max(k_length / q_length, 1.0)
+    k_step = max(q_length / k_length, 1.0)
+    q_positions = torch.arange(q_length, dtype=torch.float32, device="cpu") * q_step
+    k_positions = torch.arange(k_length, dtype=torch.float32, device="cpu") * k_step
+    distances = q_positions[:, None] - k_positions[None, :]
+    distances = distances + (k_length - 1) * k_step
+    return distances.long()
+
+
+def gather_table(table: Tensor, q_length: int, k_length: int) -> Tensor:
+    """The row of the table for each query and key of one axis, (q_length, k_length, D).
+
+    Args:
+        table: (rows, D); resampled first if these lengths need another number of rows.
+    """
+    table = resample_table(table, 2 * max(q_length, k_length) - 1)
+    return table[_kept(_index_on_device, q_length, k_length, table.device)]
+
+
+def one_hot_keys(
+    k_thw: THW,
+    axes: tuple[int, ...],
+    *,
+    num_prefix_tokens: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """For each key its position along each axis, one-hot, side by side.
+
+    Args:
+        k_thw: the grid of the keys.
+        axes: which axes, of 0 (time), 1 (height) and 2 (width), in this order.
+        num_prefix_tokens: rows of zeros put before those of the grid.
+        width: columns; those beyond the axes' lengths are zeros.
+
+    Returns:
+        (num_prefix_tokens + T*H*W, width).
+    """
+    return _kept(_one_hot_keys, k_thw, axes, num_prefix_tokens, width, dtype, device)
+
+
+def _kept(make: Callable[..., Tensor], *lengths: object) -> Tensor:
+    """What ``make`` gives, from memory if it gave it before.
+
+    Two kinds of tensor must not be remembered: those of a graph being traced, which are none
+    afterwards, and those of ``torch.inference_mode``, which training could not use.
+    """
+    if torch.compiler.is_compiling():
+        return make(*lengths)
+    key = (make, *lengths)
+    if key not in _memory:
+        with torch.inference_mode(False):
+            made = make(*lengths)
+        if type(made) is not Tensor:  # FakeTensorMode and the like
+            return made
+        if len(_memory) >= _MEMORY_SIZE:
+            _memory.clear()
+        _memory[key] = made
+    return _memory[key]
+
+
+def _index_on_device(q_length: int, k_length: int, device: torch.device) -> Tensor:
+    return index_table(q_length, k_length).to(device)
+
+
+def _one_hot_keys(
+    k_thw: THW,
+    axes: tuple[int, ...],
+    num_prefix_tokens: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    positions = torch.cartesian_prod(*(torch.arange(length) for length in k_thw)).view(-1, 3)
+    columns = [F.one_hot(positions[:, axis], k_thw[axis]) for axis in axes]
+    keys = torch.cat(columns, dim=1)
+    keys = F.pad(keys, (0, width - keys.shape[1], num_prefix_tokens, 0))
+    return keys.to(device=device, dtype=dtype)

@@ -1,0 +1,13 @@
+"""MViT models: needs torch and nothing else.
+
+layers.py      patch embedding, MLP, stochastic depth, head, first values
+rel_pos.py     decomposed relative positions      positions.py   absolute positions
+attention.py   pooling attention                  blocks.py      attention + MLP + skip path
+specs.py       lists from a config -> records     mvit.py        the whole model
+variants.py    the published models, by name
+"""
+
+from slowfast_mvit.models.mvit import MViT, mvit_from_lists
+from slowfast_mvit.models.specs import BlockSpec, block_specs
+
+__all__ = ["BlockSpec", "MViT", "block_specs", "mvit_from_lists"]

@@ -1,0 +1,208 @@
+"""Pooling attention of MViTv2 (https://arxiv.org/abs/2112.01526, section 4.1).
+
+Letters used in shapes, here and in the comments below:
+    B batch   N heads   D head width   P prefix tokens (0, or 1 for the class token)
+    T, H, W token grid in time, height, width       L = P + T * H * W
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from slowfast_mvit.errors import pick
+from slowfast_mvit.kernels import THW, depthwise_pool, folded_attention
+from slowfast_mvit.models.layers import NORM_EPS, with_prefix
+from slowfast_mvit.models.rel_pos import axis_offsets, table_length
+
+
+def plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    offsets: Sequence[Tensor | None],
+    k_thw: THW,
+    num_prefix_tokens: int,
+) -> Tensor:
+    """softmax(scale * q k^T + offsets) v, with every score written out.
+
+    The form to read, to count FLOPs on, and to compare ``kernels.folded_attention`` with; the
+    arguments and the result are described there.
+    """
+    p = num_prefix_tokens
+    scores = (q * scale) @ k.transpose(-2, -1)  # (B, N, Lq, Lk)
+    grid_scores = scores[:, :, p:, p:].unflatten(3, k_thw)  # (B, N, Lq - P, kT, kH, kW)
+    for axis, offset in enumerate(offsets):
+        if offset is not None:
+            other_axes = [3 + other for other in range(3) if other != axis]
+            for other in other_axes:
+                offset = offset.unsqueeze(other)
+            grid_scores = grid_scores + offset
+    scores = _replace_grid(scores, grid_scores.flatten(3), p)
+    return scores.softmax(dim=-1) @ v  # (B, N, Lq, D)
+
+
+def _replace_grid(scores: Tensor, grid_scores: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Scores whose prefix rows and columns are those of the first, all else of the second."""
+    p = num_prefix_tokens
+    if p == 0:
+        return grid_scores
+    rows = torch.cat([scores[:, :, p:, :p], grid_scores], dim=3)
+    return torch.cat([scores[:, :, :p], rows], dim=2)
+
+
+ATTENTIONS: dict[str, Callable[..., Tensor]] = {
+    "folded": folded_attention,
+    "plain": plain_attention,
+}
+
+
+class MultiScaleAttention(nn.Module):
+    """Multi-head attention over a space-time token grid that pools queries, keys and values.
+
+        tokens -> qkv --+-- pool_q -> norm_q --+--> scores -> softmax -> (+ pooled q) -> proj
+                        +-- pool_k -> norm_k --+      ^
+                        +-- pool_v -> norm_v          |
+                                        rel_pos_t + rel_pos_h + rel_pos_w
+
+    1. each head pools its queries, keys and values with a strided depthwise convolution;
+    2. the score of a query and a key gets a learned offset for each axis: three short tables,
+       one each for time, height and width, instead of one over all three; the offsets come from
+       the pooled query before it is scaled;
+    3. the pooled query is added back to the output (residual pooling).
+
+    The class token, if any, is neither pooled, nor offset, nor given the residual, but it passes
+    the three norms.
+
+    Args:
+        dim: width of the tokens that come in.
+        dim_out: width of the tokens that go out; a multiple of ``num_heads``.
+        num_heads: number of heads.
+        input_thw: token grid (frames, rows, columns) this block sees at the training resolution. It
+            sizes the tables only; another grid at run time resamples them.
+        kernel_q: query pooling kernel per axis, in tokens; None leaves queries as they are, without
+            a norm.
+        stride_q: query pooling stride per axis; the output grid shrinks by it.
+        kernel_kv: key and value pooling kernel per axis, or None as above.
+        stride_kv: key and value pooling stride per axis; changes the cost, not the output grid.
+        num_prefix_tokens: 1 with a class token, 0 without.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        rel_pos_spatial: offsets for height and width.
+        rel_pos_temporal: offsets for time.
+        residual_pooling: step 3.
+        dropout: rate of the dropout after ``proj``.
+        attention: "folded" or "plain", the same function computed in two ways.
+
+    Raises:
+        ValueError: if ``dim_out`` is not a multiple of ``num_heads``.
+        ConfigError: if there is no such ``attention``.
+
+    Source: parameter names and table sizes (rounded down) are those of PySlowFast's module of this
+    name, so its published weights load unchanged. Compared with torchvision's in
+    ``tests/models/test_attention.py``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        *,
+        num_heads: int,
+        input_thw: THW,
+        kernel_q: THW | None = (3, 3, 3),
+        stride_q: THW = (1, 1, 1),
+        kernel_kv: THW | None = (3, 3, 3),
+        stride_kv: THW = (1, 1, 1),
+        num_prefix_tokens: int = 1,
+        qkv_bias: bool = True,
+        rel_pos_spatial: bool = True,
+        rel_pos_temporal: bool = True,
+        residual_pooling: bool = True,
+        dropout: float = 0.0,
+        attention: str = "folded",
+    ) -> None:
+        super().__init__()
+        if dim_out % num_heads:
+            raise ValueError(f"dim_out ({dim_out}) must be a multiple of num_heads ({num_heads})")
+        head_dim = dim_out // num_heads
+        self.num_heads = num_heads
+        self.scale = 1.0 / math.sqrt(head_dim)
+        self.num_prefix_tokens = num_prefix_tokens
+        self.residual_pooling = residual_pooling
+        self.attend = pick(ATTENTIONS, attention, "attention")
+
+        t, h, w = input_thw
+        self.rel_pos_h = self.rel_pos_w = self.rel_pos_t = None
+        if rel_pos_spatial:
+            self.rel_pos_h = _table(table_length(h, stride_q[1], stride_kv[1]), head_dim)
+            self.rel_pos_w = _table(table_length(w, stride_q[2], stride_kv[2]), head_dim)
+        if rel_pos_temporal:
+            self.rel_pos_t = _table(table_length(t, 1, 1), head_dim)
+
+        self.qkv = nn.Linear(dim, 3 * dim_out, bias=qkv_bias)
+        self.proj = nn.Linear(dim_out, dim_out)
+        self.dropout = nn.Dropout(dropout)
+        self.pool_q, self.norm_q = _pool_and_norm(head_dim, kernel_q, stride_q)
+        self.pool_k, self.norm_k = _pool_and_norm(head_dim, kernel_kv, stride_kv)
+        self.pool_v, self.norm_v = _pool_and_norm(head_dim, kernel_kv, stride_kv)
+
+    def forward(self, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
+        """Attend and pool.
+
+        Args:
+            tokens: (B, P + T*H*W, dim), the grid in row-major order, time slowest.
+            thw: the grid (T, H, W) of those tokens.
+
+        Returns:
+            The tokens (B, P + T'*H'*W', dim_out) and their grid (T', H', W').
+        """
+        p = self.num_prefix_tokens
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, N, D)
+        q, k, v = qkv.unbind(2)  # 3 x (B, L, N, D)
+        q, q_thw = self._pool(q, thw, self.pool_q, self.norm_q)
+        k, k_thw = self._pool(k, thw, self.pool_k, self.norm_k)
+        v, _ = self._pool(v, thw, self.pool_v, self.norm_v)
+
+        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
+        out = self.attend(
+            q.transpose(1, 2),  # (B, N, Lq, D)
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            scale=self.scale,
+            offsets=axis_offsets(q[:, p:].transpose(1, 2), tables, q_thw, k_thw),
+            k_thw=k_thw,
+            num_prefix_tokens=p,
+        ).transpose(1, 2)  # (B, Lq, N, D)
+
+        if self.residual_pooling:
+            out = with_prefix(out[:, :p], out[:, p:] + q[:, p:])
+        return self.dropout(self.proj(out.flatten(2))), q_thw
+
+    def _pool(
+        self, heads: Tensor, thw: THW, pool: nn.Conv3d | None, norm: nn.LayerNorm | None
+    ) -> tuple[Tensor, THW]:
+        """Pool the tokens of the grid, (B, L, N, D), and normalise them and the prefix."""
+        if pool is None or norm is None:
+            return heads, thw
+        p = self.num_prefix_tokens
+        patches, thw = depthwise_pool(heads[:, p:], thw, pool.weight, pool.stride)
+        return norm(with_prefix(heads[:, :p], patches)), thw
+
+
+def _table(length: int, head_dim: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(length, head_dim), std=0.02))
+
+
+def _pool_and_norm(
+    head_dim: int, kernel: THW | None, stride: THW
+) -> tuple[nn.Conv3d | None, nn.LayerNorm | None]:
+    """A depthwise convolution, shared by the heads, and the norm after it; or neither."""
+    if kernel is None:
+        return None, None
+    pool = nn.Conv3d(head_dim, head_dim, kernel, stride, groups=head_dim, bias=False)
+    return pool, nn.LayerNorm(head_dim, eps=NORM_EPS)

@@ -1,0 +1,133 @@
+"""The small parts of an MViT: patch embedding, MLP, stochastic depth, head, and their first values.
+
+Letters used in shapes:
+    B batch   C channels   P prefix tokens (0, or 1 for the class token)
+    T, H, W   in ``thw`` and in comments on tokens: the token grid; of pixels: frames, rows, columns
+    L = P + T * H * W   K classes
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from slowfast_mvit.kernels import THW
+
+NORM_EPS = 1e-6
+
+
+def initialise(module: nn.Module) -> None:
+    """Give the parameters of one layer their first values; for ``nn.Module.apply``.
+
+    Weights are normal with standard deviation 0.02, the depthwise pooling filters too. Biases of
+    linear layers and LayerNorms start at 0.02, not 0: that is what the published models did.
+    The bias of a convolution keeps PyTorch's own first value.
+    """
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+        nn.init.constant_(module.bias, 0.02)
+
+
+class PatchEmbed(nn.Module):
+    """Cut a clip into overlapping patches and project each to a token.
+
+    Args:
+        dim: width of the tokens.
+        kernel: size of a patch, in (frames, rows, columns), or in (rows, columns) for images.
+        stride: steps between patches, likewise.
+        padding: zeros put around the clip, likewise.
+
+    Raises:
+        ValueError: in ``forward``, if the pixels are not a batch of RGB clips (or images).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.for_images = len(kernel) == 2
+        if self.for_images:
+            self.proj: nn.Module = nn.Conv2d(3, dim, kernel, stride, padding)
+        else:
+            self.proj = nn.Conv3d(3, dim, kernel, stride, padding)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, THW]:
+        """Embed.
+
+        Args:
+            pixels: (B, 3, T, H, W); for an image model (B, 3, H, W) or (B, 3, 1, H, W).
+
+        Returns:
+            Tokens (B, T*H*W, dim), time slowest, and their grid (T, H, W).
+        """
+        if self.for_images and pixels.ndim == 5 and pixels.shape[2] == 1:
+            pixels = pixels.squeeze(2)
+        if pixels.ndim != (4 if self.for_images else 5) or pixels.shape[1] != 3:
+            wanted = "(B, 3, H, W) or (B, 3, 1, H, W)" if self.for_images else "(B, 3, T, H, W)"
+            raise ValueError(f"pixels must have shape {wanted}, got {tuple(pixels.shape)}")
+        grid = self.proj(pixels)
+        if self.for_images:
+            grid = grid.unsqueeze(2)  # (B, dim, 1, H, W)
+        t, h, w = grid.shape[2:]
+        return grid.flatten(2).transpose(1, 2), (t, h, w)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, each followed by dropout."""
+
+    def __init__(self, dim: int, dim_hidden: int, dim_out: int, *, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim_hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(dim_hidden, dim_out)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.dropout(self.act(self.fc1(tokens)))
+        out: Tensor = self.dropout(self.fc2(hidden))
+        return out
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training a sample loses the whole branch with probability ``rate``.
+
+    What is kept is divided by ``1 - rate``, so the expected value does not change.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = 1.0 - self.rate
+        mask = branch.new_empty((branch.shape[0],) + (1,) * (branch.ndim - 1)).bernoulli_(keep)
+        return branch * (mask / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class Head(nn.Module):
+    """Dropout and a linear classifier; gives logits, in training and evaluation alike."""
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(dim, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.projection(self.dropout(features))
+        return logits
+
+
+def with_prefix(prefix: Tensor, patches: Tensor) -> Tensor:
+    """Prefix tokens (B, P, ...) put before the tokens of the grid; P may be 0."""
+    return torch.cat([prefix, patches], dim=1) if prefix.shape[1] else patches
