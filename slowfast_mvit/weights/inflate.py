@@ -1,0 +1,157 @@
+"""Make weights of one size fit another: images to video, and other numbers of frames or pixels.
+
+A convolution of an image model becomes one over time in one of three ways (``INFLATIONS``):
+
+    center    the filter in the centre frame, zeros elsewhere (MViTv2, section 4.3). A clip made of
+              one still image gives exactly what the image model gives on that image.
+    mean      the filter in every frame, divided by their number: the same on a still clip away
+              from its ends (PySlowFast's TRAIN.CHECKPOINT_INFLATE)
+    repeat    the filter in every frame, undivided: responses grow with the number of frames
+              (PySlowFast's TRAIN.CHECKPOINT_IN_INIT)
+
+Position tables are resampled: those of relative positions along their rows, absolute positions on
+their grid, as a model does for pixels of another size than it was trained on.
+
+Letters used in shapes:
+
+    O, I output and input channels of a convolution   C channels of a token   D head width
+    R rows of a table   N = T * H * W tokens of a grid (frames, rows, columns)   P class token: 0, 1
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slowfast_mvit.kernels import THW, resample_table
+
+Inflation = Callable[[Tensor, int], Tensor]
+
+
+def center(kernel: Tensor, num_frames: int) -> Tensor:
+    """(O, I, 1, H, W) -> (O, I, num_frames, H, W): in the centre frame, zeros elsewhere."""
+    frames = [torch.zeros_like(kernel)] * num_frames
+    frames[num_frames // 2] = kernel
+    return torch.cat(frames, dim=2)
+
+
+def mean(kernel: Tensor, num_frames: int) -> Tensor:
+    """(O, I, 1, H, W) -> (O, I, num_frames, H, W): an equal share in every frame."""
+    return repeat(kernel, num_frames) / num_frames
+
+
+def repeat(kernel: Tensor, num_frames: int) -> Tensor:
+    """(O, I, 1, H, W) -> (O, I, num_frames, H, W): whole in every frame."""
+    return kernel.repeat(1, 1, num_frames, 1, 1)
+
+
+INFLATIONS: dict[str, Inflation] = {
+    "center": center,
+    "mean": mean,
+    "repeat": repeat,
+}
+
+
+def with_time(kernel: Tensor) -> Tensor:
+    """A convolution's weight with a time axis: (O, I, H, W) -> (O, I, 1, H, W); 5-D stays."""
+    return kernel.unsqueeze(2) if kernel.ndim == 4 else kernel
+
+
+def fit_kernel(kernel: Tensor, shape: torch.Size, inflate: Inflation) -> Tensor | None:
+    """Give a convolution's weight another length in time.
+
+    Args:
+        kernel: (O, I, H, W), or (O, I, T, H, W).
+        shape: what the model wants, 4-D or 5-D.
+        inflate: a value of ``INFLATIONS``; used only if one frame has to become several.
+
+    Returns:
+        The weight in that shape, or None where more than the length in time differs, or a kernel
+        over several frames would have to change its length.
+    """
+    kernel = with_time(kernel)
+    wanted = shape if len(shape) == 5 else (*shape[:2], 1, *shape[2:])
+    same_but_for_time = kernel.ndim == 5 and (*kernel.shape[:2], *kernel.shape[3:]) == (
+        *wanted[:2],
+        *wanted[3:],
+    )
+    if not same_but_for_time or kernel.shape[2] not in (1, wanted[2]):
+        return None
+    if kernel.shape[2] != wanted[2]:
+        kernel = inflate(kernel, wanted[2])
+    return kernel.reshape(shape)
+
+
+def resize_table(table: Tensor, num_rows: int) -> Tensor:
+    """A table of relative positions, (R, D) -> (num_rows, D), as the model itself would do it."""
+    return resample_table(_exact_enough(table), num_rows).to(table.dtype)
+
+
+def resample_temporal(positions: Tensor, num_frames: int) -> Tensor:
+    """Positions in time, (1, T, C) -> (1, num_frames, C), linearly."""
+    return resize_table(positions[0], num_frames).unsqueeze(0)
+
+
+def resample_spatial(positions: Tensor, height: int, width: int) -> Tensor | None:
+    """Positions on a square grid, (1, H*H, C) -> (1, height*width, C), bicubic.
+
+    Returns:
+        None if the tokens in the file make no square.
+    """
+    side = math.isqrt(positions.shape[1])
+    if side * side != positions.shape[1]:
+        return None
+    grid = _exact_enough(positions).reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, H, H)
+    resampled = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+    return resampled.flatten(2).transpose(1, 2).to(positions.dtype)  # (1, height*width, C)
+
+
+def resample_joint(positions: Tensor, num_frames: int, grid: THW) -> Tensor | None:
+    """Positions over space and time together, (1, T*H*H, C) -> (1, N, C), trilinear.
+
+    Args:
+        positions: without the class token's row.
+        num_frames: T of the file.
+        grid: (T, H, W) of the model.
+
+    Returns:
+        None if the tokens of a frame make no square.
+    """
+    if not _is_square(positions.shape[1], num_frames):
+        return None
+    side = math.isqrt(positions.shape[1] // num_frames)
+    volume = _exact_enough(positions).transpose(1, 2).unflatten(2, (num_frames, side, side))
+    resampled = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False)
+    return resampled.flatten(2).transpose(1, 2).to(positions.dtype)  # (1, N, C)
+
+
+def frames_of_joint(num_tokens: int, grid: THW, from_image: bool) -> int | None:
+    """T of a table of joint positions, which itself tells only its number of tokens, T * H * H.
+
+    The frames of an image are one. Otherwise the model's T counts if squares remain, else the
+    model's H * W if a whole number of frames remains.
+
+    Returns:
+        None if neither fits: several readings are possible then.
+    """
+    num_frames, height, width = grid
+    if from_image:
+        return 1
+    if _is_square(num_tokens, num_frames):
+        return num_frames
+    frames, rest = divmod(num_tokens, height * width)
+    return None if rest else frames
+
+
+def _is_square(num_tokens: int, num_frames: int) -> bool:
+    per_frame, rest = divmod(num_tokens, num_frames)
+    return rest == 0 and math.isqrt(per_frame) ** 2 == per_frame
+
+
+def _exact_enough(values: Tensor) -> Tensor:
+    """Half precision is raised to float32 for the arithmetic; float32 and float64 stay."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,216 @@
+"""Load weights into a model: first decide what becomes of every parameter, then fill it, or raise.
+
+    file -> state dict -> our names -> a Fate for each parameter -> LoadReport -> the model
+            files.py      names.py     fates.py, inflate.py         report.py
+
+Nothing is copied before everything is decided, so a file that does not fit leaves the model as it
+was.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slowfast_mvit.errors import ConfigError, WeightsError, pick
+from slowfast_mvit.kernels import THW
+from slowfast_mvit.weights import inflate as sizes
+from slowfast_mvit.weights.fates import HEADS, Fate, Terms, decide
+from slowfast_mvit.weights.files import WeightsFile, read_weights
+from slowfast_mvit.weights.names import check_unique, strip_wrappers, to_ours
+from slowfast_mvit.weights.report import LoadReport
+
+log = logging.getLogger(__name__)
+
+
+def load_weights(
+    model: nn.Module,
+    path_or_state: str | Path | Mapping[str, Any],
+    *,
+    inflate: str = "center",
+    head: str = "auto",
+    clear_name_patterns: Collection[str] = (),
+    min_filled: float = 0.9,
+) -> LoadReport:
+    """Fill a model from weights of this project, PySlowFast, mvit, torchvision or timm.
+
+    Args:
+        model: an ``MViT``, wrapped by DDP or torch.compile or not. Filled in place, or, when this
+            raises, left as it was.
+        path_or_state: a file, a state dict, or the content of a checkpoint (see ``files.py``).
+        inflate: how an image's convolutions get a time axis: "center", "mean" or "repeat" (see
+            ``inflate.py``). "center" also sets the temporal tables to zero; with the others they
+            keep the model's own values.
+        head: "auto" takes the file's head if it has as many classes, and leaves the model's new one
+            otherwise; "keep" insists on the file's head (testing, predicting); "new" leaves it in
+            the file (other classes of the same number).
+        clear_name_patterns: each is taken out of every name of the file where it first occurs
+            (PySlowFast's TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN).
+        min_filled: least share of the backbone's values, 0 to 1, that has to come from the file.
+
+    Returns:
+        What became of every parameter. It is logged too, as a warning if something did not fit.
+
+    Raises:
+        WeightsError: if the file cannot be read, is not of an MViT, grows its channels elsewhere
+            than the model does, or fills less than ``min_filled``.
+        ConfigError: for an ``inflate`` or ``head`` that does not exist.
+    """
+    if head not in HEADS:
+        raise ConfigError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+    inflation = pick(sizes.INFLATIONS, inflate, "way to inflate")
+    own = {strip_wrappers(name): value for name, value in model.state_dict().items()}
+    file = read_weights(path_or_state)
+    state, source = to_ours(_clean_names(file, clear_name_patterns), file.path)
+    _check_growth(state, own, file.path)
+
+    from_image = _is_image(state) and not _is_image(own)
+    if from_image and "pos_embed_spatial" in own:
+        state = _separate_positions(state)
+    terms = Terms(
+        inflate=inflation,
+        zero_time=inflate == "center",
+        head=head,
+        from_image=from_image,
+        grid=_token_grid(model),
+        prefix=(int("cls_token" in state), int("cls_token" in own)),
+    )
+    fates = {name: decide(name, state.get(name), own[name], terms) for name in own}
+    report = _account(file, source, state, own, fates)
+    _check_filled(report, min_filled)
+    if head == "keep":
+        _check_head(report)
+    _fill(model, fates)
+    clean = not (report.missing or report.unexpected)
+    log.log(logging.INFO if clean else logging.WARNING, report.table())
+    return report
+
+
+def _fill(model: nn.Module, fates: Mapping[str, Fate]) -> None:
+    values = model.state_dict()
+    for name in values:
+        filling = fates[strip_wrappers(name)].value
+        if filling is not None:
+            values[name] = filling
+    model.load_state_dict(values)
+
+
+def _clean_names(file: WeightsFile, patterns: Collection[str]) -> dict[str, Tensor]:
+    names = {}
+    for name in file.state:
+        cleared = name
+        for pattern in patterns:
+            cleared = cleared.replace(pattern, "", 1)
+        names[name] = strip_wrappers(cleared)
+    check_unique(names, file.path)
+    return {names[name]: value for name, value in file.state.items()}
+
+
+def _is_image(state: Mapping[str, Tensor]) -> bool:
+    return state["patch_embed.proj.weight"].ndim == 4
+
+
+def _separate_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An image's joint positions are positions in space, and one of the class token."""
+    state = dict(state)
+    positions = state.pop("pos_embed", None)
+    if positions is not None:
+        prefix = int("cls_token" in state)
+        state["pos_embed_spatial"] = positions[:, prefix:]
+        if prefix:
+            state["pos_embed_class"] = positions[:, :1]
+    return state
+
+
+def _token_grid(model: Any) -> THW:
+    """The grid of the tokens that a model's first block sees at the training resolution."""
+    grid: THW = getattr(model, "module", model).trained_thw  # DDP hides what the model knows
+    return grid
+
+
+def _growth(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Where the channels grow: "attention" and "MLP" -> the blocks in which they do."""
+    places: dict[str, list[int]] = {}
+    for name, value in state.items():
+        found = re.fullmatch(r"blocks\.(\d+)\.proj\.weight", name)
+        qkv = state.get(f"blocks.{found[1]}.attn.qkv.weight") if found else None
+        if found and qkv is not None:
+            place = "attention" if len(qkv) == 3 * len(value) else "MLP"
+            places.setdefault(place, []).append(int(found[1]))
+    return places
+
+
+def _check_growth(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> None:
+    in_file, in_model = _growth(state), _growth(own)
+    if in_file and in_model and not in_file.keys() & in_model.keys():
+        texts = [
+            " and ".join(
+                f"in {place} (blocks {', '.join(map(str, blocks))})"
+                for place, blocks in growth.items()
+            )
+            for growth in (in_file, in_model)
+        ]
+        raise WeightsError(
+            f"{path}: its channels grow {texts[0]}, the model's {texts[1]}. These are different "
+            "networks; nothing was loaded. Channels grow in the MLP in MViTv1, in MaskFeat's "
+            "models and in the MViTv2-L of ImageNet-1K (mvitv2_large); they grow in attention in "
+            "all other MViTv2, so the MViTv2-L of ImageNet-21K (mvitv2_large_cls) fits a video L"
+        )
+
+
+def _account(
+    file: WeightsFile,
+    source: str,
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    fates: Mapping[str, Fate],
+) -> LoadReport:
+    groups: dict[str, list[str]] = {}
+    details = {name: fate.detail for name, fate in fates.items() if fate.detail}
+    for name, fate in fates.items():
+        groups.setdefault(fate.group, []).append(name)
+    for name, value in state.items():
+        if name not in fates:
+            groups.setdefault("unexpected", []).append(name)
+            details[name] = f"{tuple(value.shape)}"
+        elif name.startswith("head.") and fates[name].group == "initialised":
+            groups.setdefault("dropped", []).append(name)
+    backbone = {name: value.numel() for name, value in own.items() if not name.startswith("head.")}
+    from_file = sum(
+        size
+        for name, size in backbone.items()
+        if fates[name].group in ("loaded", "resized", "inflated")
+    )
+    return LoadReport(
+        path=file.path,
+        source=source,
+        filled=from_file / sum(backbone.values()),
+        epoch=file.epoch,
+        details=details,
+        **{group: tuple(names) for group, names in groups.items()},
+    )
+
+
+def _check_filled(report: LoadReport, min_filled: float) -> None:
+    if report.filled < min_filled:
+        raise WeightsError(
+            f"{report.path}: does not fit this model: of the backbone's values "
+            f"{100 * min_filled:g}% must come from the file. Nothing was loaded.\n"
+            f"{report.table()}\n"
+            "  Check that variant and file belong together, or pass a lower min_filled"
+        )
+
+
+def _check_head(report: LoadReport) -> None:
+    lacking = [name for name in report.missing if name.startswith("head.")]
+    if lacking:
+        raise WeightsError(
+            f"{report.path}: its head does not fit: {lacking[0]}: {report.details[lacking[0]]}. "
+            "Nothing was loaded. Build the model with as many classes, or load with head='auto' "
+            "to train a new head"
+        )

@@ -1,0 +1,90 @@
+"""What is found in a weights file, and what is said about files that are none."""
+
+import pickle
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.weights.files import read_weights
+
+STATE = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3)}
+
+
+@pytest.mark.parametrize("key", ["model_state", "state_dict", "model", None])
+def test_the_state_dict_is_found_in_its_wrapping(tmp_path, key):
+    path = tmp_path / "weights.pyth"
+    torch.save(STATE if key is None else {key: STATE, "epoch": 3}, path)
+
+    file = read_weights(path)
+
+    assert file.state.keys() == STATE.keys()
+    assert file.path == str(path)
+    assert file.epoch is None
+
+
+def test_a_checkpoint_is_told_by_its_optimizer_state():
+    content = {"epoch": 199, "model_state": STATE, "optimizer_state": {}, "cfg": "TRAIN: {}"}
+
+    assert read_weights(content).epoch == 199
+
+
+def test_safetensors_files_are_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(STATE, path)
+
+    state = read_weights(path).state
+
+    assert torch.equal(state["norm.weight"], STATE["norm.weight"])
+
+
+def test_a_damaged_safetensors_file_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(STATE, path)
+    path.write_bytes(path.read_bytes()[:-8])
+
+    with pytest.raises(WeightsError, match=r"model\.safetensors: not a readable safetensors file"):
+        read_weights(path)
+
+
+def test_without_safetensors_the_message_says_what_to_install(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_file(STATE, path)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+
+    with pytest.raises(WeightsError, match=r"pip install 'slowfast_mvit\[safetensors\]'"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("name", ["absent.safetensors", "absent.pyth", "absent.pkl"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(WeightsError, match=f"{name}: no such file"):
+        read_weights(tmp_path / name)
+
+
+def test_caffe2_pickles_are_refused_with_the_reason(tmp_path):
+    path = tmp_path / "SLOWFAST_8x8_R50.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"conv1_w": [0.0]}}))
+
+    with pytest.raises(WeightsError, match=r"pickles are not read.*can run code.*Caffe2"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ([1, 2], "a list"),
+        ({"cfg": "TRAIN: {}"}, r"'cfg' \(a str\)"),
+        ({0: STATE["norm.bias"], 1: None}, r"1 \(nothing\)"),
+        ({}, "found nothing"),
+    ],
+    ids=["a list", "no tensors", "a gap", "empty"],
+)
+def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, content, found):
+    path = tmp_path / "weights.pyth"
+    torch.save(content, path)
+
+    with pytest.raises(WeightsError, match=rf"weights\.pyth: .*{found}"):
+        read_weights(path)
