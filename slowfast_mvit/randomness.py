@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# What functions that draw take as ``rng``.
+Draws = np.random.Generator | np.random.RandomState
+
 # Streams below FIRST_PURPOSE are the views of one video: 0 for the first, 1 for the second, ...
 FIRST_PURPOSE = 1 << 32
 TEMPORAL = FIRST_PURPOSE + 0  # where in the video a training clip starts: shared by its views
@@ -40,3 +43,12 @@ def generator(
     # The lowest counter word is Philox's own: it steps through the draws of this generator.
     bits = np.random.Philox(key=[seed, epoch], counter=[0, rank, stream, position])
     return np.random.Generator(bits)
+
+
+def whole_number(rng: Draws, low: int, high: int) -> int:
+    """A uniform draw from low, ..., high - 1.
+
+    The one draw that numpy's two families of generators spell differently.
+    """
+    draw = rng.integers if isinstance(rng, np.random.Generator) else rng.randint
+    return int(draw(low, high))

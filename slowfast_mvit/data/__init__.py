@@ -1,0 +1,6 @@
+"""From a list of videos to batches of views: lists, readers, sampling, augmentation, loading.
+
+catalog -> lists -> VideoRecord -> decode + sampling -> Clip -> transforms -> dataset -> loader
+                                                                              |
+                    on the device: transforms.normalise, transforms.random_erase, mixup.mix
+"""
