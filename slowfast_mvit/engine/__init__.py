@@ -1,0 +1,1 @@
+"""The loops: training, validation, scoring. They receive built objects and plain numbers."""

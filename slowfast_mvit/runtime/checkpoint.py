@@ -1,0 +1,249 @@
+"""Checkpoints that PySlowFast can read and write too: saving, finding the newest, going on from it.
+
+A file ``OUTPUT_DIR/checkpoints/checkpoint_epoch_00003.pyth`` is a dict of
+    epoch            0-based number of the last epoch that is finished, here 2
+    model_state      parameter name -> tensor, without the prefixes of wrappers
+    optimizer_state  as torch's ``state_dict()``
+    cfg              the resolved config, a YAML string
+    scaler_state     only in float16
+    slowfast_mvit    ours: plain values (step, seed, input_spec, ...); PySlowFast ignores it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from slowfast_mvit.errors import WeightsError, in_one_message
+from slowfast_mvit.storage import read_torch, save_torch
+
+logger = logging.getLogger(__name__)
+
+OUR_KEY = "slowfast_mvit"
+PLAIN = (str, int, float, bool, type(None))
+WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module"}
+# What each optimizer of torch remembers of a parameter, and so must find in a checkpoint.
+REMEMBERED = {
+    "SGD": {"momentum_buffer"},
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
+}
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a checkpoint was written.
+
+    Attributes:
+        epoch: 0-based number of the last finished epoch.
+        extra: our plain values; empty in PySlowFast's own files.
+    """
+
+    epoch: int
+    extra: dict[str, Any]
+
+
+def checkpoint_path(output_dir: str | Path, epoch: int) -> Path:
+    """Where the checkpoint after the 0-based ``epoch`` goes."""
+    return Path(output_dir) / "checkpoints" / f"checkpoint_epoch_{epoch + 1:05d}.pyth"
+
+
+def save_checkpoint(
+    output_dir: str | Path,
+    *,
+    epoch: int,
+    model_state: Mapping[str, Tensor],
+    optimizer_state: Mapping[str, Any],
+    cfg_text: str,
+    extra: Mapping[str, Any],
+    scaler_state: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint so that a crash leaves either all of it or nothing.
+
+    Args:
+        output_dir: ``OUTPUT_DIR`` of the run.
+        epoch: 0-based number of the epoch just finished.
+        model_state: ``model.state_dict()``; prefixes of wrappers are taken off.
+        optimizer_state: ``optimizer.state_dict()``.
+        cfg_text: the resolved config as YAML.
+        extra: plain values: numbers, strings, None, and lists, tuples and dicts of them.
+        scaler_state: ``scaler.state_dict()`` of a float16 run.
+
+    Returns:
+        The file written.
+
+    Raises:
+        TypeError: ``extra`` holds something else, which could not be read back safely.
+    """
+    _require_plain(extra, OUR_KEY)
+    content: dict[str, Any] = {
+        "epoch": epoch,
+        "model_state": {plain_name(name): tensor for name, tensor in model_state.items()},
+        "optimizer_state": dict(optimizer_state),
+        "cfg": cfg_text,
+        OUR_KEY: dict(extra),
+    }
+    if scaler_state is not None:
+        content["scaler_state"] = dict(scaler_state)
+    return save_torch(checkpoint_path(output_dir, epoch), content)
+
+
+def latest_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest readable checkpoint of a run, or None where there is none yet.
+
+    A damaged file is named in a warning and the one before it is taken.
+
+    Raises:
+        WeightsError: there are checkpoints and none can be read; a new run would overwrite them.
+    """
+    folder = Path(output_dir) / "checkpoints"
+    newest_first = sorted(folder.glob("checkpoint*.pyth"), reverse=True)
+    for path in newest_first:
+        try:
+            _read(path)
+        except WeightsError as error:
+            logger.warning("Checkpoint rejected, trying the one before: %s", error)
+        else:
+            return path
+    if newest_first:
+        raise WeightsError(
+            f"{folder}: none of the {len(newest_first)} checkpoints can be read. Move them away, "
+            "or set TRAIN.AUTO_RESUME False, to start from the beginning"
+        )
+    return None
+
+
+def load_training_state(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> TrainingState:
+    """Put a run back to where a checkpoint was written, in place.
+
+    The optimizer keeps its own settings (weight decay, betas, ...): the config of today counts.
+
+    Args:
+        path: a checkpoint of ours or of PySlowFast.
+        scaler: of a float16 run; it starts afresh, with a warning, where the file has no state
+            for it.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit the model or the optimizer.
+    """
+    content = _read(path)
+    _load_model(path, content["model_state"], model)
+    _load_optimizer(path, content.get("optimizer_state"), optimizer)
+    if scaler is not None and scaler.is_enabled():
+        if "scaler_state" in content:
+            scaler.load_state_dict(content["scaler_state"])
+        else:
+            logger.warning("%s: no state of a float16 loss scaler; it starts afresh", path)
+    return TrainingState(epoch=int(content["epoch"]), extra=dict(content.get(OUR_KEY, {})))
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what DistributedDataParallel or torch.compile put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    content = read_torch(path)
+    if not isinstance(content, dict) or not {"epoch", "model_state"} <= content.keys():
+        raise WeightsError(
+            f"{path}: no training checkpoint, it lacks 'epoch' or 'model_state'. "
+            "Weights alone can be given as TRAIN.CHECKPOINT_FILE_PATH with CHECKPOINT_EPOCH_RESET"
+        )
+    return content
+
+
+def _load_model(path: str | Path, saved: Mapping[str, Tensor], model: nn.Module) -> None:
+    saved = {plain_name(name): tensor for name, tensor in saved.items()}
+    own_names = {plain_name(name): name for name in model.state_dict()}
+    try:
+        model.load_state_dict({own_names.get(name, name): t for name, t in saved.items()})
+    except RuntimeError as error:
+        problems = [line.strip() for line in str(error).splitlines()[1:]]
+        raise WeightsError(
+            in_one_message(f"{path}: does not fit this model, no run can go on from it", problems)
+        ) from error
+
+
+def _load_optimizer(
+    path: str | Path, saved: Mapping[str, Any] | None, optimizer: Optimizer
+) -> None:
+    if not saved or not {"state", "param_groups"} <= saved.keys():
+        raise WeightsError(
+            f"{path}: holds no optimizer state, so no run can go on from it. To start from its "
+            "weights, set TRAIN.CHECKPOINT_EPOCH_RESET True"
+        )
+    own = optimizer.state_dict()
+    sizes = [len(group["params"]) for group in own["param_groups"]]
+    found = [len(group["params"]) for group in saved["param_groups"]]
+    if sizes != found:
+        raise WeightsError(
+            f"{path}: its optimizer has parameter groups of {found} tensors, this run's has "
+            f"{sizes}. Was SOLVER.ZERO_WD_1D_PARAM, LAYER_DECAY or MVIT.ZERO_DECAY_POS_CLS changed?"
+        )
+    problems = _misfits(saved["state"], optimizer)
+    if problems:
+        raise WeightsError(in_one_message(f"{path}: optimizer state does not fit", problems))
+    _tell_changed_settings(path, saved["param_groups"], own["param_groups"])
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+
+
+def _misfits(state: Mapping[int, Mapping[str, Any]], optimizer: Optimizer) -> list[str]:
+    """What is wrong with the state of the first parameter that does not fit, if any."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    required = REMEMBERED.get(type(optimizer).__name__, set())
+    for index, remembered in state.items():
+        missing = required - remembered.keys()
+        if missing:
+            return [
+                f"written by another method: no {', '.join(sorted(missing))}, which "
+                f"{type(optimizer).__name__} needs (SOLVER.OPTIMIZING_METHOD)"
+            ]
+        shapes = {tuple(t.shape) for t in remembered.values() if isinstance(t, Tensor) and t.ndim}
+        if shapes - {tuple(parameters[index].shape)}:
+            return [
+                f"parameter {index}: shape {sorted(shapes)}, "
+                f"this model's is {tuple(parameters[index].shape)}"
+            ]
+    return []
+
+
+def _tell_changed_settings(
+    path: str | Path, saved: list[dict[str, Any]], own: list[dict[str, Any]]
+) -> None:
+    """Say once which optimizer settings the config has changed since the checkpoint."""
+    changed = {
+        f"{name} {before[name]!r} -> {now[name]!r}"
+        for before, now in zip(saved, own, strict=True)
+        for name in now
+        if name not in ("params", "lr") and name in before and before[name] != now[name]
+    }
+    if changed:
+        logger.warning(
+            "%s: optimizer settings changed since, the new ones are used: %s",
+            path,
+            "; ".join(sorted(changed)),
+        )
+
+
+def _require_plain(value: object, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(key, where)
+            _require_plain(item, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _require_plain(item, where)
+    elif type(value) not in PLAIN:
+        raise TypeError(f"{where} must hold plain values only, got {type(value).__name__}")
