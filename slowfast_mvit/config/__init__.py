@@ -1,0 +1,12 @@
+"""YAML with PySlowFast's keys, read strictly into a frozen ``Config``. Imports no torch.
+
+Reading order: ``schema`` (every key), ``load`` (the road from file to config), ``legacy`` (keys of
+PySlowFast that are not read), ``checks`` (what must hold between keys).
+"""
+
+from slowfast_mvit.config.config import Config
+from slowfast_mvit.config.find import find_config, shipped_configs
+from slowfast_mvit.config.load import load_config
+from slowfast_mvit.config.overrides import split_cfg_words
+
+__all__ = ["Config", "find_config", "load_config", "shipped_configs", "split_cfg_words"]

@@ -1,0 +1,83 @@
+"""The config that a run goes by: frozen, typed, and able to write itself down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from slowfast_mvit.config.schema import Settings
+from slowfast_mvit.config.setting import Key, keys_of
+
+KEYS: dict[str, Key] = {key.name: key for key in keys_of(Settings)}
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """All keys of a run. Says what was read: nothing is scaled or filled in here.
+
+    Attributes:
+        set_keys: names of the keys that a file or an override gave a value.
+    """
+
+    set_keys: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def is_set(self, key: str) -> bool:
+        """Whether a file or an override gave ``key``, such as "MVIT.DEPTH", a value.
+
+        Raises:
+            KeyError: when there is no such key.
+        """
+        return KEYS[key].name in self.set_keys
+
+    def to_yaml(self) -> str:
+        """The whole config as YAML that ``load_config`` reads back to an equal one.
+
+        Only the keys that ``MVIT.VARIANT`` is still to fill are left out: written down, they would
+        count as set.
+        """
+        tree: dict[str, Any] = {}
+        for key in self._written():
+            branch = tree.setdefault(key.section.upper(), {}) if key.section else tree
+            branch[key.attribute.upper()] = _plain(key.value_in(self))
+        return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change when a key changes that decides weights or scores.
+
+        Folders, paths, devices, workers and logging do not count.
+        """
+        deciding = {
+            key.name: _plain(key.value_in(self))
+            for key in self._written()
+            if key.rule.decides_numbers
+        }
+        text = json.dumps(deciding, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _written(self) -> list[Key]:
+        return [key for key in KEYS.values() if not self._is_left_to_variant(key)]
+
+    def _is_left_to_variant(self, key: Key) -> bool:
+        return (
+            key.rule.from_variant
+            and bool(self.mvit.variant)
+            and not self.is_set(key.name)
+            and key.value_in(self) == key.default
+        )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Sections as blocks, lists on one line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, part: dumper.represent_sequence("tag:yaml.org,2002:seq", part, True)
+)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value

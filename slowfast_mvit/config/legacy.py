@@ -1,0 +1,239 @@
+"""Keys that PySlowFast knows and this project does not read, each with the reason.
+
+Three kinds: ``IGNORED`` keys get a warning, ``REFUSED`` keys an error, since going on without them
+would train or test something else, and ``RENAMED`` values are replaced. A key is silent at the
+values listed with it: there it changes nothing in PySlowFast either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from slowfast_mvit.config.coerce import literal
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Why a key is not read.
+
+    Attributes:
+        reason: the rest of the sentence that begins with the key.
+        silent: values at which nobody needs to be told.
+    """
+
+    reason: str
+    silent: tuple[Any, ...] = ()
+
+    def is_silent(self, value: Any) -> bool:
+        return literal(value) in self.silent
+
+
+def _rows(section: str, reason: str, names: str) -> Iterator[tuple[str, Unread]]:
+    """One row for each name of a section that is not read at all."""
+    for name in names.split():
+        yield f"{section}.{name}", Unread(reason)
+
+
+OTHER_MODELS = "belongs to other models of PySlowFast; MViT does not read it"
+NO_BATCH_NORM = "MViT has no batch normalisation"
+DETECTION = "belongs to detection, which is not enabled"
+PRETRAINING = "belongs to self-supervised pre-training"
+NEVER_READ = "PySlowFast does not read it either"
+LONG_LISTS = "the whole list is read; it takes little memory"
+MULTIGRID = "belongs to multigrid training, which is not enabled"
+TENSORBOARD = "is not written; see OUTPUT_DIR/json_stats.log and report.html"
+DEMO = "is not read; `slowfast-mvit predict` scores a single video"
+REVERSIBLE = "belongs to reversible MViT, which is not enabled"
+
+IGNORED: dict[str, Unread] = {
+    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": Unread(
+        "is not read; a run stops when its loss is not a finite number", (0.0,)
+    ),
+    "TEST.SAVE_RESULTS_PATH": Unread(
+        "is not read; scores are always written, to OUTPUT_DIR/test_scores.npz", ("", None)
+    ),
+    "MODEL.ACT_CHECKPOINT": Unread(
+        "is not read; it would save memory at the cost of time, and change no number", (False,)
+    ),
+    "MODEL.FP16_ALLREDUCE": Unread("is not read; gradients travel in full precision", (False,)),
+    "MODEL.SINGLE_PATHWAY_ARCH": Unread(
+        OTHER_MODELS, (["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"],)
+    ),
+    "MODEL.MULTI_PATHWAY_ARCH": Unread(OTHER_MODELS, (["slowfast"],)),
+    "MODEL.DROPCONNECT_RATE": Unread(OTHER_MODELS, (0.0,)),
+    "MODEL.FC_INIT_STD": Unread(OTHER_MODELS, (0.01,)),
+    "MODEL.FROZEN_BN": Unread(NO_BATCH_NORM, (False,)),
+    "MVIT.LAYER_SCALE_INIT_VALUE": Unread("has no effect in PySlowFast either", (0.0,)),
+    "AUG.COLOR_JITTER": Unread(
+        "is not read; PySlowFast uses it for images without AUG.AA_TYPE only", (0.4, 0.0, None)
+    ),
+    "AUG.RE_SPLIT": Unread(NEVER_READ, (False,)),
+    "AUG.MASK_TUBE": Unread(PRETRAINING, (False,)),
+    "AUG.MASK_FRAMES": Unread(PRETRAINING, (False,)),
+    "AUG.MASK_WINDOW_SIZE": Unread(PRETRAINING, ([8, 7, 7],)),
+    "AUG.MASK_RATIO": Unread(PRETRAINING, (0.0,)),
+    "AUG.MAX_MASK_PATCHES_PER_BLOCK": Unread(PRETRAINING, (None,)),
+    "DATA.TRAIN_PCA_EIGVAL": Unread(OTHER_MODELS, ([0.225, 0.224, 0.229],)),
+    "DATA.TRAIN_PCA_EIGVEC": Unread(
+        OTHER_MODELS,
+        ([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]],),
+    ),
+    "DATA.PATH_TO_PRELOAD_IMDB": Unread("is not read; images are listed by folder", ("", None)),
+    "DATA.DECODING_SHORT_SIZE": Unread(NEVER_READ, (256,)),
+    "DATA.IN22K_TRAINVAL": Unread(NEVER_READ, (False,)),
+    "DATA.IN_VAL_CROP_RATIO": Unread("is not read; see DATA.TRAIN_JITTER_SCALES", (0.875,)),
+    "DATA.LOADER_CHUNK_SIZE": Unread(LONG_LISTS, (0,)),
+    "DATA.LOADER_CHUNK_OVERALL_SIZE": Unread(LONG_LISTS, (0,)),
+    "DATA.SKIP_ROWS": Unread(LONG_LISTS, (0,)),
+    "DATA.SSL_COLOR_BRI_CON_SAT": Unread(PRETRAINING, ([0.4, 0.4, 0.4],)),
+    "DATA.SSL_COLOR_HUE": Unread(PRETRAINING, (0.1,)),
+    "DATA.SSL_BLUR_SIGMA_MIN": Unread(PRETRAINING, ([0.0, 0.1],)),
+    "DATA.SSL_BLUR_SIGMA_MAX": Unread(PRETRAINING, ([0.0, 2.0],)),
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": Unread(
+        "is not read; each worker decodes on one thread", (False,)
+    ),
+    "SOLVER.GAMMA": Unread(MULTIGRID, (0.1,)),
+    "SOLVER.STEP_SIZE": Unread(NEVER_READ, (1,)),
+    "SOLVER.WARMUP_FACTOR": Unread(NEVER_READ, (0.1,)),
+    "TENSORBOARD.ENABLE": Unread(TENSORBOARD, (False,)),
+    "PREFETCH.NUM_LOADERS": Unread(
+        "is unknown to PySlowFast too; DATA_LOADER.NUM_WORKERS sets the number of workers"
+    ),
+    **dict(_rows("BENCHMARK", "is not read; see benchmarks/", "NUM_EPOCHS LOG_PERIOD SHUFFLE")),
+    **dict(
+        _rows(
+            "AVA",
+            DETECTION,
+            "ANNOTATION_DIR BGR DETECTION_SCORE_THRESH EXCLUSION_FILE FRAME_DIR FRAME_LIST_DIR"
+            " FULL_TEST_ON_VAL GROUNDTRUTH_FILE IMG_PROC_BACKEND LABEL_MAP_FILE TEST_FORCE_FLIP"
+            " TEST_LISTS TEST_PREDICT_BOX_LISTS TRAIN_GT_BOX_LISTS TRAIN_LISTS"
+            " TRAIN_PCA_JITTER_ONLY TRAIN_PREDICT_BOX_LISTS TRAIN_USE_COLOR_AUGMENTATION",
+        )
+    ),
+    **dict(
+        _rows(
+            "BN",
+            NO_BATCH_NORM,
+            "GLOBAL_SYNC NORM_TYPE NUM_BATCHES_PRECISE NUM_SPLITS NUM_SYNC_DEVICES"
+            " USE_PRECISE_STATS WEIGHT_DECAY",
+        )
+    ),
+    **dict(
+        _rows(
+            "CONTRASTIVE",
+            PRETRAINING,
+            "BN_MLP BN_SYNC_MLP DELTA_CLIPS_MAX DELTA_CLIPS_MIN DIM INTERP_MEMORY KNN_ON LENGTH"
+            " LOCAL_SHUFFLE_BN MEM_TYPE MLP_DIM MOCO_MULTI_VIEW_QUEUE MOMENTUM"
+            " MOMENTUM_ANNEALING NUM_CLASSES_DOWNSTREAM NUM_MLP_LAYERS PREDICTOR_DEPTHS"
+            " QUEUE_LEN SEQUENTIAL SIMCLR_DIST_ON SWAV_QEUE_LEN T TYPE",
+        )
+    ),
+    **dict(
+        _rows(
+            "DEMO",
+            DEMO,
+            "BUFFER_SIZE CLIP_VIS_SIZE COMMON_CLASS_NAMES COMMON_CLASS_THRES DETECTRON2_CFG"
+            " DETECTRON2_THRESH DETECTRON2_WEIGHTS DISPLAY_HEIGHT DISPLAY_WIDTH FPS GT_BOXES"
+            " INPUT_FORMAT INPUT_VIDEO LABEL_FILE_PATH NUM_CLIPS_SKIP NUM_VIS_INSTANCES"
+            " OUTPUT_FILE OUTPUT_FPS PREDS_BOXES SLOWMO STARTING_SECOND THREAD_ENABLE"
+            " UNCOMMON_CLASS_THRES VIS_MODE WEBCAM",
+        )
+    ),
+    **dict(_rows("DETECTION", DETECTION, "ALIGNED ROI_XFORM_RESOLUTION SPATIAL_SCALE_FACTOR")),
+    **dict(
+        _rows(
+            "MASK",
+            PRETRAINING,
+            "DECODER_DEPTH DECODER_EMBED_DIM DECODER_SEP_POS_EMBED DEC_KV_KERNEL DEC_KV_STRIDE"
+            " HEAD_TYPE MAE_ON MAE_RND_MASK NORM_PRED_PIXEL PER_FRAME_MASKING PRED_HOG"
+            " PRETRAIN_DEPTH SCALE_INIT_BY_DEPTH TIME_STRIDE_LOSS",
+        )
+    ),
+    **dict(
+        _rows(
+            "MULTIGRID",
+            MULTIGRID,
+            "BN_BASE_SIZE DEFAULT_B DEFAULT_S DEFAULT_T EPOCH_FACTOR EVAL_FREQ"
+            " LONG_CYCLE_FACTORS LONG_CYCLE_SAMPLING_RATE SHORT_CYCLE_FACTORS",
+        )
+    ),
+    **dict(_rows("MVIT.REV", REVERSIBLE, "RESPATH_FUSE BUFFER_LAYERS RES_PATH PRE_Q_FUSION")),
+    **dict(_rows("NONLOCAL", OTHER_MODELS, "GROUP INSTANTIATION LOCATION POOL")),
+    **dict(
+        _rows(
+            "RESNET",
+            OTHER_MODELS,
+            "DEPTH INPLACE_RELU NUM_BLOCK_TEMP_KERNEL NUM_GROUPS SPATIAL_DILATIONS"
+            " SPATIAL_STRIDES STRIDE_1X1 TRANS_FUNC WIDTH_PER_GROUP ZERO_INIT_FINAL_BN"
+            " ZERO_INIT_FINAL_CONV",
+        )
+    ),
+    **dict(
+        _rows("SLOWFAST", OTHER_MODELS, "ALPHA BETA_INV FUSION_CONV_CHANNEL_RATIO FUSION_KERNEL_SZ")
+    ),
+    **dict(
+        _rows(
+            "TENSORBOARD",
+            TENSORBOARD,
+            "CATEGORIES_PATH CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE CONFUSION_MATRIX.FIGSIZE"
+            " CONFUSION_MATRIX.SUBSET_PATH HISTOGRAM.ENABLE HISTOGRAM.FIGSIZE"
+            " HISTOGRAM.SUBSET_PATH HISTOGRAM.TOPK LOG_DIR MODEL_VIS.ACTIVATIONS"
+            " MODEL_VIS.COLORMAP MODEL_VIS.ENABLE MODEL_VIS.GRAD_CAM.COLORMAP"
+            " MODEL_VIS.GRAD_CAM.ENABLE MODEL_VIS.GRAD_CAM.LAYER_LIST"
+            " MODEL_VIS.GRAD_CAM.USE_TRUE_LABEL MODEL_VIS.INPUT_VIDEO MODEL_VIS.LAYER_LIST"
+            " MODEL_VIS.MODEL_WEIGHTS MODEL_VIS.TOPK_PREDS PREDICTIONS_PATH"
+            " WRONG_PRED_VIS.ENABLE WRONG_PRED_VIS.SUBSET_PATH WRONG_PRED_VIS.TAG",
+        )
+    ),
+    **dict(
+        _rows(
+            "X3D",
+            OTHER_MODELS,
+            "BN_LIN5 BOTTLENECK_FACTOR CHANNELWISE_3x3x3 DEPTH_FACTOR DIM_C1 DIM_C5 SCALE_RES2"
+            " WIDTH_FACTOR",
+        )
+    ),
+}
+
+REFUSED: dict[str, Unread] = {
+    "TASK": Unread("self-supervised pre-training is", ("", None, "ssl_eval")),
+    "TRAIN.CHECKPOINT_TYPE": Unread("reading Caffe2 checkpoints is", ("pytorch",)),
+    "TEST.CHECKPOINT_TYPE": Unread("reading Caffe2 checkpoints is", ("pytorch",)),
+    "AUG.GEN_MASK_LOADER": Unread("self-supervised pre-training is", (False,)),
+    "MASK.ENABLE": Unread("self-supervised pre-training is", (False,)),
+    "VIS_MASK.ENABLE": Unread("self-supervised pre-training is", (False,)),
+    "DETECTION.ENABLE": Unread("action detection is", (False,)),
+    "DEMO.ENABLE": Unread("drawing on videos is (`slowfast-mvit predict` scores one)", (False,)),
+    "MULTIGRID.LONG_CYCLE": Unread("multigrid training is", (False,)),
+    "MULTIGRID.SHORT_CYCLE": Unread("multigrid training is", (False,)),
+    "MVIT.MODE": Unread("pooling by anything but `conv` is", ("conv",)),
+    "MVIT.POOL_FIRST": Unread("pooling before the projection is", (False,)),
+    "MVIT.SEPARATE_QKV": Unread("a query, key and value layer each is", (False,)),
+    "MVIT.USE_FIXED_SINCOS_POS": Unread("a fixed position embedding is", (False,)),
+    "MVIT.REV.ENABLE": Unread("reversible MViT is", (False,)),
+    "SOLVER.LARS_ON": Unread("LARS is", (False,)),
+    "DATA.MULTI_LABEL": Unread("several labels for a video are", (False,)),
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": Unread("moving the crop over time is", (False,)),
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": Unread("several clips of a training video are", (1,)),
+    "DATA.TRAIN_CROP_NUM_SPATIAL": Unread("several crops of a training clip are", (1,)),
+    "DATA.COLOR_RND_GRAYSCALE": Unread("self-supervised pre-training is", (0.0,)),
+    "DATA.TIME_DIFF_PROB": Unread("self-supervised pre-training is", (0.0,)),
+    "DATA.SSL_COLOR_JITTER": Unread("self-supervised pre-training is", (False,)),
+    "DATA.SSL_MOCOV2_AUG": Unread("self-supervised pre-training is", (False,)),
+    "DATA.IN22k_VAL_IN1K": Unread("validation on a part of the classes is", ("", None)),
+    "DATA.DUMMY_LOAD": Unread("training on one repeated batch is", (False,)),
+}
+
+RENAMED: dict[str, dict[str, tuple[str, str]]] = {
+    "DATA.DECODING_BACKEND": {
+        "torchvision": (
+            "pyav",
+            "torchvision no longer decodes videos; PyAV, which it wrapped, does",
+        )
+    },
+    "SOLVER.OPTIMIZING_METHOD": {
+        "mt_adamw": ("adamw", "PyTorch's AdamW has taken in its multi-tensor form")
+    },
+}
