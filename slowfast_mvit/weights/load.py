@@ -69,7 +69,7 @@ def load_weights(
     state, source = to_ours(_clean_names(file, clear_name_patterns), file.path)
     _check_growth(state, own, file.path)
 
-    from_image = _is_image(state) and not _is_image(own)
+    from_image = _is_from_image(state, own)
     if from_image and "pos_embed_spatial" in own:
         state = _separate_positions(state)
     terms = Terms(
@@ -111,8 +111,10 @@ def _clean_names(file: WeightsFile, patterns: Collection[str]) -> dict[str, Tens
     return {names[name]: value for name, value in file.state.items()}
 
 
-def _is_image(state: Mapping[str, Tensor]) -> bool:
-    return state["patch_embed.proj.weight"].ndim == 4
+def _is_from_image(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether the weights are of an image model and the model is for video."""
+    theirs, ours = (names["patch_embed.proj.weight"] for names in (state, own))
+    return ours.ndim == 5 and (theirs.ndim == 4 or theirs.shape[2] == 1 < ours.shape[2])
 
 
 def _separate_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,13 +136,13 @@ def _token_grid(model: Any) -> THW:
 
 
 def _growth(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Where the channels grow: "attention" and "MLP" -> the blocks in which they do."""
+    """Where the channels grow: "attention" and "the MLP" -> the blocks in which they do."""
     places: dict[str, list[int]] = {}
     for name, value in state.items():
         found = re.fullmatch(r"blocks\.(\d+)\.proj\.weight", name)
         qkv = state.get(f"blocks.{found[1]}.attn.qkv.weight") if found else None
         if found and qkv is not None:
-            place = "attention" if len(qkv) == 3 * len(value) else "MLP"
+            place = "attention" if len(qkv) == 3 * len(value) else "the MLP"
             places.setdefault(place, []).append(int(found[1]))
     return places
 
@@ -198,10 +200,11 @@ def _account(
 
 def _check_filled(report: LoadReport, min_filled: float) -> None:
     if report.filled < min_filled:
+        groups = "\n".join(report.table().splitlines()[1:])
         raise WeightsError(
-            f"{report.path}: does not fit this model: of the backbone's values "
-            f"{100 * min_filled:g}% must come from the file. Nothing was loaded.\n"
-            f"{report.table()}\n"
+            f"{report.path}: does not fit this model: it fills {100 * report.filled:.1f}% of the "
+            f"backbone's values, and {100 * min_filled:g}% are wanted. Nothing was loaded.\n"
+            f"{groups}\n"
             "  Check that variant and file belong together, or pass a lower min_filled"
         )
 

@@ -10,7 +10,7 @@ and the first pair that fits a name counts. A name that no pair fits stays as it
 
 Where the maps come from: torchvision 0.29.1 (``mvit_v2_s``, ``mvit_v1_b``) and timm 1.0.31
 (``mvitv2_*``, ``mvitv2_*_cls``), from the state dicts of those models.
-``tests/weights/test_names.py`` compares with the installed versions.
+``tests/weights/test_weight_names.py`` compares with the installed versions.
 """
 
 from __future__ import annotations
