@@ -1,1 +1,6 @@
-"""From the probabilities of views to numbers, files and a report: ensemble, metrics, results."""
+"""From the probabilities of views to numbers, files and a report.
+
+ViewScores -> ``ensemble`` -> VideoScores -> ``results`` (with ``metrics``) -> EvalResult
+-> test_results.json, test_scores.npz, and ``report`` -> report.html (``page``, ``charts``,
+``pictures`` and ``report.css`` are its parts).
+"""

@@ -143,11 +143,12 @@ def load_scores(path: str | Path) -> VideoScores:
         UserError: when the file is missing, damaged or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
             arrays = {name: archive[name] for name in SCORE_ARRAYS}
         video_ids = tuple(arrays.pop("video_ids").tolist())
         return VideoScores(video_ids=video_ids, **arrays)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(_unreadable(path, "test_scores.npz", error)) from error
 
 

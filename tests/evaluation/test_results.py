@@ -152,6 +152,13 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(load, content, tmp_path):
         load(path)
 
 
+def test_an_array_alone_is_not_a_scores_file(tmp_path):
+    np.save(tmp_path / "labels.npy", LABELS)
+
+    with pytest.raises(UserError, match=r"not a readable test_scores\.npz"):
+        load_scores(tmp_path / "labels.npy")
+
+
 def test_a_name_that_is_no_valid_unicode_does_not_lose_the_results(tmp_path):
     failed = FailedVideo("caf\udce9.mp4", "/d/caf\udce9.mp4", "no such file")
 
