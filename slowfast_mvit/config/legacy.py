@@ -1,8 +1,9 @@
 """Keys that PySlowFast knows and this project does not read, each with the reason.
 
-Three kinds: ``IGNORED`` keys get a warning, ``REFUSED`` keys an error, since going on without them
-would train or test something else, and ``RENAMED`` values are replaced. A key is silent at the
-values listed with it: there it changes nothing in PySlowFast either.
+Three kinds: ``REFUSED`` keys give an error, since going on without them would train or test
+something else; ``IGNORED`` keys give a warning, and a key may be in both, an error at some values
+and a warning at others; ``RENAMED`` values are replaced, with a line in the log. The values listed
+with a key, such as its default in PySlowFast, are passed over in silence.
 """
 
 from __future__ import annotations
@@ -48,14 +49,16 @@ DEMO = "is not read; `slowfast-mvit predict` scores a single video"
 REVERSIBLE = "belongs to reversible MViT, which is not enabled"
 
 IGNORED: dict[str, Unread] = {
+    "TASK": Unread("is not read; checkpoints have no prefix to their names", ("", None)),
+    "DIST_BACKEND": Unread("is not read; NCCL connects GPUs and Gloo CPUs", ("nccl",)),
     "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": Unread(
         "is not read; a run stops when its loss is not a finite number", (0.0,)
     ),
     "TEST.SAVE_RESULTS_PATH": Unread(
         "is not read; scores are always written, to OUTPUT_DIR/test_scores.npz", ("", None)
     ),
-    "MODEL.ACT_CHECKPOINT": Unread(
-        "is not read; it would save memory at the cost of time, and change no number", (False,)
+    "MODEL.HEAD_ACT": Unread(
+        "is not read; views are ensembled as softmax probabilities", ("softmax",)
     ),
     "MODEL.FP16_ALLREDUCE": Unread("is not read; gradients travel in full precision", (False,)),
     "MODEL.SINGLE_PATHWAY_ARCH": Unread(
@@ -204,8 +207,9 @@ REFUSED: dict[str, Unread] = {
     "AUG.GEN_MASK_LOADER": Unread("self-supervised pre-training is", (False,)),
     "MASK.ENABLE": Unread("self-supervised pre-training is", (False,)),
     "VIS_MASK.ENABLE": Unread("self-supervised pre-training is", (False,)),
+    "MODEL.HEAD_ACT": Unread("several labels for a video are", ("softmax", "none")),
     "DETECTION.ENABLE": Unread("action detection is", (False,)),
-    "DEMO.ENABLE": Unread("drawing on videos is (`slowfast-mvit predict` scores one)", (False,)),
+    "DEMO.ENABLE": Unread("drawing on videos is", (False,)),
     "MULTIGRID.LONG_CYCLE": Unread("multigrid training is", (False,)),
     "MULTIGRID.SHORT_CYCLE": Unread("multigrid training is", (False,)),
     "MVIT.MODE": Unread("pooling by anything but `conv` is", ("conv",)),

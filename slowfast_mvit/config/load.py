@@ -59,23 +59,23 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 def _without_legacy(given: dict[str, Given], findings: Findings) -> dict[str, Given]:
     """Sort out the keys that are not read, and replace the values that have a new name."""
     kept: dict[str, Given] = {}
+    # One warning for each reason: a dump of PySlowFast's whole config would give a hundred.
     ignored: dict[tuple[str, str], list[str]] = {}
     for name, item in given.items():
-        if name in IGNORED:
-            if not IGNORED[name].is_silent(item.value):
-                ignored.setdefault((item.place.source, IGNORED[name].reason), []).append(name)
-        elif name in REFUSED:
-            if not REFUSED[name].is_silent(item.value):
-                findings.problem(
-                    item.place,
-                    f"{name}: {shorten(item.value)}: {REFUSED[name].reason} "
-                    "outside this project's scope",
-                )
-        else:
+        if name in REFUSED and not REFUSED[name].is_silent(item.value):
+            findings.problem(
+                item.place,
+                f"{name}: {shorten(item.value)}: {REFUSED[name].reason} "
+                "outside this project's scope",
+            )
+        elif name in IGNORED and not IGNORED[name].is_silent(item.value):
+            ignored.setdefault((item.place.source, IGNORED[name].reason), []).append(name)
+        elif name not in REFUSED and name not in IGNORED:
             kept[name] = _renamed(name, item)
     for (source, reason), names in ignored.items():
         place = given[names[0]].place if len(names) == 1 else Place(source)
-        findings.warning(place, f"{', '.join(names)}: {reason}")
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        findings.warning(place, f"{shown}: {reason}")
     return kept
 
 
@@ -108,7 +108,7 @@ def _unknown(name: str) -> str:
     if name in SECTIONS:
         return "is a section; expected keys below it"
     same_word = [known for known in KEYS if known.split(".")[-1] == name.split(".")[-1].upper()]
-    guess = same_word[0] if len(same_word) == 1 else nearest(name, [*KEYS, *REFUSED, *IGNORED])
+    guess = same_word[0] if len(same_word) == 1 else nearest(name, KNOWN)
     return f"unknown key. Did you mean {guess}?" if guess else "unknown key. See docs/config.md"
 
 

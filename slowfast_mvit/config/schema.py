@@ -155,11 +155,10 @@ class Model:
         out_of_scope=("bce", "bce_logit", "contrastive_loss", "mse", "multi_mse"),
     )
     dropout_rate: float = setting(0.5, "Dropout before the classifier.", minimum=0, maximum=1)
-    head_act: str = setting(
-        "softmax",
-        "What turns a view's logits into the scores that are ensembled.",
-        choices=("softmax", "none"),
-        out_of_scope=("sigmoid",),
+    act_checkpoint: bool = setting(
+        False,
+        "Compute each block again in the backward pass: less memory, more time, equal numbers.",
+        decides_numbers=False,
     )
     detach_final_fc: bool = setting(False, "Train the classifier only, on fixed features.")
 
@@ -171,7 +170,7 @@ class Mvit:
     variant: str = setting(
         "",
         "Size. Fills those of `EMBED_DIM`, `NUM_HEADS`, `DEPTH`, `DIM_MUL`, `HEAD_MUL`, "
-        "`POOL_Q_STRIDE`, `POOL_KV_STRIDE_ADAPTIVE` and `POOL_KVQ_KERNEL` that no file sets.",
+        "`POOL_Q_STRIDE`, `POOL_KV_STRIDE_ADAPTIVE` and `POOL_KVQ_KERNEL` that nobody sets.",
         choices=("", "T", "S", "B", "L", "H"),
         ours=True,
     )
@@ -215,6 +214,7 @@ class Mvit:
         "[block, t, h, w] by which keys and values are pooled; "
         "not read where `POOL_KV_STRIDE_ADAPTIVE` is given.",
         minimum=0,
+        from_variant=True,
     )
     pool_kv_stride_adaptive: tuple[int, int, int] | None = setting(
         None,
@@ -361,9 +361,6 @@ class Settings:
     num_gpus: int = setting(1, "Devices per node; 0 for the CPU.", minimum=0, decides_numbers=False)
     num_shards: int = setting(1, "Nodes.", minimum=1, decides_numbers=False)
     shard_id: int = setting(0, "Number of this node, from 0.", minimum=0, decides_numbers=False)
-    dist_backend: str = setting(
-        "nccl", "How processes talk to each other.", choices=("nccl", "gloo"), decides_numbers=False
-    )
     output_dir: str = setting(".", "Folder for all that is written.", decides_numbers=False)
     rng_seed: int = setting(1, "Seed of everything random.", minimum=0)
     log_period: int = setting(

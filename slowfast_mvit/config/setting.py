@@ -19,7 +19,7 @@ class Rule:
         above: limit of a number that is itself not allowed.
         ours: the key is not one of PySlowFast's.
         any_case: the value is turned to lower case, as PySlowFast does before it looks it up.
-        from_variant: ``MVIT.VARIANT`` fills the key where no file sets it.
+        from_variant: what the key means depends on ``MVIT.VARIANT`` where nobody sets it.
         decides_numbers: a change may change weights or scores, so the key counts for the digest.
     """
 
