@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import IO, Any
 import torch
 
 from slowfast_mvit.errors import WeightsError
+
+# How torch names what a file would have had to run or to build.
+_REFUSED = re.compile(r"(?:GLOBAL|class|function) [\w.]+")
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
@@ -67,16 +71,19 @@ def read_torch(path: str | Path) -> Any:
     try:
         _check_zip(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    # Damaged bytes make an unpickler raise whatever its last instruction happened to raise.
+    except Exception as error:
+        refused = _REFUSED.search(str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise WeightsError(
+                f"{path}: not loaded, since it holds more than tensors and plain values: "
+                f"{refused.group()}. Files from a stranger can run code this way. If you trust "
+                "it, load it where it was made and save only its state dict"
+            ) from error
+        # The text of an UnpicklingError is advice to load the file unsafely.
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
         raise WeightsError(
-            f"{path}: not loaded, since it holds more than tensors and plain values "
-            f"({_first_line(error)}). Files from a stranger can run code this way. If you trust "
-            "it, load it where it was made and save only its state dict"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(
-            f"{path}: not a readable PyTorch file, or damaged ({_first_line(error)}). "
-            "Copy or download it again"
+            f"{path}: not a readable PyTorch file, or damaged{reason}. Copy or download it again"
         ) from error
 
 

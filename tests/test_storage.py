@@ -1,5 +1,6 @@
 """Files are wholly there or not at all, and reading one never runs code."""
 
+import io
 import os
 import pickle
 import zipfile
@@ -56,8 +57,27 @@ def test_a_flipped_byte_is_noticed(tmp_path):
         read_torch(path)
 
 
+def cut_short(size: int, **form: bool) -> bytes:
+    """The first bytes of a file that torch wrote."""
+    file = io.BytesIO()
+    torch.save({"norm.weight": torch.ones(300)}, file, **form)
+    return file.getvalue()[:size]
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", b"PK\x03\x04 cut short", b"\x80\x02"]
+    "content",
+    [
+        b"",
+        b"<html>404</html>",
+        b"hello world\n",
+        bytes(range(256)),
+        b"PK\x03\x04 cut short",
+        b"\x80\x02",
+        pickle.dumps([1, 2], protocol=2)[:-1],
+        cut_short(900),
+        *(cut_short(size, _use_new_zipfile_serialization=False) for size in (50, 200, 400, 600)),
+    ],
+    ids=range(12),
 )
 def test_a_file_that_is_no_checkpoint_gives_one_clear_message(tmp_path, content):
     path = tmp_path / "a.pyth"
@@ -79,13 +99,15 @@ class RunsCode:
         return (os.mkdir, ("executed",))
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, file: pickle.dump(content, file)])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, file: pickle.dump(content, file, protocol=2)]
+)
 def test_a_hostile_file_is_refused_and_nothing_runs(tmp_path, monkeypatch, save):
     monkeypatch.chdir(tmp_path)
     with open("evil.pyth", "wb") as file:
         save({"model_state": RunsCode()}, file)
 
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"more than tensors and plain values: .*mkdir"):
         read_torch("evil.pyth")
 
     assert not (tmp_path / "executed").exists()
