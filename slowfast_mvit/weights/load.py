@@ -82,7 +82,7 @@ def load_weights(
     )
     fates = {name: decide(name, state.get(name), own[name], terms) for name in own}
     report = _account(file, source, state, own, fates)
-    _check_filled(report, min_filled)
+    _check_filled(report, state, own, min_filled)
     if head == "keep":
         _check_head(report)
     _fill(model, fates)
@@ -198,15 +198,26 @@ def _account(
     )
 
 
-def _check_filled(report: LoadReport, min_filled: float) -> None:
+def _check_filled(
+    report: LoadReport,
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    min_filled: float,
+) -> None:
     if report.filled < min_filled:
         groups = "\n".join(report.table().splitlines()[1:])
         raise WeightsError(
             f"{report.path}: does not fit this model: it fills {100 * report.filled:.1f}% of the "
             f"backbone's values, and {100 * min_filled:g}% are wanted. Nothing was loaded.\n"
+            f"  file: {_size(state)}; model: {_size(own)}\n"
             f"{groups}\n"
             "  Check that variant and file belong together, or pass a lower min_filled"
         )
+
+
+def _size(state: Mapping[str, Tensor]) -> str:
+    numbers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    return f"{len(numbers)} blocks, {len(state['patch_embed.proj.weight'])} channels in the first"
 
 
 def _check_head(report: LoadReport) -> None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 _EXAMPLES = 2  # names per line of the table
+_WITHOUT_EXAMPLES = ("dropped",)  # said on the line of the new head already
 
 # What is said about each list, in the order of the table.
 _MEANINGS = {
     "loaded": "as in the file",
     "resized": "resampled to the model's size",
     "inflated": "from two dimensions to three",
-    "initialised": "the model's own values, on purpose",
+    "initialised": "anew, on purpose",
     "dropped": "in the file, left out on purpose",
     "missing": "NOT filled",
     "unexpected": "in the file, NOT used",
@@ -65,7 +66,8 @@ class LoadReport:
         for name, meaning in _MEANINGS.items():
             names = getattr(self, name)
             if names:
-                lines.append(f"  {name:<12}{len(names):>5}  {meaning}{self._examples(names)}")
+                told = "" if name in _WITHOUT_EXAMPLES else self._examples(names)
+                lines.append(f"  {name:<12}{len(names):>5}  {meaning}{told}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,5 +83,5 @@ class LoadReport:
         if not told:
             return ""
         more = len(told) - _EXAMPLES
-        rest = f" and {more} more" if more > 0 else ""
+        rest = f", and {more} more" if more > 0 else ""
         return ": " + ", ".join(told[:_EXAMPLES]) + rest

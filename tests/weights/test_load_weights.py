@@ -385,6 +385,7 @@ def test_a_file_of_another_model_changes_nothing_and_is_shown_as_a_table():
         load_weights(model, wide.state_dict())
 
     assert_unchanged(model, before)
+    assert "3 blocks, 32 channels in the first; model: 3 blocks, 16 channels" in str(e.value)
     assert "blocks.0.attn.qkv.weight" not in str(e.value)  # a short table, not every name
     assert "patch_embed.proj.weight ((32, 3, 3, 7, 7) -> (16, 3, 3, 7, 7)" in str(e.value)
 
@@ -475,4 +476,4 @@ def test_the_table_counts_each_group_and_shows_two_examples():
         ["initialised", "6"],
         ["dropped", "2"],
     ]
-    assert lines[2].endswith("and 8 more")
+    assert lines[2].endswith(", and 8 more")
