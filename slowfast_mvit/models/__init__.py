@@ -9,5 +9,15 @@ variants.py    the published models, by name
 
 from slowfast_mvit.models.mvit import MViT, mvit_from_lists
 from slowfast_mvit.models.specs import BlockSpec, block_specs
+from slowfast_mvit.models.variants import VARIANTS, create_model, list_models, variant_lists
 
-__all__ = ["BlockSpec", "MViT", "block_specs", "mvit_from_lists"]
+__all__ = [
+    "VARIANTS",
+    "BlockSpec",
+    "MViT",
+    "block_specs",
+    "create_model",
+    "list_models",
+    "mvit_from_lists",
+    "variant_lists",
+]

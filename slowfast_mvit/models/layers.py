@@ -8,6 +8,8 @@ Letters used in shapes:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -52,10 +54,8 @@ class PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.for_images = len(kernel) == 2
-        if self.for_images:
-            self.proj: nn.Module = nn.Conv2d(3, dim, kernel, stride, padding)
-        else:
-            self.proj = nn.Conv3d(3, dim, kernel, stride, padding)
+        convolution: Callable[..., nn.Module] = nn.Conv2d if self.for_images else nn.Conv3d
+        self.proj = convolution(3, dim, kernel, stride, padding)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, THW]:
         """Embed.

@@ -137,9 +137,9 @@ class MViT(nn.Module):
         ConfigError: if there are no such absolute positions, or patch sizes differ in length.
 
     Source: the function, the names and the order of the parameters are PySlowFast's, so its weights
-    load unchanged. ``tests/models/test_against_pyslowfast.py`` holds its outputs and gradients against
-    PySlowFast's own, ``test_torchvision.py``, ``test_timm.py`` and ``test_pytorchvideo.py``
-    against those libraries. Unlike PySlowFast it gives logits in evaluation too.
+    load unchanged. ``tests/models/test_against_pyslowfast.py`` holds outputs and gradients against
+    PySlowFast's own; ``_torchvision``, ``_timm`` and ``_pytorchvideo`` beside it, against those
+    libraries. Unlike PySlowFast's, this model gives logits in evaluation too.
     """
 
     def __init__(
