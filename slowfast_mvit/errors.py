@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     if name in table:
         return table[name]
     if ":" in name:
-        return _import_from_outside(name, what)
+        return cast(T, _import_from_outside(name, what))
     guess = nearest(name, table)
     hint = f" Did you mean {guess!r}?" if guess else ""
     raise ConfigError(
@@ -75,9 +75,9 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     )
 
 
-def _import_from_outside(name: str, what: str) -> T:
+def _import_from_outside(name: str, what: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), attribute)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"the {what} {name!r} could not be imported: {error}") from error

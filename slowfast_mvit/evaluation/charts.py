@@ -75,7 +75,7 @@ def matrix_picture(matrix: np.ndarray) -> str:
     colours = 255 - strength * (255 - np.where(is_right, RIGHT_RGB, WRONG_RGB))
     address = exact_picture(colours.round().astype(np.uint8))
 
-    side, margin = 560, 48
+    side, margin = 560, 60
     marks = []
     for tick in ticks(0, len(matrix) - 1, 5):
         at = margin + (tick + 0.5) / len(matrix) * side
