@@ -23,10 +23,17 @@ SAMPLING_POLICIES = ("interval", "segments")
 
 
 class VideoReader(Protocol):
-    """One opened video: an MP4, a folder of JPEGs or a single image (then ``num_frames`` is 1)."""
+    """One opened video: an MP4, a folder of JPEGs or a single image (then ``num_frames`` is 1).
+
+    Attributes:
+        num_frames: frames that are shown.
+        fps: frames per second on average.
+        times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
+    """
 
     num_frames: int
     fps: float
+    times_s: np.ndarray
 
     def frames(self, indices: Sequence[int]) -> Tensor:
         """The frames at these indices, repeats allowed, as uint8 RGB (len(indices), H, W, 3)."""

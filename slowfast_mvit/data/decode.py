@@ -1,0 +1,140 @@
+"""Readers: an opened video, a folder of frames or an image, as frames addressed by their number.
+
+Frame i is the i-th frame that ffmpeg shows: hidden frames (edit lists, leading frames of a cut) do
+not count, and rotation is applied. ``open_reader`` picks the reader by what stands at the path;
+files come from strangers, so only plain local files in known formats are opened.
+
+To add a reader, add a row to ``READERS``; the contract test runs over every row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from slowfast_mvit.data.decode_pyav import open_pyav
+from slowfast_mvit.data.lists import IMAGE_SUFFIXES
+from slowfast_mvit.data.reading import check_indices, open_plain_file
+from slowfast_mvit.data.ssv2_lists import frames_of_pattern
+from slowfast_mvit.errors import DecodeError, pick
+from slowfast_mvit.structures import VideoReader
+
+# Frames that were cut out of a video: PySlowFast's lists for Something-Something v2 use this rate.
+FRAME_FOLDER_FPS = 30.0
+
+MAX_IMAGE_PIXELS = 100_000_000
+
+READERS: dict[str, Callable[[Path], AbstractContextManager[VideoReader]]] = {"pyav": open_pyav}
+
+
+@contextlib.contextmanager
+def open_reader(path: str | Path, backend: str = "pyav") -> Iterator[VideoReader]:
+    """Open what stands at ``path``.
+
+    Args:
+        path: a video file, an image, a folder of images (in the order of the numbers in their
+            names), or a pattern that ``ssv2_lists.frame_pattern`` wrote.
+        backend: a row of ``READERS``; read for video files only.
+
+    Yields:
+        The reader. It is closed with the ``with`` statement.
+
+    Raises:
+        DecodeError: when it cannot be opened, here; or read, in ``frames``.
+        ConfigError: when there is no such backend.
+    """
+    open_video = pick(READERS, backend, "reader")
+    path = Path(path)
+    if path.is_dir():
+        yield FrameFolderReader.of_folder(path)
+    elif (frames := frames_of_pattern(str(path))) is not None and not path.exists():
+        yield FrameFolderReader([Path(frame) for frame in frames], path)
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
+        yield ImageReader(path)
+    else:
+        with open_video(path) as reader:
+            yield reader
+
+
+class FrameFolderReader:
+    """Frames that lie as images in a folder; shown at 30 frames a second.
+
+    Args:
+        files: the images in the order in which they are shown.
+        path: the folder or pattern they come from, for messages.
+    """
+
+    fps = FRAME_FOLDER_FPS
+
+    def __init__(self, files: Sequence[Path], path: Path) -> None:
+        if not files:
+            raise DecodeError(f"{path}: the folder holds no images")
+        self._files = files
+        self._path = path
+        self.num_frames = len(files)
+        self.times_s = np.arange(self.num_frames) / self.fps
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> FrameFolderReader:
+        """All images of a folder, ``img_2.jpg`` before ``img_10.jpg``."""
+        images = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        return cls(sorted(images, key=_natural_order), folder)
+
+    def frames(self, indices: Sequence[int]) -> Tensor:
+        """The frames at ``indices`` as uint8 RGB (len(indices), H, W, 3); each is read once."""
+        check_indices(self._path, indices, self.num_frames)
+        read = {index: read_image(self._files[index]) for index in sorted(set(indices))}
+        sizes = {tuple(image.shape) for image in read.values()}
+        if len(sizes) > 1:
+            raise DecodeError(f"{self._path}: frames of different sizes (H, W, 3): {sorted(sizes)}")
+        return torch.stack([read[index] for index in indices])
+
+
+class ImageReader:
+    """One image, as a video of one frame."""
+
+    num_frames = 1
+    fps = 1.0
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._image = read_image(path)
+        self.times_s = np.zeros(1)
+
+    def frames(self, indices: Sequence[int]) -> Tensor:
+        """The image, as often as asked, as uint8 RGB (len(indices), H, W, 3)."""
+        check_indices(self._path, indices, self.num_frames)
+        return self._image.expand(len(indices), -1, -1, -1).clone()
+
+
+def read_image(path: Path) -> Tensor:
+    """An image, turned upright, as uint8 RGB (H, W, 3).
+
+    Raises:
+        DecodeError: when it is missing, broken or larger than 100 million pixels.
+    """
+    try:
+        with open_plain_file(path) as file, Image.open(file) as image:
+            width, height = image.size
+            if width * height > MAX_IMAGE_PIXELS:
+                raise DecodeError(f"{path}: {width} x {height} pixels are more than are accepted")
+            upright = ImageOps.exif_transpose(image.convert("RGB"))
+            return torch.from_numpy(np.array(upright))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, DecodeError):
+            raise
+        raise DecodeError(f"{path}: not a readable image ({error})") from error
+
+
+def _natural_order(file: Path) -> list[tuple[int, str]]:
+    """Sorts the numbers in a name by value: 2 before 10."""
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]

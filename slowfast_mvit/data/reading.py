@@ -1,0 +1,42 @@
+"""What every reader checks: the file before opening it, the frame numbers before reading them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from slowfast_mvit.errors import DecodeError
+
+
+def open_plain_file(path: Path) -> BinaryIO:
+    """Open a file for reading, unless it is a folder, pipe, socket or device, which could block.
+
+    Raises:
+        DecodeError: when it is one of these, missing, empty or not permitted.
+    """
+    try:
+        # Without O_NONBLOCK the opening of a pipe that nobody writes to never returns.
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DecodeError(f"{path}: cannot be opened ({reason})") from error
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return file
+    file.close()
+    what = "the file is empty" if stat.S_ISREG(status.st_mode) else "not a plain file"
+    raise DecodeError(f"{path}: {what}")
+
+
+def check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
+    """Refuse frame numbers that the video does not have: a mistake of the caller.
+
+    Raises:
+        IndexError: names the first of them.
+    """
+    for index in indices:
+        if not 0 <= index < num_frames:
+            raise IndexError(f"{path}: frame {index} of 0 to {num_frames - 1} was asked for")

@@ -1,0 +1,364 @@
+"""The contract of every reader: frame i is the i-th frame that a plain decoder shows."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from videos import picture, real_videos, sequential_frames, write_video
+
+from slowfast_mvit.data import decode_pyav
+from slowfast_mvit.data.decode import READERS, open_reader
+from slowfast_mvit.errors import ConfigError, DecodeError
+
+WRITTEN = {
+    "B frames, one group": ("a.mp4", {}),
+    "B pyramid, closed groups": (
+        "a.mp4",
+        {"options": {"g": "8", "bf": "3", "b-pyramid": "normal"}},
+    ),
+    "open groups": ("a.mkv", {"options": {"x264-params": "open-gop=1:keyint=8:bframes=3"}}),
+    "intra only": ("a.mp4", {"options": {"g": "1"}}),
+    "fragmented": (
+        "a.mp4",
+        {"container_options": {"movflags": "frag_keyframe+empty_moov"}, "options": {"g": "8"}},
+    ),
+    "odd size": ("a.mp4", {"size": (47, 63), "pix_fmt": "yuv444p"}),
+    "10 bit": ("a.mp4", {"pix_fmt": "yuv420p10le"}),
+    "grey": ("a.mp4", {"pix_fmt": "gray"}),
+    "one frame": ("a.mp4", {"num_frames": 1}),
+    "variable rate": ("a.mp4", {"pts": [i * i // 4 + i for i in range(30)]}),
+    "late start": ("a.mp4", {"pts": list(range(50, 80))}),
+    "mpeg4 in avi": ("a.avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "8"}}),
+    "mpeg transport stream": ("a.ts", {"options": {"g": "8"}}),
+    "mpeg program stream": ("a.mpg", {"codec": "mpeg2video", "fps": 25, "options": {"g": "8"}}),
+    "flash": ("a.flv", {"options": {"g": "8"}}),
+    "vp8, hidden frames": (
+        "a.webm",
+        {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "g": "16"}},
+    ),
+    "vp9, 12 fps": ("a.webm", {"codec": "libvpx-vp9", "fps": 12, "options": {"cpu-used": "8"}}),
+}
+
+
+@pytest.fixture(params=WRITTEN.values(), ids=WRITTEN.keys())
+def written(request, tmp_path):
+    name, settings = request.param
+    return write_video(tmp_path / name, **settings)
+
+
+def assert_same_frames(path, backend):
+    expected = sequential_frames(path)
+    last = len(expected) - 1
+    rng = np.random.default_rng(0)
+    picks = [[0], [last], [last // 2], list(range(last + 1)), list(range(last, -1, -5)), [last] * 3]
+    picks += [rng.integers(0, last + 1, size=4).tolist() for _ in range(4)]
+
+    with open_reader(path, backend) as reader:
+        assert reader.num_frames == len(expected)
+        assert reader.times_s.shape == (len(expected),)
+        assert reader.times_s[0] == 0
+        assert (np.diff(reader.times_s) > 0).all()
+        for indices in picks:
+            frames = reader.frames(indices)
+            assert frames.dtype == torch.uint8
+            assert torch.equal(frames, torch.stack([expected[i] for i in indices])), indices
+
+
+@pytest.mark.parametrize("backend", READERS)
+def test_gives_the_frames_of_a_plain_decoder(written, backend):
+    assert_same_frames(written, backend)
+
+
+@pytest.mark.parametrize("backend", READERS)
+@pytest.mark.parametrize(
+    "path", real_videos("edge_cases/good"), ids=lambda path: path and path.name
+)
+def test_gives_the_frames_of_a_plain_decoder_on_odd_real_files(path, backend):
+    assert_same_frames(path, backend)
+
+
+@pytest.mark.parametrize("path", real_videos("edge_cases/bad"), ids=lambda path: path and path.name)
+def test_broken_files_fail_with_their_name_or_give_what_they_hold(path):
+    # The two that decode: flipped bits that the decoder conceals, and an AVI cut between packets.
+    readable = ("byteflip_20_mdat.mp4", "truncated50.avi")
+    start_s = time.monotonic()
+
+    try:
+        with open_reader(path) as reader:
+            frames = reader.frames(range(reader.num_frames))
+    except DecodeError as error:
+        assert str(error).startswith(str(path))
+        assert path.name not in readable
+    else:
+        assert path.name in readable
+        assert len(frames) == reader.num_frames
+
+    assert time.monotonic() - start_s < 30
+
+
+def test_the_frame_rate_and_the_times_are_those_of_the_file(tmp_path):
+    steady = write_video(tmp_path / "a.mp4", 24, fps=12)
+    uneven = write_video(tmp_path / "b.mp4", 4, fps=10, pts=[0, 1, 5, 7])
+
+    with open_reader(steady) as reader:
+        assert reader.fps == 12
+        assert reader.times_s[-1] == pytest.approx(23 / 12, abs=1e-3)
+    with open_reader(uneven) as reader:
+        assert reader.times_s == pytest.approx([0, 0.1, 0.5, 0.7], abs=1e-3)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_applied(tmp_path, degrees):
+    plain = write_video(tmp_path / "plain.mp4", 3, size=(32, 64))
+    turned = tmp_path / "turned.mp4"
+    turned.write_bytes(with_rotation(plain.read_bytes(), degrees))
+
+    with open_reader(plain) as reader:
+        upright = reader.frames([2])[0]
+    with open_reader(turned) as reader:
+        rotated = reader.frames([2])[0]
+
+    # A player turns the picture clockwise by the degrees in the track header.
+    assert torch.equal(rotated, torch.rot90(upright, -degrees // 90, dims=(0, 1)))
+
+
+def with_rotation(mp4: bytes, degrees: int) -> bytes:
+    """The same MP4 with the matrix of its track header (ISO 14496-12, 8.3.2) turned clockwise."""
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    matrix = [cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30]
+    start = mp4.index(b"tkhd") + 4 + 4 + 4 * 5 + 8 + 8
+    plain = np.frombuffer(mp4[start : start + 36], dtype=">i4")
+    assert plain.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
+    return mp4[:start] + np.array(matrix, dtype=">i4").tobytes() + mp4[start + 36 :]
+
+
+def write_faststart(path):
+    """A file whose header comes first, so that its beginning can be read when the rest is lost."""
+    options = {"g": "5", "keyint_min": "5"}
+    return write_video(path, options=options, container_options={"movflags": "faststart"})
+
+
+def test_a_damaged_file_says_how_much_was_read(tmp_path):
+    path = write_faststart(tmp_path / "a.mp4")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+
+    with (
+        open_reader(path) as reader,
+        pytest.raises(DecodeError, match=r"a.mp4: the reader 'pyav' gave \d+ of \d+ frames, then"),
+    ):
+        reader.frames(range(reader.num_frames))
+
+
+def test_an_undamaged_part_of_a_damaged_file_is_read(tmp_path):
+    path = write_faststart(tmp_path / "a.mp4")
+    expected = sequential_frames(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+
+    with open_reader(path) as reader:
+        assert torch.equal(reader.frames([3])[0], expected[3])
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", bytes(range(256)) * 40])
+def test_what_is_no_video_is_refused(tmp_path, content):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+
+    with pytest.raises(DecodeError, match=r"a\.mp4: "), open_reader(path):
+        pass
+
+
+def test_a_file_that_names_other_files_is_refused(tmp_path):
+    write_video(tmp_path / "secret.mp4", 2)
+    concat = tmp_path / "concat.mp4"
+    concat.write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    playlist = tmp_path / "playlist.mp4"
+    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST")
+
+    for path in (concat, playlist):
+        with pytest.raises(DecodeError), open_reader(path):
+            pass
+
+
+def test_missing_files_and_pipes_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+
+    with pytest.raises(DecodeError, match="No such file"), open_reader(tmp_path / "no.mp4"):
+        pass
+    with pytest.raises(DecodeError, match="not a plain file"), open_reader(tmp_path / "pipe.mp4"):
+        pass
+
+
+def test_a_file_without_pictures_is_refused(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+    with pytest.raises(DecodeError, match="holds no video stream"), open_reader(path):
+        pass
+
+
+def test_the_budgets_stop_files_that_cost_too_much(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 30, options={"g": "30", "sc_threshold": "0"})
+    monkeypatch.setattr(decode_pyav, "MAX_DECODED_FRAMES", 10)
+
+    with open_reader(path) as reader:
+        assert len(reader.frames([4])) == 1
+        with pytest.raises(DecodeError, match="more than 10 frames would have to be decoded"):
+            reader.frames([29])
+
+    monkeypatch.setattr(decode_pyav, "MAX_PIXELS", 48 * 64 - 1)
+    with pytest.raises(DecodeError, match="frames of 64 x 48 pixels are larger"), open_reader(path):
+        pass
+
+
+def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 30, options={"g": "5", "keyint_min": "5"})
+    expected = sequential_frames(path)
+    runs = []
+    decode_run = decode_pyav.PyavReader._decode_run
+    monkeypatch.setattr(
+        decode_pyav.PyavReader,
+        "_decode_run",
+        lambda self, index, run, budget: runs.append(run) or decode_run(self, index, run, budget),
+    )
+
+    with open_reader(path) as reader:
+        frames = reader.frames([27, 2])
+
+    assert torch.equal(frames, torch.stack([expected[27], expected[2]]))
+    assert [run.first for run in runs] == [0, 25]
+    assert all(run.last < run.first + 5 for run in runs)
+
+
+def test_an_index_outside_the_video_is_the_callers_mistake(tmp_path):
+    with (
+        open_reader(write_video(tmp_path / "a.mp4", 3)) as reader,
+        pytest.raises(IndexError, match="frame 3 of 0 to 2 was asked for"),
+    ):
+        reader.frames([0, 3])
+
+
+def test_a_frame_of_another_size_is_scaled_to_the_first(tmp_path):
+    small, large = (
+        write_video(tmp_path / "a.ts", 8),
+        write_video(tmp_path / "b.ts", 8, size=(96, 128)),
+    )
+    path = tmp_path / "both.ts"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+
+    with open_reader(path) as reader:
+        frames = reader.frames(range(reader.num_frames))
+
+    assert frames.shape[1:] == (48, 64, 3)
+
+
+def test_files_are_closed_again(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 3)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+    for _ in range(20):
+        with open_reader(path) as reader:
+            reader.frames([0])
+
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after == before
+
+
+# Folders of frames and images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(picture(number)).save(folder / f"img_{number + 1}.png")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+def test_a_folder_of_frames_is_read_in_the_order_of_its_numbers(folder):
+    with open_reader(folder) as reader:
+        assert (reader.num_frames, reader.fps) == (12, 30.0)
+        frames = reader.frames([1, 9, 10, 1])
+
+    assert torch.equal(frames, torch.from_numpy(np.stack([picture(n) for n in (1, 9, 10, 1)])))
+
+
+def test_a_frame_list_names_the_frames_and_their_order(folder):
+    with open_reader(folder / "img_[3-5,9].png") as reader:
+        assert reader.num_frames == 4
+        frames = reader.frames([0, 2, 3])
+
+    assert torch.equal(frames, torch.from_numpy(np.stack([picture(n) for n in (2, 4, 8)])))
+
+
+def test_a_missing_or_empty_or_torn_frame_is_named(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    whole = (folder / "img_2.png").read_bytes()
+    (folder / "img_2.png").write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(DecodeError, match="holds no images"), open_reader(tmp_path / "empty"):
+        pass
+    with (
+        open_reader(folder) as reader,
+        pytest.raises(DecodeError, match=r"img_2.png: not a readab"),
+    ):
+        reader.frames([1])
+    with (
+        open_reader(folder / "img_[3-40].png") as reader,
+        pytest.raises(DecodeError, match=r"img_40.png: cannot be opened \(No such file"),
+    ):
+        reader.frames([37])
+
+
+def test_frames_of_different_sizes_are_refused(folder):
+    Image.fromarray(picture(0, 50, 60)).save(folder / "img_1.png")
+
+    with (
+        open_reader(folder) as reader,
+        pytest.raises(DecodeError, match="frames of different sizes"),
+    ):
+        reader.frames([0, 1])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_an_image_is_a_video_of_one_frame(tmp_path, mode):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture(0)).convert(mode).save(path, quality=95)
+
+    with open_reader(path) as reader:
+        assert reader.num_frames == 1
+        frames = reader.frames([0, 0])
+
+    expected = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
+    assert torch.equal(frames, torch.stack([expected, expected]))
+
+
+def test_an_image_is_turned_upright(tmp_path):
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    Image.fromarray(picture(0)).save(path, exif=exif)
+
+    with open_reader(path) as reader:
+        upright = reader.frames([0])[0]
+
+    assert torch.equal(upright, torch.rot90(torch.from_numpy(picture(0)), -1, dims=(0, 1)))
+
+
+def test_an_unknown_reader_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'pyav'"), open_reader("a.mp4", "pyavv"):
+        pass
