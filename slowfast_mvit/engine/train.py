@@ -20,7 +20,11 @@ from slowfast_mvit.engine.measure import EpochMeter
 from slowfast_mvit.optim.objectives import Outcome
 from slowfast_mvit.optim.schedule import Schedule, set_lr
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
-from slowfast_mvit.runtime.checkpoint import load_training_state, save_checkpoint
+from slowfast_mvit.runtime.checkpoint import (
+    load_training_state,
+    remove_unfinished,
+    save_checkpoint,
+)
 from slowfast_mvit.runtime.distributed import is_main, rank
 from slowfast_mvit.runtime.log import StatsLog, progress
 from slowfast_mvit.runtime.precision import autocast, loss_scaler
@@ -119,6 +123,8 @@ def train(
     if resume_from is not None:
         start_epoch, start_step = _resume(resume_from, model, optimizer, scaler, settings)
     stats.keep_epochs(start_epoch)
+    if is_main():
+        remove_unfinished(output_dir)
     failures = FailureLimit(
         Path(output_dir) / "failed_videos.csv",
         max_fraction=settings.max_failed_fraction,

@@ -120,6 +120,16 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
+def remove_unfinished(output_dir: str | Path) -> None:
+    """Delete what a run left behind that was killed while it wrote a checkpoint.
+
+    Only for a run that starts: another one writing to the same folder would lose its file.
+    """
+    for path in (Path(output_dir) / "checkpoints").glob(".tmp-*-ckpt_epoch_*.pyth"):
+        path.unlink(missing_ok=True)
+        logger.info("removed an unfinished checkpoint, %s", path)
+
+
 def load_training_state(
     path: str | Path,
     model: nn.Module,

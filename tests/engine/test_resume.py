@@ -63,6 +63,32 @@ def test_every_epoch_is_a_place_to_go_on_from(tmp_path, method, precision):
         assert same_state(resumed.state_dict(), unbroken)
 
 
+def test_a_run_killed_while_it_saves_loses_that_checkpoint_only(tmp_path):
+    tiny_train(tiny_net(), tmp_path, max_epoch=1)
+    folder = tmp_path / "checkpoints"
+    program = f"""
+import os, signal, torch
+from slowfast_mvit.runtime.checkpoint import save_checkpoint
+def killed(content, file):
+    file.write(b"half of it")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.save = killed
+save_checkpoint({str(tmp_path)!r}, epoch=1, model_state={{}}, optimizer_state={{}}, cfg_text="",
+                extra={{}})
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+    run = subprocess.run([sys.executable, "-c", program], env=environment, timeout=120)
+
+    assert run.returncode == -signal.SIGKILL
+    assert len(list(folder.iterdir())) == 2
+    assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 0)
+    tiny_train(tiny_net(), tmp_path, max_epoch=2, resume_from=latest_checkpoint(tmp_path))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["checkpoint_epoch_00001.pyth", "checkpoint_epoch_00002.pyth"]
+
+
 def test_validation_moves_no_random_stream(tmp_path):
     def validate(epoch):
         torch.manual_seed(epoch)

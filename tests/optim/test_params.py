@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.models import create_model
 from slowfast_mvit.optim.params import build_optimizer, layer_of, parameter_groups
 
 STATE_DICTS = Path(__file__).resolve().parents[1] / "reference" / "state_dicts"
@@ -44,6 +45,20 @@ def test_groups_of_mvitv2_s_are_those_of_pyslowfast(no_decay_names, decayed, spa
     for group in groups:
         places = [order[id(parameter)] for parameter in group["params"]]
         assert places == sorted(places)
+
+
+def test_the_model_offers_the_names_that_may_be_spared():
+    with torch.device("meta"):
+        model = create_model("mvitv2_s_16x4")
+
+    groups = parameter_groups(
+        model.named_parameters(),
+        weight_decay=0.05,
+        zero_wd_1d=True,
+        no_decay_names=model.no_weight_decay_names(),
+    )
+
+    assert [len(group["params"]) for group in groups] == [117, 280]
 
 
 def test_everything_is_decayed_when_nothing_is_spared():
