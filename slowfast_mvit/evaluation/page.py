@@ -16,6 +16,7 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
+STYLES = ("page.css", "charts.css")
 # Control characters, lone surrogates, and format characters, which can turn text around.
 UNSEEN_CATEGORIES = ("Cc", "Cs", "Cf")
 HARMLESS = "\n\t\u200c\u200d"  # the last two join or part letters in Persian, Hindi and emoji
@@ -80,7 +81,8 @@ def page(title: str, *, notes: Sequence[str], headline: str, sections: Sequence[
         headline: HTML between the title and the sections.
         sections: in reading order.
     """
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    folder = resources.files(__package__)
+    style = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in STYLES)
     links = "\n".join(
         f'<a href="#{section.anchor}">{escaped(section.heading)}</a>' for section in sections
     )
