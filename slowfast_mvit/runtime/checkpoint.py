@@ -120,6 +120,18 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
+def training_epoch(path: str | Path) -> int | None:
+    """The last epoch (0-based) of the run that wrote this file, or None where no run can go on.
+
+    None is for a file of weights alone, and for one that is no checkpoint of ours or PySlowFast's:
+    loading its weights says what it is.
+    """
+    try:
+        return int(_read(path)["epoch"])
+    except WeightsError:
+        return None
+
+
 def remove_unfinished(output_dir: str | Path) -> None:
     """Delete what a run left behind that was killed while it wrote a checkpoint.
 

@@ -14,6 +14,7 @@ from slowfast_mvit.runtime.checkpoint import (
     load_training_state,
     plain_name,
     save_checkpoint,
+    training_epoch,
 )
 
 
@@ -197,6 +198,19 @@ def test_a_file_of_pyslowfast_is_gone_on_from(tmp_path):
 
     assert path == latest_checkpoint(tmp_path)
     assert (state.epoch, state.extra) == (4, {})
+
+
+def test_a_file_tells_which_epoch_its_run_was_in(tmp_path):
+    ours = save(tmp_path, epoch=6)
+    theirs = as_pyslowfast_writes(tmp_path / "theirs.pyth")
+    weights = tmp_path / "weights.pth"
+    weights_only(weights)
+    no_checkpoint = tmp_path / "weights.safetensors"
+    no_checkpoint.write_bytes(b"something else")
+
+    epochs = [training_epoch(path) for path in (ours, theirs, weights, no_checkpoint)]
+
+    assert epochs == [6, 4, None, None]
 
 
 def test_groups_without_the_keys_of_pyslowfast_are_accepted(tmp_path):
