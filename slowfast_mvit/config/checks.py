@@ -121,14 +121,6 @@ def crops_fit_the_picture(config: Config) -> Iterator[Fault]:
         )
 
 
-def ssv2_is_not_mirrored(config: Config) -> Iterator[Fault]:
-    if config.train.enable and config.train.dataset == "ssv2" and config.data.random_flip:
-        yield (
-            ("DATA.RANDOM_FLIP", "TRAIN.DATASET"),
-            "must be False for ssv2, whose classes tell left from right",
-        )
-
-
 def views_are_counted(config: Config) -> Iterator[Fault]:
     if config.test.num_ensemble_views == 0:
         yield ("TEST.NUM_ENSEMBLE_VIEWS",), "must be at least 1, or -1, got 0"
@@ -219,7 +211,6 @@ CHECKS: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     nesterov_has_momentum,
     ranges_run_upwards,
     crops_fit_the_picture,
-    ssv2_is_not_mirrored,
     views_are_counted,
     mixing_is_possible,
     patches_fit_the_clip,

@@ -54,9 +54,11 @@ def _hint(path: Path, wanted: str, shipped: dict[str, Path]) -> str:
     guess = nearest(path.name, beside)
     if guess:
         return f" Did you mean {path.parent / guess}?"
-    guess = nearest(wanted, shipped) or nearest(
-        path.name, {Path(known).name: known for known in shipped}
-    )
+    guess = nearest(wanted, shipped) if "/" in wanted else None
     if guess:
         return f" Did you mean {guess}?"
+    file_name = nearest(path.name, {Path(known).name for known in shipped})
+    guesses = [known for known in shipped if Path(known).name == file_name]
+    if guesses:
+        return f" Did you mean {' or '.join(guesses)}?"
     return f" Shipped with this project: {', '.join(shipped) or 'none'}"

@@ -108,7 +108,7 @@ def _unknown(name: str) -> str:
     if name in SECTIONS:
         return "is a section; expected keys below it"
     same_word = [known for known in KEYS if known.split(".")[-1] == name.split(".")[-1].upper()]
-    guess = same_word[0] if len(same_word) == 1 else nearest(name, KNOWN)
+    guess = same_word[0] if len(same_word) == 1 else nearest(name, (*KNOWN, *SECTIONS))
     return f"unknown key. Did you mean {guess}?" if guess else "unknown key. See docs/config.md"
 
 

@@ -1,0 +1,149 @@
+"""What must hold between keys is checked, and the message names the keys and their places."""
+
+from __future__ import annotations
+
+import pytest
+
+from slowfast_mvit.config import load_config
+from slowfast_mvit.config.checks import CHECKS
+from slowfast_mvit.errors import ConfigError
+
+STEPS = "SOLVER.LR_POLICY=steps_with_relative_lrs"
+
+FAULTS = {
+    "batches_divide_over_devices": (
+        ["TRAIN.BATCH_SIZE=6", "NUM_GPUS=4"],
+        "TRAIN.BATCH_SIZE: 6 is not a multiple of NUM_GPUS, 4",
+    ),
+    "shard_is_one_of_the_shards": (["SHARD_ID=1"], "SHARD_ID: must be below NUM_SHARDS, 1, got 1"),
+    "precision_is_said_once": (
+        ["TRAIN.MIXED_PRECISION=True", "TRAIN.PRECISION=fp32"],
+        "TRAIN.PRECISION: 'fp32' contradicts",
+    ),
+    "learning_rate_falls": (
+        ["SOLVER.COSINE_END_LR=0.1"],
+        "SOLVER.COSINE_END_LR: must be below SOLVER.BASE_LR, 0.1, got 0.1",
+    ),
+    "steps_fit_their_rates": (
+        [STEPS, "SOLVER.STEPS=[0, 4]", "SOLVER.LRS=[1]"],
+        "SOLVER.STEPS: needs one factor in SOLVER.LRS for each step, got 2 steps and 1 factors",
+    ),
+    "nesterov_has_momentum": (["SOLVER.MOMENTUM=0"], "SOLVER.NESTEROV: needs a SOLVER.MOMENTUM"),
+    "ranges_run_upwards": (
+        ["DATA.TRAIN_JITTER_SCALES=[320, 256]"],
+        "DATA.TRAIN_JITTER_SCALES: expected two numbers, from and to, got [320, 256]",
+    ),
+    "crops_fit_the_picture": (
+        ["DATA.TRAIN_CROP_SIZE=288"],
+        "DATA.TRAIN_CROP_SIZE: must not be above the first of DATA.TRAIN_JITTER_SCALES, 256",
+    ),
+    "views_are_counted": (
+        ["TEST.NUM_ENSEMBLE_VIEWS=0"],
+        "TEST.NUM_ENSEMBLE_VIEWS: must be at least 1, or -1, got 0",
+    ),
+    "mixing_is_possible": (
+        ["MIXUP.ENABLE=True", "MIXUP.ALPHA=0", "MIXUP.CUTMIX_ALPHA=0"],
+        "MIXUP.ALPHA: with MIXUP.CUTMIX_ALPHA 0 too nothing can be mixed",
+    ),
+    "patches_fit_the_clip": (
+        ["MVIT.PATCH_2D=True", "MVIT.PATCH_STRIDE=[4, 4]", "MVIT.PATCH_PADDING=[3, 3]"],
+        "MVIT.PATCH_KERNEL: expected 2 numbers with MVIT.PATCH_2D True, got [3, 7, 7]",
+    ),
+    "blocks_exist": (
+        ["MVIT.POOL_Q_STRIDE=[[16, 1, 2, 2]]"],
+        "MVIT.POOL_Q_STRIDE: names block 16, but with MVIT.DEPTH 16 the last that it can name",
+    ),
+    "block_rows_are_possible": (
+        ["MVIT.POOL_KVQ_KERNEL=[3, 2, 3]"],
+        "MVIT.POOL_KVQ_KERNEL: must be odd along each axis, got [3, 2, 3]",
+    ),
+    "heads_divide_the_width": (
+        ["MVIT.EMBED_DIM=100", "MVIT.NUM_HEADS=3"],
+        "MVIT.EMBED_DIM: 100 is not a multiple of MVIT.NUM_HEADS, 3",
+    ),
+}
+
+
+def test_every_check_has_a_case():
+    assert [check.__name__ for check in CHECKS] == list(FAULTS)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_keys_that_contradict_each_other_are_told(name):
+    overrides, words = FAULTS[name]
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["TRAIN.BATCH_SIZE=6", "NUM_GPUS=4", "TRAIN.ENABLE=False"],
+        ["TRAIN.BATCH_SIZE=7", "NUM_GPUS=0"],
+        [STEPS, "SOLVER.STEPS=[0, 4]", "SOLVER.LRS=[1, 0.1]", "SOLVER.COSINE_END_LR=1"],
+        ["SOLVER.MOMENTUM=0", "SOLVER.OPTIMIZING_METHOD=adamw"],
+        ["DATA.TEST_CROP_SIZE=312"],
+        ["DATA.TEST_CROP_SIZE=312", "TEST.NUM_SPATIAL_CROPS=1", "TEST.DATASET=ssv2"],
+        ["MVIT.DIM_MUL=[[16, 2.0]]"],
+        ["MVIT.VARIANT=L", "MVIT.POOL_Q_STRIDE=[[44, 1, 2, 2]]"],
+        ["SOLVER.WARMUP_EPOCHS=30", "SOLVER.MAX_EPOCH=2", "SOLVER.COSINE_AFTER_WARMUP=True"],
+    ],
+    ids=[
+        "a batch of a phase that is off",
+        "a batch on the CPU",
+        "an end rate that steps do not read",
+        "Nesterov that AdamW does not read",
+        "three crops scale to the crop",
+        "SSv2 scales to the crop",
+        "a width that grows for the head",
+        "blocks that the variant will make",
+        "a warm-up that is cut short",
+    ],
+)
+def test_keys_that_are_not_read_do_not_contradict(overrides):
+    load_config(None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([STEPS, "SOLVER.STEPS=[5]", "SOLVER.LRS=[1]"], "must begin with epoch 0, got [5]"),
+        ([STEPS, "SOLVER.STEPS=[0, 4, 2]", "SOLVER.LRS=[1, 1, 1]"], "must rise"),
+        (["DATA.TRAIN_JITTER_SCALES_RELATIVE=[0.1, 1]"], "or neither"),
+        (["DATA.TEST_CROP_SIZE=288", "TEST.NUM_SPATIAL_CROPS=1"], "DATA.TEST_CROP_SIZE: must not"),
+        (["SOLVER.MAX_EPOCH=3", "SOLVER.WARMUP_EPOCHS=3", "SOLVER.COSINE_AFTER_WARMUP=True"], "no"),
+        (["MVIT.DIM_MUL=[[1, 0]]"], "MVIT.DIM_MUL: strides and factors must be above 0"),
+    ],
+)
+def test_the_other_half_of_a_check(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+
+    assert words in str(caught.value)
+
+
+def test_the_places_of_both_keys_are_told(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("NUM_GPUS: 8\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("_BASE_: recipe.yaml\nTRAIN:\n  BATCH_SIZE: 12\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+
+    assert str(caught.value) == (
+        f"{path}: 1 problem\n"
+        "  line 3    TRAIN.BATCH_SIZE: 12 is not a multiple of NUM_GPUS, 8; each device takes an "
+        f"equal share (NUM_GPUS: {tmp_path / 'recipe.yaml'} line 1)"
+    )
+
+
+def test_a_wrong_value_is_not_told_a_second_time_by_a_check():
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["SOLVER.BASE_LR=-1", "SOLVER.COSINE_END_LR=0.2"])
+
+    assert str(caught.value) == (
+        "command line: 1 problem\n  SOLVER.BASE_LR: must be above 0, got -1.0"
+    )
