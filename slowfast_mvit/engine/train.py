@@ -297,11 +297,17 @@ SHOWN = {
     "time_diff": "{:.1f} s",
     "eta": "ETA {}",
 }
+# Values that say nothing, and are not shown.
+NOTHING = {"gpu_mem": "0.00G", "num_failed": 0}
 KINDS = {"train_iter_": "training", "train_epoch": "trained", "val_epoch": "validated"}
 
 
 def _tell(stats: StatsLog, record: Mapping[str, Any]) -> None:
     """Write a record to the JSON log, and for people to the terminal."""
     stats.write(record)
-    shown = [form.format(record[name]) for name, form in SHOWN.items() if name in record]
+    shown = [
+        form.format(record[name])
+        for name, form in SHOWN.items()
+        if name in record and record[name] != NOTHING.get(name)
+    ]
     logger.info("epoch %s %s: %s", record["epoch"], KINDS[record["_type"]], "  ".join(shown))

@@ -165,6 +165,23 @@ def test_the_log_has_the_fields_of_pyslowfast(tmp_path):
     assert epoch["lr"] == steps[-1]["lr"]
 
 
+def test_people_read_the_numbers_in_a_line(tmp_path, caplog):
+    caplog.set_level("INFO")
+
+    def validate(epoch):
+        return {"top1_err": 40.0, "top5_err": 0.0, "num_failed": 2}
+
+    tiny_train(tiny_net(), tmp_path, max_epoch=1, lr_at=lambda epoch: 1e-06, validate=validate)
+
+    step, epoch, saved, validated = [record.getMessage() for record in caplog.records]
+    assert step.startswith("epoch 1/1 training: step 3/3  loss 1.")
+    assert "  lr 1e-06  " in step and "GPU" not in step and "ETA 0:00:00" in step
+    assert epoch.startswith("epoch 1/1 trained: loss 1.")
+    assert saved == f"epoch 1/1: saved {checkpoint_path(tmp_path, 0)}"
+    assert "top-1 error 40.00 %  (least 40.00 %)" in validated
+    assert "failed videos 2" in validated
+
+
 def test_the_logged_epoch_counts_every_sample_once(tmp_path):
     model = without_masks(tiny_net())
     loader = Batches([clip_batch("abcdef", seed=0), clip_batch("ab", seed=1)])
