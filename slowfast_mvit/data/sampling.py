@@ -50,7 +50,7 @@ def train_indices(spec: ClipSpec, num_frames: int, fps: float, rng: Draws) -> li
     return interval_indices(num_frames, clip_size, start, spec.num_frames)
 
 
-def test_indices(spec: ClipSpec, num_frames: int, fps: float, num_clips: int) -> list[list[int]]:
+def eval_indices(spec: ClipSpec, num_frames: int, fps: float, num_clips: int) -> list[list[int]]:
     """The frames of each of ``num_clips`` clips that are spread over the video.
 
     By "segments" each part gives its middle frame, and all clips are the same, as in PySlowFast.

@@ -61,7 +61,7 @@ def test_test_clips_are_cut_at_their_starts():
     case = INTERVALS[0]
     settings = spec(case, offset_sampling=True)
 
-    clips = sampling.test_indices(settings, 300, 30.0, num_clips=5)
+    clips = sampling.eval_indices(settings, 300, 30.0, num_clips=5)
 
     assert [clip[0] for clip in clips] == [0, 59, 118, 177, 236]
     assert [[i - clip[0] for i in clip] for clip in clips] == [case["within_clip_if_trimmed"]] * 5
@@ -73,7 +73,7 @@ def test_segments_are_those_of_pyslowfast(case):
     length = case["video_length"]
 
     ranges = sampling.segment_ranges(length, case["T"])
-    tested = sampling.test_indices(settings, length, 12.0, num_clips=2)
+    tested = sampling.eval_indices(settings, length, 12.0, num_clips=2)
     trained = [
         sampling.train_indices(settings, length, 12.0, np.random.default_rng(seed))
         for seed in range(60)
@@ -106,12 +106,12 @@ def test_a_short_video_repeats_its_last_frame(num_frames, policy):
     settings = ClipSpec(num_frames=16, sampling_rate=4, policy=policy, offset_sampling=True)
 
     trained = sampling.train_indices(settings, num_frames, 30.0, np.random.default_rng(0))
-    tested = sampling.test_indices(settings, num_frames, 30.0, num_clips=3)
+    tested = sampling.eval_indices(settings, num_frames, 30.0, num_clips=3)
 
     for indices in [trained, *tested]:
         assert len(indices) == 16
         assert indices == sorted(indices)
-        assert 0 <= indices[0] and indices[-1] <= num_frames - 1
+        assert indices[0] >= 0 and indices[-1] <= num_frames - 1
     if policy == "interval" and num_frames < 64:
         expected = [min(i, num_frames - 1) for i in INTERVALS[0]["within_clip_if_trimmed"]]
         assert [trained, *tested] == [expected] * 4
@@ -128,13 +128,13 @@ def test_a_short_video_repeats_its_last_frame(num_frames, policy):
 def test_a_clip_spans_the_same_time_at_any_frame_rate(fps, expected):
     settings = ClipSpec(num_frames=16, sampling_rate=4)
 
-    assert sampling.test_indices(settings, 300, fps, num_clips=1) == [expected]
+    assert sampling.eval_indices(settings, 300, fps, num_clips=1) == [expected]
 
 
 def test_a_single_frame_comes_from_the_middle():
     settings = ClipSpec(num_frames=1, sampling_rate=1, offset_sampling=True)
 
-    assert sampling.test_indices(settings, 9, 30.0, num_clips=1) == [[4]]
+    assert sampling.eval_indices(settings, 9, 30.0, num_clips=1) == [[4]]
 
 
 def test_a_jittered_target_rate_shortens_the_clip():
