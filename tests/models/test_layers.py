@@ -1,0 +1,54 @@
+"""The small parts of an MViT."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from slowfast_mvit.models.layers import DropPath
+from slowfast_mvit.models.positions import joint_positions, separate_positions
+from slowfast_mvit.models.rel_pos import table_length
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    drop_path = DropPath(0.25).train()
+
+    dropped = drop_path(torch.ones(4000, 3, 2))
+
+    values = dropped.flatten(1)
+    assert (values == values[:, :1]).all()
+    torch.testing.assert_close(values.unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert values.mean().item() == pytest.approx(1.0, abs=0.03)
+
+
+def test_drop_path_does_nothing_in_evaluation():
+    branch = torch.randn(4, 3, 2)
+
+    assert DropPath(0.9).eval()(branch) is branch
+
+
+def test_separate_positions_add_place_and_time():
+    spatial = torch.tensor([10.0, 20.0]).view(1, 2, 1)
+    temporal = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1)
+    class_token = torch.tensor([100.0]).view(1, 1, 1)
+    thw = (3, 1, 2)
+
+    positions = separate_positions(spatial, temporal, class_token, trained_thw=thw, thw=thw)
+
+    assert positions.flatten().tolist() == [100, 11, 21, 12, 22, 13, 23]
+
+
+def test_joint_positions_of_another_grid_are_interpolated():
+    embedding = torch.tensor([100.0, 0.0, 1.0]).view(1, 3, 1)
+
+    positions = joint_positions(
+        embedding, num_prefix_tokens=1, trained_thw=(1, 1, 2), thw=(1, 1, 4)
+    )
+
+    assert positions.flatten().tolist() == [100, 0, 0.25, 0.75, 1]
+
+
+def test_tables_are_sized_for_rounded_down_grids():
+    assert table_length(39, 2, 4) == 37  # although 20 queries are left: the published L has 37
+    assert table_length(56, 1, 8) == 111
