@@ -6,7 +6,14 @@ PySlowFast that are not read), ``checks`` (what must hold between keys).
 
 from slowfast_mvit.config.config import Config
 from slowfast_mvit.config.find import find_config, shipped_configs
-from slowfast_mvit.config.load import load_config
+from slowfast_mvit.config.load import load_config, load_config_text
 from slowfast_mvit.config.overrides import split_cfg_words
 
-__all__ = ["Config", "find_config", "load_config", "shipped_configs", "split_cfg_words"]
+__all__ = [
+    "Config",
+    "find_config",
+    "load_config",
+    "load_config_text",
+    "shipped_configs",
+    "split_cfg_words",
+]

@@ -19,7 +19,7 @@ from slowfast_mvit.config.config import KEYS, Config
 from slowfast_mvit.config.find import find_config
 from slowfast_mvit.config.legacy import IGNORED, REFUSED, RENAMED
 from slowfast_mvit.config.overrides import COMMAND_LINE, read_overrides
-from slowfast_mvit.config.read import Findings, Given, Place, read_file
+from slowfast_mvit.config.read import Findings, Given, Place, read_file, read_text
 from slowfast_mvit.config.schema import Settings
 from slowfast_mvit.errors import ConfigError, in_one_message, nearest
 
@@ -42,8 +42,25 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     findings = Findings()
     given = read_file(find_config(path), SECTIONS, findings) if path is not None else {}
-    given = {**given, **read_overrides(overrides, findings)}
+    return _config_of({**given, **read_overrides(overrides, findings)}, findings)
 
+
+def load_config_text(text: str, *, source: str) -> Config:
+    """Read a config that is a text, such as the one inside a checkpoint.
+
+    Args:
+        text: what ``Config.to_yaml`` or PySlowFast wrote.
+        source: what to call it in messages.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
+    findings = Findings()
+    return _config_of(read_text(text, source, SECTIONS, findings), findings)
+
+
+def _config_of(given: dict[str, Given], findings: Findings) -> Config:
+    """Judge the keys, tell the warnings, and raise if there are problems."""
     given = _without_legacy(given, findings)
     values = _values(given, findings)
     config = _assemble(values)

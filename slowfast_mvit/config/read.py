@@ -76,10 +76,13 @@ def read_file(
         findings: problems and warnings are added to it.
         chain: the files that led here, to notice a circle.
     """
-    root = _compose(path, findings)
-    if root is None:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        findings.problem(Place(str(path)), f"cannot be read: {error.strerror}")
         return {}
-    own = _flatten(root, str(path), sections, findings)
+    own = _keys_of(content, str(path), sections, findings)
     keys: dict[str, Given] = {}
     if BASE in own:
         base = own.pop(BASE)
@@ -90,12 +93,31 @@ def read_file(
     return {**keys, **own}
 
 
-def _compose(path: Path, findings: Findings) -> yaml.MappingNode | None:
-    """The node tree of a file, or None after a problem was found (or the file is empty)."""
-    where = Place(str(path))
+def read_text(text: str, source: str, sections: set[str], findings: Findings) -> dict[str, Given]:
+    """The keys of a text that is no file, such as the config inside a checkpoint.
+
+    Args:
+        text: YAML; it may not name a ``_BASE_``.
+        source: what to call it in messages.
+        sections, findings: as for ``read_file``.
+    """
+    keys = _keys_of(text.encode(), source, sections, findings)
+    if BASE in keys:
+        findings.problem(keys.pop(BASE).place, f"{BASE}: only a file may name others")
+    return keys
+
+
+def _keys_of(
+    content: bytes, source: str, sections: set[str], findings: Findings
+) -> dict[str, Given]:
+    root = _compose(content, source, findings)
+    return {} if root is None else _flatten(root, source, sections, findings)
+
+
+def _compose(content: bytes, source: str, findings: Findings) -> yaml.MappingNode | None:
+    """The node tree of a text, or None after a problem was found (or it is empty)."""
+    where = Place(source)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             findings.problem(where, f"longer than {MAX_BYTES} bytes: not a config")
             return None
@@ -103,12 +125,12 @@ def _compose(path: Path, findings: Findings) -> yaml.MappingNode | None:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         findings.problem(
-            Place(str(path), line),
+            Place(source, line),
             f"not YAML: {error.problem}. Check the indentation, brackets and quotes "
             "of this line and of the one before",
         )
         return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         findings.problem(where, f"cannot be read as YAML: {type(error).__name__}: {error}")
         return None
     if root is None:

@@ -1,0 +1,129 @@
+"""The files that a test leaves: results, scores, and the report with the frames the model saw."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slowfast_mvit import build
+from slowfast_mvit.config import Config, load_config
+from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.errors import DecodeError, UserError
+from slowfast_mvit.evaluation.metrics import hardest_videos
+from slowfast_mvit.evaluation.report import NUM_HARDEST, write_report
+from slowfast_mvit.evaluation.results import (
+    load_results,
+    load_scores,
+    save_results,
+    save_scores,
+    summarise,
+)
+from slowfast_mvit.runtime.log import StatsLog, setup_logging
+from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores, ViewPlan
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "test_results.json"
+SCORES_FILE = "test_scores.npz"
+REPORT_FILE = "report.html"
+
+
+def write_results(
+    config: Config,
+    plan: ViewPlan,
+    *,
+    scores: VideoScores,
+    failed: Sequence[FailedVideo],
+    videos: VideoList,
+    folder: Path,
+    weights: str,
+) -> EvalResult:
+    """Write everything a test leaves into ``folder``, and say the numbers."""
+    result = summarise(
+        scores,
+        class_names=videos.class_names,
+        failed_videos=failed,
+        num_listed=len(videos),
+        config_digest=config.digest(),
+    )
+    save_results(result, folder / RESULTS_FILE)
+    save_scores(scores, folder / SCORES_FILE)
+    report = _write_report(
+        config, plan, result=result, scores=scores, videos=videos, folder=folder, notes=[weights]
+    )
+    logger.info(
+        "top-1 %.2f %%, top-5 %.2f %% of %d videos, %s%s",
+        result.top1,
+        result.top5,
+        result.num_videos,
+        plan,
+        f"; {result.failed} videos could not be read" if result.failed else "",
+    )
+    logger.info("report: %s", report)
+    return result
+
+
+def report_job(output_dir: Path) -> None:
+    """Write the report again from the files of a test."""
+    setup_logging()
+    if not (output_dir / RESULTS_FILE).is_file():
+        raise UserError(
+            f"{output_dir}: no {RESULTS_FILE} there. Give the OUTPUT_DIR of a finished test"
+        )
+    config = load_config(output_dir / CONFIG_FILE)
+    result = load_results(output_dir / RESULTS_FILE)
+    scores = load_scores(output_dir / SCORES_FILE)
+    clips, crops = (len(np.unique(column)) for column in scores.views.T)
+    plan = build.view_plan(config, num_clips=clips, num_crops=crops)
+    videos = build.build_videos(config, "test")
+    report = _write_report(
+        config, plan, result=result, scores=scores, videos=videos, folder=output_dir, notes=[]
+    )
+    logger.info("report: %s", report)
+
+
+def _write_report(
+    config: Config,
+    plan: ViewPlan,
+    *,
+    result: EvalResult,
+    scores: VideoScores,
+    videos: VideoList,
+    folder: Path,
+    notes: Sequence[str],
+) -> Path:
+    return write_report(
+        folder / REPORT_FILE,
+        result=result,
+        scores=scores,
+        class_names=videos.class_names,
+        thumbnails=_frames_of_hardest(config, plan, scores, videos),
+        config_text=config.to_yaml(),
+        title=f"{config.test.dataset}: {config.model.model_name}",
+        notes=[f"{build.clip_spec(config, config.test.dataset)}, {plan}", *notes],
+        history=_history(Path(config.output_dir)),
+    )
+
+
+def _frames_of_hardest(
+    config: Config, plan: ViewPlan, scores: VideoScores, videos: VideoList
+) -> Mapping[str, list[np.ndarray]]:
+    """The frames of the middle view of the videos that the model found hardest."""
+    wanted = {scores.video_ids[row] for row in hardest_videos(scores, NUM_HARDEST)}
+    frames = {}
+    for video in videos:
+        if video.video_id in wanted:
+            try:
+                frames[video.video_id] = build.frames_seen(config, video, plan)
+            except DecodeError as error:
+                logger.warning("no pictures in the report: %s", error)
+    return frames
+
+
+def _history(output_dir: Path) -> list[dict[str, Any]]:
+    return StatsLog(output_dir).read()
