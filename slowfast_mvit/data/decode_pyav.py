@@ -92,8 +92,12 @@ def _as_decode_errors(path: Path) -> Iterator[None]:
     except _LIBRARY_ERRORS as error:
         if isinstance(error, DecodeError):
             raise
-        reason = str(error) or type(error).__name__
-        raise DecodeError(f"{path}: the reader 'pyav' cannot read it ({reason})") from error
+        raise DecodeError(f"{path}: the reader 'pyav' cannot read it ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The library's words without the path, which our message already names."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 class PyavReader:
@@ -148,7 +152,8 @@ class PyavReader:
         except _LIBRARY_ERRORS as error:
             if isinstance(error, DecodeError):
                 raise
-            raise self._incomplete(images, wanted, f"then a packet is damaged ({error})") from error
+            reason = f"then a packet is damaged ({_reason(error)})"
+            raise self._incomplete(images, wanted, reason) from error
         if len(images) < len(wanted):
             raise self._incomplete(images, wanted, "then the file ended")
         return torch.stack([images[index] for index in indices])

@@ -18,8 +18,7 @@ def open_plain_file(path: Path) -> BinaryIO:
         DecodeError: when it is one of these, missing, empty or not permitted.
     """
     try:
-        # Without O_NONBLOCK the opening of a pipe that nobody writes to never returns.
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DecodeError(f"{path}: cannot be opened ({reason})") from error
@@ -29,6 +28,11 @@ def open_plain_file(path: Path) -> BinaryIO:
     file.close()
     what = "the file is empty" if stat.S_ISREG(status.st_mode) else "not a plain file"
     raise DecodeError(f"{path}: {what}")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opening a pipe that nobody writes to would otherwise never return."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
