@@ -17,7 +17,7 @@ _PUBLIC = {
     "create_model": "slowfast_mvit.models",
     "list_models": "slowfast_mvit.models",
     "load_weights": "slowfast_mvit.weights",
-    "predict": "slowfast_mvit.predict",
+    "predict": "slowfast_mvit.prediction",
 }
 
 __all__ = ["__version__", "errors", *_PUBLIC]

@@ -29,6 +29,7 @@ from slowfast_mvit.optim.params import build_optimizer as optimizer_over
 from slowfast_mvit.optim.params import parameter_groups
 from slowfast_mvit.optim.schedule import Schedule
 from slowfast_mvit.optim.schedule import build_schedule as schedule_of
+from slowfast_mvit.runtime.checkpoint import OUR_KEY
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
 from slowfast_mvit.weights import LoadReport, load_weights
@@ -380,7 +381,7 @@ def model_of_checkpoint(path: str | Path, config_file: str | Path | None = None)
         WeightsError: the file cannot be read or does not fit the config.
         ConfigError: the checkpoint holds no config and none is given.
     """
-    content = read_torch(path)
+    content = read_torch(path) if config_file is None else {}
     if config_file is not None:
         config = load_config(config_file)
     elif isinstance(content, dict) and isinstance(content.get("cfg"), str):
@@ -388,7 +389,6 @@ def model_of_checkpoint(path: str | Path, config_file: str | Path | None = None)
     else:
         raise ConfigError(f"{path}: holds no config. Name the one it was trained with (--cfg)")
     model = build_model(config)
-    load_weights(model, content, head="keep")
-    spec = content.get("slowfast_mvit", {}).get("input_spec") if isinstance(content, dict) else None
-    model.input_spec = spec or model.input_spec
+    load_weights(model, path, head="keep")
+    model.input_spec = content.get(OUR_KEY, {}).get("input_spec") or model.input_spec
     return model.eval()

@@ -85,7 +85,5 @@ def test_a_video_scored_twice_is_refused():
 
 
 def test_a_result_that_lost_a_video_is_refused():
-    with pytest.raises(
-        MissingViewsError, match=r"9 videos scored and 0 failed, but .* 10"
-    ):
+    with pytest.raises(MissingViewsError, match=r"9 videos scored and 0 failed, but .* 10"):
         EvalResult(50.0, 90.0, 9, 0, 10, 6, {}, "")

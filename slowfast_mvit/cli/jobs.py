@@ -19,7 +19,7 @@ from slowfast_mvit.engine.train import TrainSettings, train
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.evaluation.ensemble import ensemble
 from slowfast_mvit.models import MViT
-from slowfast_mvit.predict import predict
+from slowfast_mvit.prediction import predict
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
 from slowfast_mvit.runtime.distributed import pick_device
 from slowfast_mvit.runtime.log import progress, setup_logging
@@ -141,6 +141,7 @@ def predict_job(
 ) -> None:
     """Print the best classes of one video."""
     setup_logging()
+    logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)  # only the answer is wanted
     model = build.model_of_checkpoint(weights, config_file)
     for prediction in predict(model, video, top_k=top_k, num_clips=num_clips):
         print(f"{100 * prediction.prob:6.2f} %  {prediction.name}")

@@ -104,8 +104,8 @@ def _write_report(
         class_names=videos.class_names,
         thumbnails=_frames_of_hardest(config, plan, scores, videos),
         config_text=config.to_yaml(),
-        title=f"{config.test.dataset}: {config.model.model_name}",
-        notes=[f"{build.clip_spec(config, config.test.dataset)}, {plan}", *notes],
+        title=f"{folder.resolve().name}: test of {result.num_listed:,} videos",
+        notes=[f"{plan}, each clip {build.clip_spec(config, config.test.dataset)}", *notes],
         history=_history(Path(config.output_dir)),
     )
 

@@ -225,6 +225,6 @@ def _check_head(report: LoadReport) -> None:
     if lacking:
         raise WeightsError(
             f"{report.path}: its head does not fit: {lacking[0]}: {report.details[lacking[0]]}. "
-            "Nothing was loaded. Build the model with as many classes, or load with head='auto' "
-            "to train a new head"
+            "Nothing was loaded. Build the model with as many classes (MODEL.NUM_CLASSES), or load "
+            "with head='auto' to train a new head"
         )

@@ -1,0 +1,155 @@
+"""From keys to plain arguments: what PySlowFast's keys set up here."""
+
+import math
+
+import pytest
+import torch
+
+from slowfast_mvit import build
+from slowfast_mvit.config import load_config, shipped_configs
+from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.models import create_model, mvit_from_lists
+
+S = "Kinetics/MVITv2_S_16x4.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "num_params"),
+    [
+        ("Kinetics/MVITv2_S_16x4.yaml", 34_537_744),
+        ("Kinetics/MVITv2_B_32x3.yaml", 51_230_128),
+        ("Kinetics/MVITv2_L_40x3.yaml", 213_390_112),
+        ("Kinetics/MVIT_B_16x4_CONV.yaml", 36_610_672),
+        ("Kinetics/MVIT_B_32x3_CONV.yaml", 53_115_280),
+        ("SSv2/MVITv2_S_16x4.yaml", 34_363_950),
+        ("SSv2/MVITv2_B_32x3.yaml", 51_056_334),
+        ("SSv2/MVITv2_L_40x3.yaml", 213_129_534),
+    ],
+)
+def test_a_shipped_config_builds_the_published_model(name, num_params):
+    config = load_config(name)
+
+    with torch.device("meta"):
+        model = mvit_from_lists(**build.model_arguments(config))
+
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_params
+
+
+def test_a_config_and_a_name_build_the_same_model():
+    config = load_config(S)
+
+    with torch.device("meta"):
+        by_config = mvit_from_lists(**build.model_arguments(config))
+        by_name = create_model("mvitv2_s_16x4")
+
+    assert str(by_config) == str(by_name)
+
+
+def test_a_variant_fills_only_what_no_file_sets():
+    config = load_config(S, ["MVIT.POOL_KV_STRIDE_ADAPTIVE", "[1, 4, 4]"])
+
+    arguments = build.model_arguments(config)
+
+    assert arguments["pool_kv_stride_adaptive"] == (1, 4, 4)
+    assert arguments["depth"] == 16 and arguments["pool_q_stride"][1] == [1, 1, 2, 2]
+
+
+def test_strides_given_block_by_block_replace_those_of_the_variant():
+    rows = [[block, 1, 2, 2] for block in range(16)]
+    config = load_config(S, ["MVIT.POOL_KV_STRIDE", str(rows)])
+
+    assert build.model_arguments(config).get("pool_kv_stride_adaptive") is None
+
+
+def test_three_crops_are_cut_from_a_smaller_picture_than_one():
+    config = load_config(S)
+
+    one = build.view_plan(config, num_clips=5, num_crops=1)
+    three = build.view_plan(config, num_clips=5, num_crops=3)
+
+    assert (one.scale_px, one.crop_px) == (256, 224)
+    assert (three.scale_px, three.crop_px) == (224, 224)
+
+
+def test_segments_always_use_the_small_picture():
+    plan = build.view_plan(load_config("SSv2/MVITv2_S_16x4.yaml"), num_clips=1, num_crops=1)
+
+    assert plan.scale_px == plan.crop_px == 224
+
+
+@pytest.mark.parametrize(
+    ("overrides", "counts"),
+    [
+        (["TEST.NUM_ENSEMBLE_VIEWS", "5"], [5]),
+        (["TEST.NUM_ENSEMBLE_VIEWS", "-1"], [1, 3, 5, 7, 10]),
+        (["TEST.NUM_TEMPORAL_CLIPS", "[1, 4]"], [1, 4]),
+    ],
+)
+def test_several_numbers_of_clips_are_tested_one_after_another(overrides, counts):
+    plans = build.test_plans(load_config(S, overrides))
+
+    assert [plan.num_clips for plan in plans] == counts
+
+
+def test_reversed_channels_reverse_the_statistics_and_not_the_frames():
+    config = load_config("SSv2/MVITv2_L_40x3.yaml")
+
+    mean, std = build.channel_statistics(config)
+
+    assert mean == (0.406, 0.456, 0.485)
+    assert std == (0.225, 0.224, 0.229)
+
+
+def test_weight_decay_groups_have_the_published_sizes():
+    config = load_config(S)
+    with torch.device("meta"):
+        model = mvit_from_lists(**build.model_arguments(config))
+
+    groups = build.build_optimizer(config, model).param_groups
+
+    assert [len(group["params"]) for group in groups] == [166, 231]
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+
+
+def test_learning_rates_grow_with_the_nodes_only_where_the_config_says_so():
+    one = build.build_schedule(load_config(S))
+    four = build.build_schedule(load_config(S, ["NUM_SHARDS", "4"]))
+    fixed = build.build_schedule(
+        load_config(S, ["NUM_SHARDS", "4", "SOLVER.BASE_LR_SCALE_NUM_SHARDS", "False"])
+    )
+
+    for epoch in (0.0, 10.0, 30.0, 150.0):
+        assert math.isclose(four(epoch), 4 * one(epoch), rel_tol=1e-12)
+        assert fixed(epoch) == one(epoch)
+
+
+def test_a_flip_is_refused_where_it_changes_the_class():
+    config = load_config("SSv2/MVITv2_S_16x4.yaml", ["DATA.RANDOM_FLIP", "True"])
+
+    with pytest.raises(ConfigError, match=r"DATA\.RANDOM_FLIP"):
+        build.build_train_loader(config, videos=[])
+
+
+def test_every_shipped_recipe_has_an_objective_and_a_schedule():
+    for name in shipped_configs():
+        if name.endswith("recipe.yaml"):
+            continue
+        config = load_config(name)
+        assert build.build_schedule(config)(0.0) > 0
+        assert build.build_objective(config).loss is not None
+
+
+def test_training_inputs_are_normalised_and_targets_mixed():
+    from slowfast_mvit.randomness import generator
+    from slowfast_mvit.structures import ClipBatch
+
+    config = load_config(S, ["MODEL.NUM_CLASSES", "7", "AUG.RE_PROB", "0"])
+    pixels = torch.full((2, 2, 3, 4, 16, 16), 128, dtype=torch.uint8)
+    batch = ClipBatch(pixels, torch.tensor([1, 4]), ("a", "b"), torch.tensor([[0, 0], [0, 1]]))
+
+    inputs, targets = build.build_objective(config).prepare(batch, generator(0, 0, 0, 0))
+
+    expected = (128 / 255 - 0.45) / 0.225
+    torch.testing.assert_close(inputs, torch.full((4, 3, 4, 16, 16), expected))
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+    assert targets.shape == (4, 7)
