@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slowfast_mvit.errors import pick
@@ -36,24 +37,12 @@ def plain_attention(
     """
     p = num_prefix_tokens
     scores = (q * scale) @ k.transpose(-2, -1)  # (B, N, Lq, Lk)
-    grid_scores = scores[:, :, p:, p:].unflatten(3, k_thw)  # (B, N, Lq - P, kT, kH, kW)
     for axis, offset in enumerate(offsets):
         if offset is not None:
-            other_axes = [3 + other for other in range(3) if other != axis]
-            for other in other_axes:
-                offset = offset.unsqueeze(other)
-            grid_scores = grid_scores + offset
-    scores = _replace_grid(scores, grid_scores.flatten(3), p)
+            along_axis = [-1 if other == axis else 1 for other in range(3)]
+            grid = offset.unflatten(3, along_axis).expand(-1, -1, -1, *k_thw)
+            scores = scores + F.pad(grid.flatten(3), (p, 0, p, 0))
     return scores.softmax(dim=-1) @ v  # (B, N, Lq, D)
-
-
-def _replace_grid(scores: Tensor, grid_scores: Tensor, num_prefix_tokens: int) -> Tensor:
-    """Scores whose prefix rows and columns are those of the first, all else of the second."""
-    p = num_prefix_tokens
-    if p == 0:
-        return grid_scores
-    rows = torch.cat([scores[:, :, p:, :p], grid_scores], dim=3)
-    return torch.cat([scores[:, :, :p], rows], dim=2)
 
 
 ATTENTIONS: dict[str, Callable[..., Tensor]] = {
@@ -104,7 +93,7 @@ class MultiScaleAttention(nn.Module):
 
     Source: parameter names and table sizes (rounded down) are those of PySlowFast's module of this
     name, so its published weights load unchanged. Compared with torchvision's in
-    ``tests/models/test_attention.py``.
+    ``tests/models/test_against_torchvision.py``.
     """
 
     def __init__(
