@@ -17,7 +17,6 @@ from torch import Tensor
 
 THW = tuple[int, int, int]  # a token grid: (frames, rows, columns)
 
-
 _MEMORY_SIZE = 512  # tensors; a video model of any size needs fewer than 20 for each input size
 _memory: dict[tuple[object, ...], Tensor] = {}
 
@@ -119,8 +118,9 @@ def _one_hot_keys(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    positions = torch.cartesian_prod(*(torch.arange(length) for length in k_thw)).view(-1, 3)
+    lengths = [torch.arange(length, device=device) for length in k_thw]
+    positions = torch.cartesian_prod(*lengths)  # (T*H*W, 3)
     columns = [F.one_hot(positions[:, axis], k_thw[axis]) for axis in axes]
     keys = torch.cat(columns, dim=1)
     keys = F.pad(keys, (0, width - keys.shape[1], num_prefix_tokens, 0))
-    return keys.to(device=device, dtype=dtype)
+    return keys.to(dtype)

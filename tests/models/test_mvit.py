@@ -127,6 +127,16 @@ def test_training_works_after_inference_mode():
     torch.testing.assert_close(actual, expected)
 
 
+def test_the_default_device_does_not_matter():
+    model = fill(small(input_size=(4, 40, 40)).eval())  # a size that no other test uses
+    pixels = torch.randn(1, 3, 4, 40, 40)
+
+    with torch.device("meta"):
+        actual = model(pixels)
+
+    assert torch.equal(actual, model(pixels))
+
+
 def test_a_copy_of_a_used_model_gives_the_same():
     model = fill(small().eval())
     pixels = torch.randn(1, 3, 4, 64, 64)
