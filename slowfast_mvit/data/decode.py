@@ -30,7 +30,10 @@ from slowfast_mvit.structures import VideoReader
 # Frames that were cut out of a video: PySlowFast's lists for Something-Something v2 use this rate.
 FRAME_FOLDER_FPS = 30.0
 
-MAX_IMAGE_PIXELS = 100_000_000
+MAX_IMAGE_PIXELS = 80_000_000
+
+# Without this PIL would look inside, and run a program for what turns out to be PostScript.
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 READERS: dict[str, Callable[[Path], AbstractContextManager[VideoReader]]] = {"pyav": open_pyav}
 
@@ -85,7 +88,10 @@ class FrameFolderReader:
     @classmethod
     def of_folder(cls, folder: Path) -> FrameFolderReader:
         """All images of a folder, ``img_2.jpg`` before ``img_10.jpg``."""
-        images = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        try:
+            images = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        except OSError as error:
+            raise DecodeError(f"{folder}: cannot be opened ({error.strerror})") from error
         return cls(sorted(images, key=_natural_order), folder)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
@@ -119,10 +125,10 @@ def read_image(path: Path) -> Tensor:
     """An image, turned upright, as uint8 RGB (H, W, 3).
 
     Raises:
-        DecodeError: when it is missing, broken or larger than 100 million pixels.
+        DecodeError: when it is missing, broken or larger than 80 million pixels.
     """
     try:
-        with open_plain_file(path) as file, Image.open(file) as image:
+        with open_plain_file(path) as file, Image.open(file, formats=_IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise DecodeError(f"{path}: {width} x {height} pixels are more than are accepted")

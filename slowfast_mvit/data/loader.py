@@ -64,6 +64,7 @@ class Loader:
             persistent_workers=num_workers > 0,
             multiprocessing_context=start_method if num_workers > 0 else None,
             timeout=timeout_s if num_workers > 0 else 0,
+            generator=torch.Generator(),  # or each epoch would draw from the global one
         )
 
     def __len__(self) -> int:
@@ -78,19 +79,26 @@ class Loader:
             DecodeError: a worker died or gave nothing for ``timeout_s``.
         """
         self._keys.batches = self._batches(epoch)[start_step:]
+        num_given = 0
         try:
             for batch in self._loader:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
+                num_given += 1
         except RuntimeError as error:
-            if "DataLoader" not in str(error):
+            if not str(error).startswith("DataLoader"):
                 raise
-            raise DecodeError(
-                f"a worker that reads videos died, or gave nothing for {self._timeout_s:g} s "
-                f"({error}). If memory ran out, lower DATA_LOADER.NUM_WORKERS; with 0 the video "
-                "that did it shows in the traceback"
-            ) from error
+            raise self._lost_worker(num_given, error) from error
+
+    def _lost_worker(self, num_given: int, error: RuntimeError) -> DecodeError:
+        keys = self._keys.batches[num_given]
+        names = ", ".join(self.dataset.videos[key.index].video_id for key in keys[:8])
+        return DecodeError(
+            f"a worker that reads videos died, or gave nothing for {self._timeout_s:g} s "
+            f"({error}). The batch waited for starts with {names}. If memory ran out, lower "
+            "DATA_LOADER.NUM_WORKERS; if a video brings its reader down, drop it from the list"
+        )
 
 
 def train_loader(

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from slowfast_mvit.errors import ConfigError
@@ -143,12 +144,12 @@ def _factor(level: float, increasing: bool, rng: Draws) -> float:
 
 def auto_contrast(clip: Tensor, argument: float, interpolation: str) -> Tensor:
     """Stretch each channel of each frame to 0 to 255."""
-    low = clip.amin(dim=(-2, -1), keepdim=True).double()
-    high = clip.amax(dim=(-2, -1), keepdim=True).double()
+    low = clip.amin(dim=(-2, -1)).flatten().double().unsqueeze(1)  # (T*3, 1)
+    high = clip.amax(dim=(-2, -1)).flatten().double().unsqueeze(1)
+    levels = torch.arange(256, dtype=torch.float64)
     scale = 255.0 / (high - low)
-    flat = high <= low
-    scale, shift = scale.masked_fill(flat, 1.0), (-low * scale).masked_fill(flat, 0.0)
-    return (clip * scale + shift).clamp(0, 255).to(torch.uint8)
+    table = torch.where(high > low, levels * scale - low * scale, levels)
+    return _look_up(table, clip)
 
 
 def equalize(clip: Tensor, argument: float, interpolation: str) -> Tensor:
@@ -160,8 +161,13 @@ def equalize(clip: Tensor, argument: float, interpolation: str) -> Tensor:
     step = (channels.shape[1] - counts.gather(1, greatest)) // 255
     before = counts.cumsum(dim=1) - counts
     table = (step // 2 + before) // step.clamp(min=1)
-    table = torch.where(step == 0, torch.arange(256), table).clamp(max=255)
-    return table.gather(1, channels).to(torch.uint8).view(clip.shape)
+    return _look_up(torch.where(step == 0, torch.arange(256), table), clip)
+
+
+def _look_up(table: Tensor, clip: Tensor) -> Tensor:
+    """Replace each level of each channel of each frame by its entry in ``table`` (T*3, 256)."""
+    channels = clip.flatten(0, 1).flatten(1).long()
+    return table.clamp(0, 255).to(torch.uint8).gather(1, channels).view(clip.shape)
 
 
 def invert(clip: Tensor, argument: float, interpolation: str) -> Tensor:
@@ -267,28 +273,29 @@ def affine(clip: Tensor, matrix: Affine, interpolation: str) -> Tensor:
     )
     from_x, from_y = (a * x + b * y + c).flatten(), (d * x + e * y + f).flatten()
     outside = (from_x < 0) | (from_x >= width) | (from_y < 0) | (from_y >= height)
-    columns = _taps(from_x - 0.5, width, interpolation)
-    rows = _taps(from_y - 0.5, height, interpolation)
-    pixels = clip.flatten(0, 1).flatten(1)  # (T*3, H*W)
-    fetched = torch.zeros(pixels.shape)
-    for row, row_weight in rows:
-        for column, column_weight in columns:
-            weight = (row_weight * column_weight).float()
-            fetched += weight * pixels.index_select(1, row * width + column)
+    columns, column_weights = _taps(from_x - 0.5, width, interpolation)
+    rows, row_weights = _taps(from_y - 0.5, height, interpolation)
+    neighbours = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1)  # (H*W, taps)
+    weights = (row_weights.unsqueeze(2) * column_weights.unsqueeze(1)).flatten(1)
+    # A weighted sum of a few rows of a table: what embedding_bag does, and does quickly.
+    pixels = clip.permute(2, 3, 0, 1).reshape(height * width, -1).float()  # (H*W, T*3)
+    fetched = F.embedding_bag(neighbours, pixels, mode="sum", per_sample_weights=weights.float())
     fetched = fetched.add_(_JUST_BELOW).clamp_(0, 255).to(torch.uint8)
-    return fetched.masked_fill_(outside, _FILL).view(clip.shape)
+    fetched.masked_fill_(outside.unsqueeze(1), _FILL)
+    return fetched.view(height, width, -1, 3).permute(2, 3, 0, 1).contiguous()
 
 
-def _taps(positions: Tensor, size: int, interpolation: str) -> list[tuple[Tensor, Tensor]]:
-    """The neighbours (index, weight) of each position along an axis, without those of weight 0."""
+def _taps(positions: Tensor, size: int, interpolation: str) -> tuple[Tensor, Tensor]:
+    """The neighbours of each position along an axis, and their weights: both (positions, taps).
+
+    A neighbour that has no weight anywhere is left out: a shear moves along one axis only.
+    """
     first = positions.floor()
     offset, kernel = KERNELS[interpolation]
     weights = kernel(positions - first)
-    return [
-        ((first.long() + offset + number).clamp(0, size - 1), weight)
-        for number, weight in enumerate(weights)
-        if weight.any()
-    ]
+    used = [number for number, weight in enumerate(weights) if weight.any()]
+    neighbours = [(first.int() + offset + number).clamp(0, size - 1) for number in used]
+    return torch.stack(neighbours, dim=1), torch.stack([weights[number] for number in used], dim=1)
 
 
 def _linear_weights(d: Tensor) -> list[Tensor]:

@@ -264,6 +264,19 @@ def test_a_frame_of_another_size_is_scaled_to_the_first(tmp_path):
     assert frames.shape[1:] == (48, 64, 3)
 
 
+def test_frames_that_grow_too_large_in_mid_stream_are_refused(tmp_path, monkeypatch):
+    small, large = (
+        write_video(tmp_path / "a.ts", 8),
+        write_video(tmp_path / "b.ts", 8, size=(96, 128)),
+    )
+    path = tmp_path / "both.ts"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    monkeypatch.setattr(decode_pyav, "MAX_PIXELS", 48 * 64)
+
+    with pytest.raises(DecodeError), open_reader(path):
+        pass
+
+
 def test_files_are_closed_again(tmp_path):
     path = write_video(tmp_path / "a.mp4", 3)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
@@ -345,6 +358,14 @@ def test_an_image_is_a_video_of_one_frame(tmp_path, mode):
 
     expected = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
     assert torch.equal(frames, torch.stack([expected, expected]))
+
+
+def test_an_image_in_a_format_that_runs_programs_is_refused(tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+
+    with pytest.raises(DecodeError, match="not a readable image"), open_reader(tmp_path / "a.jpg"):
+        pass
 
 
 def test_an_image_is_turned_upright(tmp_path):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import random
 import signal
+import time
 
+import numpy as np
 import pytest
 import torch
 from videos import write_video
@@ -186,5 +189,50 @@ def test_a_killed_worker_is_an_error_and_no_hang(folder):
     dataset = TrainVideos(videos(folder), CLIP, transform=KillsItsWorker())
     loader = train_loader(dataset, batch_size=2, seed=0, num_workers=1)
 
-    with pytest.raises(DecodeError, match="a worker that reads videos died"):
+    with pytest.raises(DecodeError, match="a worker that reads videos died") as caught:
         list(loader.epoch(0))
+
+    assert "The batch waited for starts with " in str(caught.value)
+    assert ".mp4" in str(caught.value)
+
+
+class Stuck:
+    """A transform that behaves as a decoder that never returns."""
+
+    def __call__(self, frames, rng):
+        time.sleep(60)
+
+
+def test_a_stuck_worker_is_an_error_after_the_time_limit(folder):
+    dataset = TrainVideos(videos(folder), CLIP, transform=Stuck())
+    loader = train_loader(dataset, batch_size=2, seed=0, num_workers=1, timeout_s=1)
+
+    with pytest.raises(DecodeError, match="gave nothing for 1 s"):
+        list(loader.epoch(0))
+
+
+class Broken:
+    """A transform with a mistake of ours in it."""
+
+    def __call__(self, frames, rng):
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_our_own_mistakes_are_not_taken_for_lost_workers(folder, num_workers):
+    dataset = TrainVideos(videos(folder), CLIP, transform=Broken())
+    loader = train_loader(dataset, batch_size=2, seed=0, num_workers=num_workers)
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(loader.epoch(0))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_reading_draws_nothing_from_the_global_generators(folder, num_workers):
+    before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
+
+    list(train(folder, num_workers=num_workers).epoch(0))
+    list(evaluate(folder, num_workers=num_workers).epoch(0))
+
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), repr(np.random.get_state())) == before[1:]
