@@ -11,7 +11,6 @@ that nobody finds the second typing error an epoch after the first.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import re
@@ -142,11 +141,14 @@ def read_csv(source: ListSource) -> VideoList:
         ListError: all problems of the list at once.
     """
     file = find_split(source, suffix=".csv")
-    rows, problems = _rows(file, source.separator)
     paths, labels, lines = [], [], []
-    for line, fields in rows:
+    problems = []
+    for line, text in _lines(file):
+        fields, problem = _fields(text, source.separator)
+        if line == 1 and _is_header(fields):
+            continue
         path, label = fields[0].strip(), fields[-1].strip() if len(fields) > 1 else "0"
-        problem = _row_problem(fields, path, label, source)
+        problem = problem or _row_problem(fields, path, label, source)
         if problem:
             problems.append((line, problem))
         else:
@@ -162,38 +164,29 @@ def read_csv(source: ListSource) -> VideoList:
     return VideoList(paths, labels, folder=folder, source=file)
 
 
-def _rows(file: Path, separator: str) -> tuple[list[tuple[int, list[str]]], list[tuple[int, str]]]:
-    """The fields of each line with its number, and the problems of the text itself."""
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        with open(file, encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
         raise ListError(f"{file}: not a text in UTF-8 ({error.reason}). Save it as UTF-8") from None
-    rows, problems = [], []
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        line = line.rstrip("\n")
-        if not line.strip():
-            continue
-        if "\0" in line:
-            problems.append((number, "holds a NUL character"))
-            continue
-        try:
-            fields = _fields(line, separator)
-        except csv.Error as error:
-            problems.append((number, f"the quotes do not fit: {error}"))
-            continue
-        if number == 1 and _is_header(fields):
-            continue
-        rows.append((number, fields))
-    return rows, problems
 
 
-def _fields(line: str, separator: str) -> list[str]:
+def _fields(line: str, separator: str) -> tuple[list[str], str | None]:
+    """The fields of a line, at least one, and what is wrong with its quotes."""
     separator = "\t" if "\t" in line else separator
-    if len(separator) != 1:  # PySlowFast allows any text; such lines cannot be quoted
-        return line.strip().split(separator)
-    line = line.strip(" ")
-    fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True))
-    return [field for field in fields if field] if separator == " " else fields
+    if '"' not in line or len(separator) != 1:  # PySlowFast allows any text as separator
+        fields = line.strip(" ").split(separator)
+    else:
+        try:
+            row = [line.strip(" ")]
+            fields = next(csv.reader(row, delimiter=separator, skipinitialspace=True, strict=True))
+        except csv.Error as error:
+            return [line], f"the quotes do not fit: {error}"
+    return ([field for field in fields if field] if separator == " " else fields), None
 
 
 def _is_header(fields: list[str]) -> bool:

@@ -95,6 +95,19 @@ def test_a_path_with_one_space_is_not_taken_for_three_fields(tmp_path):
         read(tmp_path)
 
 
+def test_quotes_that_do_not_fit_are_a_problem_of_their_line(tmp_path):
+    write_list(tmp_path, '"a.mp4" 0\n"b.mp4 1\n')
+
+    with pytest.raises(ListError, match="line 2: the quotes do not fit"):
+        read(tmp_path)
+
+
+def test_a_separator_may_be_any_text(tmp_path):
+    assert pairs(read(write_list(tmp_path, "my clip.mp4::1\n"), separator="::")) == [
+        ("my clip.mp4", 1)
+    ]
+
+
 def test_a_wrong_separator_is_noticed(tmp_path):
     write_list(tmp_path, "a.mp4,1\n")
 
