@@ -83,7 +83,10 @@ class Loader:
         try:
             for batch in self._loader:
                 if isinstance(batch, UserError):
-                    raise batch
+                    try:
+                        raise batch
+                    finally:
+                        del batch  # this frame would keep itself alive, and the workers with it
                 yield batch
                 num_given += 1
         except RuntimeError as error:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from videos import picture, sequential_frames, write_video
+from videos import REAL_VIDEOS, picture, sequential_frames, write_video
 
 from slowfast_mvit.data import dataset as dataset_room
+from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.data.dataset import EvalVideos, ItemKey, TrainVideos, read_clips
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.sampling import eval_indices
@@ -184,3 +185,20 @@ def test_single_images_are_clips_of_one_frame(folder):
 
     expected = picture(0)[:, 8:56].transpose(2, 0, 1)
     assert np.array_equal(item.pixels[0, :, 0].numpy(), expected)
+
+
+@pytest.mark.skipif(
+    not (REAL_VIDEOS / "edge_cases/good").is_dir(), reason="the real clips are not on this machine"
+)
+@pytest.mark.parametrize("policy", ["interval", "segments"])
+def test_odd_real_files_go_through_a_list_and_a_test(tmp_path, policy):
+    files = sorted((REAL_VIDEOS / "edge_cases/good").iterdir())
+    (tmp_path / "val.csv").write_text("".join(f"{file.name}\t0\n" for file in files))
+    listed = open_list("kinetics", "test", data_dir=tmp_path, path_prefix=str(files[0].parent))
+    clip = ClipSpec(num_frames=4, sampling_rate=4, policy=policy)
+
+    tested = EvalVideos(listed, clip, PLAN)
+    items = [tested[ItemKey(0, index, index)] for index in range(len(files))]
+
+    assert [item.failures for item in items] == [()] * len(files)
+    assert [item.record.video_id for item in items] == [file.name for file in files]
