@@ -1,6 +1,8 @@
 """From keys to plain arguments: what PySlowFast's keys set up here."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from slowfast_mvit.config import load_config, shipped_configs
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import create_model, mvit_from_lists
 
+GOLDEN = json.loads((Path(__file__).parent / "reference" / "mvit_small_models.json").read_text())
 S = "Kinetics/MVITv2_S_16x4.yaml"
 
 
@@ -153,3 +156,30 @@ def test_training_inputs_are_normalised_and_targets_mixed():
     torch.testing.assert_close(inputs, torch.full((4, 3, 4, 16, 16), expected))
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
     assert targets.shape == (4, 7)
+
+
+@pytest.mark.parametrize("case", sorted(GOLDEN["cases"]))
+def test_pyslowfasts_keys_build_pyslowfasts_model(case):
+    keys = {**GOLDEN["base"], **GOLDEN["cases"][case]["overrides"]}
+    words = [word for key, value in keys.items() for word in (key, str(value))]
+    config = load_config(None, words)
+
+    model = build.build_model(config)
+
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == GOLDEN["cases"][case]["state_dict_shapes"]
+    assert list(shapes) == list(GOLDEN["cases"][case]["state_dict_shapes"])
+    assert model.input_spec["num_frames"] == keys["DATA.NUM_FRAMES"]
+
+
+def test_validation_sees_the_middle_of_the_video(tiny_config, motion_data):
+    config = load_config(tiny_config, ["DATA.USE_OFFSET_SAMPLING", "False"])
+    videos = build.build_videos(config, "val")
+    batch = next(build.build_val_loader(config, videos).epoch(0))
+    middle = build.view_plan(config, num_clips=3, num_crops=1)
+    offset = load_config(tiny_config, ["DATA.USE_OFFSET_SAMPLING", "True"])
+
+    frames = build.frames_seen(offset, videos[0], middle)  # of the second clip of three
+
+    for shown, frame in zip(batch.pixels[0, 0].unbind(1), frames, strict=True):
+        assert (shown.permute(1, 2, 0).numpy() == frame).all()

@@ -103,12 +103,18 @@ def ranges_run_upwards(config: Config) -> Iterator[Fault]:
 
 
 def crops_fit_the_picture(config: Config) -> Iterator[Fault]:
-    """SSv2 and three-crop testing scale to the crop itself; so do single images."""
+    """A crop cannot be larger than the picture it is cut from.
+
+    Only where the scales are given and used: random resized crops, SSv2, three-crop testing and
+    single images scale to the crop itself, and a model may be built without saying how pictures
+    are scaled.
+    """
     data, low = config.data, config.data.train_jitter_scales[0]
-    if config.mvit.patch_2d:
+    if config.mvit.patch_2d or not config.is_set("DATA.TRAIN_JITTER_SCALES"):
         return
     words = "must not be above the first of DATA.TRAIN_JITTER_SCALES, {}, got {}"
-    if config.train.enable and data.train_crop_size > low:
+    random_crop = not data.train_jitter_scales_relative
+    if config.train.enable and random_crop and data.train_crop_size > low:
         yield (
             ("DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
             words.format(low, data.train_crop_size),

@@ -34,7 +34,7 @@ FAULTS = {
         "DATA.TRAIN_JITTER_SCALES: expected two numbers, from and to, got [320, 256]",
     ),
     "crops_fit_the_picture": (
-        ["DATA.TRAIN_CROP_SIZE=288"],
+        ["DATA.TRAIN_JITTER_SCALES=[256, 320]", "DATA.TRAIN_CROP_SIZE=288"],
         "DATA.TRAIN_CROP_SIZE: must not be above the first of DATA.TRAIN_JITTER_SCALES, 256",
     ),
     "views_are_counted": (
@@ -113,7 +113,14 @@ def test_keys_that_are_not_read_do_not_contradict(overrides):
         ([STEPS, "SOLVER.STEPS=[5]", "SOLVER.LRS=[1]"], "must begin with epoch 0, got [5]"),
         ([STEPS, "SOLVER.STEPS=[0, 4, 2]", "SOLVER.LRS=[1, 1, 1]"], "must rise"),
         (["DATA.TRAIN_JITTER_SCALES_RELATIVE=[0.1, 1]"], "or neither"),
-        (["DATA.TEST_CROP_SIZE=288", "TEST.NUM_SPATIAL_CROPS=1"], "DATA.TEST_CROP_SIZE: must not"),
+        (
+            [
+                "DATA.TRAIN_JITTER_SCALES=[256, 320]",
+                "DATA.TEST_CROP_SIZE=288",
+                "TEST.NUM_SPATIAL_CROPS=1",
+            ],
+            "DATA.TEST_CROP_SIZE: must not",
+        ),
         (["SOLVER.MAX_EPOCH=3", "SOLVER.WARMUP_EPOCHS=3", "SOLVER.COSINE_AFTER_WARMUP=True"], "no"),
         (["MVIT.DIM_MUL=[[1, 0]]"], "MVIT.DIM_MUL: strides and factors must be above 0"),
     ],

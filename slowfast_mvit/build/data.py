@@ -1,0 +1,158 @@
+"""Lists, loaders and view plans that the ``DATA``, ``AUG`` and ``TEST`` keys describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from slowfast_mvit.config import Config
+from slowfast_mvit.data import catalog
+from slowfast_mvit.data.dataset import EvalVideos, TrainVideos, read_clips, views_of_clips
+from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.loader import Loader, eval_loader, train_loader
+from slowfast_mvit.data.transforms import TrainTransform, normalise
+from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
+
+CLIP_COUNTS_OF_MINUS_1 = (1, 3, 5, 7, 10)  # what PySlowFast tests for NUM_ENSEMBLE_VIEWS -1
+
+
+def build_videos(config: Config, split: str) -> VideoList:
+    """The list of a split, "train", "val" or "test", read and checked."""
+    return catalog.open_list(
+        _dataset_name(config, split),
+        split,
+        data_dir=config.data.path_to_data_dir,
+        path_prefix=config.data.path_prefix,
+        separator=config.data.path_label_separator,
+        num_classes=config.model.num_classes,
+        class_names_path=config.data.class_names_path,
+    )
+
+
+def _dataset_name(config: Config, split: str) -> str:
+    return config.test.dataset if split == "test" else config.train.dataset
+
+
+def clip_spec(config: Config, dataset: str) -> ClipSpec:
+    """Which frames make a clip of this data set."""
+    return ClipSpec(
+        num_frames=config.data.num_frames,
+        sampling_rate=config.data.sampling_rate,
+        target_fps=config.data.target_fps,
+        policy=catalog.find_dataset(dataset).policy,
+        jitter_fps=config.data.train_jitter_fps,
+        offset_sampling=config.data.use_offset_sampling,
+    )
+
+
+def view_plan(config: Config, *, num_clips: int, num_crops: int) -> ViewPlan:
+    """The views of a test. As in PySlowFast, three crops are cut from a picture as small as they
+    allow, and so is every crop of the "segments" policy; a single crop from a larger one."""
+    segments = catalog.find_dataset(config.test.dataset).policy == "segments"
+    crop_px = config.data.test_crop_size
+    small = segments or num_crops == 3
+    scale_px = crop_px if small else max(config.data.train_jitter_scales[0], crop_px)
+    return ViewPlan(num_clips=num_clips, num_crops=num_crops, scale_px=scale_px, crop_px=crop_px)
+
+
+def test_plans(config: Config) -> list[ViewPlan]:
+    """The view plans that a test runs through, one after another."""
+    counts = config.test.num_temporal_clips or (config.test.num_ensemble_views,)
+    if counts == (-1,):
+        counts = CLIP_COUNTS_OF_MINUS_1
+    crops = config.test.num_spatial_crops
+    return [view_plan(config, num_clips=count, num_crops=crops) for count in counts]
+
+
+def build_train_loader(config: Config, videos: VideoList) -> Loader:
+    """The training batches: ``AUG.NUM_SAMPLE`` augmented views of each video."""
+    catalog.check_flip(config.train.dataset, config.data.random_flip)
+    data, aug = config.data, config.aug
+    transform = TrainTransform(
+        crop_px=data.train_crop_size,
+        scales_px=data.train_jitter_scales,
+        inverse_scales=data.inv_uniform_sample,
+        area_range=data.train_jitter_scales_relative,
+        aspect_range=data.train_jitter_aspect_relative,
+        flip=data.random_flip,
+        randaugment=aug.aa_type if aug.enable else "",
+        interpolation=aug.interpolation,
+    )
+    dataset = TrainVideos(
+        videos,
+        clip_spec(config, config.train.dataset),
+        transform=transform,
+        num_views=aug.num_sample,
+        seed=config.rng_seed,
+        backend=data.decoding_backend,
+    )
+    return train_loader(
+        dataset,
+        batch_size=config.train.batch_size,
+        seed=config.rng_seed,
+        num_workers=config.data_loader.num_workers,
+        pin_memory=config.data_loader.pin_memory,
+    )
+
+
+def build_val_loader(config: Config, videos: VideoList) -> Loader:
+    """The centre view of each video, in the order of the list."""
+    data = config.data
+    scale_px = max(data.train_jitter_scales[0], data.train_crop_size)
+    plan = ViewPlan(num_clips=1, num_crops=1, scale_px=scale_px, crop_px=data.train_crop_size)
+    # Offset sampling puts a single clip into the middle; without it, it would be the first.
+    clip = replace(clip_spec(config, config.train.dataset), offset_sampling=True)
+    return _eval_loader(config, videos, clip, plan, config.train.batch_size)
+
+
+def build_test_loader(config: Config, videos: VideoList, plan: ViewPlan) -> Loader:
+    """Every view of each video, in the order of the list; a video is decoded once.
+
+    A batch holds as many videos as fill a forward pass of ``TEST.BATCH_SIZE`` views.
+    """
+    num_videos = max(config.test.batch_size // plan.num_views, 1)
+    clip = clip_spec(config, config.test.dataset)
+    return _eval_loader(config, videos, clip, plan, num_videos)
+
+
+def _eval_loader(
+    config: Config, videos: VideoList, clip: ClipSpec, plan: ViewPlan, batch_size: int
+) -> Loader:
+    views = EvalVideos(videos, clip, plan, backend=config.data.decoding_backend)
+    return eval_loader(
+        views,
+        batch_size=batch_size,
+        num_workers=config.data_loader.num_workers,
+        pin_memory=config.data_loader.pin_memory,
+    )
+
+
+def frames_seen(config: Config, video: VideoRecord, plan: ViewPlan) -> list[np.ndarray]:
+    """The frames of the middle view of a test video as the model sees them: T of (S, S, 3) uint8.
+
+    Raises:
+        DecodeError: the video cannot be read.
+    """
+    spec = clip_spec(config, config.test.dataset)
+    clips = read_clips(video, spec, plan.num_clips, backend=config.data.decoding_backend)
+    view = views_of_clips(clips, plan)[plan.num_views // 2]  # (3, T, S, S)
+    return list(view.permute(1, 2, 3, 0).numpy())
+
+
+def prepare_views(config: Config) -> Callable[[ClipBatch], Tensor]:
+    """Normalisation on the device: a batch -> (B*V, 3, T, S, S) float32."""
+    mean, std = channel_statistics(config)
+    return lambda batch: normalise(batch.pixels, mean, std)
+
+
+def channel_statistics(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation for R, G and B.
+
+    With ``REVERSE_INPUT_CHANNEL`` in reverse order: PySlowFast read frames as BGR, normalised them
+    so, and then turned the channels round, so that red got the numbers meant for blue.
+    """
+    step = -1 if config.data.reverse_input_channel else 1
+    return config.data.mean[::step], config.data.std[::step]
