@@ -5,6 +5,10 @@ python tools/run_net.py --cfg configs/Kinetics/MVITv2_S_16x4.yaml DATA.PATH_TO_D
 """
 
 import sys
+from pathlib import Path
+
+# The code beside this file, installed or not, and not another version that may be installed too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from slowfast_mvit.cli import run_net
 
