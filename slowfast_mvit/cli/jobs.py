@@ -29,8 +29,6 @@ from slowfast_mvit.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
-DEMO_NUM_TRAIN, DEMO_NUM_VAL = 960, 200
-
 
 def train_job(config: Config) -> None:
     """Train, resuming where the run stopped; validate on the way."""
@@ -151,7 +149,7 @@ def make_demo_data(config: Config) -> None:
     """Write the motion videos where the demo's config looks for them."""
     setup_logging()
     folder = Path(config.data.path_to_data_dir)
-    write_motion_dataset(folder, num_train=DEMO_NUM_TRAIN, num_val=DEMO_NUM_VAL)
+    write_motion_dataset(folder)
 
 
 def _start(config: Config) -> Path:
