@@ -46,6 +46,7 @@ def train_job(config: Config) -> None:
     model.to(device)
     objective = build.build_objective(config)
     _tell_plan(config, device, model, loader, videos, val_videos)
+    _write_config(config, output_dir)
 
     train(
         model,
@@ -83,6 +84,7 @@ def test_job(config: Config) -> None:
     model = build.build_model(config)
     weights = _load_test_weights(config, output_dir, model)
     model.to(device)
+    _write_config(config, output_dir)
 
     plans = build.test_plans(config)
     for plan in plans:
@@ -153,7 +155,7 @@ def make_demo_data(config: Config) -> None:
 
 
 def _start(config: Config) -> Path:
-    """Open the log of the run and write the resolved config beside its checkpoints."""
+    """Open the log of the run."""
     if config.num_shards > 1:
         raise ConfigError(
             f"NUM_SHARDS is {config.num_shards}: several nodes need a process group, and this "
@@ -161,8 +163,13 @@ def _start(config: Config) -> Path:
         )
     output_dir = Path(config.output_dir)
     setup_logging(output_dir)
-    write_text_atomically(output_dir / CONFIG_FILE, config.to_yaml())
     return output_dir
+
+
+def _write_config(config: Config, output_dir: Path) -> None:
+    """Write the resolved config beside the checkpoints; last, so that a typing error in the data
+    or the weights does not replace that of a finished run."""
+    write_text_atomically(output_dir / CONFIG_FILE, config.to_yaml())
 
 
 def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | None:

@@ -100,6 +100,14 @@ def test_a_wrong_word_anywhere_gives_one_message_and_status_2(tiny_config, capsy
         assert "Traceback" not in printed
 
 
+def test_a_mistake_leaves_the_config_of_a_finished_run_alone(trained, tiny_config):
+    before = (trained / "config.yaml").read_text()
+
+    assert main(["test", "--cfg", str(tiny_config), "DATA.PATH_TO_DATA_DIR", "nowhere"]) == 2
+
+    assert (trained / "config.yaml").read_text() == before
+
+
 def test_every_problem_of_a_config_is_told_at_once(tiny_config, capsys):
     words = ["MVIT.DEPHT", "3", "SOLVER.BASE_LR", "fast", "SOLVER.LR_POLICY", "cosin"]
 
