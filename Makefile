@@ -33,5 +33,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev runs/demo/report.html
 	$(BIN)/python benchmarks/motion.py --quick
+
+runs/demo/report.html:
+	$(MAKE) demo
