@@ -40,11 +40,14 @@ def test_logits_and_gradients_are_those_of_torchvision(name, attention, monkeypa
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     pixels, labels = torch.randn(1, 3, *INPUT_SIZE), torch.tensor([3])
 
-    expected, actual = theirs(pixels), ours(pixels)
-    F.cross_entropy(expected, labels).backward()
-    F.cross_entropy(actual, labels).backward()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixels), theirs(pixels), rtol=0, atol=1e-5)
+    # Gradients in float64: in float32 two tokens of a max pooling may be so close that rounding
+    # decides which of them gets the whole gradient.
+    theirs, ours, pixels = theirs.double(), ours.double(), pixels.double()
+    F.cross_entropy(theirs(pixels), labels).backward()
+    F.cross_entropy(ours(pixels), labels).backward()
 
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     their_gradients = from_torchvision({n: p.grad for n, p in theirs.named_parameters()})
     for parameter_name, parameter in ours.named_parameters():
         gradient = their_gradients[parameter_name]
