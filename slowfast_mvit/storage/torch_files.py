@@ -1,52 +1,21 @@
-"""Files that are wholly there or not at all: atomic writing, and safe reading of checkpoints."""
+"""Files of tensors: written atomically, read without running what they may hold."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.storage.atomic import write_atomically
+from slowfast_mvit.storage.remote import local_copy
 
 # How torch names what a file would have had to run or to build.
 _REFUSED = re.compile(r"(?:GLOBAL|class|function) [\w.]+")
-
-
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
-    """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
-
-    Args:
-        path: where the file goes; its folder is made.
-        write: called with a binary file to fill.
-
-    Returns:
-        The path written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot and no "checkpoint": PySlowFast resumes from whatever holds that word.
-    temporary = path.parent / f".tmp-{os.getpid()}-{path.name.replace('checkpoint', 'ckpt')}"
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return path
-
-
-def write_text_atomically(path: str | Path, text: str) -> Path:
-    """``write_atomically`` for a text, in UTF-8."""
-    return write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def save_torch(path: str | Path, content: dict[str, Any]) -> Path:
@@ -61,10 +30,11 @@ def read_torch(path: str | Path) -> Any:
     wrong weights from a damaged file without a word.
 
     Raises:
+        UserError: a remote file cannot be fetched.
         WeightsError: when the file is missing, damaged, not a PyTorch file, or holds objects that
             would need to run code to be loaded.
     """
-    path = Path(path)
+    path = local_copy(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise WeightsError(f"{path}: {what}. Give the path of a checkpoint file (.pyth)")
@@ -97,13 +67,3 @@ def _check_zip(path: Path) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

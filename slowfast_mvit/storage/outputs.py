@@ -1,0 +1,165 @@
+"""An ``OUTPUT_DIR`` that lies elsewhere: a local folder whose files are sent there as they change.
+
+Loops and reports write to a folder of this machine and know nothing of it. Each file that is
+written atomically takes with it whatever has changed since (logs grow line by line), so that after
+a crash the remote folder holds all that was finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from slowfast_mvit.errors import UserError
+from slowfast_mvit.storage.remote import is_remote, path_manager, require_handler
+
+_log = logging.getLogger(__name__)
+
+_CHECKPOINT_FOLDER = "checkpoints"
+_NUM_FETCHED_CHECKPOINTS = 2  # the newest, and one to fall back on if it is damaged
+
+
+class _Mirror:
+    """A local folder and the remote one that follows it.
+
+    Args:
+        folder: local.
+        url: remote.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.url = url.rstrip("/")
+        self._sent: dict[Path, tuple[int, int]] = {}
+
+    def fetch(self) -> None:
+        """Copy down what is there, of the checkpoints the newest only.
+
+        Raises:
+            UserError: the remote folder can be neither read nor made.
+        """
+        try:
+            path_manager().mkdirs(self.url)
+            self._fetch_folder(self.url, self.folder)
+        except Exception as error:  # a handler may raise whatever its library raises
+            raise UserError(
+                f"OUTPUT_DIR {self.url}: cannot be used to write to "
+                f"({type(error).__name__}: {error}). Choose a folder that its handler can write"
+            ) from error
+        self._sent = {path: _state(path) for path in self._files()}
+
+    def _fetch_folder(self, url: str, folder: Path) -> None:
+        manager = path_manager()
+        folder.mkdir(exist_ok=True)
+        names = sorted(Path(name).name for name in manager.ls(url))
+        if folder.name == _CHECKPOINT_FOLDER:
+            names = names[-_NUM_FETCHED_CHECKPOINTS:]
+        for name in names:
+            if manager.isdir(f"{url}/{name}"):
+                self._fetch_folder(f"{url}/{name}", folder / name)
+            else:
+                shutil.copyfile(manager.get_local_path(f"{url}/{name}", force=True), folder / name)
+
+    def send(self) -> list[str]:
+        """Send what has changed; what cannot be sent now is tried again next time.
+
+        Returns:
+            What could not be sent, and why.
+        """
+        problems = []
+        for path in self._files():
+            state = _state(path)
+            if self._sent.get(path) == state:
+                continue
+            name = path.relative_to(self.folder).as_posix()
+            try:
+                path_manager().mkdirs(f"{self.url}/{name}".rpartition("/")[0])
+                path_manager().copy_from_local(str(path), f"{self.url}/{name}", overwrite=True)
+                self._sent[path] = state
+            except Exception as error:  # a run of days must not end with a lost connection
+                problems.append(f"{name} ({type(error).__name__}: {error})")
+        return problems
+
+    def _files(self) -> list[Path]:
+        return sorted(
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and not path.name.startswith(".tmp-")
+        )
+
+
+_mirrors: list[_Mirror] = []
+
+
+@contextlib.contextmanager
+def output_folder(path: str | Path) -> Iterator[Path]:
+    """The local folder to write to for an ``OUTPUT_DIR``.
+
+    Args:
+        path: local (then it is given back), or anything that iopath can write to: then a temporary
+            folder that begins with what is there, and is sent there as it changes and at the end.
+
+    Raises:
+        UserError: the remote folder cannot be used; or, at the end, something could not be sent:
+            the message says where it is kept.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    require_handler(str(path))
+    folder = Path(tempfile.mkdtemp(prefix="slowfast_mvit-"))
+    mirror = _Mirror(folder, str(path))
+    try:
+        mirror.fetch()
+    except UserError:
+        shutil.rmtree(folder)
+        raise
+    _mirrors.append(mirror)
+    try:
+        yield folder
+    except BaseException:
+        unsent = _end(mirror)
+        if unsent:
+            _log.error(unsent)  # the reason why the run ended matters more
+        raise
+    unsent = _end(mirror)
+    if unsent:
+        raise UserError(unsent)
+
+
+def _end(mirror: _Mirror) -> str | None:
+    """Send the rest and remove the local folder, or keep it and say in words what is in it."""
+    _mirrors.remove(mirror)
+    problems = mirror.send()
+    if not problems:
+        shutil.rmtree(mirror.folder)
+        return None
+    return (
+        f"OUTPUT_DIR {mirror.url}: not sent: {', '.join(problems)}. The files are kept in "
+        f"{mirror.folder}: copy them by hand"
+    )
+
+
+def upload_changes(written: Path) -> None:
+    """Send what has changed in the output folder that ``written`` belongs to, if it has a remote.
+
+    A failure is a warning: the next call tries again.
+    """
+    for mirror in _mirrors:
+        if mirror.folder in written.parents:
+            problems = mirror.send()
+            if problems:
+                _log.warning(
+                    "OUTPUT_DIR %s: not sent, tried again with the next file: %s",
+                    mirror.url,
+                    ", ".join(problems),
+                )
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

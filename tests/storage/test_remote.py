@@ -1,0 +1,197 @@
+"""Files elsewhere: fetched, cached, sent, and told of when they cannot be."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from iopath.common.file_io import PathHandler
+
+from slowfast_mvit.errors import ConfigError, UserError
+from slowfast_mvit.storage import (
+    is_remote,
+    local_copy,
+    output_folder,
+    read_torch,
+    register_path_handlers,
+    save_torch,
+    write_text_atomically,
+)
+
+
+class ShelfHandler(PathHandler):
+    """A store whose files are those of a local folder, as ``shelf://name``."""
+
+    root = Path()
+    is_down = False
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["shelf://"]
+
+    def _local(self, path: str) -> Path:
+        return self.root / path.removeprefix("shelf://")
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        if not self._local(path).is_file():
+            raise FileNotFoundError(path)
+        return str(self._local(path))
+
+    def _copy_from_local(
+        self, local_path: str, dst_path: str, overwrite: bool = False, **kwargs: Any
+    ) -> bool:
+        if type(self).is_down:
+            raise ConnectionError("the shelf is down")
+        assert overwrite
+        shutil.copyfile(local_path, self._local(dst_path))
+        return True
+
+    def _mkdirs(self, path: str, **kwargs: Any) -> None:
+        self._local(path).mkdir(parents=True, exist_ok=True)
+
+    def _ls(self, path: str, **kwargs: Any) -> list[str]:
+        return [entry.name for entry in self._local(path).iterdir()]
+
+    def _isdir(self, path: str, **kwargs: Any) -> bool:
+        return self._local(path).is_dir()
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "shelf"
+    root.mkdir()
+    monkeypatch.setattr(ShelfHandler, "root", root)
+    monkeypatch.setattr(ShelfHandler, "is_down", False)
+    register_path_handlers([f"{__name__}:ShelfHandler"])
+    return root
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """The address of a server on this machine, and the folder it serves."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    served = tmp_path / "served"
+    served.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", served
+        server.shutdown()
+        thread.join()
+
+
+def test_a_local_path_is_its_own_copy(tmp_path: Path) -> None:
+    assert local_copy(tmp_path / "a.csv") == tmp_path / "a.csv"
+    assert not is_remote("C:/videos/a.mp4") and not is_remote("a/b")
+
+
+def test_weights_from_the_web_are_fetched_once(web: tuple[str, Path]) -> None:
+    address, served = web
+    save_torch(served / "w.pyth", {"x": torch.arange(3)})
+    assert read_torch(f"{address}/w.pyth")["x"].tolist() == [0, 1, 2]
+    (served / "w.pyth").unlink()
+    assert read_torch(f"{address}/w.pyth")["x"].tolist() == [0, 1, 2]
+
+
+def test_a_list_that_changed_on_the_server_is_fetched_again(web: tuple[str, Path]) -> None:
+    address, served = web
+    (served / "train.csv").write_text("a.mp4 0\n")
+    assert local_copy(f"{address}/train.csv", fresh=True).read_text() == "a.mp4 0\n"
+    (served / "train.csv").write_text("a.mp4 1\n")
+    assert local_copy(f"{address}/train.csv").read_text() == "a.mp4 0\n"
+    assert local_copy(f"{address}/train.csv", fresh=True).read_text() == "a.mp4 1\n"
+
+
+def test_two_servers_do_not_share_a_place_in_the_cache(web: tuple[str, Path]) -> None:
+    address, served = web
+    (served / "classes.txt").write_text("one")
+    first = local_copy(f"{address}/classes.txt")
+    other = local_copy(f"{address.replace('127.0.0.1', 'localhost')}/classes.txt")
+    assert first != other
+
+
+def test_a_file_that_is_not_there_is_named(web: tuple[str, Path]) -> None:
+    address, _ = web
+    with pytest.raises(UserError, match=r"http://127.*/none.pyth: cannot be fetched .*404"):
+        local_copy(f"{address}/none.pyth")
+
+
+def test_a_protocol_without_handler_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing here reads gopher://"):
+        local_copy("gopher://host/train.csv")
+
+
+def test_what_is_no_handler_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not a subclass of iopath"):
+        register_path_handlers(["pathlib:Path"])
+
+
+def test_outputs_reach_the_remote_folder_as_they_are_written(shelf: Path) -> None:
+    with output_folder("shelf://run") as folder:
+        (folder / "stdout.log").write_text("line 1\n")
+        save_torch(folder / "checkpoints" / "checkpoint_epoch_00001.pyth", {"epoch": 0})
+        assert read_torch(shelf / "run/checkpoints/checkpoint_epoch_00001.pyth") == {"epoch": 0}
+        assert (shelf / "run/stdout.log").read_text() == "line 1\n"
+        with open(folder / "stdout.log", "a") as log:
+            log.write("line 2\n")
+    assert (shelf / "run/stdout.log").read_text() == "line 1\nline 2\n"
+    assert not folder.exists()
+
+
+def test_a_run_goes_on_from_what_is_in_the_remote_folder(shelf: Path) -> None:
+    for epoch in (1, 2, 3):
+        save_torch(shelf / f"run/checkpoints/checkpoint_epoch_{epoch:05d}.pyth", {"epoch": epoch})
+    (shelf / "run/stdout.log").write_text("before\n")
+    with output_folder("shelf://run/") as folder:
+        names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        assert names == ["checkpoint_epoch_00002.pyth", "checkpoint_epoch_00003.pyth"]
+        assert (folder / "stdout.log").read_text() == "before\n"
+
+
+def test_a_lost_connection_costs_nothing(shelf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with output_folder("shelf://run") as folder:
+        ShelfHandler.is_down = True
+        write_text_atomically(folder / "a.json", "1")
+        assert "not sent, tried again" in caplog.text and "a.json" in caplog.text
+        ShelfHandler.is_down = False
+        write_text_atomically(folder / "b.json", "2")
+        assert (shelf / "run/a.json").read_text() == "1"
+
+
+def test_what_was_never_sent_is_kept_and_the_message_says_where(shelf: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"not sent: a\.json .*kept in") as caught,
+        output_folder("shelf://run") as folder,
+    ):
+        ShelfHandler.is_down = True
+        write_text_atomically(folder / "a.json", "1")
+    assert str(folder) in str(caught.value)
+    assert (folder / "a.json").read_text() == "1"
+    shutil.rmtree(folder)
+
+
+def test_a_web_address_cannot_be_written_to(web: tuple[str, Path]) -> None:
+    with (
+        pytest.raises(UserError, match=r"OUTPUT_DIR http://.*cannot be used to write"),
+        output_folder(f"{web[0]}/run"),
+    ):
+        pass
+
+
+def test_a_run_that_breaks_off_still_sends_what_it_wrote(shelf: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), output_folder("shelf://run") as folder:
+        (folder / "stdout.log").write_text("line\n")
+        raise KeyboardInterrupt
+    assert (shelf / "run/stdout.log").read_text() == "line\n"
+
+
+def test_a_local_output_folder_is_itself(tmp_path: Path) -> None:
+    with output_folder(tmp_path) as folder:
+        assert folder == tmp_path
