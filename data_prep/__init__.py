@@ -1,0 +1,1 @@
+"""Scripts that turn annotations and files on disk into checked lists; run from a checkout."""
