@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from slowfast_mvit.errors import WeightsError
-from slowfast_mvit.storage import read_torch
+from slowfast_mvit.storage import local_copy, read_torch
 
 # Where a file keeps its state dict: PySlowFast and this project, mmengine and Lightning, timm.
 _STATE_KEYS = ("model_state", "state_dict", "model")
@@ -36,8 +36,8 @@ def read_weights(path_or_state: str | Path | Mapping[str, Any]) -> WeightsFile:
     """Read a file, or take what was read from one.
 
     Args:
-        path_or_state: a ``.pyth``, ``.pth``, ``.pt`` or ``.safetensors`` file; or a state dict; or
-            the content of a checkpoint that holds one.
+        path_or_state: a ``.pyth``, ``.pth``, ``.pt`` or ``.safetensors`` file, local or anything
+            that iopath reaches; or a state dict; or the content of a checkpoint that holds one.
 
     Raises:
         WeightsError: if the file cannot be read without running code from it, is damaged, or
@@ -45,16 +45,16 @@ def read_weights(path_or_state: str | Path | Mapping[str, Any]) -> WeightsFile:
     """
     if isinstance(path_or_state, Mapping):
         return _unwrap("(a state dict)", path_or_state)
-    path = Path(path_or_state)
+    path = local_copy(path_or_state)
     if path.suffix == ".safetensors":
-        return WeightsFile(str(path), _read_safetensors(path), None)
+        return WeightsFile(str(path_or_state), _read_safetensors(path), None)
     if path.suffix == ".pkl" and path.is_file() and not zipfile.is_zipfile(path):
         raise WeightsError(
             f"{path}: Python pickles are not read, since they can run code. Files of this name "
             "come from Caffe2, which has no MViT, or from detectron2: load such a one where it was "
             "made and save its state dict with torch.save"
         )
-    return _unwrap(str(path), read_torch(path))
+    return _unwrap(str(path_or_state), read_torch(path))
 
 
 def _unwrap(path: str, content: Any) -> WeightsFile:

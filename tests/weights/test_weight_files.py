@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.weights import files
 from slowfast_mvit.weights.files import read_weights
 
 STATE = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3)}
@@ -88,3 +89,15 @@ def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, content, found
 
     with pytest.raises(WeightsError, match=rf"weights\.pyth: .*{found}"):
         read_weights(path)
+
+
+def test_weights_may_lie_on_a_server(tmp_path, monkeypatch):
+    fetched = tmp_path / "cache" / "model.safetensors"
+    fetched.parent.mkdir()
+    save_file(STATE, fetched)
+    monkeypatch.setattr(files, "local_copy", {"https://host/model.safetensors": fetched}.get)
+
+    file = read_weights("https://host/model.safetensors")
+
+    assert file.state.keys() == STATE.keys()
+    assert file.path == "https://host/model.safetensors"
