@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from slowfast_mvit.data.dataset import read_clips, views_of_clips
+from slowfast_mvit.data.eval_videos import read_clips, views_of_clips
 from slowfast_mvit.data.transforms import normalise
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import MViT

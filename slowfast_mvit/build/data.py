@@ -10,9 +10,10 @@ from torch import Tensor
 
 from slowfast_mvit.config import Config
 from slowfast_mvit.data import catalog
-from slowfast_mvit.data.dataset import EvalVideos, TrainVideos, read_clips, views_of_clips
+from slowfast_mvit.data.eval_videos import EvalVideos, read_clips, views_of_clips
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loader import Loader, eval_loader, train_loader
+from slowfast_mvit.data.train_videos import TrainVideos
 from slowfast_mvit.data.transforms import TrainTransform, normalise
 from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
 

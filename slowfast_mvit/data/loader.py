@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from slowfast_mvit.data.dataset import EvalVideos, ItemKey, TrainVideos, VideoViews
+from slowfast_mvit.data.eval_videos import EvalVideos
+from slowfast_mvit.data.items import ItemKey, VideoViews
+from slowfast_mvit.data.train_videos import TrainVideos
 from slowfast_mvit.errors import DecodeError, ListError, UserError
 from slowfast_mvit.randomness import ORDER, generator
 from slowfast_mvit.structures import ClipBatch

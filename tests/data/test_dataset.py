@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 from videos import REAL_VIDEOS, picture, sequential_frames, write_video
 
-from slowfast_mvit.data import dataset as dataset_room
+from slowfast_mvit.data import eval_videos
 from slowfast_mvit.data.catalog import open_list
-from slowfast_mvit.data.dataset import EvalVideos, ItemKey, TrainVideos, read_clips
+from slowfast_mvit.data.eval_videos import EvalVideos, read_clips
+from slowfast_mvit.data.items import ItemKey
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.sampling import eval_indices
+from slowfast_mvit.data.train_videos import TrainVideos
 from slowfast_mvit.data.transforms import TrainTransform, eval_views
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
@@ -54,7 +56,7 @@ def test_a_test_item_holds_every_crop_of_every_clip(folder):
 
 def test_a_test_video_is_opened_and_decoded_once(folder, monkeypatch):
     calls = []
-    open_reader = dataset_room.open_reader
+    open_reader = eval_videos.open_reader
 
     class Counting:
         def __init__(self, reader):
@@ -76,7 +78,7 @@ def test_a_test_video_is_opened_and_decoded_once(folder, monkeypatch):
         def __exit__(self, *error):
             return self.opened.__exit__(*error)
 
-    monkeypatch.setattr(dataset_room, "open_reader", Opening)
+    monkeypatch.setattr(eval_videos, "open_reader", Opening)
 
     EvalVideos(videos(folder, "good_0.mp4"), CLIP, PLAN)[ItemKey(0, 0, 0)]
 

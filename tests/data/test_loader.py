@@ -14,9 +14,10 @@ import pytest
 import torch
 from videos import write_video
 
-from slowfast_mvit.data.dataset import EvalVideos, TrainVideos
+from slowfast_mvit.data.eval_videos import EvalVideos
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loader import eval_loader, train_loader
+from slowfast_mvit.data.train_videos import TrainVideos
 from slowfast_mvit.data.transforms import TrainTransform
 from slowfast_mvit.errors import DecodeError, ListError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
