@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from slowfast_mvit.data.decode import open_reader
-from slowfast_mvit.data.items import ItemKey, VideoViews, failed
+from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, failed
 from slowfast_mvit.data.sampling import eval_indices
 from slowfast_mvit.data.transforms import eval_views
 from slowfast_mvit.errors import DecodeError
@@ -40,6 +40,12 @@ class EvalVideos(Dataset[VideoViews]):
         self.backend = backend
 
     @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """(3, T, S, S)."""
+        side = self.plan.crop_px
+        return (3, self.clip.num_frames, side, side)
+
+    @property
     def views(self) -> Tensor:
         """(V, 2) int64: the (clip, crop) of each view, clips slowest."""
         return self.plan.views()
@@ -49,12 +55,20 @@ class EvalVideos(Dataset[VideoViews]):
 
     def __getitem__(self, key: ItemKey) -> VideoViews:
         """The views of one video, or its failure."""
+        return self.read(key)
+
+    def read(
+        self, key: ItemKey, out: Tensor | None = None, begin: Begin | None = None
+    ) -> VideoViews:
+        """The views of one video, or its failure; see ``items.VideoItems``."""
         record = self.videos[key.index]
         try:
+            if begin is not None:
+                begin(key.index)
             clips = read_clips(record, self.clip, self.plan.num_clips, backend=self.backend)
         except DecodeError as error:
             return VideoViews(None, None, (failed(record, error),))
-        return VideoViews(record, views_of_clips(clips, self.plan))
+        return VideoViews(record, views_of_clips(clips, self.plan, out))
 
 
 def read_clips(
@@ -75,6 +89,7 @@ def read_clips(
     return [Clip(frames[row], times_s[row], record) for row in rows]
 
 
-def views_of_clips(clips: Sequence[Clip], plan: ViewPlan) -> Tensor:
-    """(V, 3, T, S, S) uint8: every crop of every clip, clips slowest."""
-    return torch.cat([eval_views(clip.frames, plan) for clip in clips])
+def views_of_clips(clips: Sequence[Clip], plan: ViewPlan, out: Tensor | None = None) -> Tensor:
+    """(V, 3, T, S, S) uint8: every crop of every clip, clips slowest; in ``out`` where given."""
+    views = [view for clip in clips for view in eval_views(clip.frames, plan)]
+    return torch.stack(views, out=out)

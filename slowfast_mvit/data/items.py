@@ -2,16 +2,27 @@
 
 A file is opened and decoded once for all its views. A worker that gets an ``ItemKey`` knows its
 place in the run and can draw the random numbers of that place; it keeps no state of its own.
+
+A batch is one tensor that is made once; every view is written into its slice of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from slowfast_mvit.errors import DecodeError
-from slowfast_mvit.structures import FailedVideo, VideoRecord
+from slowfast_mvit.structures import ClipBatch, FailedVideo, VideoRecord
+
+# Makes the uint8 tensor of a batch; its values do not matter.
+Allocate = Callable[[Sequence[int]], Tensor]
+
+# Told the index of each video before it is opened; may refuse it with a DecodeError.
+Begin = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,66 @@ class VideoViews:
     record: VideoRecord | None
     pixels: Tensor | None
     failures: tuple[FailedVideo, ...] = ()
+
+
+class VideoItems(Protocol):
+    """What batches are made of: ``TrainVideos`` or ``EvalVideos``.
+
+    Attributes:
+        videos: the list.
+    """
+
+    videos: Sequence[VideoRecord]
+
+    @property
+    def views(self) -> Tensor:
+        """(V, 2) int64, the (clip, crop) of each view; in training (0, number of the view)."""
+
+    @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """(3, T, S, S)."""
+
+    def read(
+        self, key: ItemKey, out: Tensor | None = None, begin: Begin | None = None
+    ) -> VideoViews:
+        """The views of one video, written into ``out`` (V, 3, T, S, S) uint8 where given."""
+
+
+def read_batch(
+    dataset: VideoItems,
+    keys: Sequence[ItemKey],
+    *,
+    allocate: Allocate | None = None,
+    begin: Begin | None = None,
+) -> ClipBatch:
+    """All views of the videos of a batch, without those that could not be read.
+
+    Args:
+        dataset: of the videos.
+        keys: of the items.
+        allocate: makes the tensor (B, V, 3, T, S, S); ``empty_pixels`` if None.
+        begin: called before each video.
+    """
+    pixels = (allocate or empty_pixels)((len(keys), len(dataset.views), *dataset.view_shape))
+    records = list[VideoRecord]()
+    failures = list[FailedVideo]()
+    for key in keys:
+        item = dataset.read(key, pixels[len(records)], begin)
+        failures += item.failures
+        if item.record is not None:
+            records.append(item.record)
+    return ClipBatch(
+        pixels=pixels[: len(records)],
+        labels=torch.tensor([record.label for record in records], dtype=torch.int64),
+        video_ids=tuple(record.video_id for record in records),
+        views=dataset.views,
+        failures=tuple(failures),
+    )
+
+
+def empty_pixels(shape: Sequence[int]) -> Tensor:
+    """A uint8 tensor in the memory of this process."""
+    return torch.empty(tuple(shape), dtype=torch.uint8)
 
 
 def failed(record: VideoRecord, error: DecodeError) -> FailedVideo:

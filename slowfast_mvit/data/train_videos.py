@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from slowfast_mvit.data.decode import open_reader
-from slowfast_mvit.data.items import ItemKey, VideoViews, failed
+from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, empty_pixels, failed, read_batch
 from slowfast_mvit.data.sampling import train_indices
 from slowfast_mvit.errors import DecodeError, in_one_message
 from slowfast_mvit.randomness import REPLACEMENT, TEMPORAL, Draws, generator, whole_number
-from slowfast_mvit.structures import Clip, ClipSpec, FailedVideo, VideoRecord
+from slowfast_mvit.structures import Clip, ClipBatch, ClipSpec, FailedVideo, VideoRecord
 
 MAX_REPLACEMENTS = 10  # videos tried in place of an unreadable one before training stops
+
+
+class MakeView(Protocol):
+    """Makes an augmented view of a clip, such as ``transforms.TrainTransform``."""
+
+    @property
+    def crop_px(self) -> int:
+        """S."""
+
+    def __call__(self, frames: Tensor, rng: Draws) -> Tensor:
+        """(T, H, W, 3) uint8 -> (3, T, S, S) uint8, with the draws of a generator."""
 
 
 class TrainVideos(Dataset[VideoViews]):
@@ -24,8 +36,7 @@ class TrainVideos(Dataset[VideoViews]):
     Args:
         videos: the list.
         clip: which frames make a clip.
-        transform: makes a view (3, T, S, S) uint8 of frames (T, H, W, 3) uint8 with the draws of a
-            generator.
+        transform: makes the views.
         num_views: V, augmented views of the same clip.
         seed: ``RNG_SEED``.
         backend: reader of video files, a row of ``decode.READERS``.
@@ -36,7 +47,7 @@ class TrainVideos(Dataset[VideoViews]):
         videos: Sequence[VideoRecord],
         clip: ClipSpec,
         *,
-        transform: Callable[[Tensor, Draws], Tensor],
+        transform: MakeView,
         num_views: int = 1,
         seed: int = 0,
         backend: str = "pyav",
@@ -49,6 +60,12 @@ class TrainVideos(Dataset[VideoViews]):
         self.backend = backend
 
     @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """(3, T, S, S)."""
+        side = self.transform.crop_px
+        return (3, self.clip.num_frames, side, side)
+
+    @property
     def views(self) -> Tensor:
         """(V, 2) int64: (0, number of the view)."""
         return torch.tensor([(0, view) for view in range(self.num_views)])
@@ -57,7 +74,22 @@ class TrainVideos(Dataset[VideoViews]):
         return len(self.videos)
 
     def __getitem__(self, key: ItemKey) -> VideoViews:
+        """The views of one video; if it cannot be read, of another one drawn for its place."""
+        return self.read(key)
+
+    def __getitems__(self, keys: Sequence[ItemKey]) -> ClipBatch:
+        """A batch; what ``torch.utils.data.DataLoader`` calls, whose ``collate_fn`` has no work."""
+        return read_batch(self, keys)
+
+    def read(
+        self, key: ItemKey, out: Tensor | None = None, begin: Begin | None = None
+    ) -> VideoViews:
         """The views of one video; if it cannot be read, of another one drawn for its place.
+
+        Args:
+            key: which video, and its place in the run.
+            out: (V, 3, T, S, S) uint8, where the views are written; a new one if None.
+            begin: told the index of each video before it is opened; may refuse it.
 
         Raises:
             DecodeError: when ten more cannot be read either; names the first ones.
@@ -68,16 +100,18 @@ class TrainVideos(Dataset[VideoViews]):
         for _ in range(1 + MAX_REPLACEMENTS):
             record = self.videos[index]
             try:
+                if begin is not None:
+                    begin(index)
                 clip = self._read_clip(record, key)
             except DecodeError as error:
                 failures.append(failed(record, error))
                 index = whole_number(draws, 0, len(self.videos))
                 continue
-            views = [
-                self.transform(clip.frames, generator(self.seed, key.epoch, key.position, view))
-                for view in range(self.num_views)
-            ]
-            return VideoViews(record, torch.stack(views), tuple(failures))
+            pixels = empty_pixels((self.num_views, *self.view_shape)) if out is None else out
+            for view in range(self.num_views):
+                rng = generator(self.seed, key.epoch, key.position, view)
+                pixels[view] = self.transform(clip.frames, rng)
+            return VideoViews(record, pixels, tuple(failures))
         reasons = [failure.reason for failure in failures[:3]]
         raise DecodeError(
             in_one_message(f"{len(failures)} videos in a row cannot be read; the first", reasons)

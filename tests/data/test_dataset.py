@@ -99,11 +99,14 @@ def test_clips_know_when_their_frames_are_shown(folder):
 def test_training_views_share_a_clip_and_differ_in_their_draws(folder):
     seen = []
 
-    def watch(frames, rng):
-        seen.append((frames, rng.random()))
-        return torch.zeros(3, 4, 24, 24, dtype=torch.uint8)
+    class Watch:
+        crop_px = 24
 
-    item = train(folder, "good_0.mp4", transform=watch)[ItemKey(0, 0, 0)]
+        def __call__(self, frames, rng):
+            seen.append((frames, rng.random()))
+            return torch.zeros(3, 4, 24, 24, dtype=torch.uint8)
+
+    item = train(folder, "good_0.mp4", transform=Watch())[ItemKey(0, 0, 0)]
 
     (first, first_draw), (second, second_draw) = seen
     assert item.pixels.shape == (2, 3, 4, 24, 24)

@@ -182,6 +182,8 @@ def test_training_on_nothing_but_broken_videos_ends_in_one_clear_error(folder, n
 class KillsItsWorker:
     """A transform that behaves as a decoder that crashes."""
 
+    crop_px = 16
+
     def __call__(self, frames, rng):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -200,6 +202,8 @@ def test_a_killed_worker_is_an_error_and_no_hang(folder):
 class Stuck:
     """A transform that behaves as a decoder that never returns."""
 
+    crop_px = 16
+
     def __call__(self, frames, rng):
         time.sleep(3)
 
@@ -214,6 +218,8 @@ def test_a_stuck_worker_is_an_error_after_the_time_limit(folder):
 
 class Broken:
     """A transform with a mistake of ours in it."""
+
+    crop_px = 16
 
     def __call__(self, frames, rng):
         raise RuntimeError("a bug")
