@@ -1,1 +1,4 @@
-"""Scripts that turn annotations and files on disk into checked lists; run from a checkout."""
+"""Scripts that prepare videos and lists: run one as ``python data_prep/NAME.py --help``.
+
+They stand on top of the package: they may import it, and nothing in it imports them.
+"""

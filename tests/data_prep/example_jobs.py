@@ -1,0 +1,46 @@
+"""Work for the tests of ``data_prep.jobs``; in a module of its own, since processes import it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+from data_prep.jobs import JobInput, exit_status, inputs_in_folder, run_jobs
+from data_prep.journal import Record, Shard
+from slowfast_mvit.errors import DecodeError
+
+
+def digest(job: JobInput, *, pause_s: float = 0.0) -> Record:
+    """SHA-256 of a file; the text "crash", "hang", "broken" or "bug" in it makes it misbehave."""
+    content = job.path.read_bytes()
+    time.sleep(pause_s)
+    if content == b"crash":
+        ctypes.string_at(0)
+    if content == b"hang":
+        time.sleep(3600)
+    if content == b"broken":
+        raise DecodeError(f"{job.name}: broken")
+    if content == b"bug":
+        raise KeyError("bug")
+    return {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+if __name__ == "__main__":  # folder, records, shard: a run that a test kills
+    folder, out, shard = sys.argv[1:]
+
+    def main() -> int:
+        run_jobs(
+            inputs_in_folder(Path(folder)),
+            digest,
+            Path(out),
+            job="digest",
+            settings={"pause_s": 0.03},
+            shard=Shard.parse(shard),
+            num_workers=2,
+        )
+        return 0
+
+    sys.exit(exit_status(main))

@@ -1,0 +1,317 @@
+"""One record a file, whatever happens to a file, a worker, a run or a machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import example_jobs
+import pytest
+
+from data_prep.jobs import (
+    JobInput,
+    add_arguments,
+    exit_status,
+    inputs_from_paths,
+    inputs_in_folder,
+    run_command,
+    run_jobs,
+)
+from data_prep.journal import Shard, merge, part_path, read_part, read_records
+from slowfast_mvit.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["a.mp4", "b c.mp4", "class one/ä 日本.MP4", 'class one/it\'s "4", x.webm', "-d.avi"]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Five files with odd names and one that is no video."""
+    root = tmp_path / "videos"
+    for name in [*NAMES, "notes.txt", ".tmp-1-a.mp4"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"content of {name}")
+    return root
+
+
+def run(folder: Path, out: Path, **options) -> dict[str, int]:
+    options = {"job": "digest", "settings": {}, **options}
+    return dict(run_jobs(inputs_in_folder(folder), example_jobs.digest, out, **options))
+
+
+def test_videos_of_a_folder_are_found_sorted_and_without_hidden_ones(folder):
+    assert [job.name for job in inputs_in_folder(folder)] == sorted(NAMES, key=os.fsencode)
+
+
+def test_paths_are_read_line_by_line_and_keep_their_spaces(tmp_path):
+    jobs = inputs_from_paths(["a b.mp4\n", "\n", "/x/c.mp4\r\n"], tmp_path)
+
+    assert jobs == [
+        JobInput("a b.mp4", tmp_path / "a b.mp4"),
+        JobInput("/x/c.mp4", Path("/x/c.mp4")),
+    ]
+
+
+def test_a_name_given_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"'a\.mp4' is given twice"):
+        run_jobs(
+            inputs_from_paths(["a.mp4", "a.mp4"], tmp_path),
+            example_jobs.digest,
+            tmp_path / "out.jsonl",
+            job="digest",
+            settings={},
+        )
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_records_do_not_depend_on_the_number_of_workers(folder, tmp_path, num_workers):
+    out = tmp_path / f"records{num_workers}.jsonl"
+    counts = run(folder, out, num_workers=num_workers)
+    merge(out)
+
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert counts == {"ok": 5}
+    assert [record["path"] for record in records] == sorted(NAMES, key=os.fsencode)
+    assert "mtime_ns" not in records[0]
+    assert records[0] == {
+        "path": "-d.avi",
+        "bytes": 17,
+        "status": "ok",
+        "reason": "",
+        "sha256": "5d699f3c9997c972ed9e32ec038a1d13ee0a8526ed82e58eef911b6235e1eb25",
+    }
+    table = out.with_suffix(".csv").read_text().splitlines()
+    assert table[0] == "path,bytes,status,reason,sha256"
+    assert table[1].startswith("'-d.avi,17,ok,,5d699f3c")
+
+
+def test_a_crash_a_hang_an_error_and_a_bug_cost_one_record_each(folder, tmp_path):
+    for name, content in zip(NAMES, ["crash", "hang", "broken", "bug", "fine"], strict=True):
+        (folder / name).write_text(content)
+
+    counts = run(folder, tmp_path / "out.jsonl", num_workers=2, timeout_s=1.0)
+
+    reasons = {r["path"]: r["reason"] for r in merge(tmp_path / "out.jsonl")}
+    assert counts == {"failed": 4, "ok": 1}
+    assert reasons == {
+        NAMES[0]: "the process that worked on it crashed (SIGSEGV)",
+        NAMES[1]: "not done within 1 s",
+        NAMES[2]: f"{NAMES[2]}: broken",
+        NAMES[3]: "KeyError: 'bug'",
+        NAMES[4]: "",
+    }
+
+
+def test_a_second_run_does_only_what_is_new_changed_or_failed_on_request(folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    (folder / NAMES[0]).write_text("broken")
+    run(folder, out)
+    before = {r["path"]: r for r in read_part(part_path(out, Shard()))[1]}
+
+    (folder / NAMES[1]).write_text("other content")
+    (folder / "new.mp4").write_text("new")
+    (folder / NAMES[4]).unlink()
+    run(folder, out)
+    after = read_part(part_path(out, Shard()))[1]
+    by_path = {record["path"]: record for record in after}
+
+    assert len(after) == len(by_path) == 5
+    assert by_path.keys() == {*NAMES[:4], "new.mp4"}
+    assert by_path[NAMES[0]] == before[NAMES[0]]  # failed before: not done again
+    assert by_path[NAMES[1]]["sha256"] != before[NAMES[1]]["sha256"]
+
+    (folder / NAMES[0]).touch()
+    assert run(folder, out, retry_failed=True) == {"ok": 4, "failed": 1}
+
+
+def test_a_torn_last_line_is_cut_and_its_file_done_again(folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    run(folder, out)
+    journal = part_path(out, Shard())
+    whole = journal.read_bytes()
+    expected = merge(out)
+
+    for cut in (1, 20, 200, len(whole) - 10):
+        journal.write_bytes(whole[:-cut])
+        if cut == len(whole) - 10:  # within the first line: nothing to go by
+            with pytest.raises(UserError, match="holds no records"):
+                run(folder, out)
+            continue
+        run(folder, out)
+        assert merge(out) == expected
+
+
+def test_a_damaged_line_and_other_settings_are_refused_with_their_place(folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    run(folder, out)
+    journal = part_path(out, Shard())
+
+    with pytest.raises(UserError, match=r"pause_s was None there and is 0\.01 now"):
+        run(folder, out, settings={"pause_s": 0.01})
+    with pytest.raises(UserError, match="it is of digest, not other"):
+        run(folder, out, job="other")
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:2], "{dam\n", *lines[2:]]))
+    with pytest.raises(UserError, match=r"shard-0-of-1\.jsonl: line 3 is damaged"):
+        run(folder, out)
+
+
+def test_two_processes_cannot_write_one_part(folder, tmp_path):
+    import fcntl
+
+    lock = part_path(tmp_path / "out.jsonl", Shard()).with_suffix(".lock")
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is writing it"):
+            run(folder, tmp_path / "out.jsonl")
+
+
+def test_shards_divide_the_files_and_merge_wants_all_of_them(folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    run(folder, tmp_path / "whole.jsonl")
+    expected = merge(tmp_path / "whole.jsonl")
+    for index in (0, 2):
+        run(folder, out, shard=Shard(index, 3))
+
+    with pytest.raises(UserError, match=r"out\.shard-1-of-3\.jsonl is missing"):
+        merge(out)
+    assert not out.exists()
+
+    run(folder, out, shard=Shard(1, 3))
+    assert merge(out) == expected
+    assert list(read_records(out)) == expected
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_merge_refuses_unfinished_overlapping_and_foreign_parts(folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    for index in range(2):
+        run(folder, out, shard=Shard(index, 2))
+    first, second = (part_path(out, Shard(index, 2)) for index in range(2))
+    lines = second.read_text().splitlines(keepends=True)
+
+    second.write_text("".join(lines[:-1]))
+    with pytest.raises(UserError, match=r"shard-1-of-2\.jsonl holds \d of \d records"):
+        merge(out)
+
+    stranger = first.read_text().splitlines(keepends=True)[1]
+    second.write_text("".join([*lines[:-1], stranger]))
+    with pytest.raises(UserError, match="has two records"):
+        merge(out)
+
+    second.write_text("".join([lines[0].replace('"num_inputs": 5', '"num_inputs": 6'), *lines[1:]]))
+    merge(out)  # the digest of the names decides; both parts have the same
+    (folder / "new.mp4").write_text("new")
+    run(folder, out, shard=Shard(1, 2))
+    with pytest.raises(UserError, match="made from another list of files"):
+        merge(out)
+
+
+@pytest.mark.parametrize("text", ["2/2", "x", "1", "-1/2", "1/0"])
+def test_a_shard_that_does_not_exist_is_refused(text):
+    with pytest.raises(UserError, match="expected i/N"):
+        Shard.parse(text)
+
+
+def test_a_task_of_a_slurm_array_knows_its_shard():
+    slurm = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0"}
+
+    assert Shard.from_environment({}) == Shard(0, 1)
+    assert Shard.from_environment(slurm) == Shard(3, 8)
+    with pytest.raises(UserError, match="--array=0-<N-1>"):
+        Shard.from_environment({**slurm, "SLURM_ARRAY_TASK_MIN": "1"})
+
+
+def command(words: list[str], folder: Path, **more) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    inputs = inputs_in_folder(folder)
+    options = parser.parse_args([*words, "--workers", "1"])
+    return run_command(options, inputs, example_jobs.digest, job="digest", settings={}, **more)
+
+
+def test_the_exit_status_tells_of_too_many_failures(folder, tmp_path, capsys):
+    (folder / NAMES[0]).write_text("broken")
+    words = ["--out", str(tmp_path / "out.jsonl")]
+
+    assert command(words, folder) == 1
+    assert command([*words, "--max-failed-fraction", "0.2"], folder) == 0
+    assert "out.jsonl: 1 failed, 4 ok" in capsys.readouterr().out
+
+
+def test_ray_runs_each_shard_as_a_task_or_says_what_is_missing(folder, tmp_path, monkeypatch):
+    def remote(**resources):
+        assert resources == {"num_cpus": 1}
+        return lambda run: types.SimpleNamespace(remote=run)
+
+    ray = types.SimpleNamespace(init=lambda **_: None, remote=remote, get=list)
+    words = ["--out", str(tmp_path / "out.jsonl"), "--ray", "2"]
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="pip install ray"):
+        command(words, folder)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    seen = []
+    assert command(words, folder, finish=seen.extend) == 0
+    assert len(seen) == 5
+
+
+def test_mistakes_end_with_status_2_and_ctrl_c_with_advice(capsys):
+    def mistaken() -> int:
+        raise UserError("no such thing")
+
+    def interrupted() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert exit_status(mistaken) == 2
+        assert exit_status(interrupted) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "Run the same command again to go on" in capsys.readouterr().err
+
+
+def test_a_storm_of_kills_leaves_one_record_a_file(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number}.mp4").write_text(f"content {number}")
+    run(folder, tmp_path / "calm.jsonl", settings={"pause_s": 0.0})
+    expected = merge(tmp_path / "calm.jsonl")
+    out = tmp_path / "out.jsonl"
+    draw = random.Random(0)
+
+    for shard in ("0/2", "1/2"):
+        words = [sys.executable, example_jobs.__file__, str(folder), str(out), shard]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        kills, status = 0, None
+        while status != 0:
+            process = subprocess.Popen(
+                words, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            journal = part_path(out, Shard.parse(shard))
+            before = journal.stat().st_size if journal.exists() else 0
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                while kills < 3 and (not journal.exists() or journal.stat().st_size == before):
+                    process.wait(0.02)
+                status = process.wait(draw.uniform(0.01, 0.1) if kills < 3 else 60)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            status = process.wait()
+        assert kills == 3
+
+    assert merge(out) == expected
+    assert not list(tmp_path.rglob(".tmp-*"))
