@@ -294,14 +294,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="the records, one JSON object a line; .csv beside")
     add("--shard", default="", help="part i of N of the files, written i/N with i from 0")
     add("--merge", action="store_true", help="join the records of all shards; do nothing else")
-    add("--workers", type=int, default=_num_cores(), help="processes (%(default)s)")
+    add("--workers", type=int, default=num_cores(), help="processes (%(default)s)")
     add("--timeout-s", type=float, default=600.0, help="for one file (%(default)s)")
     add("--retry-failed", action="store_true", help="do failed files again")
     add("--max-failed-fraction", type=float, default=0.01, help="exit status 1 above (%(default)s)")
     add("--ray", type=int, default=0, metavar="N", help="run N shards as tasks of a Ray cluster")
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may use, which a scheduler limits."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
