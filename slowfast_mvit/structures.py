@@ -20,6 +20,7 @@ from torch import Tensor
 from slowfast_mvit.errors import MissingViewsError
 
 SAMPLING_POLICIES = ("interval", "segments")
+SEGMENT_CLIPS = ("same", "shifted")
 
 
 class VideoReader(Protocol):
@@ -75,6 +76,8 @@ class ClipSpec:
         policy: "interval" (Kinetics) or "segments" (Something-Something v2).
         jitter_fps: in training ``target_fps`` grows by a uniform draw from 0 to this.
         offset_sampling: test clips reach both ends of the video (see ``data/sampling.py``).
+        segment_clips: how the test clips of the "segments" policy differ: "same" for not at all, as
+            in PySlowFast; "shifted" for other frames of each part.
     """
 
     num_frames: int
@@ -83,6 +86,7 @@ class ClipSpec:
     policy: str = "interval"
     jitter_fps: float = 0.0
     offset_sampling: bool = False
+    segment_clips: str = "same"
 
     def __post_init__(self) -> None:
         _require(self.num_frames >= 1, f"num_frames must be at least 1, got {self.num_frames}")
@@ -93,6 +97,10 @@ class ClipSpec:
         _require(
             self.policy in SAMPLING_POLICIES,
             f"policy must be one of {SAMPLING_POLICIES}, got {self.policy!r}",
+        )
+        _require(
+            self.segment_clips in SEGMENT_CLIPS,
+            f"segment_clips must be one of {SEGMENT_CLIPS}, got {self.segment_clips!r}",
         )
 
     def __str__(self) -> str:
@@ -168,12 +176,14 @@ class ClipBatch:
     """What the loader hands over: all views of B videos.
 
     Attributes:
-        pixels: (B, V, 3, T, S, S) uint8 RGB.
+        pixels: (B, V, 3, T, S, S) uint8 RGB. In testing views that show the same pixels share a
+            place, so there are U <= V places, of which a video may leave the last ones empty.
         labels: (B,) int64.
         video_ids: B names, as their list has them.
         views: (V, 2) int64, the (clip, crop) of each view; in training (0, number of the view).
         failures: videos of this batch that could not be read. In training another video took the
             place of each; in testing it is simply not among the B.
+        places: (B, V) int64, where in ``pixels`` each view is; None where view v is at place v.
     """
 
     pixels: Tensor
@@ -181,12 +191,17 @@ class ClipBatch:
     video_ids: tuple[str, ...]
     views: Tensor
     failures: tuple[FailedVideo, ...] = ()
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         num_videos = len(self.video_ids)
         _require_tensor("pixels", self.pixels, torch.uint8, (num_videos, "V", 3, "T", "S", "S"))
         _require_tensor("labels", self.labels, torch.int64, (num_videos,))
-        _require_tensor("views", self.views, torch.int64, (self.pixels.shape[1], 2))
+        if self.places is None:
+            _require_tensor("views", self.views, torch.int64, (self.pixels.shape[1], 2))
+        else:
+            _require_tensor("views", self.views, torch.int64, ("V", 2))
+            _require_tensor("places", self.places, torch.int64, (num_videos, len(self.views)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """The same batch with its tensors on ``device``."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from slowfast_mvit.structures import ClipBatch, FailedVideo, ViewScores
 
 logger = logging.getLogger(__name__)
 
-# Inputs (B*V, 3, T, S, S) of a batch on its device; nothing is drawn at random.
+# Inputs (B*U, 3, T, S, S) of a batch on its device; nothing is drawn at random.
 PrepareViews = Callable[[ClipBatch], Tensor]
 
 
@@ -31,26 +33,29 @@ def score_videos(
     forward_batch: int,
     precision: str = "fp32",
 ) -> Iterator[ViewScores | FailedVideo]:
-    """The probabilities of every view of every video, in the order of the list.
+    """The probabilities of every view of every video; views of the same pixels are scored once.
 
-    Every forward pass has the same number of views: what lacks is filled with zeros, so a
-    video's scores do not depend, not even in the last bit, on its neighbours or its place.
+    Every forward pass has the same number of views, whatever the number of views of a video: what
+    the last one lacks is filled with zeros. So the scores of a view do not depend, not even in the
+    last bit, on its neighbours, its place, or which other views of its video are scored.
 
     Args:
         model: on ``device``; in evaluation mode while this runs.
         loader: the videos with all their views.
         prepare: normalises the views.
-        forward_batch: views in a forward pass, at most. Views of several videos of a batch share
-            one; the views of one video are spread over several.
+        forward_batch: views in a forward pass; as many as there are videos, if those are fewer.
         precision: "fp32", "bf16" or "fp16".
 
     Yields:
-        A ``ViewScores`` for each video that could be read, a ``FailedVideo`` for each other.
+        A ``ViewScores`` for each video that could be read, in the order of the list, and a
+        ``FailedVideo`` for each other, as soon as it is met.
 
     Raises:
         WeightsError: the model's answer for a video is not finite.
     """
-    num_rows = 0
+    num_rows = max(min(forward_batch, loader.num_videos), 1)
+    passes = _ForwardPasses(model, num_rows, precision)
+    unscored = deque[_Read]()
     was_training = model.training
     model.eval()
     try:
@@ -58,18 +63,105 @@ def score_videos(
             yield from batch.failures
             if not batch.video_ids:
                 continue
-            num_listed = len(batch.video_ids) + len(batch.failures)
-            num_rows = max(num_rows, min(forward_batch, num_listed * len(batch.views)))
             inputs = prepare(batch.to(device, non_blocking=True))
-            probs = _probabilities(model, inputs, num_rows, precision)
-            probs = probs.reshape(len(batch.video_ids), len(batch.views), -1)
-            for video_id, label, its_probs in zip(
-                batch.video_ids, batch.labels.tolist(), probs, strict=True
+            for video, views in zip(
+                _videos(batch), inputs.split(batch.pixels.shape[1]), strict=True
             ):
-                _require_finite(video_id, its_probs)
-                yield ViewScores(video_id, label, batch.views.numpy(), its_probs)
+                unscored.append(video)
+                passes.add(views[: video.num_places])
+            yield from _scored(unscored, passes)
+        passes.finish()
+        yield from _scored(unscored, passes)
     finally:
         model.train(was_training)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A video whose views are read, and perhaps not yet scored.
+
+    Attributes:
+        video_id: the video as its list names it.
+        label: its class index.
+        views: (V, 2) int64, the (clip, crop) of each view.
+        places: (V,) int64, which of its scored pictures each view is.
+    """
+
+    video_id: str
+    label: int
+    views: np.ndarray
+    places: np.ndarray
+
+    @property
+    def num_places(self) -> int:
+        return int(self.places.max()) + 1
+
+
+class _ForwardPasses:
+    """Probabilities from forward passes of equal size, in the order in which views are added.
+
+    Args:
+        model: in evaluation mode.
+        num_rows: views in each pass.
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    def __init__(self, model: nn.Module, num_rows: int, precision: str) -> None:
+        self._model = model
+        self._num_rows = num_rows
+        self._precision = precision
+        self._waiting: Tensor | None = None  # (fewer than num_rows, 3, T, S, S)
+        self._probs = np.empty((0, 0), dtype=np.float32)
+
+    def add(self, views: Tensor) -> None:
+        """Score ``views`` (N, 3, T, S, S), as far as they fill forward passes."""
+        waiting = views if self._waiting is None else torch.cat([self._waiting, views])
+        while len(waiting) >= self._num_rows:
+            self._score(waiting[: self._num_rows], self._num_rows)
+            waiting = waiting[self._num_rows :]
+        self._waiting = waiting
+
+    def finish(self) -> None:
+        """Score what waits, in a pass filled up with zeros."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and len(waiting):
+            missing = waiting.new_zeros(self._num_rows - len(waiting), *waiting.shape[1:])
+            self._score(torch.cat([waiting, missing]), len(waiting))
+
+    @property
+    def num_scored(self) -> int:
+        """Views whose probabilities have not been taken yet."""
+        return len(self._probs)
+
+    def take(self, num_views: int) -> np.ndarray:
+        """The probabilities (num_views, K) float32 of the first views not taken yet."""
+        taken, self._probs = self._probs[:num_views], self._probs[num_views:]
+        return taken
+
+    @torch.inference_mode()
+    def _score(self, rows: Tensor, num_real: int) -> None:
+        with autocast(rows.device, self._precision):
+            logits = self._model(rows)
+        probs = logits[:num_real].float().softmax(dim=1).cpu().numpy()
+        self._probs = np.concatenate([self._probs, probs]) if len(self._probs) else probs
+
+
+def _videos(batch: ClipBatch) -> Iterator[_Read]:
+    views = batch.views.numpy()
+    own_places = np.tile(np.arange(len(views)), (len(batch.video_ids), 1))
+    places = own_places if batch.places is None else batch.places.numpy()
+    labels = batch.labels.tolist()
+    for video_id, label, its_places in zip(batch.video_ids, labels, places, strict=True):
+        yield _Read(video_id, label, views, its_places)
+
+
+def _scored(unscored: deque[_Read], passes: _ForwardPasses) -> Iterator[ViewScores]:
+    """The scores of the videos all of whose views are scored; takes them from both."""
+    while unscored and unscored[0].num_places <= passes.num_scored:
+        video = unscored.popleft()
+        probs = passes.take(video.num_places)
+        _require_finite(video.video_id, probs)
+        yield ViewScores(video.video_id, video.label, video.views, probs[video.places])
 
 
 @torch.inference_mode()
@@ -119,18 +211,6 @@ def validate(
         "num_videos": num_videos,
         "num_failed": len(failed),
     }
-
-
-@torch.inference_mode()
-def _probabilities(model: nn.Module, inputs: Tensor, num_rows: int, precision: str) -> np.ndarray:
-    """The probabilities (B*V, K) float32 of all views, ``num_rows`` of them at a time."""
-    parts = []
-    for views in inputs.split(num_rows):
-        missing = views.new_zeros(num_rows - len(views), *views.shape[1:])
-        with autocast(inputs.device, precision):
-            logits = model(torch.cat([views, missing]) if len(missing) else views)
-        parts.append(logits[: len(views)].float().softmax(dim=1))
-    return torch.cat(parts).cpu().numpy()
 
 
 def _require_finite(video_id: str, probs: np.ndarray) -> None:

@@ -1,5 +1,7 @@
 """Scores against one plain forward pass of each view."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,10 +17,12 @@ LOST = FailedVideo("lost", "/data/lost.mp4", "truncated")
 
 
 def scores_of(batches, *, forward_batch=64, model=None, **options):
+    loader = Batches(batches)
+    loader.num_videos += sum(len(batch.failures) for batch in batches)  # none took their places
     return list(
         score_videos(
             model or tiny_net(),
-            Batches(batches),
+            loader,
             prepare_views,
             device=CPU,
             forward_batch=forward_batch,
@@ -53,11 +57,43 @@ def test_scores_do_not_depend_on_neighbours_or_place():
         only_e.pixels[:1], only_e.labels[:1], ("e",), only_e.views, (LOST, LOST, LOST)
     )
 
-    together = scores_of([first, second], forward_batch=8)[4]
-    alone = scores_of([only_e], forward_batch=8)[3]
+    together = scores_of([first, second], forward_batch=4)[4]
+    alone = scores_of([only_e], forward_batch=4)[3]
 
     assert together.video_id == alone.video_id == "e"
     assert np.array_equal(together.probs, alone.probs)
+
+
+def test_views_that_share_a_place_share_a_forward_pass():
+    batch = clip_batch("ab", num_views=3)
+    shared = replace(
+        batch,
+        views=torch.tensor([[0, 0], [0, 0], [1, 0], [2, 0], [3, 0]]),
+        places=torch.tensor([[0, 0, 1, 2, 1], [0, 0, 0, 0, 0]]),  # b has one picture to show
+    )
+    model = tiny_net()
+    num_rows = []
+    model.register_forward_hook(lambda _, inputs, __: num_rows.append(len(inputs[0])))
+
+    a, b = scores_of([batch], model=model, forward_batch=2)
+    num_rows.clear()
+    shared_a, shared_b = scores_of([shared], model=model, forward_batch=2)
+
+    assert num_rows == [2, 2]
+    assert np.array_equal(shared_a.probs, a.probs[[0, 0, 1, 2, 1]])
+    assert np.array_equal(shared_b.probs, b.probs[[0, 0, 0, 0, 0]])
+    assert shared_a.views.tolist() == [[0, 0], [0, 0], [1, 0], [2, 0], [3, 0]]
+
+
+def test_a_view_scores_the_same_whichever_other_views_its_video_has():
+    many = clip_batch("abcde", num_views=7)
+    few = replace(many, pixels=many.pixels[:, [4, 2]], views=many.views[[4, 2]])
+
+    in_many = scores_of([many], forward_batch=4)
+    in_few = scores_of([few], forward_batch=4)
+
+    for ours, theirs in zip(in_few, in_many, strict=True):
+        assert np.array_equal(ours.probs, theirs.probs[[4, 2]])
 
 
 def test_a_failed_video_is_passed_on_and_never_scored():
