@@ -4,7 +4,9 @@ Two policies (``ClipSpec.policy``):
 
     interval   T frames, tau apart at ``target_fps``, from a start somewhere in the video. A file of
                another frame rate is stepped through so that the clip spans the same time.
-    segments   the video is cut into T equal parts and each gives one frame (Something-Something)
+    segments   the video is cut into T equal parts and each gives one frame (Something-Something).
+               In a test with several clips each part gives its middle frame to every one of them,
+               or frames spread over the part, another one to each (``ClipSpec.segment_clips``).
 
 Interval clips are PySlowFast's: a clip of ``clip_size`` frames of the file runs from ``start`` to
 ``start + clip_size - 1``, and T frames are spread over it evenly and rounded down, so that 16 x 4
@@ -13,11 +15,15 @@ getting there, one for long and one for short files, that differ by a frame wher
 fractional; here it is always the first: whole frames from ``ceil(start)`` to ``floor(end)``.
 
 A video that is shorter than the clip repeats its last frame.
+
+All this counts frames as if each were shown equally long. Where they are not, ``at_even_rate``
+finds the frames that are shown at the moments meant.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -53,14 +59,16 @@ def train_indices(spec: ClipSpec, num_frames: int, fps: float, rng: Draws) -> li
 def eval_indices(spec: ClipSpec, num_frames: int, fps: float, num_clips: int) -> list[list[int]]:
     """The frames of each of ``num_clips`` clips that are spread over the video.
 
-    By "segments" each part gives its middle frame, and all clips are the same, as in PySlowFast.
+    By "segments" with ``segment_clips`` "same" all clips are the same, as in PySlowFast.
 
     Returns:
         ``num_clips`` lists of T frame numbers, each from 0 to ``num_frames`` - 1.
     """
     if spec.policy == "segments":
         ranges = segment_ranges(num_frames, spec.num_frames)
-        return [[(first + last) // 2 for first, last in ranges] for _ in range(num_clips)]
+        if spec.segment_clips == "same":
+            return [segment_indices(ranges, 0, 1)] * num_clips
+        return [segment_indices(ranges, clip, num_clips) for clip in range(num_clips)]
     clip_size = interval_clip_size(spec, fps, spec.target_fps)
     starts = interval_starts(num_frames, clip_size, num_clips, spec.offset_sampling)
     return [interval_indices(num_frames, clip_size, start, spec.num_frames) for start in starts]
@@ -110,3 +118,31 @@ def segment_ranges(num_frames: int, num_segments: int) -> list[tuple[int, int]]:
     """
     edges = np.round((num_frames - 1) / num_segments * np.arange(num_segments + 1)).astype(int)
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+
+def segment_indices(ranges: Sequence[tuple[int, int]], clip: int, num_clips: int) -> list[int]:
+    """One frame of each part: at (clip + 1/2) / num_clips of the way through it, rounded down.
+
+    The only clip of one takes the middle frames.
+    """
+    return [first + (last - first) * (2 * clip + 1) // (2 * num_clips) for first, last in ranges]
+
+
+def at_even_rate(indices: Sequence[int], times_s: np.ndarray) -> list[int]:
+    """The frames shown at the moments at which ``indices`` would be, were all shown equally long.
+
+    A frame counts as shown from half a mean step before its time, which is how ffmpeg fills an even
+    rate (``-fps_mode cfr``). So where the rate does not vary, or only by the rounding of a
+    container's clock, these are ``indices`` themselves.
+
+    Args:
+        indices: frame numbers, each from 0 to N - 1.
+        times_s: (N,) when each frame is shown, rising.
+    """
+    last = len(times_s) - 1
+    step_s = (times_s[-1] - times_s[0]) / max(last, 1)
+    if step_s <= 0:
+        return list(indices)
+    moments_s = times_s[0] + (np.asarray(indices) + 0.5) * step_s
+    shown = np.searchsorted(times_s, moments_s, side="right") - 1
+    return [int(index) for index in shown.clip(0, last)]
