@@ -6,27 +6,24 @@ is a ``DataSet`` too.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slowfast_mvit.data.lists import (
-    ListSource,
-    VideoList,
-    nearest_path,
-    read_class_folders,
-    read_csv,
-    read_json,
-)
-from slowfast_mvit.data.ssv2_lists import ordered_class_names, read_ssv2
+from slowfast_mvit.data.class_names import CLASS_NAME_FILES, class_names_of, read_class_names
+from slowfast_mvit.data.csv_lists import read_csv
+from slowfast_mvit.data.folder_lists import read_folders, read_imagenet
+from slowfast_mvit.data.kinetics_lists import read_kinetics
+from slowfast_mvit.data.lists import SPLIT_NAMES, ListSource, VideoList
+from slowfast_mvit.data.remote_lists import local_lists
+from slowfast_mvit.data.ssv2_lists import SSV2_FILES, read_ssv2
 from slowfast_mvit.errors import ConfigError, ListError, pick
+from slowfast_mvit.storage import is_remote
 
-_log = logging.getLogger(__name__)
+__all__ = ["DATASETS", "DataSet", "check_flip", "find_dataset", "open_list", "read_class_names"]
 
-SPLITS = ("train", "val", "test")
-
-_CLASS_NAME_FILES = ("classes.txt", "labels.json", "class_names.json")
+_CSV_FILES = tuple(dict.fromkeys(f"{name}.csv" for names in SPLIT_NAMES.values() for name in names))
+_IMAGENET_FILES = ("train.json", "val.json", "test.json")
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,38 @@ class DataSet:
         flip_keeps_class: False where mirroring a video changes what it shows ("from left to
             right").
         read: turns the files of one split into a list.
+        files: what ``read`` looks for in a folder of lists; fetched where that folder is remote.
+        num_classes: how many it has; None where every copy has its own number.
     """
 
     policy: str
     flip_keeps_class: bool
     read: Callable[[ListSource], VideoList]
+    files: tuple[str, ...] = ()
+    num_classes: int | None = None
 
+
+_KINETICS = DataSet(policy="interval", flip_keeps_class=True, read=read_kinetics, files=_CSV_FILES)
 
 DATASETS: dict[str, DataSet] = {
-    "kinetics": DataSet(policy="interval", flip_keeps_class=True, read=read_csv),
-    "ssv2": DataSet(policy="segments", flip_keeps_class=False, read=read_ssv2),
-    "imagenet": DataSet(policy="interval", flip_keeps_class=True, read=read_class_folders),
+    "kinetics": _KINETICS,
+    "kinetics400": replace(_KINETICS, num_classes=400),
+    "kinetics600": replace(_KINETICS, num_classes=600),
+    "kinetics700": replace(_KINETICS, num_classes=700),
+    "kinetics700_2020": replace(_KINETICS, num_classes=700),
+    "ssv2": DataSet(policy="segments", flip_keeps_class=False, read=read_ssv2, files=SSV2_FILES),
+    "imagenet": DataSet(
+        policy="interval", flip_keeps_class=True, read=read_imagenet, files=_IMAGENET_FILES
+    ),
+    "csv": DataSet(policy="interval", flip_keeps_class=True, read=read_csv, files=_CSV_FILES),
+    "folder": DataSet(policy="interval", flip_keeps_class=True, read=read_folders),
+}
+
+_SHORT_NAMES = {
+    "k400": "kinetics400",
+    "k600": "kinetics600",
+    "k700": "kinetics700",
+    "k700_2020": "kinetics700_2020",
 }
 
 
@@ -58,7 +76,10 @@ def find_dataset(name: str) -> DataSet:
     Raises:
         ConfigError: when there is none of that name; says which there are.
     """
-    return pick(DATASETS, name if ":" in name else name.lower(), "data set")
+    if ":" in name:
+        return pick(DATASETS, name, "data set")
+    name = name.lower().replace("-", "_")
+    return pick(DATASETS, _SHORT_NAMES.get(name, name), "data set")
 
 
 def open_list(
@@ -76,7 +97,7 @@ def open_list(
     Args:
         name: data set, a row of ``DATASETS``.
         split: "train", "val", or "test" (the same videos as "val" where there is no test list).
-        data_dir: ``DATA.PATH_TO_DATA_DIR``, the folder of the lists.
+        data_dir: ``DATA.PATH_TO_DATA_DIR``, the folder of the lists; anything that iopath reaches.
         path_prefix: ``DATA.PATH_PREFIX``, what paths in the list start from; "" for the folder of
             the list, or else the working folder.
         separator: ``DATA.PATH_LABEL_SEPARATOR``.
@@ -86,19 +107,26 @@ def open_list(
 
     Raises:
         ListError: when the list is missing, empty or wrong; all its problems at once.
-        ConfigError: when there is no such data set, or no folder was given.
+        ConfigError: when there is no such data set, it has another number of classes, or no
+            usable folder was given.
+        UserError: when the lists are remote and cannot be fetched.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    if not str(data_dir):
-        raise ConfigError("DATA.PATH_TO_DATA_DIR is empty. Set it to the folder of the lists")
-    source = ListSource(Path(data_dir), split, path_prefix, separator, num_classes)
-    videos = find_dataset(name).read(source)
-    if class_names_path:
-        videos.class_names = read_class_names(Path(class_names_path))
-        _check_class_names(videos, Path(class_names_path), num_classes)
-    elif videos.class_names is None:
-        videos.class_names = _class_names_beside(source)
+    if split not in SPLIT_NAMES:
+        raise ValueError(f"split must be one of {tuple(SPLIT_NAMES)}, got {split!r}")
+    dataset = find_dataset(name)
+    _check_folders(str(data_dir), path_prefix, dataset)
+    num_classes = _num_classes(name, dataset, num_classes)
+    files = (*dataset.files, *CLASS_NAME_FILES) if dataset.files else ()
+    with local_lists(data_dir, files) as folder:
+        source = ListSource(
+            folder, split, path_prefix, separator, num_classes, str(class_names_path)
+        )
+        videos = dataset.read(source)
+        if class_names_path or videos.class_names is None:
+            videos.class_names = class_names_of(source)
+    if is_remote(data_dir):
+        videos.source = videos.source.replace(str(folder), str(data_dir).rstrip("/"))
+    _check_labels_have_names(videos, str(class_names_path))
     return videos
 
 
@@ -115,43 +143,39 @@ def check_flip(name: str, random_flip: bool) -> None:
         )
 
 
-def read_class_names(file: Path) -> tuple[str, ...]:
-    """Class names in the order of their indices: one a line, or JSON ([names] or {name: index}).
-
-    Raises:
-        ListError: when the file is missing or holds something else.
-    """
-    if not file.is_file():
-        raise ListError(f"{file}: no such file.{nearest_path(file)}")
-    if file.suffix != ".json":
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
-    content = read_json(file)
-    if isinstance(content, dict):
-        return ordered_class_names(file, content)
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return tuple(content)
-    raise ListError(f"{file}: expected a list of class names, or an object of names and indices")
-
-
-def _check_class_names(videos: VideoList, file: Path, num_classes: int | None) -> None:
-    given = len(videos.class_names or ())
-    needed = num_classes if num_classes is not None else int(videos.labels.max()) + 1
-    if given != needed:
-        raise ListError(f"{file}: names {given} classes, expected {needed}")
-
-
-def _class_names_beside(source: ListSource) -> tuple[str, ...] | None:
-    file = next((f for name in _CLASS_NAME_FILES if (f := source.folder / name).is_file()), None)
-    if file is None:
-        return None
-    names = read_class_names(file)
-    if source.num_classes is not None and len(names) != source.num_classes:
-        _log.warning(
-            "%s names %d classes, but MODEL.NUM_CLASSES is %d: classes are shown by number",
-            file,
-            len(names),
-            source.num_classes,
+def _check_folders(data_dir: str, path_prefix: str, dataset: DataSet) -> None:
+    if not data_dir:
+        raise ConfigError("DATA.PATH_TO_DATA_DIR is empty. Set it to the folder of the lists")
+    if is_remote(path_prefix):
+        raise ConfigError(
+            f"DATA.PATH_PREFIX is {path_prefix}: videos are read from a mounted file system. Copy "
+            "them, or mount what holds them, and give that folder"
         )
-        return None
-    return names
+    if is_remote(data_dir) and not dataset.files:
+        raise ConfigError(
+            f"DATA.PATH_TO_DATA_DIR is {data_dir}, but a data set that is read from folders of "
+            "classes must be on a mounted file system. Give a local folder"
+        )
+    if is_remote(data_dir) and not path_prefix:
+        raise ConfigError(
+            f"DATA.PATH_TO_DATA_DIR is {data_dir}, where only lists are read from. Set "
+            "DATA.PATH_PREFIX to the local folder of the videos"
+        )
+
+
+def _num_classes(name: str, dataset: DataSet, num_classes: int | None) -> int | None:
+    if dataset.num_classes is None or num_classes in (None, dataset.num_classes):
+        return dataset.num_classes if num_classes is None else num_classes
+    raise ConfigError(
+        f"{name} has {dataset.num_classes} classes, but MODEL.NUM_CLASSES is {num_classes}. Set it "
+        f"to {dataset.num_classes}, or name the data set 'kinetics', which may have any number"
+    )
+
+
+def _check_labels_have_names(videos: VideoList, class_names_path: str) -> None:
+    if videos.class_names is None:
+        return
+    given, needed = len(videos.class_names), int(videos.labels.max()) + 1
+    if given < needed:
+        where = class_names_path or videos.source
+        raise ListError(f"{where}: names {given} classes, expected {needed}")

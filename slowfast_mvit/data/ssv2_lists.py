@@ -1,8 +1,10 @@
 """The lists of Something-Something v2: JSON files beside the videos, or PySlowFast's frame lists.
 
-    labels.json       {"Pushing something": "0", ...}
-    train.json        [{"id": "78687", "template": "Pushing [something]", ...}, ...]
-    validation.json   the same; testing reads it too, since the test videos have no public labels
+    labels.json        {"Pushing something": "0", ...}
+    train.json         [{"id": "78687", "template": "Pushing [something]", ...}, ...]
+    validation.json    the same
+    test.json          [{"id": "1420"}, ...], in the newer release with
+    test-answers.csv   1420;Pushing something
 
 and the videos themselves as ``<id>.webm`` (or .mp4, or a folder of frames named ``<id>``), or
 ``train.csv`` / ``val.csv`` with one line for each frame (a JPEG) of each video.
@@ -14,25 +16,36 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from slowfast_mvit.data.class_names import ClassIndex, ordered_class_names
+from slowfast_mvit.data.csv_lists import numbered_lines, read_csv
 from slowfast_mvit.data.lists import (
     ListSource,
     VideoList,
-    label_problems,
+    columns,
+    label_problem,
     nearest_path,
     path_problem,
     raise_problems,
-    read_csv,
     read_json,
+    warn_of_missing,
 )
+from slowfast_mvit.data.strings import Strings, repeats
 from slowfast_mvit.errors import ListError, in_one_message
 
 _log = logging.getLogger(__name__)
 
 _RELEASE = "something-something-v2-"  # starts the names of the first release's files
 _SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val"), "test": ("validation", "val")}
+_ANSWERS = "test-answers.csv"
+_JSON_NAMES = ("labels", "train", "validation", "val", "test")
+SSV2_FILES = (
+    *(f"{start}{name}.json" for start in (_RELEASE, "") for name in _JSON_NAMES),
+    *(_ANSWERS, "train.csv", "val.csv", "test.csv"),
+)
 _VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov", "")  # "": a folder of frames
 _VIDEO_FOLDERS = ("", "videos", "20bn-something-something-v2")
 _FRAME_LIST_HEADER = "original_vido_id"  # the misspelling is the format's
@@ -44,8 +57,10 @@ def read_ssv2(source: ListSource) -> VideoList:
     Videos are looked for in ``source.path_prefix``, or else in the folder of the lists, and there
     in ``videos/`` and ``20bn-something-something-v2/``. With a frame list (see above) each video is
     made of the frames it names, and videos it does not name are left out, as in PySlowFast. A video
-    named by the JSON file and found nowhere stays in the list: it fails when it is read, and so is
-    counted. A folder without JSON files is read as one with ``path label`` lists.
+    named by the JSON file and found nowhere is left out of training; in testing it stays in the
+    list: it fails when it is read, and so is counted. Testing reads test.json where its answers
+    are there too, else the validation videos. A folder without JSON files is read as one with
+    ``path label`` lists.
 
     Raises:
         ListError: all problems of the list at once; or none of its videos is there.
@@ -53,7 +68,8 @@ def read_ssv2(source: ListSource) -> VideoList:
     names = [f"{_RELEASE}labels.json", "labels.json"]
     labels_file = _first_existing(source.folder, names)
     split_file = _split_file(source)
-    if labels_file is None and split_file is None and _frame_list(source) is None:
+    frame_list = _frame_list(source, split_file)
+    if labels_file is None and split_file is None and frame_list is None:
         return read_csv(source)
     if labels_file is None or split_file is None:
         missing = " or ".join(names if labels_file is None else _split_file_names(source))
@@ -63,18 +79,21 @@ def read_ssv2(source: ListSource) -> VideoList:
         )
     class_names = _read_labels(labels_file)
     ids, labels = _read_split(split_file, class_names, source)
-    frame_list = _frame_list(source)
     if frame_list is None:
         folder, paths = _find_videos(split_file, ids, source)
     else:
         folder = Path(source.path_prefix or frame_list.parent)
         frames = _read_frame_list(frame_list)
         _check_frame_list(frame_list, frames, split_file, ids)
-        kept = [i for i, video_id in enumerate(ids) if video_id in frames]
-        ids, labels = [ids[i] for i in kept], [labels[i] for i in kept]
-        paths = [frames[video_id] for video_id in ids]
+        paths = [frames.get(video_id, "") for video_id in ids]
+    kept = [index for index, path in enumerate(paths) if path]
     return VideoList(
-        ids, labels, paths=paths, folder=folder, class_names=class_names, source=split_file
+        (ids[index] for index in kept),
+        (labels[index] for index in kept),
+        paths=(paths[index] for index in kept),
+        folder=folder,
+        class_names=class_names,
+        source=split_file,
     )
 
 
@@ -84,7 +103,23 @@ def _split_file_names(source: ListSource) -> list[str]:
 
 
 def _split_file(source: ListSource) -> Path | None:
+    if source.split == "test" and (source.folder / _ANSWERS).is_file():
+        tested = _first_existing(source.folder, [f"{_RELEASE}test.json", "test.json"])
+        if tested is not None:
+            _log.warning(
+                "%s: testing reads %s, since %s is there. Published numbers are of the validation "
+                "videos: to compare with them, move that file away",
+                source.folder,
+                tested.name,
+                _ANSWERS,
+            )
+            return tested
     return _first_existing(source.folder, _split_file_names(source))
+
+
+def _is_test(split_file: Path) -> bool:
+    """Whether a split file names videos only, so that their classes stand in the answers."""
+    return split_file.stem.rpartition("-")[2] == "test"
 
 
 def _first_existing(folder: Path, names: Iterable[str]) -> Path | None:
@@ -99,66 +134,81 @@ def _read_labels(file: Path) -> tuple[str, ...]:
     return ordered_class_names(file, content)
 
 
-def ordered_class_names(file: Path, index_of: dict[str, object]) -> tuple[str, ...]:
-    """The keys of {name: index} in the order of the indices, which must be 0, 1, 2, ...
-
-    Raises:
-        ListError: when an index is no whole number, missing or given twice.
-    """
-    try:
-        by_index = {int(str(index)): name for name, index in index_of.items()}
-    except ValueError as error:
-        raise ListError(f"{file}: a class index is not a whole number ({error})") from None
-    if sorted(by_index) != list(range(len(index_of))):
-        raise ListError(
-            f"{file}: the class indices must be 0 to {len(index_of) - 1}, each given once"
-        )
-    return tuple(by_index[index].strip().strip('"') for index in sorted(by_index))
-
-
 def _read_split(
     file: Path, class_names: tuple[str, ...], source: ListSource
-) -> tuple[list[str], list[int]]:
-    entries = read_json(file)
+) -> tuple[Strings, Sequence[int]]:
+    """Ids and labels; of each entry no more than these is ever in memory."""
+    answers = _read_answers(source.folder / _ANSWERS) if _is_test(file) else None
+    row_of = _entry_reader(ClassIndex(class_names), answers)
+    entries = read_json(file, object_hook=row_of)
     if not isinstance(entries, list) or not entries:
         raise ListError(f'{file}: expected entries such as {{"id": "1", "template": "..."}}')
-    index_of = {name: index for index, name in enumerate(class_names)}
-    ids: list[str] = []
-    labels: list[int] = []
     problems: list[tuple[int, str]] = []
-    seen: set[str] = set()
-    for number, entry in enumerate(entries, start=1):
-        problem = _entry_problem(entry, index_of)
-        if problem is None and str(entry["id"]) in seen:
-            problem = f"id {entry['id']!r} is listed twice"
-        if problem:
-            problems.append((number, problem))
-            continue
-        ids.append(str(entry["id"]))
-        seen.add(ids[-1])
-        labels.append(index_of[_class_of(entry)])
-    problems += label_problems(labels, range(1, len(labels) + 1), source.num_classes)
+    ids, labels, numbers = columns(_good_entries(entries, source.num_classes, problems))
+    problems += [(numbers[i], f"id {ids[i]!r} is listed twice") for i, _ in repeats(ids)]
     raise_problems(file, problems, what="entry")
     return ids, labels
 
 
-def _entry_problem(entry: object, index_of: dict[str, int]) -> str | None:
-    if not isinstance(entry, dict) or "id" not in entry or "template" not in entry:
-        return 'lacks "id" or "template"'
-    if _class_of(entry) not in index_of:
-        return f"template {entry['template']!r} is not among the class names"
-    return path_problem(str(entry["id"]))
+def _entry_reader(
+    classes: ClassIndex, answers: dict[str, str] | None
+) -> Callable[[dict[str, Any]], tuple[str, int] | str]:
+    """What turns an entry of a split into (id, label), or into a text that says what is wrong."""
+
+    def row_of(entry: dict[str, Any]) -> tuple[str, int] | str:
+        video_id = str(entry.get("id", ""))
+        if answers is not None:
+            if video_id not in answers:
+                return f"id {video_id!r} is not in {_ANSWERS}"
+            template = answers[video_id]
+        elif "id" not in entry or "template" not in entry:
+            return 'lacks "id" or "template"'
+        else:
+            template = str(entry["template"])
+        name = template.replace("[", "").replace("]", "").strip().strip('"')
+        label = classes.find(name)
+        if label is None:
+            return f"template {template!r} is not among the class names{classes.hint(name)}"
+        return path_problem(video_id) or (video_id, label)
+
+    return row_of
 
 
-def _class_of(entry: dict[str, object]) -> str:
-    return str(entry["template"]).replace("[", "").replace("]", "").strip().strip('"')
+def _good_entries(
+    entries: list[object], num_classes: int | None, problems: list[tuple[int, str]]
+) -> Iterator[tuple[int, str, int]]:
+    for number, entry in enumerate(entries, start=1):
+        if isinstance(entry, tuple):
+            video_id, label = entry
+            problem = label_problem(label, num_classes)
+        else:
+            problem = entry if isinstance(entry, str) else 'lacks "id" or "template"'
+        if problem:
+            problems.append((number, problem))
+        else:
+            yield number, video_id, label
+
+
+def _read_answers(file: Path) -> dict[str, str]:
+    """The template of each test video, from lines ``id;template``."""
+    answers: dict[str, str] = {}
+    problems = []
+    for line, text in numbered_lines(file):
+        match = re.fullmatch(r'\s*"?(\d+)"?\s*[;,\t]\s*"?(.*?)"?\s*', text)
+        if match is not None:
+            answers[match[1]] = match[2]
+        elif line > 1:  # the first may be a header
+            problems.append((line, f"expected a video id, ';' and a template, got {text[:60]!r}"))
+    raise_problems(file, problems)
+    return answers
 
 
 # Finding the videos
 
 
-def _find_videos(file: Path, ids: Sequence[str], source: ListSource) -> tuple[Path, list[str]]:
-    """The folder of the videos and their paths in it; each folder is listed once."""
+def _find_videos(file: Path, ids: Strings, source: ListSource) -> tuple[Path, list[str]]:
+    """The folder of the videos and their paths in it, "" for one that is not there and not needed;
+    each folder is listed once."""
     root = Path(source.path_prefix) if source.path_prefix else source.folder
     present = {name: _names_in(root / name) for name in _VIDEO_FOLDERS}
     found = [_find_video(video_id, present) for video_id in ids]
@@ -169,21 +219,16 @@ def _find_videos(file: Path, ids: Sequence[str], source: ListSource) -> tuple[Pa
             f"{file}: none of its {len(ids):,} videos is there. Looked for {ids[0]}.webm, "
             f"{ids[0]}.mp4 and the like in {looked_in}. Set DATA.PATH_PREFIX to their folder"
         )
-    if missing:
-        _log.warning(
-            "%s: %d of %d videos have no file below %s (first: %s); they count as failed",
-            file,
-            len(missing),
-            len(ids),
-            root,
-            missing[0],
-        )
+    if not missing:
+        return root, [path or "" for path in found]
+    warn_of_missing(file, len(missing), len(ids), root, missing[0], source.split)
+    if source.split == "train":
+        return root, [path or "" for path in found]
     main_folder = next(os.path.dirname(path) for path in found if path is not None)
-    paths = [
-        path if path is not None else os.path.join(main_folder, f"{video_id}.webm")
+    return root, [
+        path or os.path.join(main_folder, f"{video_id}.webm")
         for path, video_id in zip(found, ids, strict=True)
     ]
-    return root, paths
 
 
 def _names_in(folder: Path) -> set[str]:
@@ -201,9 +246,12 @@ def _find_video(video_id: str, present: dict[str, set[str]]) -> str | None:
 # PySlowFast's frame lists
 
 
-def _frame_list(source: ListSource) -> Path | None:
+def _frame_list(source: ListSource, split_file: Path | None) -> Path | None:
     """The frame list of this split, if the folder has one."""
-    file = source.folder / ("train.csv" if source.split == "train" else "val.csv")
+    name = {"train": "train", "val": "val", "test": "val"}[source.split]
+    if split_file is not None and _is_test(split_file):
+        name = "test"
+    file = source.folder / f"{name}.csv"
     if not file.is_file():
         return None
     with open(file, encoding="utf-8-sig", errors="replace") as lines:
@@ -271,9 +319,7 @@ def _numbers_of_run(run: str) -> Iterator[str]:
         yield str(number).zfill(len(first))
 
 
-def _check_frame_list(
-    file: Path, frames: dict[str, str], split_file: Path, ids: Sequence[str]
-) -> None:
+def _check_frame_list(file: Path, frames: dict[str, str], split_file: Path, ids: Strings) -> None:
     unknown = sorted(set(frames) - set(ids))
     if unknown:
         problems = [f"video {video_id!r} is not in {split_file.name}" for video_id in unknown[:20]]

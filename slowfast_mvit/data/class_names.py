@@ -1,0 +1,125 @@
+"""Names of classes: where they are found, and the class index of a name."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from slowfast_mvit.data.lists import ListSource, nearest_path, read_json
+from slowfast_mvit.errors import ListError, nearest
+from slowfast_mvit.storage import local_copy
+
+_log = logging.getLogger(__name__)
+
+CLASS_NAME_FILES = ("classes.txt", "labels.json", "class_names.json")
+
+
+def class_names_of(source: ListSource) -> tuple[str, ...] | None:
+    """The names in ``DATA.CLASS_NAMES_PATH``, else in a file beside the lists, else None.
+
+    Names beside the lists that are not as many as the model has classes are left aside with a
+    warning: somebody else's file must not stop a run.
+
+    Raises:
+        ListError: when ``DATA.CLASS_NAMES_PATH`` is missing, unreadable or of another number.
+    """
+    if source.class_names_path:
+        names = read_class_names(local_copy(source.class_names_path))
+        if source.num_classes not in (None, len(names)):
+            raise ListError(
+                f"{source.class_names_path}: names {len(names)} classes, expected "
+                f"{source.num_classes} (MODEL.NUM_CLASSES)"
+            )
+        return names
+    files = (source.folder / name for name in CLASS_NAME_FILES)
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    names = read_class_names(file)
+    if source.num_classes not in (None, len(names)):
+        _log.warning(
+            "%s names %d classes, but MODEL.NUM_CLASSES is %d: its names are not used",
+            file,
+            len(names),
+            source.num_classes,
+        )
+        return None
+    return names
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Class names in the order of their indices: one a line, or JSON ([names] or {name: index}).
+
+    Raises:
+        ListError: when the file is missing or holds something else.
+    """
+    if not file.is_file():
+        raise ListError(f"{file}: no such file.{nearest_path(file)}")
+    if file.suffix != ".json":
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ListError(f"{file}: not a text in UTF-8 ({error.reason})") from None
+        return tuple(line.strip() for line in lines if line.strip())
+    content = read_json(file)
+    if isinstance(content, dict):
+        return ordered_class_names(file, content)
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return tuple(content)
+    raise ListError(f"{file}: expected a list of class names, or an object of names and indices")
+
+
+def ordered_class_names(file: Path, index_of: Mapping[str, object]) -> tuple[str, ...]:
+    """The keys of {name: index} in the order of the indices, which must be 0, 1, 2, ...
+
+    Raises:
+        ListError: when an index is no whole number, missing or given twice.
+    """
+    try:
+        by_index = {int(str(index)): name for name, index in index_of.items()}
+    except ValueError as error:
+        raise ListError(f"{file}: a class index is not a whole number ({error})") from None
+    if sorted(by_index) != list(range(len(index_of))):
+        raise ListError(
+            f"{file}: the class indices must be 0 to {len(index_of) - 1}, each given once"
+        )
+    return tuple(by_index[index].strip().strip('"') for index in sorted(by_index))
+
+
+class ClassIndex:
+    """The class index of a name, however it is spelled.
+
+    Copies of the same data set write ``riding a bike``, ``riding_a_bike`` or ``Riding a bike``; a
+    name that fits no class letter by letter is looked up without case and punctuation, unless two
+    classes would be the same then.
+
+    Args:
+        names: in the order of the class indices.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        folded = [_folded(name) for name in names]
+        times = Counter(folded)
+        self._names = names
+        self._exact = {name: index for index, name in enumerate(names)}
+        self._folded = {name: i for i, name in enumerate(folded) if times[name] == 1}
+        self._hints: dict[str, str] = {}
+
+    def find(self, name: str) -> int | None:
+        """The index of ``name``, or None where no class is called so."""
+        index = self._exact.get(name)
+        return self._folded.get(_folded(name)) if index is None else index
+
+    def hint(self, name: str) -> str:
+        """The nearest name to one that was not found, as the end of a message."""
+        if name not in self._hints:  # to find the nearest of 700 takes a while
+            guess = nearest(name, self._names)
+            self._hints[name] = f". Did you mean {guess!r}?" if guess else ""
+        return self._hints[name]
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", re.sub(r"['\u2019]", "", name)).strip().lower()

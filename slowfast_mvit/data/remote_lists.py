@@ -1,0 +1,58 @@
+"""Lists that lie elsewhere: fetched through iopath for as long as they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from slowfast_mvit.errors import ConfigError, ListError, UserError
+from slowfast_mvit.storage import is_remote, local_copy
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def local_lists(folder: str | Path, files: Sequence[str]) -> Iterator[Path]:
+    """A local folder with the lists of ``folder``: itself where it is local.
+
+    Args:
+        folder: local, or anything that iopath reaches.
+        files: names that a list may have; those that ``folder`` holds are fetched.
+
+    Yields:
+        The local folder; a fetched one is deleted with the ``with`` statement. A ``ListError``
+        from inside it names the files by their remote address.
+
+    Raises:
+        UserError: nothing could be fetched.
+        ConfigError: nothing here reads such an address.
+    """
+    if not is_remote(folder):
+        yield Path(folder)
+        return
+    address = str(folder).rstrip("/")
+    with tempfile.TemporaryDirectory(prefix="lists-") as temporary:
+        _fetch(address, files, Path(temporary))
+        try:
+            yield Path(temporary)
+        except ListError as error:
+            raise ListError(str(error).replace(temporary, address)) from None
+
+
+def _fetch(address: str, files: Sequence[str], into: Path) -> None:
+    failures: list[UserError] = []
+    for name in files:
+        try:
+            shutil.copyfile(local_copy(f"{address}/{name}", fresh=True), into / name)
+        except ConfigError:
+            raise
+        except UserError as error:  # most of these names are not there, and need not be
+            failures.append(error)
+    if len(failures) == len(files):
+        raise failures[0]
+    found = sorted(file.name for file in into.iterdir())
+    _log.info("%s: fetched %s", address, ", ".join(found))
