@@ -18,12 +18,6 @@ from torch import Tensor
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipBatch, FailedVideo, VideoRecord
 
-# Makes the uint8 tensor of a batch; its values do not matter.
-Allocate = Callable[[Sequence[int]], Tensor]
-
-# Told the index of each video before it is opened; may refuse it with a DecodeError.
-Begin = Callable[[int], None]
-
 
 @dataclass(frozen=True)
 class ItemKey:
@@ -34,19 +28,25 @@ class ItemKey:
     index: int
 
 
+# Told of each video before it is opened; may refuse it with a DecodeError.
+Begin = Callable[[ItemKey], None]
+
+
 @dataclass(frozen=True)
 class VideoViews:
     """One item.
 
     Attributes:
         record: the video, or None where it could not be read.
-        pixels: (V, 3, T, S, S) uint8, or None.
+        pixels: (V, 3, T, S, S) uint8, or None. In testing (U, 3, T, S, S): those that differ.
         failures: videos that could not be read on the way.
+        places: (V,) int64, where in ``pixels`` each view is; None where view v is at place v.
     """
 
     record: VideoRecord | None
     pixels: Tensor | None
     failures: tuple[FailedVideo, ...] = ()
+    places: Tensor | None = None
 
 
 class VideoItems(Protocol):
@@ -75,8 +75,7 @@ class VideoItems(Protocol):
 def read_batch(
     dataset: VideoItems,
     keys: Sequence[ItemKey],
-    *,
-    allocate: Allocate | None = None,
+    out: Tensor | None = None,
     begin: Begin | None = None,
 ) -> ClipBatch:
     """All views of the videos of a batch, without those that could not be read.
@@ -84,29 +83,38 @@ def read_batch(
     Args:
         dataset: of the videos.
         keys: of the items.
-        allocate: makes the tensor (B, V, 3, T, S, S); ``empty_pixels`` if None.
-        begin: called before each video.
+        out: ``batch_shape`` uint8, where the views are written; a new one if None.
+        begin: told of each video before it is opened.
     """
-    pixels = (allocate or empty_pixels)((len(keys), len(dataset.views), *dataset.view_shape))
+    pixels = torch.empty(batch_shape(dataset, keys), dtype=torch.uint8) if out is None else out
     records = list[VideoRecord]()
     failures = list[FailedVideo]()
+    places = list[Tensor]()
     for key in keys:
         item = dataset.read(key, pixels[len(records)], begin)
         failures += item.failures
         if item.record is not None:
             records.append(item.record)
+            places += [] if item.places is None else [item.places]
     return ClipBatch(
-        pixels=pixels[: len(records)],
+        pixels=filled(pixels, len(records), places),
         labels=torch.tensor([record.label for record in records], dtype=torch.int64),
         video_ids=tuple(record.video_id for record in records),
         views=dataset.views,
         failures=tuple(failures),
+        places=torch.stack(places) if places else None,
     )
 
 
-def empty_pixels(shape: Sequence[int]) -> Tensor:
-    """A uint8 tensor in the memory of this process."""
-    return torch.empty(tuple(shape), dtype=torch.uint8)
+def filled(pixels: Tensor, num_videos: int, places: Sequence[Tensor]) -> Tensor:
+    """The part of (B, V, 3, T, S, S) that was written: so many videos, so many places of each."""
+    num_places = max((int(its_places.max()) + 1 for its_places in places), default=pixels.shape[1])
+    return pixels[:num_videos, :num_places]
+
+
+def batch_shape(dataset: VideoItems, keys: Sequence[ItemKey]) -> tuple[int, ...]:
+    """(B, V, 3, T, S, S)."""
+    return (len(keys), len(dataset.views), *dataset.view_shape)
 
 
 def failed(record: VideoRecord, error: DecodeError) -> FailedVideo:

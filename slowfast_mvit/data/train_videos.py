@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from slowfast_mvit.data.decode import open_reader
-from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, empty_pixels, failed, read_batch
+from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, batch_shape, failed, read_batch
 from slowfast_mvit.data.sampling import train_indices
 from slowfast_mvit.errors import DecodeError, in_one_message
 from slowfast_mvit.randomness import REPLACEMENT, TEMPORAL, Draws, generator, whole_number
@@ -89,7 +90,7 @@ class TrainVideos(Dataset[VideoViews]):
         Args:
             key: which video, and its place in the run.
             out: (V, 3, T, S, S) uint8, where the views are written; a new one if None.
-            begin: told the index of each video before it is opened; may refuse it.
+            begin: told of each video before it is opened; may refuse it.
 
         Raises:
             DecodeError: when ten more cannot be read either; names the first ones.
@@ -101,17 +102,18 @@ class TrainVideos(Dataset[VideoViews]):
             record = self.videos[index]
             try:
                 if begin is not None:
-                    begin(index)
+                    begin(replace(key, index=index))
                 clip = self._read_clip(record, key)
             except DecodeError as error:
                 failures.append(failed(record, error))
                 index = whole_number(draws, 0, len(self.videos))
                 continue
-            pixels = empty_pixels((self.num_views, *self.view_shape)) if out is None else out
+            if out is None:
+                out = torch.empty(batch_shape(self, [key])[1:], dtype=torch.uint8)
             for view in range(self.num_views):
                 rng = generator(self.seed, key.epoch, key.position, view)
-                pixels[view] = self.transform(clip.frames, rng)
-            return VideoViews(record, pixels, tuple(failures))
+                out[view] = self.transform(clip.frames, rng)
+            return VideoViews(record, out, tuple(failures))
         reasons = [failure.reason for failure in failures[:3]]
         raise DecodeError(
             in_one_message(f"{len(failures)} videos in a row cannot be read; the first", reasons)
