@@ -4,12 +4,15 @@ Frame i is the i-th frame that ffmpeg shows: hidden frames (edit lists, leading 
 not count, and rotation is applied. ``open_reader`` picks the reader by what stands at the path;
 files come from strangers, so only plain local files in known formats are opened.
 
-To add a reader, add a row to ``READERS``; the contract test runs over every row.
+To add a reader, add a row to ``READERS``; the contract test runs over every row. PyAV is the
+default: the quickest for H.264 and the only one that reads every kind of file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -20,11 +23,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from slowfast_mvit.data.decode_decord import open_decord
 from slowfast_mvit.data.decode_pyav import open_pyav
+from slowfast_mvit.data.decode_torchcodec import open_torchcodec, open_torchcodec_cuda
 from slowfast_mvit.data.lists import IMAGE_SUFFIXES
 from slowfast_mvit.data.reading import check_indices, open_plain_file
 from slowfast_mvit.data.ssv2_lists import frames_of_pattern
-from slowfast_mvit.errors import DecodeError, pick
+from slowfast_mvit.errors import ConfigError, DecodeError, in_one_message, pick
 from slowfast_mvit.structures import VideoReader
 
 # Frames that were cut out of a video: PySlowFast's lists for Something-Something v2 use this rate.
@@ -35,7 +40,71 @@ MAX_IMAGE_PIXELS = 80_000_000
 # Without this PIL would look inside, and run a program for what turns out to be PostScript.
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
-READERS: dict[str, Callable[[Path], AbstractContextManager[VideoReader]]] = {"pyav": open_pyav}
+
+@contextlib.contextmanager
+def open_auto(path: Path) -> Iterator[VideoReader]:
+    """Open a video file with the first reader that works on this machine (``working_reader``)."""
+    with READERS[working_reader("auto")](path) as reader:
+        yield reader
+
+
+READERS: dict[str, Callable[[Path], AbstractContextManager[VideoReader]]] = {
+    "auto": open_auto,
+    "pyav": open_pyav,
+    "torchcodec": open_torchcodec,
+    "torchcodec_cuda": open_torchcodec_cuda,
+    "decord": open_decord,
+}
+
+# In this order: from the one that reads every file to the one that refuses most.
+AUTO_READERS = ("pyav", "torchcodec", "decord")
+
+# Three frames of 64 x 64 pixels, H.264, each of one grey level.
+_PROBE = Path(__file__).with_name("probe.mp4")
+_PROBE_LEVELS = (40, 128, 220)
+
+
+@functools.cache
+def working_reader(backend: str) -> str:
+    """The reader to use for ``DATA.DECODING_BACKEND``, after it decoded a small file.
+
+    Args:
+        backend: a row of ``READERS``, or ``package.module:name``, which is not tried. "auto" takes
+            the first of ``AUTO_READERS`` that works, and says which.
+
+    Raises:
+        ConfigError: when there is none such, its library is missing or cannot decode.
+    """
+    if backend != "auto":
+        pick(READERS, backend, "reader")
+        if backend in READERS:
+            _probe(backend)
+        return backend
+    problems = []
+    for name in AUTO_READERS:
+        try:
+            _probe(name)
+        except ConfigError as error:
+            problems.append(str(error))
+        else:
+            logging.getLogger(__name__).info("DATA.DECODING_BACKEND auto: reading with %s", name)
+            return name
+    raise ConfigError(in_one_message("no reader works on this machine", problems))
+
+
+def _probe(backend: str) -> None:
+    """Raise a ConfigError unless the reader decodes a small file as it should."""
+    try:
+        with READERS[backend](_PROBE) as reader:
+            levels = reader.frames([2, 0, 1]).float().mean((1, 2, 3))
+    except DecodeError as error:
+        raise ConfigError(f"the reader {backend!r} does not work here: {error}") from error
+    expected = torch.tensor(_PROBE_LEVELS)[[2, 0, 1]]
+    if not torch.allclose(levels, expected.float(), atol=3):
+        raise ConfigError(
+            f"the reader {backend!r} does not work here: frames of the grey levels "
+            f"{expected.tolist()} come out as {levels.round().int().tolist()}"
+        )
 
 
 @contextlib.contextmanager

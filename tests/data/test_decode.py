@@ -1,4 +1,4 @@
-"""The contract of every reader: frame i is the i-th frame that a plain decoder shows."""
+"""The PyAV reader beyond the contract, folders of frames, images, and the choice of a reader."""
 
 from __future__ import annotations
 
@@ -10,77 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from videos import picture, real_videos, sequential_frames, write_video
+from videos import picture, real_videos, sequential_frames, write_two_sizes, write_video
 
-from slowfast_mvit.data import decode_pyav
-from slowfast_mvit.data.decode import READERS, open_reader
+from slowfast_mvit.data import decode_pyav, packets
+from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.errors import ConfigError, DecodeError
-
-WRITTEN = {
-    "B frames, one group": ("a.mp4", {}),
-    "B pyramid, closed groups": (
-        "a.mp4",
-        {"options": {"g": "8", "bf": "3", "b-pyramid": "normal"}},
-    ),
-    "open groups": ("a.mkv", {"options": {"x264-params": "open-gop=1:keyint=8:bframes=3"}}),
-    "intra only": ("a.mp4", {"options": {"g": "1"}}),
-    "fragmented": (
-        "a.mp4",
-        {"container_options": {"movflags": "frag_keyframe+empty_moov"}, "options": {"g": "8"}},
-    ),
-    "odd size": ("a.mp4", {"size": (47, 63), "pix_fmt": "yuv444p"}),
-    "10 bit": ("a.mp4", {"pix_fmt": "yuv420p10le"}),
-    "grey": ("a.mp4", {"pix_fmt": "gray"}),
-    "one frame": ("a.mp4", {"num_frames": 1}),
-    "variable rate": ("a.mp4", {"pts": [i * i // 4 + i for i in range(30)]}),
-    "late start": ("a.mp4", {"pts": list(range(50, 80))}),
-    "mpeg4 in avi": ("a.avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "8"}}),
-    "mpeg transport stream": ("a.ts", {"options": {"g": "8"}}),
-    "mpeg program stream": ("a.mpg", {"codec": "mpeg2video", "fps": 25, "options": {"g": "8"}}),
-    "flash": ("a.flv", {"options": {"g": "8"}}),
-    "vp8, hidden frames": (
-        "a.webm",
-        {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "g": "16"}},
-    ),
-    "vp9, 12 fps": ("a.webm", {"codec": "libvpx-vp9", "fps": 12, "options": {"cpu-used": "8"}}),
-}
-
-
-@pytest.fixture(params=WRITTEN.values(), ids=WRITTEN.keys())
-def written(request, tmp_path):
-    name, settings = request.param
-    return write_video(tmp_path / name, **settings)
-
-
-def assert_same_frames(path, backend):
-    expected = sequential_frames(path)
-    last = len(expected) - 1
-    rng = np.random.default_rng(0)
-    picks = [[0], [last], [last // 2], list(range(last + 1)), list(range(last, -1, -5)), [last] * 3]
-    picks += [rng.integers(0, last + 1, size=4).tolist() for _ in range(4)]
-
-    with open_reader(path, backend) as reader:
-        assert reader.num_frames == len(expected)
-        assert reader.times_s.shape == (len(expected),)
-        assert reader.times_s[0] == 0
-        assert (np.diff(reader.times_s) > 0).all()
-        for indices in picks:
-            frames = reader.frames(indices)
-            assert frames.dtype == torch.uint8
-            assert torch.equal(frames, torch.stack([expected[i] for i in indices])), indices
-
-
-@pytest.mark.parametrize("backend", READERS)
-def test_gives_the_frames_of_a_plain_decoder(written, backend):
-    assert_same_frames(written, backend)
-
-
-@pytest.mark.parametrize("backend", READERS)
-@pytest.mark.parametrize(
-    "path", real_videos("edge_cases/good"), ids=lambda path: path and path.name
-)
-def test_gives_the_frames_of_a_plain_decoder_on_odd_real_files(path, backend):
-    assert_same_frames(path, backend)
 
 
 @pytest.mark.parametrize("path", real_videos("edge_cases/bad"), ids=lambda path: path and path.name)
@@ -111,31 +45,6 @@ def test_the_frame_rate_and_the_times_are_those_of_the_file(tmp_path):
         assert reader.times_s[-1] == pytest.approx(23 / 12, abs=1e-3)
     with open_reader(uneven) as reader:
         assert reader.times_s == pytest.approx([0, 0.1, 0.5, 0.7], abs=1e-3)
-
-
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_is_applied(tmp_path, degrees):
-    plain = write_video(tmp_path / "plain.mp4", 3, size=(32, 64))
-    turned = tmp_path / "turned.mp4"
-    turned.write_bytes(with_rotation(plain.read_bytes(), degrees))
-
-    with open_reader(plain) as reader:
-        upright = reader.frames([2])[0]
-    with open_reader(turned) as reader:
-        rotated = reader.frames([2])[0]
-
-    # A player turns the picture clockwise by the degrees in the track header.
-    assert torch.equal(rotated, torch.rot90(upright, -degrees // 90, dims=(0, 1)))
-
-
-def with_rotation(mp4: bytes, degrees: int) -> bytes:
-    """The same MP4 with the matrix of its track header (ISO 14496-12, 8.3.2) turned clockwise."""
-    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    matrix = [cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30]
-    start = mp4.index(b"tkhd") + 4 + 4 + 4 * 5 + 8 + 8
-    plain = np.frombuffer(mp4[start : start + 36], dtype=">i4")
-    assert plain.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
-    return mp4[:start] + np.array(matrix, dtype=">i4").tobytes() + mp4[start + 36 :]
 
 
 def write_faststart(path):
@@ -211,14 +120,14 @@ def test_a_file_without_pictures_is_refused(tmp_path):
 
 def test_the_budgets_stop_files_that_cost_too_much(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", 30, options={"g": "30", "sc_threshold": "0"})
-    monkeypatch.setattr(decode_pyav, "MAX_DECODED_FRAMES", 10)
+    monkeypatch.setattr(packets, "MAX_DECODED_FRAMES", 10)
 
     with open_reader(path) as reader:
         assert len(reader.frames([4])) == 1
         with pytest.raises(DecodeError, match="more than 10 frames would have to be decoded"):
             reader.frames([29])
 
-    monkeypatch.setattr(decode_pyav, "MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(packets, "MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(DecodeError, match="frames of 64 x 48 pixels are larger"), open_reader(path):
         pass
 
@@ -231,7 +140,7 @@ def test_only_the_groups_of_wanted_frames_are_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(
         decode_pyav.PyavReader,
         "_decode_run",
-        lambda self, index, run, budget: runs.append(run) or decode_run(self, index, run, budget),
+        lambda self, index, run: runs.append(run) or decode_run(self, index, run),
     )
 
     with open_reader(path) as reader:
@@ -250,31 +159,23 @@ def test_an_index_outside_the_video_is_the_callers_mistake(tmp_path):
         reader.frames([0, 3])
 
 
-def test_a_frame_of_another_size_is_scaled_to_the_first(tmp_path):
-    small, large = (
-        write_video(tmp_path / "a.ts", 8),
-        write_video(tmp_path / "b.ts", 8, size=(96, 128)),
-    )
-    path = tmp_path / "both.ts"
-    path.write_bytes(small.read_bytes() + large.read_bytes())
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_pictures_that_change_their_size_are_refused(tmp_path, suffix):
+    path = write_two_sizes(tmp_path / f"both{suffix}")
 
-    with open_reader(path) as reader:
-        frames = reader.frames(range(reader.num_frames))
-
-    assert frames.shape[1:] == (48, 64, 3)
+    with (
+        pytest.raises(DecodeError, match="change their size, from 64 x 48 to 128 x 96 at frame 8"),
+        open_reader(path) as reader,
+    ):
+        reader.frames(range(reader.num_frames))
 
 
-def test_frames_that_grow_too_large_in_mid_stream_are_refused(tmp_path, monkeypatch):
-    small, large = (
-        write_video(tmp_path / "a.ts", 8),
-        write_video(tmp_path / "b.ts", 8, size=(96, 128)),
-    )
-    path = tmp_path / "both.ts"
-    path.write_bytes(small.read_bytes() + large.read_bytes())
-    monkeypatch.setattr(decode_pyav, "MAX_PIXELS", 48 * 64)
+def test_pictures_that_grow_too_large_are_refused(tmp_path, monkeypatch):
+    path = write_two_sizes(tmp_path / "both.mkv")
+    monkeypatch.setattr(packets, "MAX_PIXELS", 48 * 64)
 
-    with pytest.raises(DecodeError), open_reader(path):
-        pass
+    with open_reader(path) as reader, pytest.raises(DecodeError):
+        reader.frames([reader.num_frames - 1])
 
 
 def test_files_are_closed_again(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,6 +60,90 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def with_rotation(mp4: bytes, degrees: int) -> bytes:
+    """The same MP4 with the matrix of its track header (ISO 14496-12, 8.3.2) turned clockwise."""
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    matrix = [cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30]
+    start = mp4.index(b"tkhd") + 4 + 4 + 4 * 5 + 8 + 8
+    plain = np.frombuffer(mp4[start : start + 36], dtype=">i4")
+    assert plain.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
+    return mp4[:start] + np.array(matrix, dtype=">i4").tobytes() + mp4[start + 36 :]
+
+
+def with_edit_list(mp4: bytes, num_hidden: int, ticks_per_frame: int) -> bytes:
+    """The same MP4 of 30 frames with an edit list (ISO 14496-12, 8.6.6) that hides the first."""
+    start = mp4.index(b"elst") + 4 + 4 + 4
+    duration, media_time, _ = np.frombuffer(mp4[start : start + 12], dtype=">i4").tolist()
+    shorter = duration * (1 - num_hidden * ticks_per_frame / (30 * ticks_per_frame))
+    edit = [round(shorter), media_time + num_hidden * ticks_per_frame]
+    return mp4[:start] + np.array(edit, dtype=">i4").tobytes() + mp4[start + 8 :]
+
+
+def write_two_sizes(path: Path) -> Path:
+    """Eight pictures of 48 x 64 and then eight of 96 x 128, in one stream."""
+    parts = [path.with_name(f"{path.stem}_{height}{path.suffix}") for height in (48, 96)]
+    for part, size in zip(parts, ((48, 64), (96, 128)), strict=True):
+        # Without a global header each key frame brings its own size along.
+        write_video(part, 8, size=size, options={"x264-params": "repeat-headers=1", "bf": "0"})
+    if path.suffix == ".ts":
+        path.write_bytes(b"".join(part.read_bytes() for part in parts))
+        return path
+    with av.open(str(path), "w") as container:
+        stream = None
+        for number, part in enumerate(parts):
+            with av.open(str(part)) as source:
+                stream = stream or container.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        step = int(1 / (30 * packet.time_base))
+                        packet.pts += 8 * step * number
+                        packet.dts += 8 * step * number
+                        packet.stream = stream
+                        container.mux(packet)
+    return path
+
+
+def write_second_stream(path: Path, *, codec: str, is_cover: bool, first: bool) -> Path:
+    """A video and a second stream of larger pictures, which may be a cover picture."""
+    with av.open(str(path), "w") as container:
+        sizes = {"video": (48, 64), "other": (96, 128)}
+        codecs = {"video": "libx264", "other": codec}
+        streams = {}
+        for name in ("other", "video") if first else ("video", "other"):
+            streams[name] = stream = container.add_stream(codecs[name], rate=30)
+            stream.height, stream.width = sizes[name]
+            stream.pix_fmt = "yuvj420p" if codecs[name] == "mjpeg" else "yuv420p"
+        if is_cover:
+            streams["other"].disposition = av.stream.Disposition.attached_pic
+        packets = []
+        for name, stream in streams.items():
+            for number in range(1 if is_cover and name == "other" else 12):
+                image = picture(number + 50 * (name == "other"), *sizes[name])
+                packets += stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24"))
+            packets += stream.encode(None)
+        for packet in packets:
+            container.mux(packet)
+    return path
+
+
+def ffmpeg_frames(path: Path) -> list[torch.Tensor] | None:
+    """The reference: every frame as the ffmpeg program shows it; None where it is not installed."""
+    if shutil.which("ffmpeg") is None:
+        return None
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(path), "-map", "0:V:0"]
+    command += ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe"]
+    output = subprocess.run([*command, "-"], capture_output=True, check=True).stdout
+    frames, start = [], 0
+    while start < len(output):  # P6, width and height, 255, pixels
+        header = output[start : start + 40].split(b"\n", 3)
+        width, height = map(int, header[1].split())
+        start += sum(map(len, header[:3])) + 3
+        pixels = np.frombuffer(output, np.uint8, height * width * 3, start)
+        frames.append(torch.from_numpy(pixels.reshape(height, width, 3).copy()))
+        start += len(pixels)
+    return frames
 
 
 def sequential_frames(path: Path) -> list[torch.Tensor]:

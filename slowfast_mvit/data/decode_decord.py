@@ -1,0 +1,118 @@
+"""The decord reader, for those who compare with code that uses it.
+
+Optional: ``pip install slowfast-mvit[decord]``, or decord2, which has the same import name. It is
+slower than the PyAV reader, reads the whole file into memory, and gives wrong frames of some kinds
+of file without a word; those are recognised by their packets and refused (``REFUSALS``). A
+resolution that changes in mid-stream it scales to the first, as the ffmpeg program does.
+
+decord can hang inside its native code, where nothing in this process can interrupt it; the
+loader ends a worker that is stuck (``loader.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slowfast_mvit.data import packets
+from slowfast_mvit.data.packets import Refusal, VideoFacts
+from slowfast_mvit.data.reading import check_indices, open_plain_file
+from slowfast_mvit.errors import ConfigError, DecodeError
+
+MAX_BYTES = 2 << 30  # decord copies the file into memory
+
+# What decord 0.6 reads wrongly: how it is recognised, and what to say.
+# Found by comparison with the ffmpeg program; tests/data/test_decode_contract.py has the files.
+REFUSALS: tuple[Refusal, ...] = (
+    (lambda facts: facts.index is None, "packets that do not say when they are shown"),
+    (
+        lambda facts: facts.index is not None and facts.index.hides_frames(),
+        "an edit list that hides frames",
+    ),
+    (
+        lambda facts: facts.index is not None and facts.index.has_open_groups(),
+        "frames shown before the key frame that they follow (open GOP)",
+    ),
+    (lambda facts: facts.format == "asf", "the format WMV"),
+    (lambda facts: facts.num_video_streams > 1, "several video streams"),
+)
+
+
+@contextlib.contextmanager
+def open_decord(path: Path) -> Iterator[DecordReader]:
+    """Open a video file with decord, decoding with one thread.
+
+    Raises:
+        DecodeError: when it is not a video, one that decord reads wrongly, or larger than 2 GiB.
+        ConfigError: when decord is not installed.
+    """
+    decord = _decord()
+    facts = packets.survey(path)
+    packets.refuse(facts, REFUSALS, "decord")
+    library_errors = (decord.DECORDError, RuntimeError, ValueError, IndexError, OSError)
+    with open_plain_file(path) as file:
+        num_bytes = file.seek(0, 2)
+        if num_bytes > MAX_BYTES:
+            raise DecodeError(
+                f"{path}: {num_bytes:,} bytes are more than the {MAX_BYTES:,} that the reader "
+                "'decord' may copy into memory. Set DATA.DECODING_BACKEND pyav"
+            )
+        file.seek(0)
+        with packets.as_decode_errors(path, "decord", library_errors):
+            video = decord.VideoReader(file, num_threads=1)
+            starts_s = np.asarray(video.get_frame_timestamp(range(len(video))))[:, 0]
+    shown_s = starts_s - starts_s[:1]
+    if len(shown_s) != facts.num_frames or not np.allclose(shown_s, facts.times_s, atol=2e-3):
+        raise DecodeError(
+            f"{path}: the reader 'decord' lists {len(shown_s)} frames, at other times than the "
+            f"{facts.num_frames} that the packets show. Set DATA.DECODING_BACKEND pyav"
+        )
+    yield DecordReader(facts, video, library_errors)
+
+
+class DecordReader:
+    """One opened video file. Use ``open_decord``.
+
+    Attributes:
+        num_frames: frames that are shown.
+        fps: frames per second on average.
+        times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
+    """
+
+    def __init__(
+        self, facts: VideoFacts, video: Any, library_errors: tuple[type[Exception], ...]
+    ) -> None:
+        self.num_frames = facts.num_frames
+        self.fps = facts.fps
+        self.times_s = facts.times_s
+        self._path = facts.path
+        self._video = video
+        self._library_errors = library_errors
+
+    def frames(self, indices: Sequence[int]) -> Tensor:
+        """The frames at ``indices``, repeats allowed, as uint8 RGB (len(indices), H, W, 3).
+
+        Raises:
+            DecodeError: when the file ends or breaks before.
+            IndexError: when an index is not from 0 to ``num_frames`` - 1.
+        """
+        check_indices(self._path, indices, self.num_frames)
+        with packets.as_decode_errors(self._path, "decord", self._library_errors):
+            return torch.from_numpy(self._video.get_batch(list(indices)).asnumpy())
+
+
+def _decord() -> Any:
+    try:
+        import decord
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"the reader 'decord' cannot be loaded ({packets.reason(error)}). Install it "
+            "(pip install slowfast-mvit[decord], or decord2), or set DATA.DECODING_BACKEND pyav"
+        ) from error
+    return decord

@@ -1,0 +1,345 @@
+"""What the packets of a video file say, read without decoding: the index that every reader shares.
+
+One scan tells how many frames are shown and when, which packets are key frames, and whether a file
+is of a kind that some library is known to read wrongly. So every reader counts frames alike, and a
+file that would give wrong frames is refused before a frame of it is decoded.
+
+Files come from strangers: formats, frame size, streams, packets and seconds are limited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.errors import DecodeError
+
+MAX_PIXELS = 4096 * 2304  # of a frame
+MAX_STREAMS = 64
+MAX_PACKETS = 500_000  # in a file: 2.3 hours at 60 frames a second
+MAX_DECODED_FRAMES = 100_000  # in one call of ``frames``
+MAX_SECONDS = 120.0  # for opening, and again for each call of ``frames``
+
+# Formats that hold a video. Others (playlists, stream descriptions) can name further files and
+# hosts; no protocol is allowed either, since the file is already open.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,asf,mpeg,ogg"
+
+LIBRARY_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, MemoryError)
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """What the packets say, in the order in which they are decoded.
+
+    Attributes:
+        pts: when each packet's frame is shown, in the stream's time base.
+        is_key: whether decoding can start at it.
+        shown: the packets whose frames are shown, in the order in which they are.
+        order_of_pts: the place of each packet in ``pts``.
+    """
+
+    pts: Sequence[int]
+    is_key: Sequence[bool]
+    shown: Sequence[int]
+    order_of_pts: dict[int | None, int]
+
+    def hides_frames(self) -> bool:
+        """Whether frames are decoded that are not shown: an edit list cuts the video."""
+        return len(self.shown) < len(self.pts)
+
+    def has_open_groups(self) -> bool:
+        """Whether a frame is decoded after a key frame but shown before it."""
+        key_pts = self.pts[0]
+        for pts, is_key in zip(self.pts, self.is_key, strict=True):
+            key_pts = pts if is_key else key_pts
+            if pts < key_pts:
+                return True
+        return False
+
+
+class Budget:
+    """Counts packets and seconds, so that no file keeps a worker for ever."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_frames = 0
+        self._end_s = time.monotonic() + MAX_SECONDS
+
+    def restart(self) -> None:
+        """Called before each call of ``frames``; opening the file begins the first."""
+        self._num_frames = 0
+        self._end_s = time.monotonic() + MAX_SECONDS
+
+    def spend(self) -> None:
+        """Count one decoded packet.
+
+        Raises:
+            DecodeError: when there were too many, or they took too long.
+        """
+        self._num_frames += 1
+        if self._num_frames > MAX_DECODED_FRAMES:
+            raise DecodeError(
+                f"{self._path}: more than {MAX_DECODED_FRAMES:,} frames would have to be decoded. "
+                "Encode it with a key frame every few seconds"
+            )
+        self.check_time()
+
+    def check_time(self) -> None:
+        """Raise a DecodeError when the time is over."""
+        if time.monotonic() > self._end_s:
+            raise DecodeError(
+                f"{self._path}: not read within {MAX_SECONDS:g} s. Encode it again, or drop it "
+                "from the list"
+            )
+
+
+class TimedFile:
+    """A file that stops giving bytes when the time is over.
+
+    The library searches a file for packets without coming back in between; what it cannot do
+    without is reading.
+    """
+
+    def __init__(self, file: BinaryIO, budget: Budget) -> None:
+        self._file = file
+        self._budget = budget
+        self.seek = file.seek
+        self.tell = file.tell
+        self.seekable = file.seekable
+
+    def read(self, size: int) -> bytes:
+        self._budget.check_time()
+        return self._file.read(size)
+
+
+@contextlib.contextmanager
+def as_decode_errors(
+    path: Path,
+    reader: str,
+    library_errors: tuple[type[BaseException], ...] = LIBRARY_ERRORS,
+) -> Iterator[None]:
+    """Turn what a library raises into a DecodeError that names the file and the reader."""
+    try:
+        yield
+    except DecodeError:
+        raise
+    except library_errors as error:
+        raise DecodeError(f"{path}: the reader {reader!r} cannot read it ({reason(error)})") from (
+            error
+        )
+
+
+def reason(error: BaseException) -> str:
+    """The first line of the library's words, without the path, which our message names."""
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(words).splitlines()[0]
+
+
+@contextlib.contextmanager
+def open_container(
+    path: Path, file: BinaryIO, budget: Budget
+) -> Iterator[av.container.InputContainer]:
+    """Open a video file with PyAV and close it again.
+
+    Raises:
+        DecodeError: when it is not a video in a known format, or holds too many streams.
+    """
+    options = {
+        "format_whitelist": _FORMATS,
+        "protocol_whitelist": "none",
+        "max_pixels": str(MAX_PIXELS),  # opening decodes a frame, too
+    }
+    with as_decode_errors(path, "pyav"):
+        container = av.open(TimedFile(file, budget), "r", options=options)
+    with container:  # without closing, each leaves a thread and a descriptor behind
+        if len(container.streams) > MAX_STREAMS:
+            raise DecodeError(
+                f"{path}: holds {len(container.streams)} streams; {MAX_STREAMS} are accepted"
+            )
+        yield container
+
+
+def first_video_stream(
+    path: Path, container: av.container.InputContainer
+) -> av.video.stream.VideoStream:
+    """The first video stream that is not a cover picture.
+
+    Raises:
+        DecodeError: when there is none, or its frames are too large.
+    """
+    streams = video_streams(container)
+    if not streams:
+        raise DecodeError(f"{path}: holds no video stream")
+    width, height = streams[0].codec_context.width, streams[0].codec_context.height
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            f"{path}: frames of {width} x {height} pixels are larger than the "
+            f"{MAX_PIXELS:,} that are accepted. Scale the video down"
+        )
+    return streams[0]
+
+
+def video_streams(container: av.container.InputContainer) -> list[av.video.stream.VideoStream]:
+    """The video streams that are not cover pictures, in the order of the file."""
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic
+        and stream.codec_context is not None
+    ]
+
+
+def times_are_guessed(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> bool:
+    """Formats of which a packet, or a seek, does not tell which frame it is."""
+    name = container.format.name
+    return name in ("mpeg", "mpegts") or (name == "avi" and stream.codec_context.has_b_frames)
+
+
+def read_index(
+    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> PacketIndex | None:
+    """The index of a stream; None where not every packet says when its frame is shown.
+
+    Raises:
+        DecodeError: when there are more than ``MAX_PACKETS``.
+    """
+    if times_are_guessed(container, stream):
+        return None
+    has_hidden_packets = stream.codec_context.name == "vp8"
+    pts: list[int] = []
+    is_key: list[bool] = []
+    shown: list[int] = []
+    for packet in packets_of(container, stream):
+        if packet.pts is None:
+            return None
+        if not (packet.is_discard or (has_hidden_packets and _is_hidden_vp8(packet))):
+            shown.append(len(pts))
+        pts.append(packet.pts)
+        is_key.append(packet.is_keyframe)
+        if len(pts) > MAX_PACKETS:
+            raise DecodeError(
+                f"{path}: holds more than {MAX_PACKETS:,} frames. Cut it into shorter videos"
+            )
+    order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
+    if len(order_of_pts) < len(pts):
+        return None
+    shown.sort(key=pts.__getitem__)
+    return PacketIndex(pts, is_key, shown, order_of_pts)
+
+
+def packets_of(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterable[av.Packet]:
+    """The packets of a stream from here on, without the empty ones."""
+    return (packet for packet in container.demux(stream) if packet.size > 0)
+
+
+def _is_hidden_vp8(packet: av.Packet) -> bool:
+    """The invisible reference frames of VP8 lie in packets of their own."""
+    return not bytes(packet)[0] & 0x10  # show_frame, RFC 6386 section 9.1
+
+
+def timing(
+    path: Path, stream: av.video.stream.VideoStream, index: PacketIndex | None, num_frames: int
+) -> tuple[float, np.ndarray]:
+    """Frames per second on average, and when each frame is shown, in seconds from the first.
+
+    Raises:
+        DecodeError: when the file tells neither.
+    """
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    fps = float(rate) if rate else 0.0
+    if index is None or stream.time_base is None:
+        if fps <= 0:
+            raise DecodeError(f"{path}: neither a frame rate nor times of frames")
+        return fps, np.arange(num_frames) / fps
+    shown_pts = np.array(index.pts, dtype=np.float64)[list(index.shown)]
+    times_s = (shown_pts - shown_pts[0]) * float(stream.time_base)
+    if fps <= 0:
+        fps = (num_frames - 1) / times_s[-1] if num_frames > 1 else 1.0
+    return fps, times_s
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What is known of a file before a frame of it is decoded.
+
+    Attributes:
+        path: the file.
+        format: the container, in FFmpeg's word ("mov,mp4,m4a,3gp,3g2,mj2", "avi").
+        codec: of the video stream, in FFmpeg's word ("h264").
+        stream_index: of the video stream, among all streams.
+        num_video_streams: without cover pictures.
+        index: None where packets do not say when their frames are shown; then the three below
+            are empty.
+        num_frames: frames that are shown.
+        fps: frames per second on average.
+        times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
+        start_s: when the first frame is shown, by the clock of the file.
+    """
+
+    path: Path
+    format: str
+    codec: str
+    stream_index: int
+    num_video_streams: int
+    index: PacketIndex | None
+    num_frames: int = 0
+    fps: float = 0.0
+    times_s: np.ndarray = field(default_factory=lambda: np.empty(0))
+    start_s: float = 0.0
+
+
+def survey(path: Path) -> VideoFacts:
+    """Read the packets of a file, for readers that decode with another library.
+
+    Raises:
+        DecodeError: when it is not a video in a known format, or over a limit.
+    """
+    with (
+        open_plain_file(path) as file,
+        open_container(path, file, Budget(path)) as container,
+        as_decode_errors(path, "pyav"),
+    ):
+        stream = first_video_stream(path, container)
+        index = read_index(path, container, stream)
+        facts = VideoFacts(
+            path=path,
+            format=container.format.name,
+            codec=stream.codec_context.name,
+            stream_index=stream.index,
+            num_video_streams=len(video_streams(container)),
+            index=index,
+        )
+        if index is None:
+            return facts
+        num_frames = len(index.shown)
+        if num_frames == 0:
+            raise DecodeError(f"{path}: the video stream holds no frames")
+        fps, times_s = timing(path, stream, index, num_frames)
+        start_s = float(index.pts[index.shown[0]] * (stream.time_base or 0))
+        return replace(facts, num_frames=num_frames, fps=fps, times_s=times_s, start_s=start_s)
+
+
+# A kind of file that a library reads wrongly: how it is recognised, and what it has.
+Refusal = tuple[Callable[[VideoFacts], bool], str]
+
+
+def refuse(facts: VideoFacts, refusals: Sequence[Refusal], reader: str) -> None:
+    """Raise a DecodeError when one of the refusals applies to the file."""
+    for applies, what in refusals:
+        if applies(facts):
+            raise DecodeError(
+                f"{facts.path}: has {what}, of which the reader {reader!r} gives wrong frames or "
+                "none. Set DATA.DECODING_BACKEND pyav"
+            )

@@ -1,0 +1,269 @@
+"""The contract of every reader: frame i is the i-th frame that ffmpeg shows, or a refusal.
+
+The reference is the ffmpeg program where it is installed, else PyAV decoding every frame in turn.
+Pictures are bit-equal for 8-bit 4:2:0 of even size; ``BOUNDS`` says what is allowed elsewhere,
+where FFmpeg's versions convert to RGB differently. ``REFUSED`` is what the readers decline.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from videos import (
+    ffmpeg_frames,
+    real_videos,
+    sequential_frames,
+    with_edit_list,
+    with_rotation,
+    write_second_stream,
+    write_two_sizes,
+    write_video,
+)
+
+from slowfast_mvit.data.decode import open_reader, working_reader
+from slowfast_mvit.errors import ConfigError, DecodeError
+
+OPEN_GROUPS = {"x264-params": "open-gop=1:keyint=8:bframes=3"}
+GROUPS_OF_8 = {"g": "8", "keyint_min": "8", "sc_threshold": "0"}
+
+
+def mpeg4_in_avi(path):
+    return write_video(path, codec="mpeg4", options={"bf": "2", "g": "8"})
+
+
+def rotated(path, degrees):
+    plain = write_video(path.with_name("plain.mp4"), 6, size=(32, 64))
+    path.write_bytes(with_rotation(plain.read_bytes(), degrees))
+    return path
+
+
+def edited(path):
+    plain = write_video(path.with_name("plain.mp4"), options=GROUPS_OF_8)
+    path.write_bytes(with_edit_list(plain.read_bytes(), 5, 512))
+    return path
+
+
+WRITTEN = {
+    "B frames, one group": ("a.mp4", write_video),
+    "B pyramid, closed groups": (
+        "a.mp4",
+        lambda path: write_video(path, options={"g": "8", "bf": "3", "b-pyramid": "normal"}),
+    ),
+    "open groups": ("a.mkv", lambda path: write_video(path, options=OPEN_GROUPS)),
+    "open groups in mp4": ("a.mp4", lambda path: write_video(path, options=OPEN_GROUPS)),
+    "intra only": ("a.mp4", lambda path: write_video(path, options={"g": "1"})),
+    "fragmented": (
+        "a.mp4",
+        lambda path: write_video(
+            path,
+            options={"g": "8"},
+            container_options={"movflags": "frag_keyframe+empty_moov"},
+        ),
+    ),
+    "odd size": ("a.mp4", lambda path: write_video(path, size=(47, 63), pix_fmt="yuv444p")),
+    "odd size, 4:2:0": (
+        "a.webm",
+        lambda path: write_video(path, 9, size=(47, 63), codec="libvpx-vp9"),
+    ),
+    "10 bit": ("a.mp4", lambda path: write_video(path, pix_fmt="yuv420p10le")),
+    "grey": ("a.mp4", lambda path: write_video(path, pix_fmt="gray")),
+    "interlaced": ("a.mp4", lambda path: write_video(path, options={"x264-params": "tff=1"})),
+    "one frame": ("a.mp4", lambda path: write_video(path, 1)),
+    "variable rate": (
+        "a.mp4",
+        lambda path: write_video(path, pts=[i * i // 4 + i for i in range(30)]),
+    ),
+    "late start": ("a.mp4", lambda path: write_video(path, pts=list(range(50, 80)))),
+    "edit list": ("a.mp4", edited),
+    "turned by 90": ("a.mp4", lambda path: rotated(path, 90)),
+    "turned by 180": ("a.mp4", lambda path: rotated(path, 180)),
+    "turned by 270": ("a.mp4", lambda path: rotated(path, 270)),
+    "second stream": (
+        "a.mkv",
+        lambda path: write_second_stream(path, codec="libx264", is_cover=False, first=False),
+    ),
+    "cover picture first": (
+        "a.mp4",
+        lambda path: write_second_stream(path, codec="mjpeg", is_cover=True, first=True),
+    ),
+    "tiny": ("a.mp4", lambda path: write_video(path, size=(32, 48))),
+    "mpeg4 in avi": ("a.avi", mpeg4_in_avi),
+    "mpeg transport stream": ("a.ts", lambda path: write_video(path, options={"g": "8"})),
+    "mpeg program stream": (
+        "a.mpg",
+        lambda path: write_video(path, codec="mpeg2video", fps=25, options={"g": "8"}),
+    ),
+    "flash": ("a.flv", lambda path: write_video(path, options={"g": "8"})),
+    "vp8, hidden frames": (
+        "a.webm",
+        lambda path: write_video(
+            path,
+            codec="libvpx",
+            options={"auto-alt-ref": "1", "lag-in-frames": "16", "g": "16"},
+        ),
+    ),
+    "vp9, 12 fps": (
+        "a.webm",
+        lambda path: write_video(path, codec="libvpx-vp9", fps=12, options={"cpu-used": "8"}),
+    ),
+}
+
+UNTIMED = "do not say when they are shown"
+REFUSED = {
+    "pyav": {},
+    "torchcodec": {
+        "open groups": "open GOP",
+        "open groups in mp4": "open GOP",
+        "mpeg4 in avi": UNTIMED,
+        "mpeg transport stream": UNTIMED,
+        "mpeg program stream": UNTIMED,
+        "mpeg2.mpg": UNTIMED,
+    },
+    "decord": {
+        "open groups": "open GOP",
+        "open groups in mp4": "open GOP",
+        "edit list": "edit list",
+        "second stream": "several video streams",
+        "tiny": "cannot read it",
+        "mpeg4 in avi": UNTIMED,
+        "mpeg transport stream": UNTIMED,
+        "mpeg program stream": UNTIMED,
+        "h264_editlist_copycut.mp4": "edit list",
+        "mpeg2.mpg": UNTIMED,
+        "tiny_48x32.mp4": "cannot read it",
+        "wmv2.wmv": "WMV",
+        "discard_first_keyframe.mp4": "edit list",
+        "h265_video.mp4": "open GOP",
+    },
+}
+
+# decord 0.6 cannot decode AV1, decord2 can.
+REFUSED_BY_SOME = {"decord": ("av1.mkv", "av1_video.mkv")}
+
+# Largest mean and largest single difference in levels of 255, of any reader. Where FFmpeg's
+# versions place the colour samples differently, saturated edges differ much and the rest little.
+BOUNDS = {
+    "10 bit": (4, 200),
+    "h264_10bit.mp4": (4, 200),
+    "h264_10bits.mp4": (4, 200),
+    "odd size, 4:2:0": (2, 200),
+    "odd_211x159_vp9.webm": (2, 200),
+    "testsrc2_odd_height_and_width_vp9.mp4": (2, 200),
+    "interlaced": (5, 200),
+    # These codecs leave the last bit of the inverse transform open.
+    "mpeg4 in avi": (0.01, 1),
+    "divx.avi": (0.01, 1),
+    "wmv2.wmv": (0.01, 1),
+}
+
+
+def assert_keeps_the_contract(path, name, backend):
+    try:
+        working_reader(backend)
+    except ConfigError as error:
+        pytest.skip(str(error).splitlines()[0])
+    if name in REFUSED[backend]:
+        with (
+            pytest.raises(DecodeError, match=REFUSED[backend][name]),
+            open_reader(path, backend) as reader,
+        ):
+            reader.frames([0])
+        return
+    if name in REFUSED_BY_SOME.get(backend, ()):
+        try:
+            with open_reader(path, backend):
+                pass
+        except DecodeError:
+            return
+    expected = expected_frames(path)
+    last = len(expected) - 1
+    rng = np.random.default_rng(0)
+    picks = [list(range(last + 1)), list(range(last, -1, -7)), [last] * 3]
+    picks += [rng.integers(0, last + 1, size=4).tolist() for _ in range(3)]
+
+    with open_reader(path, backend) as reader:
+        assert reader.num_frames == len(expected)
+        assert reader.times_s.shape == (len(expected),)
+        assert reader.times_s[0] == 0
+        assert (np.diff(reader.times_s) > 0).all()
+        for indices in picks:
+            frames = reader.frames(indices)
+            assert frames.dtype == torch.uint8
+            assert_same(frames, torch.stack([expected[i] for i in indices]), name)
+            if name in BOUNDS and backend == "pyav":
+                counted = sequential_frames_once(path)
+                assert torch.equal(frames, torch.stack([counted[i] for i in indices]))
+
+
+def assert_same(frames, expected, name):
+    mean, most = BOUNDS.get(name, (0, 0))
+    assert frames.shape == expected.shape
+    if most == 0:
+        assert torch.equal(frames, expected)
+        return
+    difference = (frames.short() - expected.short()).abs()
+    assert difference.max() <= most
+    assert difference.float().mean((1, 2, 3)).max() <= mean
+
+
+@functools.lru_cache(maxsize=1)
+def expected_frames(path):
+    return ffmpeg_frames(path) or sequential_frames(path)
+
+
+sequential_frames_once = functools.lru_cache(maxsize=1)(sequential_frames)
+
+
+@pytest.fixture(scope="module")
+def folder_of_written(tmp_path_factory):
+    return tmp_path_factory.mktemp("written")
+
+
+@pytest.mark.parametrize("backend", REFUSED)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_reader_gives_the_frames_that_ffmpeg_shows(folder_of_written, name, backend):
+    file_name, write = WRITTEN[name]
+    path = folder_of_written / name / file_name
+    if not path.exists():
+        path.parent.mkdir()
+        write(path)
+
+    assert_keeps_the_contract(path, name, backend)
+
+
+# Of the larger folders those that differ from the others and are short.
+CLIPS = {
+    "clips/torchcodec": (
+        "discard_first_keyframe.mp4",
+        "h264_10bits.mp4",
+        "h265_video.mp4",
+        "nasa_13013_rotated.mp4",
+        "test_non_zero_start.mp4",
+    ),
+    "clips/decord": ("unordered.mov", "video_90.mov", "video_270.mov"),
+}
+REAL = real_videos("edge_cases/good") + [
+    path
+    for folder, names in CLIPS.items()
+    for path in real_videos(folder)
+    if not isinstance(path, Path) or path.name in names
+]
+
+
+@pytest.mark.parametrize("backend", REFUSED)
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path and path.name)
+def test_every_reader_gives_the_frames_that_ffmpeg_shows_of_real_files(path, backend):
+    assert_keeps_the_contract(path, path.name, backend)
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+@pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
+def test_pictures_that_change_their_size_are_refused(tmp_path, suffix, backend):
+    path = write_two_sizes(Path(tmp_path) / f"both{suffix}")
+
+    with pytest.raises(DecodeError), open_reader(path, backend) as reader:
+        reader.frames(range(reader.num_frames))
