@@ -101,17 +101,17 @@ class ClassIndex:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        folded = [_folded(name) for name in names]
-        times = Counter(folded)
+        keys = [folded(name) for name in names]
+        times = Counter(keys)
         self._names = names
         self._exact = {name: index for index, name in enumerate(names)}
-        self._folded = {name: i for i, name in enumerate(folded) if times[name] == 1}
+        self._folded = {name: i for i, name in enumerate(keys) if times[name] == 1}
         self._hints: dict[str, str] = {}
 
     def find(self, name: str) -> int | None:
         """The index of ``name``, or None where no class is called so."""
         index = self._exact.get(name)
-        return self._folded.get(_folded(name)) if index is None else index
+        return self._folded.get(folded(name)) if index is None else index
 
     def hint(self, name: str) -> str:
         """The nearest name to one that was not found, as the end of a message."""
@@ -121,5 +121,6 @@ class ClassIndex:
         return self._hints[name]
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A class name without case and punctuation, in which copies of a data set differ."""
     return re.sub(r"[\W_]+", " ", re.sub(r"['\u2019]", "", name)).strip().lower()

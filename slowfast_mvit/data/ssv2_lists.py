@@ -138,7 +138,7 @@ def _read_split(
     file: Path, class_names: tuple[str, ...], source: ListSource
 ) -> tuple[Strings, Sequence[int]]:
     """Ids and labels; of each entry no more than these is ever in memory."""
-    answers = _read_answers(source.folder / _ANSWERS) if _is_test(file) else None
+    answers = read_answers(source.folder / _ANSWERS) if _is_test(file) else None
     row_of = _entry_reader(ClassIndex(class_names), answers)
     entries = read_json(file, object_hook=row_of)
     if not isinstance(entries, list) or not entries:
@@ -189,8 +189,12 @@ def _good_entries(
             yield number, video_id, label
 
 
-def _read_answers(file: Path) -> dict[str, str]:
-    """The template of each test video, from lines ``id;template``."""
+def read_answers(file: Path) -> dict[str, str]:
+    """The template of each test video, from lines ``id;template``.
+
+    Raises:
+        ListError: all lines that are not of this form.
+    """
     answers: dict[str, str] = {}
     problems = []
     for line, text in numbered_lines(file):
