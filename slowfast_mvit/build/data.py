@@ -96,6 +96,8 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
         seed=config.rng_seed,
         num_workers=config.data_loader.num_workers,
         pin_memory=config.data_loader.pin_memory,
+        start_method=config.data_loader.start_method,
+        timeout_s=config.data_loader.timeout_s,
     )
 
 
@@ -128,6 +130,8 @@ def _eval_loader(
         batch_size=batch_size,
         num_workers=config.data_loader.num_workers,
         pin_memory=config.data_loader.pin_memory,
+        start_method=config.data_loader.start_method,
+        timeout_s=config.data_loader.timeout_s,
     )
 
 

@@ -352,6 +352,22 @@ class DataLoader:
     pin_memory: bool = setting(
         True, "Copy batches to a GPU from page-locked memory.", decides_numbers=False
     )
+    start_method: str = setting(
+        "",
+        "How workers are started; empty for `forkserver`. `fork` is not safe where this process "
+        "has decoded before.",
+        choices=("", "forkserver", "fork", "spawn"),
+        ours=True,
+        decides_numbers=False,
+    )
+    timeout_s: float = setting(
+        300.0,
+        "Seconds that a worker may take for one video; then it is ended, and the video, if it does "
+        "that again alone, counts as unreadable.",
+        above=0,
+        ours=True,
+        decides_numbers=False,
+    )
 
 
 @dataclass(frozen=True)
