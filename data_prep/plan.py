@@ -1,0 +1,336 @@
+"""From what an annotation names and what lies on disk to the lists a run trains on.
+
+    annotation  ->  [Wanted]  --+
+                                +--  match  ->  Plan  --  write_plan  ->  lists and reports
+    folder      ->  [Found]   --+
+
+    train.csv, val.csv, ...   path label: videos that are there, for ``DATA.PATH_TO_DATA_DIR``
+    classes.txt               one class a line, in the order of the labels
+    missing.csv               what is not in the lists, and why
+    extra.csv                 files that no annotation names
+    summary.json              counts by split, reason and class
+
+Nothing is left out without a line in missing.csv or extra.csv, and the counts add up. The same
+input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.plan_files import Found, list_line, usable_path
+from slowfast_mvit.errors import UserError, in_one_message
+from slowfast_mvit.storage import write_text_atomically
+
+SPLITS = ("train", "val", "test")
+
+# Why a video is in no list. The last two are of files, the others of annotated videos.
+NO_FILE = "no file"
+NO_LABEL = "no label"
+DUPLICATE = "duplicate"
+EXCLUDED = "excluded"
+EMPTY = "empty file"
+BROKEN_LINK = "broken link"
+BAD_NAME = "unusable name"
+UNREADABLE = "unreadable"
+NOT_CHECKED = "not checked"
+OVERRIDDEN = "overridden"
+SECOND_FILE = "second file"
+REASONS_OF_FILES = (OVERRIDDEN, SECOND_FILE)
+
+_SUMMARY = "summary.json"
+_SHOWN_CLASSES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A video that an annotation names.
+
+    Attributes:
+        video: its name in the annotation, for messages.
+        split: the list it belongs to.
+        class_name: its class, or None where the annotation does not say.
+    """
+
+    video: str
+    split: str
+    class_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A line of missing.csv.
+
+    Attributes:
+        reason: one of the reasons above.
+        path: the file in question; "" where there is none.
+        detail: more in words.
+    """
+
+    split: str
+    video: str
+    class_name: str
+    reason: str
+    path: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A line of a list, before the path is written out."""
+
+    split: str
+    video: str
+    class_name: str
+    file: Found
+
+
+@dataclass
+class Plan:
+    """What goes into the lists and what does not.
+
+    Attributes:
+        name: the data set.
+        class_names: in the order of the labels.
+        num_annotated: rows of the annotation, by split.
+        listed: videos with a file.
+        left_out: everything else that the annotation names, and files passed over.
+        extra: paths of files that the annotation does not name.
+        public: for each split the numbers of videos in copies others report, by who reports them.
+        notes: what else a reader should know, a sentence each.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    num_annotated: Mapping[str, int]
+    listed: list[Listed] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    public: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of the annotation: train, val, test, then others by name."""
+        return sorted(self.num_annotated, key=lambda s: (SPLITS.index(s) if s in SPLITS else 9, s))
+
+
+def drop_unusable(plan: Plan) -> Plan:
+    """Move videos whose file is empty, a broken link, or of a name no list can hold.
+
+    Returns:
+        A plan with those among ``left_out``.
+    """
+    kept, left_out = [], list(plan.left_out)
+    for item in plan.listed:
+        reason, detail = _file_problem(item.file)
+        if reason:
+            left_out.append(left_out_of(item, reason, detail))
+        else:
+            kept.append(item)
+    return _replaced(plan, kept, left_out)
+
+
+def _file_problem(file: Found) -> tuple[str, str]:
+    if file.num_bytes is None and not file.is_folder:
+        return BROKEN_LINK, "the link leads nowhere"
+    if file.num_bytes == 0:
+        return EMPTY, "0 bytes"
+    _, problem = usable_path(file.path)
+    return (BAD_NAME, problem) if problem else ("", "")
+
+
+def left_out_of(item: Listed, reason: str, detail: str = "") -> LeftOut:
+    """The line of missing.csv for a video that was to be listed."""
+    return LeftOut(item.split, item.video, item.class_name, reason, item.file.path, detail)
+
+
+def keep_only(plan: Plan, left_out_of_item: Mapping[str, LeftOut]) -> Plan:
+    """The plan without the videos whose file is named here, which move to ``left_out``."""
+    kept = [item for item in plan.listed if item.file.path not in left_out_of_item]
+    moved = [
+        left_out_of_item[item.file.path]
+        for item in plan.listed
+        if item.file.path in left_out_of_item
+    ]
+    return _replaced(plan, kept, [*plan.left_out, *moved])
+
+
+def _replaced(plan: Plan, listed: list[Listed], left_out: list[LeftOut]) -> Plan:
+    return Plan(**{**vars(plan), "listed": listed, "left_out": left_out})
+
+
+# Writing
+
+
+def refuse_foreign_files(out: Path, splits: Iterable[str] = SPLITS) -> None:
+    """Refuse a folder with lists that were not written here: annotations have the same names.
+
+    Raises:
+        UserError: names the files in the way.
+    """
+    if (out / _SUMMARY).exists() and _files_of_last_time(out):
+        return
+    names = [*(f"{split}.csv" for split in splits), "classes.txt", _SUMMARY]
+    present = [name for name in names if (out / name).exists()]
+    if present:
+        raise UserError(
+            f"{out}: already holds {', '.join(present)}, not written by this script. Give another "
+            "--out, so that no annotation is lost"
+        )
+
+
+def _files_of_last_time(out: Path) -> list[str]:
+    try:
+        files = json.loads((out / _SUMMARY).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [file for file in files if isinstance(file, str) and Path(file).name == file]
+
+
+def write_plan(plan: Plan, out: Path, *, videos: Path, absolute: bool = False) -> dict[str, Any]:
+    """Write the lists and reports; each file is replaced at once, and summary.json last.
+
+    Args:
+        plan: what to write.
+        out: the folder for them.
+        videos: the folder that the paths in the plan start from.
+        absolute: write whole paths, so that no ``DATA.PATH_PREFIX`` is needed.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        UserError: when no video is left to list.
+    """
+    if not plan.listed:
+        raise UserError(_nothing_listed(plan, videos))
+    texts = {
+        **{f"{split}.csv": text for split, text in _lists(plan, videos, absolute).items()},
+        "classes.txt": "".join(f"{name}\n" for name in plan.class_names),
+        "missing.csv": _table(
+            ("split", "video", "class", "reason", "path", "detail"),
+            sorted(
+                (i.split, i.video, i.class_name, i.reason, i.path, i.detail) for i in plan.left_out
+            ),
+        ),
+        "extra.csv": _table(("path",), sorted((path,) for path in plan.extra)),
+    }
+    summary = {
+        **summary_of(plan),
+        "paths_start_from": "" if absolute else str(videos),
+        "files": sorted([*texts, _SUMMARY]),
+    }
+    stale = set(_files_of_last_time(out)) - set(summary["files"])
+    for name, text in texts.items():
+        write_text_atomically(out / name, text)
+    for name in sorted(stale):
+        (out / name).unlink(missing_ok=True)
+    text = json.dumps(summary, indent=1, ensure_ascii=True) + "\n"
+    write_text_atomically(out / _SUMMARY, text)
+    return summary
+
+
+def _nothing_listed(plan: Plan, videos: Path) -> str:
+    reasons = Counter(item.reason for item in plan.left_out)
+    counted = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
+    first = next((i for i in plan.left_out if i.reason == NO_FILE), None)
+    example = [f"no file for {first.video!r}, for example"] if first else []
+    return in_one_message(
+        f"{videos}: none of the {sum(plan.num_annotated.values()):,} videos can be listed",
+        [*counted, *example, *plan.notes, "no list was written"],
+    )
+
+
+def _lists(plan: Plan, videos: Path, absolute: bool) -> dict[str, str]:
+    label_of = {name: label for label, name in enumerate(plan.class_names)}
+    root = videos.absolute() if absolute else None
+    lines: dict[str, list[str]] = {}
+    for item in sorted(plan.listed, key=lambda item: item.file.path):
+        path = item.file.path if root is None else str(root / item.file.path)
+        line = list_line(path, label_of[item.class_name])
+        lines.setdefault(item.split, []).append(line)
+    return {split: "".join(lines[split]) for split in plan.splits if split in lines}
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A CSV file; names that are not UTF-8 are shown with escapes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[shown(cell) for cell in row] for row in rows])
+    return text.getvalue()
+
+
+def shown(text: str) -> str:
+    """The text with escapes for what is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# Counting
+
+
+def summary_of(plan: Plan) -> dict[str, Any]:
+    """The counts of a plan, as summary.json holds them."""
+    by_class = Counter((item.split, item.class_name) for item in plan.listed)
+    return {
+        "data_set": plan.name,
+        "num_classes": len(plan.class_names),
+        "splits": {split: _split_summary(plan, split, by_class) for split in plan.splits},
+        "extra_files": len(plan.extra),
+        "notes": plan.notes,
+        "classes": {
+            name: {split: by_class[split, name] for split in plan.splits if by_class[split, name]}
+            for name in plan.class_names
+        },
+    }
+
+
+def _split_summary(
+    plan: Plan, split: str, by_class: Mapping[tuple[str, str], int]
+) -> dict[str, Any]:
+    listed = sum(item.split == split for item in plan.listed)
+    reasons = Counter(item.reason for item in plan.left_out if item.split == split)
+    return {
+        "annotated": plan.num_annotated[split],
+        "listed": listed,
+        "left_out": dict(sorted(reasons.items())),
+        "public": dict(plan.public.get(split, {})),
+        "classes_without_videos": [
+            name for name in plan.class_names if listed and not by_class[split, name]
+        ],
+    }
+
+
+def describe(summary: Mapping[str, Any], out: Path) -> str:
+    """The summary as lines for people."""
+    lines = [f"{summary['data_set']}: {summary['num_classes']} classes, lists in {out}"]
+    for split, counts in summary["splits"].items():
+        lines.append(f"  {counts['listed']:,} of {counts['annotated']:,} {split} videos present")
+        public = [f"{who} {count:,}" for who, count in counts["public"].items()]
+        if public:
+            lines[-1] += f" (public: {', '.join(public)})"
+        left_out = [f"{count:,} {reason}" for reason, count in counts["left_out"].items()]
+        if left_out:
+            lines.append(f"    left out, see missing.csv: {', '.join(left_out)}")
+        without = counts["classes_without_videos"]
+        if without:
+            more = ", ..." if len(without) > _SHOWN_CLASSES else ""
+            names = ", ".join(without[:_SHOWN_CLASSES])
+            lines.append(f"    {len(without)} classes have no video: {names}{more}")
+    if summary["extra_files"]:
+        lines.append(f"  {summary['extra_files']:,} files are in no annotation, see extra.csv")
+    lines += [f"  {note}" for note in summary["notes"]]
+    use = ["DATA.PATH_TO_DATA_DIR", str(out)]
+    if summary["paths_start_from"]:
+        use += ["DATA.PATH_PREFIX", summary["paths_start_from"]]
+    lines.append(f"Use with {shlex.join(use)} MODEL.NUM_CLASSES {summary['num_classes']}")
+    return "\n".join(map(shown, lines))
