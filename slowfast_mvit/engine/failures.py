@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.structures import ClipBatch, FailedVideo
 
-COLUMNS = ("video_id", "path", "reason")
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("video_id", "path", "reason", "split", "epoch")
+
+NUM_SHOWN = 3  # kinds of reasons in the summary of an epoch
 
 
-def record_failed_videos(path: str | Path, failures: Iterable[FailedVideo]) -> None:
-    """Append to ``failed_videos.csv`` the videos that are not in it yet; the main process only."""
+def record_failed_videos(
+    path: str | Path,
+    failures: Iterable[FailedVideo],
+    *,
+    split: str = "test",
+    epoch: int | None = None,
+) -> None:
+    """Append to ``failed_videos.csv`` the videos that are not in it yet; the main process only.
+
+    Args:
+        path: of the file.
+        failures: the videos.
+        split: "train", "val" or "test": where they were met.
+        epoch: in which 0-based epoch; written counted from 1, as in the logs.
+    """
     path = Path(path)
     known = _recorded(path)
     new = {failed.video_id: failed for failed in failures if _cell(failed.video_id) not in known}
@@ -27,7 +47,22 @@ def record_failed_videos(path: str | Path, failures: Iterable[FailedVideo]) -> N
         if is_first:
             writer.writerow(COLUMNS)
         for failed in new.values():
-            writer.writerow(_cell(text) for text in (failed.video_id, failed.path, failed.reason))
+            texts = (failed.video_id, failed.path, failed.reason, split)
+            writer.writerow([*map(_cell, texts), "" if epoch is None else epoch + 1])
+
+
+def in_kinds(failures: Sequence[FailedVideo]) -> str:
+    """How often each kind of reason is among these, the frequent ones by name.
+
+    Reasons are of one kind where they differ by the path and by numbers only.
+    """
+    kinds = Counter(
+        re.sub(r"\d+", "N", failed.reason.replace(failed.path, "").lstrip(": ").split("\n")[0])
+        for failed in failures
+    )
+    shown = [f"{count:,} x {kind}" for kind, count in kinds.most_common(NUM_SHOWN)]
+    rest = len(failures) - sum(count for _, count in kinds.most_common(NUM_SHOWN))
+    return "; ".join([*shown, f"{rest:,} x other reasons"] if rest else shown)
 
 
 class FailureLimit:
@@ -47,11 +82,13 @@ class FailureLimit:
         self.path = Path(path)
         self.max_fraction = max_fraction
         self.num_videos = num_videos
+        self.epoch = 0
         self.num_tried = 0
         self.failed: list[FailedVideo] = []
 
-    def start_epoch(self) -> None:
-        """Count from zero."""
+    def start_epoch(self, epoch: int = 0) -> None:
+        """Count from zero. A resumed run does so too: it goes on where an epoch starts."""
+        self.epoch = epoch
         self.num_tried = 0
         self.failed = []
 
@@ -64,15 +101,23 @@ class FailureLimit:
         self.num_tried += len(batch.video_ids) + len(batch.failures)
         if batch.failures:
             self.failed += batch.failures
-            record_failed_videos(self.path, batch.failures)
+            record_failed_videos(self.path, batch.failures, split="train", epoch=self.epoch)
             self._stop_above(max(self.num_tried, self.num_videos))
 
     def end_epoch(self) -> None:
-        """Stop if the epoch was over the limit.
+        """Tell how many failed and why; stop if that was over the limit.
 
         Raises:
             UserError: more than the allowed share of the videos tried could not be read.
         """
+        if self.failed:
+            logger.warning(
+                "epoch %d: %s of %s videos could not be read, and others took their places: %s",
+                self.epoch + 1,
+                f"{len(self.failed):,}",
+                f"{self.num_tried:,}",
+                in_kinds(self.failed),
+            )
         self._stop_above(self.num_tried)
 
     def _stop_above(self, num_videos: int) -> None:

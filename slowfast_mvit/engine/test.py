@@ -6,11 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slowfast_mvit.engine.failures import record_failed_videos
 from slowfast_mvit.engine.measure import num_correct
 from slowfast_mvit.engine.train import BatchSource
 from slowfast_mvit.errors import UserError, WeightsError
@@ -172,6 +174,8 @@ def validate(
     loss: Loss,
     *,
     device: torch.device,
+    failed_path: str | Path | None = None,
+    epoch: int | None = None,
 ) -> dict[str, float]:
     """How wrong the model is on the centre view of each video, in float32.
 
@@ -180,6 +184,9 @@ def validate(
         loader: the videos with one view each.
         prepare: normalises the views.
         loss: a function of ``optim.objectives.LOSSES``, given class indices.
+        device: of the model.
+        failed_path: ``failed_videos.csv`` of the run, if there is one.
+        epoch: 0-based, for that file.
 
     Returns:
         "top1_err" and "top5_err" in percent, the mean "loss", "num_videos" scored, "num_failed".
@@ -202,6 +209,8 @@ def validate(
         right = [num_correct(logits, batch.labels, k) for k in (1, 5)]
         sums += torch.stack([mean_loss.double() * len(logits), *(r.double() for r in right)])
     model.train(was_training)
+    if failed_path is not None:
+        record_failed_videos(failed_path, failed, split="val", epoch=epoch)
     _tell_failed(failed, num_videos)
     total_loss, right1, right5 = sums.tolist()
     return {

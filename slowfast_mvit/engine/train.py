@@ -183,7 +183,7 @@ def train_epoch(
         num_steps=num_steps,
         skips_infinite_gradients=scaler.is_enabled(),
     )
-    failures.start_epoch()
+    failures.start_epoch(epoch)
     model.train()
     batches = progress(
         loader.epoch(epoch, start_step),
@@ -204,7 +204,7 @@ def train_epoch(
         if (step + 1) % settings.log_period == 0 or step + 1 == num_steps:
             _tell(stats, meter.read())
     failures.end_epoch()
-    _tell(stats, meter.summary(lr))
+    _tell(stats, {**meter.summary(lr), "num_failed": len(failures.failed)})
 
 
 def update(

@@ -275,7 +275,8 @@ def test_failed_videos_are_listed_once_and_a_few_are_tolerated(tmp_path):
 
     with open(tmp_path / "failed_videos.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows == [["video_id", "path", "reason"], ["'=x", "/data/=x.mp4", "truncated"]]
+    row = ["'=x", "/data/=x.mp4", "truncated", "train", "1"]
+    assert rows == [["video_id", "path", "reason", "split", "epoch"], row]
 
 
 def test_too_many_failed_videos_stop_the_run(tmp_path):
@@ -308,7 +309,9 @@ def test_the_share_is_counted_anew_in_each_epoch(tmp_path):
         limit.add(clip_batch("a", failures=[failed("x")]))
         limit.end_epoch()
 
-    assert (tmp_path / "failed.csv").read_text().splitlines()[1:] == ["x,/data/x.mp4,truncated"]
+    assert (tmp_path / "failed.csv").read_text().splitlines()[1:] == [
+        "x,/data/x.mp4,truncated,train,1"
+    ]
 
 
 def test_odd_file_names_can_be_listed(tmp_path):
