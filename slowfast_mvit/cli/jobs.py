@@ -70,7 +70,13 @@ def train_job(config: Config) -> None:
         cfg_text=config.to_yaml(),
         extra={"input_spec": model.input_spec},
         validate=lambda epoch: validate(
-            model, val_loader, build.prepare_views(config), objective.loss, device=device
+            model,
+            val_loader,
+            build.prepare_views(config),
+            objective.loss,
+            device=device,
+            failed_path=output_dir / "failed_videos.csv",
+            epoch=epoch,
         ),
         resume_from=resume_from,
     )
