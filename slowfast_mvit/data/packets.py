@@ -222,7 +222,7 @@ def read_index(
     for packet in packets_of(container, stream):
         if packet.pts is None:
             return None
-        if not (packet.is_discard or (has_hidden_packets and _is_hidden_vp8(packet))):
+        if not (packet.is_discard or (has_hidden_packets and is_hidden_vp8(packet))):
             shown.append(len(pts))
         pts.append(packet.pts)
         is_key.append(packet.is_keyframe)
@@ -244,7 +244,7 @@ def packets_of(
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
-def _is_hidden_vp8(packet: av.Packet) -> bool:
+def is_hidden_vp8(packet: av.Packet) -> bool:
     """The invisible reference frames of VP8 lie in packets of their own."""
     return not bytes(packet)[0] & 0x10  # show_frame, RFC 6386 section 9.1
 

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Decode every video strictly, from the first packet to the last, and record what is in it.
+
+A reader meets a damaged packet only when training asks for a frame near it, so that a broken file
+fails now and then, weeks later; a file that was cut short may not fail at all. This finds both
+beforehand.
+
+    python data_prep/check_videos.py /data/k400/train --out check.jsonl
+    python data_prep/check_videos.py train.csv val.csv --out check.jsonl        # videos of lists
+    find . -name '*.webm' | python data_prep/check_videos.py - --out check.jsonl
+    sbatch --array=0-63 ... python data_prep/check_videos.py /data/k400/train --out check.jsonl
+    python data_prep/check_videos.py --merge --out check.jsonl           # when all 64 are done
+
+Writes check.jsonl and check.csv with a record a file, and check.duplicates.csv where files have
+the same content. "status" is
+
+    ok       every packet was decoded without an error and the frames last as long as the file says
+    suspect  readable, but its frames change their size
+    failed   not a video, damaged, cut short, or not decoded within the time limit
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep import jobs, sources
+from data_prep.jobs import JobInput
+from data_prep.journal import Record
+from data_prep.strict import open_strictly
+from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.errors import DecodeError, UserError
+
+_CHUNK = 1 << 20
+_SHOWN_DUPLICATES = 10
+
+
+def check(job: JobInput) -> Record:
+    """The record of one file: what it is, and whether all of it can be decoded."""
+    path = Path(job.name)  # for messages
+    try:
+        file = open_plain_file(job.path)
+    except DecodeError as error:
+        return {"status": "failed", "reason": str(error).removeprefix(f"{job.path}: ")}
+    with file:
+        record: Record = {"sha256": _sha256(file)}
+        try:
+            with open_strictly(path, file) as video:
+                try:
+                    for _ in video.frames():
+                        pass
+                finally:
+                    record |= video.contents()
+                return record | video.verdict()
+        except DecodeError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            return record | {"status": "failed", "reason": reason}
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    file.seek(0)
+    return digest.hexdigest()
+
+
+# Files with the same content
+
+
+def duplicates_of(records: Sequence[Record]) -> list[list[str]]:
+    """Groups of paths with one SHA-256, each sorted, in the order of their first."""
+    paths: Mapping[str, list[str]] = defaultdict(list)
+    for record in records:
+        if "sha256" in record:
+            paths[record["sha256"]].append(record["path"])
+    return sorted(sorted(group) for group in paths.values() if len(group) > 1)
+
+
+def report_duplicates(records: Sequence[Record], out: Path) -> None:
+    """Tell of files with the same content and write them to ``out`` as CSV: group, path."""
+    from slowfast_mvit.storage import write_text_atomically  # here: it needs torch, workers do not
+
+    groups = duplicates_of(records)
+    if not groups:
+        out.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["group", "path"])
+    for number, group in enumerate(groups):
+        writer.writerows(
+            [number, path.encode("utf-8", "backslashreplace").decode()] for path in group
+        )
+    write_text_atomically(out, text.getvalue())
+    print(f"{len(groups):,} files exist more than once, see {out}")
+    for group in groups[:_SHOWN_DUPLICATES]:
+        print("  " + " = ".join(map(ascii, group)))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    about, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sources", nargs="*", help="folders, lists (.csv), files, or - for stdin")
+    jobs.add_arguments(parser)
+    options = parser.parse_args(words)
+    if not (options.sources or options.merge):
+        raise UserError("no videos given. Name a folder or a list, or - to read paths from stdin")
+    inputs = [] if options.merge else sources.inputs_of(options.sources)
+    duplicates = options.out.with_suffix(".duplicates.csv")
+    return jobs.run_command(
+        options,
+        inputs,
+        check,
+        job="check_videos",
+        settings={},
+        finish=lambda records: report_duplicates(records, duplicates),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(jobs.exit_status(main))

@@ -1,0 +1,127 @@
+"""Which videos a script is to work on: a folder, lists, or paths that another program writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data_prep.jobs import JobInput, inputs_from_paths, inputs_in_folder
+from slowfast_mvit.errors import UserError, in_one_message
+
+_SHOWN_PROBLEMS = 20
+
+Row = tuple[JobInput, int]  # a video of a list, named by its path below a folder, and its label
+
+
+def inputs_of(sources: Sequence[str]) -> list[JobInput]:
+    """The videos of folders, of lists (``.csv``), or of the lines of standard input (``-``).
+
+    A video that several sources name is taken once. Names are paths as the source gives them: of a
+    folder, those below it.
+
+    Raises:
+        UserError: when a source does not exist or is of another kind, or a list has problems.
+    """
+    inputs: dict[str, JobInput] = {}
+    for source in sources:
+        for job in _inputs_of_one(source):
+            if inputs.setdefault(job.name, job).path != job.path:
+                raise UserError(
+                    f"{source}: {job.name!r} names another file than in the sources before. "
+                    "Give the folder above them, or run once for each"
+                )
+    if not inputs:
+        raise UserError(f"{', '.join(sources) or 'no source given'}: no videos there")
+    return list(inputs.values())
+
+
+def _inputs_of_one(source: str) -> list[JobInput]:
+    path = Path(source)
+    if source == "-":
+        return inputs_from_paths(sys.stdin, Path())
+    if path.is_dir():
+        return inputs_in_folder(path)
+    if path.suffix == ".csv":
+        return [JobInput(video.video_id, Path(video.path)) for video in _read_list(path)]
+    if path.is_file():
+        return [JobInput(source, path)]
+    raise UserError(f"{source}: no such file or folder")
+
+
+def rows_of_list(file: Path, videos: Path) -> list[Row]:
+    """The videos of a list with their labels, named by their paths below the folder ``videos``.
+
+    Raises:
+        UserError: when a video lies elsewhere.
+    """
+    rows: list[Row] = []
+    outside = []
+    for video in _read_list(file):
+        name = os.path.relpath(os.path.abspath(video.path), os.path.abspath(videos))
+        if name.startswith(".."):
+            outside.append(f"{video.path} is not below {videos}")
+        rows.append((JobInput(Path(name).as_posix(), Path(video.path)), video.label))
+    if outside:
+        raise UserError(in_one_message(str(file), outside[:_SHOWN_PROBLEMS]))
+    return rows
+
+
+def inputs_below(
+    videos: Path, lists: Iterable[Path]
+) -> tuple[list[JobInput], dict[str, list[Row]]]:
+    """The videos of lists, each once, or all below a folder where no list is given.
+
+    Args:
+        videos: the folder that holds the videos.
+        lists: lists of videos in it.
+
+    Returns:
+        The videos, and the rows of each list by the list's file name.
+
+    Raises:
+        UserError: when the folder is none, two lists have one name, or a list has problems.
+    """
+    if not videos.is_dir():
+        raise UserError(f"{videos}: no such folder. Give the one that holds the videos")
+    rows: dict[str, list[Row]] = {}
+    for file in lists:
+        if file.name in rows:
+            raise UserError(f"{file}: a list named {file.name} was given before")
+        rows[file.name] = rows_of_list(file, videos)
+    inputs = {job.name: job for listed in rows.values() for job, _ in listed}
+    return list(inputs.values()) if rows else inputs_in_folder(videos), rows
+
+
+def write_lists(
+    rows: dict[str, list[Row]], new_paths: dict[str, str], folder: Path, lists: Iterable[Path]
+) -> None:
+    """Write each list again with the new paths of its videos, and copy classes.txt.
+
+    Videos without a new path are left out and counted on standard output.
+
+    Args:
+        rows: the rows of each list by its file name.
+        new_paths: the new path of each video, by its name.
+        folder: where the lists go.
+        lists: the old lists, for the classes.txt beside them.
+    """
+    from data_prep.plan_files import list_line
+    from slowfast_mvit.storage import write_text_atomically  # here: it needs torch, workers do not
+
+    for name, listed in rows.items():
+        kept = [(new_paths[job.name], label) for job, label in listed if job.name in new_paths]
+        write_text_atomically(folder / name, "".join(list_line(*row) for row in kept))
+        print(f"{folder / name}: {len(kept):,} of {len(listed):,} videos")
+    for file in lists:
+        classes = file.with_name("classes.txt")
+        if classes.is_file():
+            write_text_atomically(folder / "classes.txt", classes.read_text(encoding="utf-8"))
+
+
+def _read_list(file: Path) -> Iterable:
+    from slowfast_mvit.data.csv_lists import read_csv  # here: it needs torch, workers do not
+    from slowfast_mvit.data.lists import ListSource
+
+    return read_csv(ListSource(file.parent, file.stem))
