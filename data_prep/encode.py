@@ -1,0 +1,220 @@
+"""Videos written so that they decode quickly: small, upright, square pixels, H.264.
+
+Measured on real clips at short side 256: a key frame every 30 frames and x264's ``fastdecode``
+(no CABAC, no deblocking in the loop) let a random clip decode 2.7 times as fast as x264's defaults,
+for 41 % more bytes and the same quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.filter
+from av.video.frame import PictureType
+
+from slowfast_mvit.errors import UserError
+
+ENCODER = "libx264"
+
+_UNKNOWN_RATE = Fraction(25)  # as ffmpeg assumes
+
+# Filters that turn a picture upright, by how far it is to be turned anticlockwise.
+_TURNS: dict[int, list[tuple[str, str]]] = {
+    0: [],
+    90: [("transpose", "cclock")],
+    180: [("hflip", ""), ("vflip", "")],
+    270: [("transpose", "clock")],
+}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How videos are written.
+
+    Attributes:
+        short_side_px: what the short side becomes, even; not read where ``size_px`` is given.
+        size_px: (width, height) of all videos whatever their shape, even; () to keep the shape.
+        enlarge: scale smaller videos up, too.
+        crf: x264's constant rate factor: lower is better and larger, 18 to 28 are usual.
+        keyint: frames from one key frame to the next, at most.
+        preset: x264's preset: slower is smaller.
+        fastdecode: leave out what is slow to decode.
+    """
+
+    short_side_px: int = 256
+    size_px: tuple[int, ...] = ()
+    enlarge: bool = False
+    crf: float = 23.0
+    keyint: int = 30
+    preset: str = "medium"
+    fastdecode: bool = True
+
+    def __post_init__(self) -> None:
+        sides = self.size_px or (self.short_side_px,)
+        if any(side < 16 or side % 2 for side in sides):
+            raise UserError(f"sides of {sides} pixels: expected even numbers from 16")
+
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """The (width, height) for upright pictures of this size with square pixels."""
+        if self.size_px:
+            return self.size_px[0], self.size_px[1]
+        scale = Fraction(self.short_side_px, min(width, height))
+        if not self.enlarge:
+            scale = min(scale, Fraction(1))
+        return _even(width * scale), _even(height * scale)
+
+
+def _even(side: Fraction) -> int:
+    """The nearest even number, halves up, as ffmpeg rounds; at least 2."""
+    return max(2, int(side / 2 + Fraction(1, 2)) * 2)
+
+
+def encode(
+    frames: Iterable[av.VideoFrame],
+    times: Times,
+    out: Path,
+    *,
+    encoding: Encoding,
+    stream: av.video.stream.VideoStream,
+) -> int:
+    """Write a video without sound.
+
+    Args:
+        frames: decoded frames in order.
+        times: when they are shown.
+        out: the file, of any name; it is in the MP4 format with its index in front.
+        encoding: how.
+        stream: where the frames come from.
+
+    Returns:
+        How many frames were written.
+    """
+    number, graph = 0, None
+    with av.open(f"file:{out}", "w", format="mp4", options={"movflags": "faststart"}) as container:
+        target = container.add_stream(ENCODER, rate=times.rate, options=_options(encoding))
+        codec = target.codec_context
+        codec.thread_count = 1  # workers share the machine
+        codec.gop_size = encoding.keyint
+        codec.pix_fmt = "yuv420p"
+        codec.time_base = times.time_base
+        for number, frame in enumerate(frames, start=1):
+            graph = graph or _graph(frame, stream, encoding)
+            scaled = _through(graph, frame)
+            if number == 1:
+                codec.width, codec.height = scaled.width, scaled.height
+                _copy_colours(scaled, codec)
+            scaled.pts, scaled.time_base = times.of(number - 1), times.time_base
+            scaled.duration = times.duration_of(frame)
+            scaled.pict_type = PictureType.NONE  # for the encoder to choose, not as in the source
+            container.mux(target.encode(scaled))
+        container.mux(target.encode(None))
+    return number
+
+
+def _options(encoding: Encoding) -> dict[str, str]:
+    tune = {"tune": "fastdecode"} if encoding.fastdecode else {}
+    return {"preset": encoding.preset, "crf": f"{encoding.crf:g}", "threads": "1", **tune}
+
+
+def _copy_colours(frame: av.VideoFrame, codec: av.VideoCodecContext) -> None:
+    """Which reds and greens the numbers mean: readers need it for RGB."""
+    codec.color_range = frame.color_range
+    codec.colorspace = frame.colorspace
+    codec.color_primaries = frame.color_primaries
+    codec.color_trc = frame.color_trc
+
+
+def _graph(
+    frame: av.VideoFrame, stream: av.video.stream.VideoStream, encoding: Encoding
+) -> av.filter.Graph:
+    """Turn upright, scale to square pixels, take 8 bits with halved colour."""
+    rotation = round(frame.rotation) % 360
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+    width, height = Fraction(frame.width) * Fraction(aspect or 1), Fraction(frame.height)
+    if rotation % 180 == 90:
+        width, height = height, width
+    new_width, new_height = encoding.size_of(round(width), round(height))
+
+    graph = av.filter.Graph()
+    graph.threads = 1
+    last = graph.add("buffer", _as_arguments(frame, stream))
+    steps = [
+        *_TURNS[rotation],
+        ("scale", f"{new_width}:{new_height}:flags=bicubic:out_range=limited"),
+        ("setsar", "1"),
+        ("format", "yuv420p"),
+        ("buffersink", ""),
+    ]
+    for name, arguments in steps:
+        step = graph.add(name, arguments or None)
+        last.link_to(step)
+        last = step
+    graph.configure()
+    return graph
+
+
+def _as_arguments(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> str:
+    """What comes in, with the meaning of its colours, which PyAV's ``add_buffer`` leaves out."""
+    fields = {
+        "video_size": f"{frame.width}x{frame.height}",
+        "pix_fmt": frame.format.name,
+        "time_base": stream.time_base,
+        "colorspace": frame.colorspace,
+        "range": frame.color_range,
+    }
+    return ":".join(f"{key}={value}" for key, value in fields.items())
+
+
+def _through(graph: av.filter.Graph, frame: av.VideoFrame) -> av.VideoFrame:
+    graph.push(frame)
+    scaled = graph.pull()
+    assert isinstance(scaled, av.VideoFrame)
+    return scaled
+
+
+class Times:
+    """When each frame is shown, from 0 on, in a time base that says it exactly.
+
+    Formats such as WebM round times to milliseconds: 12 frames a second are shown at 0, 83, 167 ms.
+    Where all times are those of a constant rate, so rounded, the rate itself is written.
+
+    Args:
+        pts: of each frame, in units of ``time_base``; None where the file does not say.
+        time_base: seconds a unit.
+        rates: frames a second that the file claims, the likeliest first.
+    """
+
+    def __init__(
+        self,
+        pts: Sequence[int] | None,
+        time_base: Fraction | None,
+        rates: Sequence[Fraction | None],
+    ) -> None:
+        claimed = [rate for rate in rates if rate] or [_UNKNOWN_RATE]
+        self.rate = claimed[0]
+        self.time_base = 1 / self.rate
+        self._pts: list[int] | None = None
+        if not pts or not time_base:
+            return
+        shown = [value - pts[0] for value in pts]
+        constant = [rate for rate in claimed if _is_constant(shown, rate * time_base)]
+        if constant:
+            self.rate, self.time_base = constant[0], 1 / constant[0]
+        else:
+            self.time_base, self._pts = time_base, shown
+
+    def of(self, number: int) -> int:
+        """When a frame is shown, in units of ``time_base``."""
+        return number if self._pts is None else self._pts[number]
+
+    def duration_of(self, frame: av.VideoFrame) -> int:
+        """How long a decoded frame is shown, in units of ``time_base``; 0 if nobody knows."""
+        return 1 if self._pts is None else frame.duration or 0
+
+
+def _is_constant(shown: Sequence[int], frames_per_unit: Fraction) -> bool:
+    return all(abs(value - n / frames_per_unit) <= 1 for n, value in enumerate(shown))

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Write small copies of videos that decode quickly, each of them checked.
+
+    python data_prep/resize_videos.py /data/k400 --to /data/k400_256 --out resize.jsonl
+    python data_prep/resize_videos.py /data/k400 --to /data/k400_256 --out resize.jsonl \\
+        --list /data/k400/train.csv --list /data/k400/val.csv
+
+A copy has a short side of 256 pixels (or --size), H.264 with a key frame every 30 frames, the
+frame rate of its source (a varying one stays so), square pixels, no rotation to apply, no sound.
+Smaller videos keep their size unless --enlarge is given. The tree of folders is kept; names end in
+.mp4. With --list only listed videos are copied, and the lists are written again into --to with
+the new paths; those that failed are left out of them and counted.
+
+A copy is written under a temporary name, decoded strictly, compared with the number of frames of
+its source, and only then given its name. Sources that are damaged or cut short are not copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import av
+
+from data_prep import check_videos, jobs, sources
+from data_prep.encode import ENCODER, Encoding, Times, encode
+from data_prep.jobs import JobInput
+from data_prep.journal import Record
+from data_prep.strict import StrictVideo, open_strictly
+from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.errors import DecodeError, UserError, in_one_message
+
+_SHOWN_PROBLEMS = 20
+_TEMPORARY = ".tmp-"  # then the process and the name; scripts leave such files aside
+
+
+def resize(job: JobInput, *, to: str, encoding: dict[str, Any]) -> Record:
+    """Write the copy of one video.
+
+    Args:
+        job: the video; its name below the folder of all videos decides that of the copy.
+        to: the folder of the copies.
+        encoding: the fields of ``Encoding``.
+
+    Returns:
+        "resized": the copy's path below ``to``; "resized_bytes"; and what ``check_videos.check``
+        found in the copy.
+    """
+    out = Path(to, copy_of(job.name))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.unlink(missing_ok=True)  # of an older source
+    for left_over in out.parent.glob(f"{_TEMPORARY}*-{_literally(out.name)}"):
+        left_over.unlink(missing_ok=True)  # of a run that was killed
+    temporary = out.with_name(f"{_TEMPORARY}{os.getpid()}-{out.name}")
+    try:
+        num_frames = _write(job, temporary, Encoding(**encoding))
+        record = check_videos.check(JobInput(copy_of(job.name), temporary))
+        if record["status"] != "ok" or record["frames"] != num_frames:
+            found = record["reason"] or f"{record['frames']} of {num_frames} frames"
+            raise DecodeError(f"the copy was not written right: {found}")
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {**record, "resized": copy_of(job.name), "resized_bytes": out.stat().st_size}
+
+
+def _literally(name: str) -> str:
+    """A name as a pattern for ``glob`` that matches itself."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _write(job: JobInput, temporary: Path, encoding: Encoding) -> int:
+    """Decode the source strictly and encode it; returns the number of frames.
+
+    Raises:
+        DecodeError: when the source is not whole.
+    """
+    path = Path(job.name)
+    with open_plain_file(job.path) as file:
+        with open_strictly(path, file) as video:
+            times = _times(video)
+        file.seek(0)
+        with open_strictly(path, file) as video:
+            frames = _of_one_size(path, video)
+            encode(frames, times, temporary, encoding=encoding, stream=video.stream)
+            verdict = video.verdict()
+    if verdict["status"] != "ok":
+        raise DecodeError(f"{path}: {verdict['reason']}")
+    return video.num_frames
+
+
+def _of_one_size(path: Path, video: StrictVideo) -> Iterator[av.VideoFrame]:
+    for frame in video.frames():
+        if not video.is_of_one_size():
+            raise DecodeError(f"{path}: frame {video.num_frames - 1} is of another size")
+        yield frame
+
+
+def _times(video: StrictVideo) -> Times:
+    """When the frames are shown, from the packets alone."""
+    stream = video.stream
+    rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+    return Times(video.shown_pts(), stream.time_base, rates)
+
+
+def copy_of(name: str) -> str:
+    """``a/b.webm`` -> ``a/b.mp4``."""
+    return str(PurePosixPath(name).with_suffix(".mp4"))
+
+
+def stamp_of(job: JobInput, to: Path) -> dict[str, Any]:
+    """A record holds as long as neither the source nor its copy changes."""
+    try:
+        resized_bytes = (to / copy_of(job.name)).stat().st_size
+    except OSError:
+        resized_bytes = None
+    return {**jobs.file_stamp(job), "resized_bytes": resized_bytes}
+
+
+def refuse_collisions(inputs: Sequence[JobInput]) -> None:
+    """Refuse two videos whose copies would have one name.
+
+    Raises:
+        UserError: names all of them.
+    """
+    sources_of: dict[str, list[str]] = defaultdict(list)
+    for job in inputs:
+        sources_of[copy_of(job.name)].append(job.name)
+    problems = [
+        f"{' and '.join(names)} would both become {copy}"
+        for copy, names in sources_of.items()
+        if len(names) > 1
+    ]
+    if problems:
+        raise UserError(in_one_message("videos", problems[:_SHOWN_PROBLEMS]))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    options = _parser().parse_args(words)
+    if ENCODER not in av.codecs_available:
+        raise UserError(f"this PyAV cannot write H.264: it has no {ENCODER}. Install PyAV's wheel")
+    videos, to = options.videos.resolve(), options.to.resolve()
+    if to == videos or videos in to.parents:
+        raise UserError(f"--to {options.to}: lies in {options.videos}. Give a folder outside of it")
+    inputs, rows = sources.inputs_below(options.videos, options.lists)
+    refuse_collisions(inputs)
+    encoding = Encoding(
+        short_side_px=options.short_side,
+        size_px=options.size,
+        enlarge=options.enlarge,
+        crf=options.crf,
+        keyint=options.keyint,
+        preset=options.preset,
+        fastdecode=options.fastdecode,
+    )
+
+    def write_lists(records: Sequence[Record]) -> None:
+        copies = {r["path"]: r["resized"] for r in records if r["status"] == "ok"}
+        sources.write_lists(rows, copies, options.to, options.lists)
+
+    return jobs.run_command(
+        options,
+        inputs,
+        resize,
+        job="resize_videos",
+        settings={"to": str(options.to), "encoding": asdict(encoding)},
+        stamp=lambda job: stamp_of(job, options.to),
+        finish=write_lists,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    about, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("videos", type=Path, help="the folder that holds the videos")
+    add("--to", type=Path, required=True, help="the folder for the copies")
+    add("--list", dest="lists", type=Path, action="append", default=[], help="a list to rewrite")
+    add("--short-side", type=int, default=256, metavar="PX", help="(%(default)s)")
+    add("--size", type=_size, default=(), metavar="WxH", help="one size for all, such as 340x256")
+    add("--enlarge", action="store_true", help="scale smaller videos up")
+    add("--crf", type=float, default=23.0, help="x264's quality, lower is better (%(default)s)")
+    add("--keyint", type=int, default=30, help="frames between key frames (%(default)s)")
+    add("--preset", default="medium", help="x264's preset (%(default)s)")
+    add("--no-fastdecode", dest="fastdecode", action="store_false", help="without this tuning")
+    jobs.add_arguments(parser)
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
+if __name__ == "__main__":
+    sys.exit(jobs.exit_status(main))
