@@ -91,7 +91,7 @@ class DecordReader:
         self.num_frames = facts.num_frames
         self.fps = facts.fps
         self.times_s = facts.times_s
-        self._path = facts.path
+        self._facts = facts
         self._video = video
         self._library_errors = library_errors
 
@@ -102,9 +102,11 @@ class DecordReader:
             DecodeError: when the file ends or breaks before.
             IndexError: when an index is not from 0 to ``num_frames`` - 1.
         """
-        check_indices(self._path, indices, self.num_frames)
-        with packets.as_decode_errors(self._path, "decord", self._library_errors):
-            return torch.from_numpy(self._video.get_batch(list(indices)).asnumpy())
+        check_indices(self._facts.path, indices, self.num_frames)
+        with packets.as_decode_errors(self._facts.path, "decord", self._library_errors):
+            frames = torch.from_numpy(self._video.get_batch(list(indices)).asnumpy())
+        packets.check_size(self._facts, frames, "decord")
+        return frames
 
 
 def _decord() -> Any:

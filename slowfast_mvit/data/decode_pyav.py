@@ -80,6 +80,7 @@ class PyavReader:
         self._size = (self._codec.width, self._codec.height)
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._index = packets.read_index(path, container, self._stream)
+        budget.check_time()
         self.num_frames = self._count_frames() if self._index is None else len(self._index.shown)
         if self.num_frames == 0:
             raise DecodeError(f"{path}: the video stream holds no frames")
@@ -114,6 +115,7 @@ class PyavReader:
                 raise
             why = f"then a packet is damaged ({packets.reason(error)})"
         if missing:
+            self._budget.check_time()
             raise self._incomplete(len(wanted), missing, why)
         everything = torch.from_numpy(pixels)
         if list(indices) == wanted:
@@ -179,10 +181,12 @@ class PyavReader:
         self._codec.flush_buffers()
 
     def _count_frames(self) -> int:
+        self._budget.restart()
         num_frames = 0
         for frame in self._decode_all():
             self._check_size(num_frames, frame)
             num_frames += 1
+        self._budget.check_time()
         return num_frames
 
     def _decode_all(self) -> Iterator[av.VideoFrame]:

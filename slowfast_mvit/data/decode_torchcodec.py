@@ -108,10 +108,9 @@ class TorchcodecReader:
         self.num_frames = facts.num_frames
         self.fps = facts.fps
         self.times_s = facts.times_s
-        self._path = facts.path
+        self._facts = facts
         self._decoder = decoder
         self._name = name
-        self._start_s = facts.start_s
 
     def frames(self, indices: Sequence[int]) -> Tensor:
         """The frames at ``indices``, repeats allowed, as uint8 RGB (len(indices), H, W, 3).
@@ -120,19 +119,20 @@ class TorchcodecReader:
             DecodeError: when the file ends or breaks before, or another frame came back.
             IndexError: when an index is not from 0 to ``num_frames`` - 1.
         """
-        check_indices(self._path, indices, self.num_frames)
-        with packets.as_decode_errors(self._path, self._name, _LIBRARY_ERRORS):
+        check_indices(self._facts.path, indices, self.num_frames)
+        with packets.as_decode_errors(self._facts.path, self._name, _LIBRARY_ERRORS):
             batch = self._decoder.get_frames_at(list(indices))
-        wanted_s = self._start_s + self.times_s[list(indices)]
+        wanted_s = self._facts.start_s + self.times_s[list(indices)]
         wrong = np.abs(batch.pts_seconds.cpu().numpy() - wanted_s) > _SAME_TIME_S
         if wrong.any():
             first = int(wrong.argmax())
             raise DecodeError(
-                f"{self._path}: the reader {self._name!r} gave the frame at "
+                f"{self._facts.path}: the reader {self._name!r} gave the frame at "
                 f"{float(batch.pts_seconds[first]):.3f} s for frame {indices[first]}, which is "
                 f"shown at {wanted_s[first]:.3f} s. Set DATA.DECODING_BACKEND pyav"
             )
         pixels: Tensor = batch.data.cpu()
+        packets.check_size(self._facts, pixels, self._name)
         return pixels
 
 

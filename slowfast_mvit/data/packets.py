@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import av
 import numpy as np
+from torch import Tensor
 
 from slowfast_mvit.data.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError
@@ -26,7 +27,8 @@ MAX_PIXELS = 4096 * 2304  # of a frame
 MAX_STREAMS = 64
 MAX_PACKETS = 500_000  # in a file: 2.3 hours at 60 frames a second
 MAX_DECODED_FRAMES = 100_000  # in one call of ``frames``
-MAX_SECONDS = 120.0  # for opening, and again for each call of ``frames``
+MAX_SCAN_SECONDS = 30.0  # for opening, where nothing has to be decoded
+MAX_SECONDS = 120.0  # in one call of ``frames``
 
 # Formats that hold a video. Others (playlists, stream descriptions) can name further files and
 # hosts; no protocol is allowed either, since the file is already open.
@@ -70,13 +72,16 @@ class Budget:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._num_frames = 0
-        self._end_s = time.monotonic() + MAX_SECONDS
+        self._restart(MAX_SCAN_SECONDS)
 
     def restart(self) -> None:
-        """Called before each call of ``frames``; opening the file begins the first."""
+        """Called before each decoding; the scan of the packets has a budget of its own."""
+        self._restart(MAX_SECONDS)
+
+    def _restart(self, limit_s: float) -> None:
         self._num_frames = 0
-        self._end_s = time.monotonic() + MAX_SECONDS
+        self._limit_s = limit_s
+        self._end_s = time.monotonic() + limit_s
 
     def spend(self) -> None:
         """Count one decoded packet.
@@ -92,20 +97,24 @@ class Budget:
             )
         self.check_time()
 
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self._end_s
+
     def check_time(self) -> None:
         """Raise a DecodeError when the time is over."""
-        if time.monotonic() > self._end_s:
+        if self.is_over():
             raise DecodeError(
-                f"{self._path}: not read within {MAX_SECONDS:g} s. Encode it again, or drop it "
+                f"{self._path}: not read within {self._limit_s:g} s. Encode it again, or drop it "
                 "from the list"
             )
 
 
 class TimedFile:
-    """A file that stops giving bytes when the time is over.
+    """A file that ends when the time is over.
 
-    The library searches a file for packets without coming back in between; what it cannot do
-    without is reading.
+    The library searches a file for packets without coming back in between, but not without
+    reading. An exception from here it would report and try again; at the end of the file it stops.
     """
 
     def __init__(self, file: BinaryIO, budget: Budget) -> None:
@@ -116,8 +125,8 @@ class TimedFile:
         self.seekable = file.seekable
 
     def read(self, size: int) -> bytes:
-        self._budget.check_time()
-        return self._file.read(size)
+        """The next bytes, at most ``size``; none at the end."""
+        return b"" if self._budget.is_over() else self._file.read(size)
 
 
 @contextlib.contextmanager
@@ -158,12 +167,17 @@ def open_container(
         "max_pixels": str(MAX_PIXELS),  # opening decodes a frame, too
     }
     with as_decode_errors(path, "pyav"):
-        container = av.open(TimedFile(file, budget), "r", options=options)
+        try:
+            container = av.open(TimedFile(file, budget), "r", options=options)
+        except LIBRARY_ERRORS:
+            budget.check_time()
+            raise
     with container:  # without closing, each leaves a thread and a descriptor behind
         if len(container.streams) > MAX_STREAMS:
             raise DecodeError(
                 f"{path}: holds {len(container.streams)} streams; {MAX_STREAMS} are accepted"
             )
+        budget.check_time()
         yield container
 
 
@@ -280,6 +294,7 @@ class VideoFacts:
         codec: of the video stream, in FFmpeg's word ("h264").
         stream_index: of the video stream, among all streams.
         num_video_streams: without cover pictures.
+        size_px: (width, height) before any turning.
         index: None where packets do not say when their frames are shown; then the three below
             are empty.
         num_frames: frames that are shown.
@@ -293,6 +308,7 @@ class VideoFacts:
     codec: str
     stream_index: int
     num_video_streams: int
+    size_px: tuple[int, int]
     index: PacketIndex | None
     num_frames: int = 0
     fps: float = 0.0
@@ -306,19 +322,22 @@ def survey(path: Path) -> VideoFacts:
     Raises:
         DecodeError: when it is not a video in a known format, or over a limit.
     """
+    budget = Budget(path)
     with (
         open_plain_file(path) as file,
-        open_container(path, file, Budget(path)) as container,
+        open_container(path, file, budget) as container,
         as_decode_errors(path, "pyav"),
     ):
         stream = first_video_stream(path, container)
         index = read_index(path, container, stream)
+        budget.check_time()
         facts = VideoFacts(
             path=path,
             format=container.format.name,
             codec=stream.codec_context.name,
             stream_index=stream.index,
             num_video_streams=len(video_streams(container)),
+            size_px=(stream.codec_context.width, stream.codec_context.height),
             index=index,
         )
         if index is None:
@@ -343,3 +362,14 @@ def refuse(facts: VideoFacts, refusals: Sequence[Refusal], reader: str) -> None:
                 f"{facts.path}: has {what}, of which the reader {reader!r} gives wrong frames or "
                 "none. Set DATA.DECODING_BACKEND pyav"
             )
+
+
+def check_size(facts: VideoFacts, frames: Tensor, reader: str) -> None:
+    """Raise a DecodeError unless frames (T, H, W, 3) are as large as the file says, or turned."""
+    height, width = frames.shape[1:3]
+    if facts.size_px not in ((width, height), (height, width)):
+        raise DecodeError(
+            f"{facts.path}: the reader {reader!r} gave pictures of {width} x {height} pixels, the "
+            f"file says {facts.size_px[0]} x {facts.size_px[1]}. Encode it again with "
+            "data_prep/resize_videos.py"
+        )
