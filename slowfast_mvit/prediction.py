@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from slowfast_mvit.data.eval_videos import read_clips, views_of_clips
+from slowfast_mvit.data.eval_videos import read_views
 from slowfast_mvit.data.transforms import normalise
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import MViT
@@ -67,17 +67,17 @@ def predict(
         sampling_rate=spec["sampling_rate"],
         target_fps=spec["target_fps"],
         policy=spec["policy"],
+        segment_clips=spec.get("segment_clips", "same"),  # older checkpoints do not say it
         offset_sampling=True,
     )
     plan = ViewPlan(num_clips, num_crops, scale_px=spec["scale_px"], crop_px=spec["crop_px"])
-    clips = read_clips(VideoRecord(str(path), str(path), 0), clip, num_clips)
-    pixels = views_of_clips(clips, plan)  # (V, 3, T, S, S)
+    pixels, places = read_views(VideoRecord(str(path), str(path), 0), clip, plan)
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    logits = model(normalise(pixels.to(device), spec["mean"], spec["std"]))  # (V, K)
+    logits = model(normalise(pixels.to(device), spec["mean"], spec["std"]))  # (U, K)
     model.train(was_training)
-    probs = logits.float().softmax(dim=1).mean(dim=0)
+    probs = logits.float().softmax(dim=1)[places].mean(dim=0)
 
     names = spec["class_names"] or [str(label) for label in range(len(probs))]
     best = probs.topk(min(top_k, len(probs)))

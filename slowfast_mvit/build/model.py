@@ -104,6 +104,7 @@ def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> di
         "sampling_rate": clip.sampling_rate,
         "target_fps": clip.target_fps,
         "policy": clip.policy,
+        "segment_clips": clip.segment_clips,
         "crop_px": plan.crop_px,
         "scale_px": plan.scale_px,
         "mean": list(mean),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from slowfast_mvit import build
-from slowfast_mvit.cli.reporting import CONFIG_FILE, write_results
+from slowfast_mvit.cli.reporting import CONFIG_FILE, write_clip_counts, write_results
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loader import Loader
@@ -17,14 +19,14 @@ from slowfast_mvit.engine.failures import record_failed_videos
 from slowfast_mvit.engine.test import score_videos, validate
 from slowfast_mvit.engine.train import TrainSettings, train
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.evaluation.ensemble import ensemble
+from slowfast_mvit.evaluation.ensemble import ensemble, views_of_plan
 from slowfast_mvit.models import MViT
 from slowfast_mvit.prediction import predict
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
 from slowfast_mvit.runtime.distributed import pick_device
 from slowfast_mvit.runtime.log import progress, setup_logging
 from slowfast_mvit.storage import write_text_atomically
-from slowfast_mvit.structures import FailedVideo, ViewPlan, ViewScores
+from slowfast_mvit.structures import EvalResult, FailedVideo, ViewPlan, ViewScores
 from slowfast_mvit.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -83,36 +85,48 @@ def train_job(config: Config) -> None:
 
 
 def test_job(config: Config) -> None:
-    """Score every view of every video and write results, scores and report."""
+    """Score every view of every video and write results, scores and report.
+
+    For several numbers of clips the videos are read and scored in one pass, and each number gets
+    the files that a test of it alone would write, in ``OUTPUT_DIR/test_<n>_clips``.
+    """
     output_dir = _start(config)
     device = pick_device(config.num_gpus)
     videos = build.build_videos(config, "test")
+    torch.manual_seed(config.rng_seed)  # or a test without weights would differ each time
     model = build.build_model(config)
     weights = _load_test_weights(config, output_dir, model)
     model.to(device)
     _write_config(config, output_dir)
 
     plans = build.test_plans(config)
-    for plan in plans:
-        folder = output_dir if len(plans) == 1 else output_dir / f"test_{plan.num_clips}_clips"
-        _test(
-            config, plan, model=model, videos=videos, device=device, folder=folder, weights=weights
-        )
+    outcomes = _score(config, plans, model=model, videos=videos, device=device, weights=weights)
+    write = partial(_write_test, outcomes=outcomes, videos=videos, weights=weights)
+    if len(plans) == 1:
+        write(config, plans, 0, folder=output_dir)
+        return
+    results = list[EvalResult]()
+    for number, plan in enumerate(plans):
+        folder = output_dir / f"test_{plan.num_clips}_clips"
+        alone = build.config_of_plan(config, plan)
+        _write_config(alone, folder)
+        results.append(write(alone, plans, number, folder=folder))
+    write_clip_counts(plans, results, output_dir)
 
 
-def _test(
+def _score(
     config: Config,
-    plan: ViewPlan,
+    plans: Sequence[ViewPlan],
     *,
     model: MViT,
     videos: VideoList,
     device: torch.device,
-    folder: Path,
     weights: str,
-) -> None:
-    """Test with one view plan."""
-    loader = build.build_test_loader(config, videos, plan)
-    logger.info("testing %d videos, %s each, %s", len(videos), plan, weights)
+) -> list[ViewScores | FailedVideo]:
+    """The scores of the views of all plans, from one pass over the videos."""
+    loader = build.build_test_loader(config, videos, *plans)
+    in_words = " and ".join(map(str, plans))
+    logger.info("testing %d videos, %s each, %s", len(videos), in_words, weights)
     scored = score_videos(
         model,
         loader,
@@ -120,18 +134,31 @@ def _test(
         device=device,
         forward_batch=config.test.batch_size,
     )
-    outcomes = list(progress(scored, total=len(videos), what="testing", log_period=200))
-    scores = [outcome for outcome in outcomes if isinstance(outcome, ViewScores)]
+    return list(progress(scored, total=len(videos), what="testing", log_period=200))
+
+
+def _write_test(
+    config: Config,
+    plans: Sequence[ViewPlan],
+    number: int,
+    *,
+    outcomes: Sequence[ViewScores | FailedVideo],
+    videos: VideoList,
+    weights: str,
+    folder: Path,
+) -> EvalResult:
+    """Write what the test with plan ``number`` of ``plans`` leaves."""
+    plan = plans[number]
     failed = [outcome for outcome in outcomes if isinstance(outcome, FailedVideo)]
     record_failed_videos(folder / "failed_videos.csv", failed)
     missing = {video.video_id for video in failed}
     video_scores = ensemble(
-        scores,
+        views_of_plan(outcomes, plans, number),
         views=plan.views().numpy(),
         video_ids=[video.video_id for video in videos if video.video_id not in missing],
         method=config.data.ensemble_method,
     )
-    write_results(
+    return write_results(
         config,
         plan,
         scores=video_scores,
@@ -203,7 +230,6 @@ def _load_test_weights(config: Config, output_dir: Path, model: MViT) -> str:
             "The weights are random, and so will the result be",
             output_dir,
         )
-        torch.manual_seed(config.rng_seed)
         return "random weights: no checkpoint was given or found"
     load_weights(model, path, head="keep")
     return f"weights of {Path(path).name}"

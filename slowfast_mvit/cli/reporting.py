@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from slowfast_mvit.evaluation.results import (
     summarise,
 )
 from slowfast_mvit.runtime.log import StatsLog, setup_logging
+from slowfast_mvit.storage import write_text_atomically
 from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores, ViewPlan
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "test_results.json"
 SCORES_FILE = "test_scores.npz"
 REPORT_FILE = "report.html"
+CLIP_COUNTS_FILE = "test_clip_counts.json"
 
 
 def write_results(
@@ -66,6 +69,26 @@ def write_results(
     )
     logger.info("report: %s", report)
     return result
+
+
+def write_clip_counts(
+    plans: Sequence[ViewPlan], results: Sequence[EvalResult], folder: Path
+) -> None:
+    """Write accuracy against the number of clips into ``folder``, and say it as a table."""
+    rows = [
+        {
+            "num_clips": plan.num_clips,
+            "num_crops": plan.num_crops,
+            "top1": result.top1,
+            "top5": result.top5,
+        }
+        for plan, result in zip(plans, results, strict=True)
+    ]
+    write_text_atomically(folder / CLIP_COUNTS_FILE, json.dumps(rows, indent=2) + "\n")
+    lines = [f"{'views':>18}   top-1 %   top-5 %"]
+    for plan, result in zip(plans, results, strict=True):
+        lines.append(f"{plan!s:>18}   {result.top1:7.2f}   {result.top5:7.2f}")
+    logger.info("accuracy by number of clips:\n%s", "\n".join(lines))
 
 
 def report_job(output_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset
 
 from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, failed
-from slowfast_mvit.data.sampling import eval_indices
+from slowfast_mvit.data.sampling import at_even_rate, eval_indices
 from slowfast_mvit.data.transforms import eval_views
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import Clip, ClipSpec, VideoRecord, ViewPlan
@@ -19,10 +20,14 @@ from slowfast_mvit.structures import Clip, ClipSpec, VideoRecord, ViewPlan
 class EvalVideos(Dataset[VideoViews]):
     """Validation and test videos: all views of each, nothing random, no other in its place.
 
+    With several plans a video is read once for all of them, and what several views show is there
+    once: a clip of a test with 3 clips may be one of a test with 5 as well, the clips of a video
+    that is shorter than a clip are all the same, and so are the three crops of a square picture.
+
     Args:
         videos: the list.
         clip: which frames make a clip.
-        plan: which views.
+        plans: which views: those of each plan in turn. Their crops are those of the first plan.
         backend: reader of video files, a row of ``decode.READERS``.
     """
 
@@ -30,25 +35,24 @@ class EvalVideos(Dataset[VideoViews]):
         self,
         videos: Sequence[VideoRecord],
         clip: ClipSpec,
-        plan: ViewPlan,
-        *,
+        *plans: ViewPlan,
         backend: str = "pyav",
     ) -> None:
         self.videos = videos
         self.clip = clip
-        self.plan = plan
+        self.plans = plans
         self.backend = backend
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
         """(3, T, S, S)."""
-        side = self.plan.crop_px
+        side = self.plans[0].crop_px
         return (3, self.clip.num_frames, side, side)
 
     @property
     def views(self) -> Tensor:
-        """(V, 2) int64: the (clip, crop) of each view, clips slowest."""
-        return self.plan.views()
+        """(V, 2) int64: the (clip, crop) of each view, plan by plan, clips slowest."""
+        return torch.cat([plan.views() for plan in self.plans])
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -64,11 +68,53 @@ class EvalVideos(Dataset[VideoViews]):
         record = self.videos[key.index]
         try:
             if begin is not None:
-                begin(key.index)
-            clips = read_clips(record, self.clip, self.plan.num_clips, backend=self.backend)
+                begin(key)
+            pixels, places = read_views(
+                record, self.clip, *self.plans, out=out, backend=self.backend
+            )
         except DecodeError as error:
             return VideoViews(None, None, (failed(record, error),))
-        return VideoViews(record, views_of_clips(clips, self.plan, out))
+        return VideoViews(record, pixels, places=places)
+
+
+def read_views(
+    record: VideoRecord,
+    clip: ClipSpec,
+    *plans: ViewPlan,
+    out: Tensor | None = None,
+    backend: str = "pyav",
+) -> tuple[Tensor, Tensor]:
+    """All views of a video, from one opening and one decoding; those of equal pixels once.
+
+    Args:
+        record: the video.
+        clip: which frames make a clip.
+        plans: V views, those of each plan in turn. Their crops are those of the first plan.
+        out: (V, 3, T, S, S) uint8, to write into; what is not needed is left as it was.
+        backend: reader of video files, a row of ``decode.READERS``.
+
+    Returns:
+        The U <= V views that differ, (U, 3, T, S, S) uint8, and the place of each view among them,
+        (V,) int64.
+
+    Raises:
+        DecodeError: when the video cannot be read.
+    """
+    frames, _, clips = _read_frames(record, clip, [plan.num_clips for plan in plans], backend)
+    crops = eval_views(frames, plans[0])  # (crops, 3, N, S, S): each frame is resized once
+    if all(torch.equal(crop, crops[0]) for crop in crops[1:]):
+        crops = crops[:1]
+    distinct = list(dict.fromkeys(clips))
+    num_views = len(distinct) * len(crops)
+    if out is None:
+        side = plans[0].crop_px
+        out = torch.empty((num_views, 3, clip.num_frames, side, side), dtype=torch.uint8)
+    for view, (rows, crop) in zip(out, itertools.product(distinct, crops), strict=False):
+        torch.index_select(crop, 1, torch.tensor(rows), out=view)
+
+    first_place = torch.tensor([distinct.index(rows) * len(crops) for rows in clips])
+    crop_place = torch.arange(plans[0].num_crops) % len(crops)
+    return out[:num_views], (first_place[:, None] + crop_place).flatten()
 
 
 def read_clips(
@@ -79,17 +125,27 @@ def read_clips(
     Raises:
         DecodeError: when the video cannot be read.
     """
+    frames, times_s, clips = _read_frames(record, clip, [num_clips], backend)
+    return [Clip(frames[list(rows)], times_s[list(rows)], record) for rows in clips]
+
+
+def _read_frames(
+    record: VideoRecord, clip: ClipSpec, counts: Sequence[int], backend: str
+) -> tuple[Tensor, Tensor, list[tuple[int, ...]]]:
+    """What tests with each of these numbers of clips need of a video, every frame once.
+
+    Returns:
+        The frames (N, H, W, 3) uint8, when each is shown (N,) float64, and of each clip of each
+        test in turn the T rows in which its frames are.
+    """
     with open_reader(record.path, backend) as reader:
-        clips = eval_indices(clip, reader.num_frames, reader.fps, num_clips)
+        clips = [
+            at_even_rate(indices, reader.times_s)
+            for count in counts
+            for indices in eval_indices(clip, reader.num_frames, reader.fps, count)
+        ]
         wanted = sorted(set().union(*clips))
         frames = reader.frames(wanted)
         times_s = torch.from_numpy(reader.times_s[wanted])
     row_of = {index: row for row, index in enumerate(wanted)}
-    rows = [torch.tensor([row_of[index] for index in indices]) for indices in clips]
-    return [Clip(frames[row], times_s[row], record) for row in rows]
-
-
-def views_of_clips(clips: Sequence[Clip], plan: ViewPlan, out: Tensor | None = None) -> Tensor:
-    """(V, 3, T, S, S) uint8: every crop of every clip, clips slowest; in ``out`` where given."""
-    views = [view for clip in clips for view in eval_views(clip.frames, plan)]
-    return torch.stack(views, out=out)
+    return frames, times_s, [tuple(row_of[index] for index in indices) for indices in clips]

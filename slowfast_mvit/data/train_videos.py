@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, batch_shape, failed, read_batch
-from slowfast_mvit.data.sampling import train_indices
+from slowfast_mvit.data.sampling import at_even_rate, train_indices
 from slowfast_mvit.errors import DecodeError, in_one_message
 from slowfast_mvit.randomness import REPLACEMENT, TEMPORAL, Draws, generator, whole_number
 from slowfast_mvit.structures import Clip, ClipBatch, ClipSpec, FailedVideo, VideoRecord
@@ -122,5 +122,6 @@ class TrainVideos(Dataset[VideoViews]):
     def _read_clip(self, record: VideoRecord, key: ItemKey) -> Clip:
         draws = generator(self.seed, key.epoch, key.position, TEMPORAL)
         with open_reader(record.path, self.backend) as reader:
-            indices = train_indices(self.clip, reader.num_frames, reader.fps, draws)
+            meant = train_indices(self.clip, reader.num_frames, reader.fps, draws)
+            indices = at_even_rate(meant, reader.times_s)
             return Clip(reader.frames(indices), torch.from_numpy(reader.times_s[indices]), record)

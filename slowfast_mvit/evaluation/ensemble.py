@@ -8,13 +8,14 @@ sampler shows as an error here, never as a slightly different accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
 
 from slowfast_mvit.errors import MissingViewsError, UserError, pick
-from slowfast_mvit.structures import VideoScores, ViewScores
+from slowfast_mvit.structures import FailedVideo, VideoScores, ViewPlan, ViewScores
 
 
 def add_views(view_probs: np.ndarray) -> np.ndarray:
@@ -66,6 +67,20 @@ def ensemble(
         view_probs=view_probs.astype(np.float16),
         probs=probs.astype(np.float32),
     )
+
+
+def views_of_plan(
+    outcomes: Iterable[ViewScores | FailedVideo], plans: Sequence[ViewPlan], number: int
+) -> Iterator[ViewScores]:
+    """Of videos whose scores hold the views of all ``plans``, in turn, those of one plan.
+
+    Videos that could not be read are left out.
+    """
+    first = sum(plan.num_views for plan in plans[:number])
+    mine = slice(first, first + plans[number].num_views)
+    for outcome in outcomes:
+        if isinstance(outcome, ViewScores):
+            yield replace(outcome, views=outcome.views[mine], probs=outcome.probs[mine])
 
 
 def _gather(
