@@ -221,7 +221,7 @@ class _FilesBelow:
 
         self._paths = Strings(hashed())
         hashes = np.array(keys, dtype=np.int64)
-        self._order = np.argsort(hashes)
+        self._order = np.argsort(hashes, kind="stable")  # files of one stem as listed
         self._keys = array("q", hashes[self._order].tobytes())  # bisects faster than numpy
 
     def named(self, stem: str) -> list[str]:
