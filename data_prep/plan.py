@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -262,7 +263,7 @@ def _lists(plan: Plan, videos: Path, absolute: bool) -> dict[str, str]:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A CSV file; names that are not UTF-8 are shown with escapes."""
+    """A CSV file of one line a row, whatever the names hold."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -271,8 +272,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def shown(text: str) -> str:
-    """The text with escapes for what is not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The text with escapes for what is not UTF-8 and for line breaks, tabs and the like."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], whole)
 
 
 # Counting

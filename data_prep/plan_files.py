@@ -80,12 +80,13 @@ def list_tree(root: Path, *, images: bool = False) -> Tree:
         for folder, files in _walk(root, unreadable):
             progress.update(len(files))
             found = [file for file in files if file.name.lower().endswith(suffixes)]
-            packed += [_join(folder, f.name) for f in files if _is_packed(f.name)]
+            archives = [_join(folder, file.name) for file in files if _is_packed(file.name)]
             frames = sum(file.name.lower().endswith(IMAGE_SUFFIXES) for file in files)
             if frames and not found and folder:
                 videos.append(Found(folder, None, is_folder=True))
             else:
-                others += len(files) - len(found)
+                others += len(files) - len(found) - len(archives)
+            packed += archives
             videos += [Found(_join(folder, file.name), _size(file)) for file in found]
     if unreadable:
         raise UserError(in_one_message(f"{root}: folders that cannot be read", unreadable[:20]))

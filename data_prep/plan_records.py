@@ -8,8 +8,7 @@ from pathlib import Path
 from data_prep.jobs import JobInput, run_jobs
 from data_prep.journal import Record, Shard, merge, read_records
 from data_prep.plan import NOT_CHECKED, UNREADABLE, Listed, Plan, keep_only, left_out_of
-from slowfast_mvit.data.decode import open_reader
-from slowfast_mvit.data.lists import IMAGE_SUFFIXES
+from data_prep.plan_check import check_file
 from slowfast_mvit.errors import UserError
 
 _RECORDS = "check.jsonl"
@@ -23,17 +22,6 @@ def records_of(files: Iterable[Path]) -> Iterator[Record]:
     """
     for file in files:
         yield from read_records(file)
-
-
-def check_file(job: JobInput) -> Record:
-    """The record of one video, as ``check_videos.py`` makes it, or of one image."""
-    if job.name.lower().endswith(IMAGE_SUFFIXES):
-        with open_reader(job.path) as image:
-            image.frames([0])
-        return {}
-    from data_prep import check_videos
-
-    return check_videos.check(job)
 
 
 def check_listed(

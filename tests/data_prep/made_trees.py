@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
+
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 
 
@@ -63,3 +66,16 @@ def adds_up(out: Path) -> bool:
 
 def all_bytes(out: Path, names: Iterable[str]) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in names}
+
+
+def put_video(file: Path, num_frames: int = 8) -> Path:
+    """Make a video of grey frames that can be decoded."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for level in range(num_frames):
+            picture = np.full((32, 32, 3), 16 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return file

@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""Your own videos: class folders, or files with a table of labels -> lists.
+
+    python data_prep/from_folder.py --videos clips --out lists
+    python data_prep/from_folder.py --videos clips --out lists --labels labels.csv
+    python data_prep/from_folder.py --videos clips --out lists --group-by '(camera[0-9]+)_'
+
+Reads <class>/<file> or <split>/<class>/<file>, where a file may lie deeper in its class folder; or
+the files that a table ``file,label`` or ``file,label,split`` names. Without splits, a part of the
+videos is held out by their names: adding videos moves none from one side to the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# The code beside this file, installed or not, and not another version that may be installed too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.jobs import exit_status
+from data_prep.plan import DUPLICATE, NO_LABEL, LeftOut, Plan
+from data_prep.plan_files import Found, Tree, list_tree
+from data_prep.plan_match import match, packed_note, split_of_folder
+from data_prep.plan_run import add_plan_arguments, run_plan
+from data_prep.plan_split import VAL_FRACTION, Unsplit, assign_splits
+from slowfast_mvit.data.lists import raise_problems
+from slowfast_mvit.errors import ListError, UserError, in_one_message
+
+_SHOWN = 20
+_FILE_WORDS = ("file", "filename", "path", "video", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Splitting:
+    """How videos without a split are divided, as ``assign_splits`` takes it."""
+
+    val_fraction: float | None = None
+    test_fraction: float | None = None
+    group_by: str | None = None
+
+
+def plan_folder(videos: Path, *, labels: Path | None = None, splitting: Splitting) -> Plan:
+    """Lists of the videos below a folder.
+
+    Args:
+        videos: the folder.
+        labels: a table of files and labels; without one, folders are the classes.
+        splitting: how to hold out videos.
+
+    Raises:
+        UserError: as ``rows_of_folders``, ``rows_of_table`` and ``assign_splits`` do; or for fewer
+            than two classes.
+    """
+    tree = list_tree(videos)
+    if not tree.videos:
+        raise UserError(
+            "\n".join([f"{videos}: no videos, {tree.others:,} other files", *_notes(tree)])
+        )
+    left_out: list[LeftOut] = []
+    if labels:
+        rows, left_out, class_names = rows_of_table(labels)
+    else:
+        tree, rows, class_names = rows_of_folders(videos, tree)
+    if len(class_names) < 2:
+        found = f"only one, {class_names[0]!r}" if class_names else "none"
+        raise UserError(
+            f"{labels or videos}: there must be two classes or more, found {found}. Expected "
+            "<class>/<file>, <split>/<class>/<file>, or --labels with a table file,label"
+        )
+    wanted, notes = assign_splits(
+        rows,
+        val_fraction=splitting.val_fraction,
+        test_fraction=splitting.test_fraction,
+        group_by=splitting.group_by,
+    )
+    counted = Counter([*(row.split for row in wanted), *(item.split for item in left_out)])
+    plan = Plan(videos.name, class_names, counted, left_out=left_out, notes=[*notes, *_notes(tree)])
+    files = _Names(tree.videos) if labels else None
+    by_path = {file.path: [file] for file in tree.videos}
+    return match(
+        plan,
+        wanted,
+        tree,
+        root=videos,
+        files_of=files.find if files else by_path.__getitem__,
+        why_missing=files.why_missing if files else lambda video: "",
+    )
+
+
+def _notes(tree: Tree) -> list[str]:
+    return packed_note(tree, "tar -xf ARCHIVE, or unzip ARCHIVE")
+
+
+# Class folders
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a video lies: ``train/jump_rope/cam1/a.mp4``; None for what its path does not say."""
+
+    file: Found
+    split: str | None
+    class_folder: str | None
+
+
+def rows_of_folders(videos: Path, tree: Tree) -> tuple[Tree, list[Unsplit], tuple[str, ...]]:
+    """The videos in class folders, or in class folders of ``train``, ``val`` and ``test``.
+
+    Labels count the class folders in the order of their names, as torchvision's ImageFolder does.
+    Folders that only hold one other folder, as archives have them, are passed through. Where the
+    class folders hold images themselves, each image is an item; a folder of images inside a class
+    folder is a video.
+
+    Returns:
+        What is listed (again, where it turned out to be images), its rows, and the class names.
+
+    Raises:
+        UserError: all at once: videos outside of class folders, classes without videos, classes
+            that differ only in spelling, two videos of the same name.
+    """
+    top = _top(videos)
+    has_splits = _has_splits(videos / top)
+    places = [_place(file, top, has_splits) for file in tree.videos]
+    if any(place.file.is_folder and place.class_folder is None for place in places):
+        tree = list_tree(videos, images=True)
+        places = [_place(file, top, has_splits) for file in tree.videos]
+    roots = [e.path for e in _folders(videos / top)] if has_splits else [str(videos / top)]
+    class_folders = sorted({e.name for root in roots for e in _folders(root)})
+    names = {folder: clean(folder) for folder in class_folders}
+    problems = [*_folder_problems(places, names), *_name_problems(places)]
+    if problems:
+        more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
+        raise UserError(in_one_message(str(videos), [*problems[:_SHOWN], *more]))
+    rows = [Unsplit(p.file.path, p.split, names[p.class_folder or ""]) for p in places]
+    return tree, rows, tuple(names[folder] for folder in class_folders)
+
+
+def _folders(root: str | Path) -> list[os.DirEntry[str]]:
+    with os.scandir(root) as entries:
+        return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _top(videos: Path) -> str:
+    """The folder of the class folders below ``videos``: "" for itself."""
+    top = ""
+    while True:
+        with os.scandir(videos / top) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        inner = visible[0].name if len(visible) == 1 and visible[0].is_dir() else None
+        if inner is None or split_of_folder(inner) or not _folders(videos / top / inner):
+            return top
+        top = os.path.join(top, inner)
+
+
+def _has_splits(root: Path) -> bool:
+    """Whether the folders here are splits: all of them, since a class may be called "test"."""
+    folders = _folders(root)
+    return bool(folders) and all(split_of_folder(folder.name) for folder in folders)
+
+
+def _place(file: Found, top: str, has_splits: bool) -> _Place:
+    folders = os.path.relpath(os.path.dirname(file.path) or ".", top or ".").split("/")
+    folders = [folder for folder in folders if folder != "."]
+    split = split_of_folder(folders.pop(0)) if has_splits and folders else None
+    return _Place(file, split, folders[0] if folders else None)
+
+
+def clean(name: str) -> str:
+    """A class folder's name as people read it: ``jump__rope `` -> "jump rope"."""
+    return re.sub(r"[_\s]+", " ", name).strip()
+
+
+def _folder_problems(places: Sequence[_Place], names: Mapping[str, str]) -> Iterator[str]:
+    """Videos outside of class folders, classes without videos, classes of one name."""
+    astray = [place.file.path for place in places if place.class_folder is None]
+    if len(astray) == len(places):
+        yield "no video lies in a class folder. Expected <class>/<file>, or a table with --labels"
+        return
+    yield from (f"{path!r} lies in no class folder" for path in astray)
+    filled = {place.class_folder for place in places}
+    for folder in names:
+        if folder not in filled:
+            yield f"class folder {folder!r} holds no videos. Fill it or remove it"
+    first: dict[str, str] = {}
+    for folder, name in names.items():
+        if first.setdefault(name.casefold(), folder) != folder:
+            yield f"class folders {first[name.casefold()]!r} and {folder!r} differ only in spelling"
+
+
+def _name_problems(places: Iterable[_Place]) -> Iterator[str]:
+    """Two files of one name in one folder: most likely the same video twice."""
+    first: dict[str, str] = {}
+    for place in places:
+        path = place.file.path
+        name = os.path.join(os.path.dirname(path), place.file.stem)
+        if first.setdefault(name, path) != path:
+            yield f"{first[name]!r} and {path!r} differ only in suffix. Keep one of them"
+
+
+# A table of labels
+
+
+def rows_of_table(table: Path) -> tuple[list[Unsplit], list[LeftOut], tuple[str, ...]]:
+    """The videos in a table ``file,label`` or ``file,label,split``, with a header or without.
+
+    Columns are separated by commas, semicolons or tabs. Labels count the classes in the order of
+    their names, or of their values where all of them are whole numbers.
+
+    Returns:
+        Its rows; rows that repeat a file or have no label; and the class names.
+
+    Raises:
+        ListError: all lines that cannot be used, at once.
+    """
+    rows: dict[str, Unsplit] = {}
+    left_out: list[LeftOut] = []
+    problems: list[tuple[int, str]] = []
+    for line, cells in _cells(table):
+        if line == 1 and cells[0].lower() in _FILE_WORDS:
+            continue
+        row = _table_row(cells)
+        if isinstance(row, str):
+            problems.append((line, row))
+            continue
+        first = rows.setdefault(row.video, row)
+        if first is row:
+            continue
+        if first != row:
+            problems.append((line, f"{row.video!r} is listed before as {first.class_name!r}"))
+        left_out.append(
+            LeftOut(
+                row.split or "train", row.video, row.class_name or "", DUPLICATE, "", f"line {line}"
+            )
+        )
+    raise_problems(table, problems)
+    named = [row for row in rows.values() if row.class_name]
+    left_out += [
+        LeftOut(row.split or "train", row.video, "", NO_LABEL, "", "the table gives no label")
+        for row in rows.values()
+        if not row.class_name
+    ]
+    classes = {row.class_name for row in named if row.class_name}
+    in_order = sorted(classes, key=int) if all(map(str.isdigit, classes)) else sorted(classes)
+    return named, left_out, tuple(in_order)
+
+
+def _cells(table: Path) -> Iterator[tuple[int, list[str]]]:
+    if not table.is_file():
+        raise ListError(f"{table}: no such file (--labels)")
+    with open(table, encoding="utf-8-sig", newline="") as lines:
+        head = lines.readline()
+        separator = max("\t;,", key=head.count)
+        lines.seek(0)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+
+
+def _table_row(cells: Sequence[str]) -> Unsplit | str:
+    """A row, or what is wrong with it."""
+    if len(cells) not in (2, 3):
+        return f"has {len(cells)} columns, expected file,label or file,label,split"
+    video, name = cells[0], clean(cells[1])
+    if not video.strip():
+        return "names no file"
+    split = split_of_folder(cells[2].strip()) if len(cells) == 3 and cells[2].strip() else None
+    if split is None and len(cells) == 3 and cells[2].strip():
+        return f"split {cells[2]!r} is none of train, val, test"
+    return Unsplit(video, split, name or None)
+
+
+class _Names:
+    """Files by what a table may call them: path, name, or either without suffix."""
+
+    def __init__(self, files: Iterable[Found]) -> None:
+        self._by_name: dict[str, dict[str, Found]] = {}
+        for file in files:
+            name = os.path.basename(file.path)
+            bare = os.path.join(os.path.dirname(file.path), file.stem)
+            for key in (file.path, name, bare, file.stem):
+                self._by_name.setdefault(key, {})[file.path] = file
+
+    def find(self, name: str) -> list[Found]:
+        """The only file of that name; none where several could be meant."""
+        files = self._by_name.get(os.path.normpath(name), {})
+        exact = files.get(os.path.normpath(name))
+        if exact:
+            return [exact]
+        return list(files.values()) if len(files) == 1 else []
+
+    def why_missing(self, name: str) -> str:
+        """The files between which a name does not decide."""
+        files = sorted(self._by_name.get(os.path.normpath(name), {}))
+        return f"may be any of {', '.join(files[:3])}" if files else ""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_plan_arguments(made)
+    add = made.add_argument
+    add("--labels", type=Path, help="a table file,label or file,label,split")
+    fraction = f"({VAL_FRACTION:g} where there are no splits)"
+    add("--val-fraction", type=float, help=f"part held out for validation {fraction}")
+    add("--test-fraction", type=float, help="part held out for testing (0)")
+    add("--group-by", metavar="REGEX", help="finds the source in a path; sources are not divided")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the lists that the command line asks for; returns the exit status."""
+    options = parser().parse_args(arguments)
+    splitting = Splitting(options.val_fraction, options.test_fraction, options.group_by)
+    return run_plan(
+        options, lambda: plan_folder(options.videos, labels=options.labels, splitting=splitting)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
