@@ -84,16 +84,7 @@ class Test:
         3, "Crops per clip: 1 in the centre, or 3 along the longer side.", choices=(1, 3)
     )
     num_temporal_clips: tuple[int, ...] = setting(
-        (),
-        "Test with each of these numbers of clips, in one pass; replaces `NUM_ENSEMBLE_VIEWS`.",
-        minimum=1,
-    )
-    segment_clips: str = setting(
-        "same",
-        "Several clips of SSv2: the same middle frames in each, as in PySlowFast, "
-        "or frames shifted through each part of the video.",
-        choices=("same", "shifted"),
-        ours=True,
+        (), "Test with each of these numbers of clips; replaces `NUM_ENSEMBLE_VIEWS`.", minimum=1
     )
 
 
