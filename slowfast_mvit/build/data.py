@@ -10,7 +10,8 @@ from torch import Tensor
 
 from slowfast_mvit.config import Config
 from slowfast_mvit.data import catalog
-from slowfast_mvit.data.eval_videos import EvalVideos, read_clips, views_of_clips
+from slowfast_mvit.data.decode import working_reader
+from slowfast_mvit.data.eval_videos import EvalVideos, read_views
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loader import Loader, eval_loader, train_loader
 from slowfast_mvit.data.train_videos import TrainVideos
@@ -46,6 +47,7 @@ def clip_spec(config: Config, dataset: str) -> ClipSpec:
         policy=catalog.find_dataset(dataset).policy,
         jitter_fps=config.data.train_jitter_fps,
         offset_sampling=config.data.use_offset_sampling,
+        segment_clips=config.test.segment_clips,
     )
 
 
@@ -60,12 +62,18 @@ def view_plan(config: Config, *, num_clips: int, num_crops: int) -> ViewPlan:
 
 
 def test_plans(config: Config) -> list[ViewPlan]:
-    """The view plans that a test runs through, one after another."""
+    """The view plans that a test answers for: one for each number of clips, all in one pass."""
     counts = config.test.num_temporal_clips or (config.test.num_ensemble_views,)
     if counts == (-1,):
         counts = CLIP_COUNTS_OF_MINUS_1
     crops = config.test.num_spatial_crops
-    return [view_plan(config, num_clips=count, num_crops=crops) for count in counts]
+    return [view_plan(config, num_clips=count, num_crops=crops) for count in dict.fromkeys(counts)]
+
+
+def config_of_plan(config: Config, plan: ViewPlan) -> Config:
+    """The config of a test with this plan alone."""
+    test = replace(config.test, num_ensemble_views=plan.num_clips, num_temporal_clips=())
+    return replace(config, test=test)
 
 
 def build_train_loader(config: Config, videos: VideoList) -> Loader:
@@ -81,6 +89,8 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
         flip=data.random_flip,
         randaugment=aug.aa_type if aug.enable else "",
         interpolation=aug.interpolation,
+        method=aug.aa_method,
+        colour_jitter=(aug.color_jitter or 0.0) if aug.enable else 0.0,
     )
     dataset = TrainVideos(
         videos,
@@ -88,7 +98,7 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
         transform=transform,
         num_views=aug.num_sample,
         seed=config.rng_seed,
-        backend=data.decoding_backend,
+        backend=working_reader(data.decoding_backend),
     )
     return train_loader(
         dataset,
@@ -108,23 +118,24 @@ def build_val_loader(config: Config, videos: VideoList) -> Loader:
     plan = ViewPlan(num_clips=1, num_crops=1, scale_px=scale_px, crop_px=data.train_crop_size)
     # Offset sampling puts a single clip into the middle; without it, it would be the first.
     clip = replace(clip_spec(config, config.train.dataset), offset_sampling=True)
-    return _eval_loader(config, videos, clip, plan, config.train.batch_size)
+    return _eval_loader(config, videos, clip, plan, batch_size=config.train.batch_size)
 
 
-def build_test_loader(config: Config, videos: VideoList, plan: ViewPlan) -> Loader:
-    """Every view of each video, in the order of the list; a video is decoded once.
+def build_test_loader(config: Config, videos: VideoList, *plans: ViewPlan) -> Loader:
+    """Every view of each video, plan by plan, in the order of the list; a video is decoded once.
 
     A batch holds as many videos as fill a forward pass of ``TEST.BATCH_SIZE`` views.
     """
-    num_videos = max(config.test.batch_size // plan.num_views, 1)
+    num_views = sum(plan.num_views for plan in plans)
+    num_videos = max(config.test.batch_size // num_views, 1)
     clip = clip_spec(config, config.test.dataset)
-    return _eval_loader(config, videos, clip, plan, num_videos)
+    return _eval_loader(config, videos, clip, *plans, batch_size=num_videos)
 
 
 def _eval_loader(
-    config: Config, videos: VideoList, clip: ClipSpec, plan: ViewPlan, batch_size: int
+    config: Config, videos: VideoList, clip: ClipSpec, *plans: ViewPlan, batch_size: int
 ) -> Loader:
-    views = EvalVideos(videos, clip, plan, backend=config.data.decoding_backend)
+    views = EvalVideos(videos, clip, *plans, backend=working_reader(config.data.decoding_backend))
     return eval_loader(
         views,
         batch_size=batch_size,
@@ -142,8 +153,10 @@ def frames_seen(config: Config, video: VideoRecord, plan: ViewPlan) -> list[np.n
         DecodeError: the video cannot be read.
     """
     spec = clip_spec(config, config.test.dataset)
-    clips = read_clips(video, spec, plan.num_clips, backend=config.data.decoding_backend)
-    view = views_of_clips(clips, plan)[plan.num_views // 2]  # (3, T, S, S)
+    views, places = read_views(
+        video, spec, plan, backend=working_reader(config.data.decoding_backend)
+    )
+    view = views[places[plan.num_views // 2]]  # (3, T, S, S)
     return list(view.permute(1, 2, 3, 0).numpy())
 
 

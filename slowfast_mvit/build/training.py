@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from slowfast_mvit.build.data import prepare_views
 from slowfast_mvit.config import Config
+from slowfast_mvit.data.erasing import random_erase
 from slowfast_mvit.data.mixup import mix
-from slowfast_mvit.data.transforms import random_erase
 from slowfast_mvit.errors import pick
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.objectives import LOSSES, Recognition

@@ -69,9 +69,6 @@ IGNORED: dict[str, Unread] = {
     "MODEL.FC_INIT_STD": Unread(OTHER_MODELS, (0.01,)),
     "MODEL.FROZEN_BN": Unread(NO_BATCH_NORM, (False,)),
     "MVIT.LAYER_SCALE_INIT_VALUE": Unread("has no effect in PySlowFast either", (0.0,)),
-    "AUG.COLOR_JITTER": Unread(
-        "is not read; PySlowFast uses it for images without AUG.AA_TYPE only", (0.4, 0.0, None)
-    ),
     "AUG.RE_SPLIT": Unread(NEVER_READ, (False,)),
     "AUG.MASK_TUBE": Unread(PRETRAINING, (False,)),
     "AUG.MASK_FRAMES": Unread(PRETRAINING, (False,)),

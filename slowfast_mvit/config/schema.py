@@ -84,7 +84,16 @@ class Test:
         3, "Crops per clip: 1 in the centre, or 3 along the longer side.", choices=(1, 3)
     )
     num_temporal_clips: tuple[int, ...] = setting(
-        (), "Test with each of these numbers of clips; replaces `NUM_ENSEMBLE_VIEWS`.", minimum=1
+        (),
+        "Test with each of these numbers of clips, in one pass; replaces `NUM_ENSEMBLE_VIEWS`.",
+        minimum=1,
+    )
+    segment_clips: str = setting(
+        "same",
+        "Several clips of SSv2: the same middle frames in each, as in PySlowFast, "
+        "or frames shifted through each part of the video.",
+        choices=("same", "shifted"),
+        ours=True,
     )
 
 
@@ -99,12 +108,24 @@ class Aug:
     aa_type: str = setting(
         "rand-m9-mstd0.5-inc1",
         "RandAugment: m magnitude (0 to 10), n operations, mstd spread of the magnitude, "
-        "inc1 operations that grow with it. Empty: none.",
+        "inc1 operations that grow with it, w0 weighted choice. Empty: none.",
     )
     interpolation: str = setting(
         "bicubic",
         "How RandAugment resamples what it turns, shears or shifts.",
         choices=("bicubic", "bilinear"),
+    )
+    aa_method: str = setting(
+        "exact",
+        "How RandAugment and the crop are worked out: in PySlowFast's order, the "
+        "crop first as timm does, or in one sampling (`docs/augmentation.md`).",
+        choices=("exact", "crop_first", "fused"),
+        ours=True,
+    )
+    color_jitter: float | None = setting(
+        0.4,
+        "Spread of brightness, contrast and saturation where `AA_TYPE` is empty; 0 or None: none.",
+        minimum=0,
     )
     re_prob: float = setting(0.25, "Chance that a clip has a box erased.", minimum=0, maximum=1)
     re_mode: str = setting(

@@ -2,5 +2,5 @@
 
 catalog -> lists -> VideoRecord -> decode + sampling -> Clip -> transforms -> dataset -> loader
                                                                               |
-                    on the device: transforms.normalise, transforms.random_erase, mixup.mix
+                    on the device: transforms.normalise, erasing.random_erase, mixup.mix
 """

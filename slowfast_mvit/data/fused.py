@@ -1,0 +1,242 @@
+"""RandAugment in one sampling: all geometric operations and the crop become one affine map.
+
+Each output pixel is fetched once from the decoded frames; the other operations are done to the
+small view, in the order they were drawn. Tables of levels merge into one. What an operation fetched
+from outside the picture is grey, and later operations act on that grey, as upstream. Statistics of
+whole frames come from a coarse copy that goes through the same operations.
+
+What differs from ``exact``: bytes are rounded once, not after each operation; geometric operations
+are bilinear; statistics are those of every fourth pixel of every fourth row; sharpness acts on the
+resized view.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slowfast_mvit.data import operations
+from slowfast_mvit.data.affine import (
+    FILL,
+    Box,
+    Mask,
+    Window,
+    coordinates,
+    fetch,
+    fetched_box,
+    outside_picture,
+)
+from slowfast_mvit.data.operations import (
+    KINDS,
+    Affine,
+    Colour,
+    FrameLevels,
+    Frames,
+    Geometry,
+    Levels,
+    Sharpness,
+    Step,
+    Tables,
+    look_up,
+)
+
+COARSE_STEP = 4  # statistics look at every fourth pixel of every fourth row
+
+_NEIGHBOURHOODS = {Colour: operations.colour, Sharpness: operations.sharpness}
+
+_AS_THEY_ARE: Tables = np.arange(256, dtype=np.uint8)[None, None]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Pixels of the view that a geometric operation fetched from outside, and turned grey.
+
+    Attributes:
+        mask: (S, S), which pixels.
+        tables: what the operations since then made of each level.
+    """
+
+    mask: Mask
+    tables: Tables
+
+
+def has_geometry(steps: Sequence[Step]) -> bool:
+    """Whether any of the operations moves pixels."""
+    return any(isinstance(KINDS[step.name], Geometry) for step in steps)
+
+
+def sample(frames: Frames, steps: Sequence[Step], to_picture: Affine, side: int) -> Frames:
+    """A square view, fetched through the geometric steps at once; the other steps are not done.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        steps: in the order drawn.
+        to_picture: from a pixel of the view to the picture that is cropped.
+        side: of the view, in pixels.
+
+    Returns:
+        (T, side, side, 3) uint8.
+    """
+    to_frames = [*_maps(steps, to_picture, frames.shape[1:3]), to_picture][0]
+    return SAMPLERS["opencv" if opencv_is_here() else "torch"](frames, to_frames, side)
+
+
+def sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
+    """The view (T, side, side, 3) that an affine map fetches from the frames."""
+    size, view = frames.shape[1:3], (0, 0, side, side)
+    box = top, left, height, width = fetched_box(to_frames, view, size, "bilinear")
+    window = Window(frames[:, top : top + height, left : left + width], box, size)
+    pixels = fetch(window, *coordinates(to_frames, view), "bilinear")
+    fetched: Frames = pixels.view(side, side, -1, 3).permute(2, 0, 1, 3).numpy()
+    return fetched
+
+
+def sample_by_opencv(frames: Frames, to_frames: Affine, side: int) -> Frames:
+    """The same by OpenCV, in a third of the time; it rounds coordinates to 1/32 pixel."""
+    import cv2
+
+    cv2.setNumThreads(1)  # a worker has one core; the others belong to the other workers
+    from_x, from_y = coordinates(to_frames, (0, 0, side, side))
+    x, y = ((grid - 0.5).astype(np.float32).reshape(side, side) for grid in (from_x, from_y))
+    whole, fractions = cv2.convertMaps(x, y, cv2.CV_16SC2)
+    view = np.empty((len(frames), side, side, 3), dtype=np.uint8)
+    for frame, made in zip(frames, view, strict=True):
+        cv2.remap(
+            frame, whole, fractions, cv2.INTER_LINEAR, dst=made, borderMode=cv2.BORDER_REPLICATE
+        )
+    return view
+
+
+def opencv_is_here() -> bool:
+    """Whether OpenCV is installed."""
+    return importlib.util.find_spec("cv2") is not None
+
+
+SAMPLERS: dict[str, Callable[[Frames, Affine, int], Frames]] = {
+    "opencv": sample_by_opencv,
+    "torch": sample_by_torch,
+}
+
+
+def _maps(steps: Sequence[Step], to_picture: Affine, size: tuple[int, int]) -> list[Affine]:
+    """For each geometric step, in order: from the view to the picture that this step was given."""
+    height, width = size
+    maps = []
+    for step in reversed(steps):
+        kind = KINDS[step.name]
+        if isinstance(kind, Geometry):
+            to_picture = _after(kind.matrix(step.argument, width, height), to_picture)
+            maps.append(to_picture)
+    return maps[::-1]
+
+
+def _after(second: Affine, first: Affine) -> Affine:
+    """The map that is ``first`` and then ``second``."""
+    a, b, c, d, e, f = second
+    p, q, r, s, t, u = first
+    return (
+        a * p + b * s,
+        a * q + b * t,
+        a * r + b * u + c,
+        d * p + e * s,
+        d * q + e * t,
+        d * r + e * u + f,
+    )
+
+
+def finish(
+    pixels: Frames, frames: Frames, steps: Sequence[Step], to_picture: Affine, view: Frames
+) -> None:
+    """Do the steps that move no pixels, fill what lies outside, and write the view.
+
+    Args:
+        pixels: (T, S, S, 3) uint8: what was sampled.
+        frames: (T, H, W, 3) uint8, those it was sampled from.
+        steps: in the order drawn.
+        to_picture: from a pixel of the view to the picture that is cropped.
+        view: (T, S, S, 3) uint8, written to.
+    """
+    size, square = frames.shape[1:3], (0, 0, *view.shape[1:3])
+    maps = iter(_maps(steps, to_picture, size))
+    tables, fills = _AS_THEY_ARE, list[Outside]()
+    for step, its_tables in zip(steps, _tables_of(steps, frames), strict=True):
+        match KINDS[step.name]:
+            case Geometry():
+                outside = outside_picture(*coordinates(next(maps), square), size)
+                if outside.any():
+                    fills.append(Outside(outside.reshape(view.shape[1:3]), _AS_THEY_ARE))
+            case Levels() | FrameLevels():
+                tables = _then(tables, its_tables)
+                fills = [Outside(fill.mask, _then(fill.tables, its_tables)) for fill in fills]
+            case Colour() | Sharpness() as kind:
+                settled = pixels.copy()
+                _settle(settled, tables, fills)
+                tables, fills = _AS_THEY_ARE, []
+                pixels = _NEIGHBOURHOODS[type(kind)](settled, step.argument)
+    view[:] = pixels
+    _settle(view, tables, fills)
+
+
+def _then(first: Tables, second: Tables) -> Tables:
+    """One table for two look-ups."""
+    shape = np.broadcast_shapes(first.shape, second.shape)
+    first, second = np.broadcast_to(first, shape), np.broadcast_to(second, shape)
+    return np.take_along_axis(second, first.astype(np.int64), axis=-1)
+
+
+def _settle(pixels: Frames, tables: Tables, fills: Sequence[Outside]) -> None:
+    """Do the look-ups that have gathered, then turn the outside grey, or what became of grey."""
+    if tables is not _AS_THEY_ARE:
+        look_up(pixels, tables, pixels)
+    planes = pixels.transpose(0, 3, 1, 2)
+    for fill in fills:
+        np.copyto(planes, fill.tables[..., FILL, None, None], where=fill.mask)
+
+
+def _tables_of(steps: Sequence[Step], frames: Frames) -> list[Tables]:
+    """The tables of each step; the one that changes nothing where it has none.
+
+    Statistics are those of a coarse copy of the frames that goes through the same steps.
+    """
+    kinds = [KINDS[step.name] for step in steps]
+    last = max((n for n, kind in enumerate(kinds) if isinstance(kind, FrameLevels)), default=-1)
+    coarse = np.ascontiguousarray(frames[:, ::COARSE_STEP, ::COARSE_STEP]) if last >= 0 else frames
+    found = list[Tables]()
+    for number, (step, kind) in enumerate(zip(steps, kinds, strict=True)):
+        tables = _AS_THEY_ARE
+        if isinstance(kind, Levels):
+            tables = kind.tables(step.argument)
+        elif isinstance(kind, FrameLevels):
+            tables = kind.tables(coarse, step.argument)
+        found.append(tables)
+        if number < last:
+            coarse = _coarsely_done(coarse, step, tables)
+    return found
+
+
+def _coarsely_done(frames: Frames, step: Step, tables: Tables) -> Frames:
+    """A step on the coarse copy, whose pixels are too far apart to be sharpened or blended."""
+    match KINDS[step.name]:
+        case Levels() | FrameLevels():
+            return look_up(frames, tables, np.empty(frames.shape, np.uint8))
+        case Colour():
+            return operations.colour(frames, step.argument)
+        case Geometry(matrix):
+            return _moved(frames, matrix(step.argument, frames.shape[2], frames.shape[1]))
+        case Sharpness():
+            return frames
+
+
+def _moved(frames: Frames, matrix: Affine) -> Frames:
+    """Each pixel fetched from the nearest one; grey from outside."""
+    height, width = frames.shape[1:3]
+    whole: Box = (0, 0, height, width)
+    from_x, from_y = coordinates(matrix, whole)
+    columns = from_x.astype(np.int64).clip(0, width - 1)
+    rows = from_y.astype(np.int64).clip(0, height - 1)
+    moved = frames[:, rows, columns]
+    moved[:, outside_picture(from_x, from_y, (height, width))] = FILL
+    return moved.reshape(frames.shape)
