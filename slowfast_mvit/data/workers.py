@@ -17,6 +17,7 @@ import os
 import signal
 import traceback
 from dataclasses import dataclass, fields
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from multiprocessing.reduction import recv_handle, send_handle
@@ -152,6 +153,7 @@ class Worker:
         self._marks = context.RawArray(ctypes.c_int64, 4)
         self._marks[INDEX] = NO_VIDEO
         self._link, theirs = context.Pipe()
+        resource_tracker.ensure_running()  # else ``start`` does this, and unblocks the signal
         # Blocked and so passed on: Ctrl-C reaches all processes, and is for this one to deal with.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

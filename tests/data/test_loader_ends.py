@@ -1,0 +1,68 @@
+"""However a run ends, no worker outlives it, and none of them talks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from videos import write_video
+
+PROGRAM = Path(__file__).with_name("endless_loader.py")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(3):
+        write_video(folder / f"{number}.mp4", 6, size=(20, 26))
+    return folder
+
+
+def started(folder, start_method):
+    """A program that reads, once its workers do, and their process ids."""
+    run = subprocess.Popen(
+        [sys.executable, PROGRAM, folder, start_method],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )
+    return run, [int(pid) for pid in run.stdout.readline().split()]
+
+
+def wait_for_end(pids):
+    deadline_s = time.monotonic() + 60
+    while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline_s, f"{running} still run"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes run")
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_ctrl_c_ends_workers_without_a_word_from_them(folder, start_method):
+    run, pids = started(folder, start_method)
+
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the run
+    _, stderr = run.communicate(timeout=60)
+
+    assert len(pids) == 2
+    assert stderr.count("Traceback") == 1 and stderr.rstrip().endswith("KeyboardInterrupt")
+    wait_for_end(pids)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes run")
+def test_workers_end_when_the_main_process_is_killed(folder):
+    run, pids = started(folder, "fork")
+
+    run.kill()
+    _, stderr = run.communicate(timeout=60)
+
+    wait_for_end(pids)
+    assert stderr == ""
