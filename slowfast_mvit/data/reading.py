@@ -8,15 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from slowfast_mvit.data.shards import open_member, split_path
 from slowfast_mvit.errors import DecodeError
 
 
 def open_plain_file(path: Path) -> BinaryIO:
     """Open a file for reading, unless it is a folder, pipe, socket or device, which could block.
 
+    Args:
+        path: a file, or a file in a tar shard: ``shards/train-000003.tar/abc.mp4``.
+
     Raises:
         DecodeError: when it is one of these, missing, empty or not permitted.
     """
+    place = split_path(path)
+    if place is None:
+        return _open_regular(path)
+    shard, member = place
+    return open_member(_open_regular(shard), shard, member)
+
+
+def _open_regular(path: Path) -> BinaryIO:
     try:
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except (OSError, ValueError) as error:

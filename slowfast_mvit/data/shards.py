@@ -1,0 +1,282 @@
+"""Videos inside tar files, read where they lie: ``shards/train-000003.tar/abc.mp4``.
+
+A network file system serves a few large files much faster than a million small ones. Nothing is
+ever extracted: a member is the range of bytes that its header names, read by position.
+
+Beside a shard lies its index, a text that is searched where it lies, so that a worker holds no
+table of names:
+
+    # tar index 1: 1073741824 bytes, 9112 members
+    abc.mp4 0                       the name as in a URL, a space, where its header starts;
+    some%20class/def.mp4 120832     sorted by name
+
+``data_prep/pack_shards.py`` writes shards and indexes, also indexes of shards of other origin.
+Without one, a shard is read through once for each process that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import io
+import itertools
+import logging
+import mmap
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from slowfast_mvit.errors import DecodeError
+
+_log = logging.getLogger(__name__)
+
+INDEX_SUFFIX = ".index"  # after the name of the shard
+MAX_SCANNED_MEMBERS = 100_000  # of a shard without an index
+
+_SCANNED_SHARDS = 16  # whose indexes a process keeps: 5 MB each at most for names of 40 letters
+_BUFFER_BYTES = 1 << 16
+_HEAD_BYTES = 100
+_HEAD = re.compile(rb"# tar index 1: ([0-9]+) bytes, ([0-9]+) members\n")
+
+
+def split_path(path: Path) -> tuple[Path, str] | None:
+    """The shard and the member that a path names; None for other paths.
+
+    Raises:
+        DecodeError: when the path climbs out of its shard.
+    """
+    if f".tar{os.sep}" not in os.fspath(path):
+        return None
+    shard = next((p for p in path.parents if p.suffix == ".tar" and p.is_file()), None)
+    if shard is None:
+        return None
+    member = path.relative_to(shard)
+    if ".." in member.parts:
+        raise DecodeError(f"{path}: '..' is not followed inside a shard")
+    return shard, member.as_posix()
+
+
+def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
+    """A member of a shard as a file of its own: seekable, and blind to the rest of the shard.
+
+    Args:
+        file: the opened shard; it is closed with the member, or when this raises.
+        shard: its path, for messages and for the index beside it.
+        name: the member.
+
+    Raises:
+        DecodeError: when there is no such member, it is no plain file or empty, or the index does
+            not belong to the shard.
+    """
+    try:
+        with _index(file, shard) as index:
+            offset = _find(index, _quoted(name), shard)
+        if offset is None:
+            raise DecodeError(f"{shard}/{name}: the shard has no member of this name")
+        member = _header(file, shard, name, offset)
+        end = member.offset_data + member.size
+        if member.size == 0 or end > os.fstat(file.fileno()).st_size:
+            what = "the file is empty" if member.size == 0 else "the shard ends within it"
+            raise DecodeError(f"{shard}/{name}: {what}")
+    except BaseException:
+        file.close()
+        raise
+    raw = _Range(file, member.offset_data, end)
+    return cast(BinaryIO, io.BufferedReader(raw, _BUFFER_BYTES))
+
+
+def _header(file: BinaryIO, shard: Path, name: str, offset: int) -> tarfile.TarInfo:
+    """The member whose header starts at ``offset``, if it is a plain file of this name."""
+    advice = "Write the index again with data_prep/pack_shards.py index"
+    file.seek(offset)
+    try:
+        member = tarfile.TarFile(fileobj=file).next()
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise DecodeError(
+            f"{shard}{INDEX_SUFFIX}: no header where it says that {name} starts ({error}). {advice}"
+        ) from error
+    if member is None or _name_of(member) != name:
+        found = "the end" if member is None else repr(_name_of(member))
+        raise DecodeError(
+            f"{shard}{INDEX_SUFFIX}: {found} where it says that {name} starts. {advice}"
+        )
+    if not _is_plain(member):
+        raise DecodeError(f"{shard}/{name}: a link, a folder or a device, not a plain file")
+    return member
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
+
+
+def _name_of(member: tarfile.TarInfo) -> str:
+    """``./a.mp4`` is a.mp4."""
+    return os.path.normpath(member.name)
+
+
+class _Range(io.RawIOBase):
+    """The bytes of a file from ``start`` to ``end``, read by position."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file = file
+        self._descriptor = file.fileno()
+        self._start = start
+        self._size = end - start
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if origin + offset < 0:
+            raise OSError(errno.EINVAL, "a position before the start of the file")
+        self._position = origin + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        if wanted == 0:
+            return 0
+        view = memoryview(buffer)[:wanted]
+        num_read = os.preadv(self._descriptor, [view], self._start + self._position)
+        self._position += num_read
+        return num_read
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+# Indexes
+
+
+def index_text(members: Iterable[tuple[str, int]], num_bytes: int, shard: Path) -> bytes:
+    """The index of a shard.
+
+    Args:
+        members: name, and where the header starts, of each plain file.
+        num_bytes: how large the shard is.
+        shard: its path, for messages.
+
+    Raises:
+        DecodeError: when a name occurs twice.
+    """
+    lines = sorted((_quoted(name), offset) for name, offset in members)
+    for (name, _), (following, _) in itertools.pairwise(lines):
+        if name == following:
+            shown = unquote_to_bytes(name).decode("utf-8", "replace")
+            raise DecodeError(f"{shard}: holds {shown} more than once")
+    head = b"# tar index 1: %d bytes, %d members\n" % (num_bytes, len(lines))
+    return head + b"".join(b"%s %d\n" % line for line in lines)
+
+
+def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
+    """Name, and where the header starts, of each plain file in a shard, by reading through it.
+
+    Links, folders and devices are passed over, and so are names that lead out of a folder.
+
+    Raises:
+        DecodeError: when it is not an uncompressed tar file, or ends within a member.
+    """
+    end = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    try:
+        archive: Any = tarfile.TarFile(fileobj=file)  # Any, since its ``members`` have no type
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # it would keep every header
+            if member.offset_data + member.size > end:
+                raise DecodeError(f"{shard}: ends within {member.name!r}. Copy it again")
+            name = _name_of(member)
+            if _is_plain(member) and not name.startswith(("/", "..")):
+                yield name, member.offset
+        file.seek(archive.offset)
+        rest = file.read(tarfile.BLOCKSIZE)
+    except (tarfile.TarError, ValueError, OSError) as error:
+        if isinstance(error, DecodeError):
+            raise
+        raise DecodeError(f"{shard}: not an uncompressed tar file ({error})") from error
+    if rest.strip(b"\0"):  # a damaged header looks to tarfile like the end
+        raise DecodeError(f"{shard}: damaged at byte {archive.offset:,}. Copy it again")
+
+
+@contextlib.contextmanager
+def _index(file: BinaryIO, shard: Path) -> Iterator[bytes | mmap.mmap]:
+    """The index beside a shard, or one made by reading through it."""
+    status = os.fstat(file.fileno())
+    try:
+        descriptor = os.open(f"{shard}{INDEX_SUFFIX}", os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        yield _scanned(shard, status.st_size, status.st_mtime_ns)
+        return
+    except OSError as error:
+        raise DecodeError(f"{shard}{INDEX_SUFFIX}: cannot be read ({error.strerror})") from error
+    with open(descriptor, "rb") as beside:
+        try:
+            index = mmap.mmap(beside.fileno(), 0, access=mmap.ACCESS_READ)
+        except (ValueError, OSError):
+            raise DecodeError(f"{shard}{INDEX_SUFFIX}: empty, or not a plain file") from None
+        with index:
+            head = _HEAD.match(index[:_HEAD_BYTES])
+            if head is None or int(head[1]) != status.st_size:
+                what = "no index of a shard" if head is None else "the index of another shard"
+                raise DecodeError(
+                    f"{shard}{INDEX_SUFFIX}: {what}. Write it again with data_prep/pack_shards.py "
+                    "index"
+                )
+            yield index
+
+
+@functools.lru_cache(maxsize=_SCANNED_SHARDS)
+def _scanned(shard: Path, num_bytes: int, changed_ns: int) -> bytes:
+    """The index of a shard that has none; read again when the shard has changed."""
+    _log.warning(
+        "%s: has no index beside it and is read through. Write one with "
+        "data_prep/pack_shards.py index",
+        shard,
+    )
+    members = []
+    with open(shard, "rb") as file:
+        for member in plain_members(file, shard):
+            members.append(member)
+            if len(members) > MAX_SCANNED_MEMBERS:
+                raise DecodeError(
+                    f"{shard}: holds more than {MAX_SCANNED_MEMBERS:,} files and has no index. "
+                    "Write one with data_prep/pack_shards.py index"
+                )
+    return index_text(members, num_bytes, shard)
+
+
+def _find(index: bytes | mmap.mmap, name: bytes, shard: Path) -> int | None:
+    """Where the header of a member starts: a binary search over the lines of an index."""
+    low, high = index.find(b"\n") + 1, len(index)
+    while low < high:
+        start = max(index.rfind(b"\n", low, (low + high) // 2) + 1, low)
+        end = index.find(b"\n", start)
+        found, _, offset = index[start:end].partition(b" ")
+        if end < 0 or not offset.isdigit():
+            raise DecodeError(
+                f"{shard}{INDEX_SUFFIX}: damaged. Write it again with data_prep/pack_shards.py "
+                "index"
+            )
+        if found == name:
+            return int(offset)
+        low, high = (end + 1, high) if found < name else (low, start)
+    return None
+
+
+def _quoted(name: str) -> bytes:
+    """A name without spaces and line ends, as in a URL."""
+    return quote_from_bytes(os.fsencode(name)).encode("ascii")
