@@ -37,6 +37,8 @@ from slowfast_mvit.data.strings import Strings
 from slowfast_mvit.errors import ListError
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+_ID = re.compile(r"[\w-]+", re.ASCII)
+_SECONDS = re.compile(r"\d{1,6}(\.\d*)?", re.ASCII)
 _ID_LENGTH = 11  # of a YouTube id, which starts the name of a file
 _DEPTH = 3  # folders between the root and a file, as in k400/train/riding_a_bike/
 _REPLACEMENTS = "replacement"  # starts the names of folders whose files stand in for damaged ones
@@ -168,7 +170,7 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
 def _row_problem(name: str, youtube_id: str, start: str, end: str) -> str | None:
     if not name:
         return "the label is empty"
-    if not re.fullmatch(r"[\w-]+", youtube_id, re.ASCII):
+    if not _ID.fullmatch(youtube_id):
         return f"youtube_id {youtube_id!r} holds more than letters, digits, '-' and '_'"
     times = [_seconds(start), _seconds(end)]
     if times[0] is None or times[1] is None:
@@ -177,7 +179,7 @@ def _row_problem(name: str, youtube_id: str, start: str, end: str) -> str | None
 
 
 def _seconds(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"\s*\d{1,6}(\.\d*)?\s*", text, re.ASCII) else None
+    return float(text) if _SECONDS.fullmatch(text) else None
 
 
 def _names_of_labels(file: Path, source: ListSource) -> tuple[str, ...]:
@@ -259,6 +261,8 @@ def _paths_below(root: Path, file: Path, stems: Strings, labels: Sequence[str]) 
 
 def _best(paths: Sequence[str], split: Sequence[str], label: str) -> str:
     """Of several files of one name that in the folder of the split and the class, if any."""
+    if len(paths) < 2:
+        return paths[0] if paths else ""
     classes = ClassIndex([label])
 
     def order(path: str) -> tuple[bool, bool, str]:
@@ -266,7 +270,7 @@ def _best(paths: Sequence[str], split: Sequence[str], label: str) -> str:
         in_class = any(classes.find(folder) is not None for folder in folders)
         return not set(folders) & set(split), not in_class, path
 
-    return min(paths, key=order, default="") if len(paths) > 1 else (paths or [""])[0]
+    return min(paths, key=order)
 
 
 def _walk(

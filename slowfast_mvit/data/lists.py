@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -69,7 +70,7 @@ class VideoList(Sequence[VideoRecord]):
     ) -> None:
         self._video_ids = _as_strings(video_ids)
         self._paths = self._video_ids if paths is None else _as_strings(paths)
-        self._folder = Path(folder)
+        self._folder = "" if Path(folder) == Path() else str(folder)
         self._labels = torch.from_numpy(np.fromiter(labels, dtype=np.int64))
         self.class_names = class_names
         self.source = str(source)
@@ -79,8 +80,8 @@ class VideoList(Sequence[VideoRecord]):
     @property
     def labels(self) -> np.ndarray:
         """(N,) int64, a copy: the column itself moves when worker processes are spawned."""
-        labels: np.ndarray = self._labels.numpy()
-        return labels.copy()
+        labels: np.ndarray = self._labels.numpy().copy()
+        return labels
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -93,8 +94,9 @@ class VideoList(Sequence[VideoRecord]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         i = range(len(self))[index]  # raises IndexError, and turns -1 into the last
-        path = self._folder / self._paths[i]
-        return VideoRecord(self._video_ids[i], str(path), int(self._labels[i]))
+        # Not pathlib, which keeps a table of all the names it ever met.
+        path = os.path.join(self._folder, self._paths[i])
+        return VideoRecord(self._video_ids[i], path, int(self._labels[i]))
 
     def __iter__(self) -> Iterator[VideoRecord]:
         return (self[i] for i in range(len(self)))
