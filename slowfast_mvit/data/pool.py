@@ -70,7 +70,7 @@ class WorkerPool:
             self._context.set_forkserver_preload(PRELOADED)
         refused = self._context.RawArray(ctypes.c_byte, max(len(dataset.videos), 1))
         self._job = Job(dataset, keys, refused)
-        self._num_workers = num_workers
+        self._num_workers = min(num_workers, max(len(keys), 1))  # no more than there is work for
         self._timeout_s = timeout_s
         self._workers = list[Worker]()
         self._asked = list[deque[Task]]()  # of each worker, and not answered

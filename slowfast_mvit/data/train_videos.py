@@ -27,8 +27,11 @@ class MakeView(Protocol):
     def crop_px(self) -> int:
         """S."""
 
-    def __call__(self, frames: Tensor, rng: Draws) -> Tensor:
-        """(T, H, W, 3) uint8 -> (3, T, S, S) uint8, with the draws of a generator."""
+    def __call__(self, frames: Tensor, rng: Draws, out: Tensor | None = None) -> Tensor:
+        """(T, H, W, 3) uint8 -> (3, T, S, S) uint8, with the draws of a generator.
+
+        The view is written into ``out``, which is returned, where that is given.
+        """
 
 
 class TrainVideos(Dataset[VideoViews]):
@@ -112,7 +115,7 @@ class TrainVideos(Dataset[VideoViews]):
                 out = torch.empty(batch_shape(self, [key])[1:], dtype=torch.uint8)
             for view in range(self.num_views):
                 rng = generator(self.seed, key.epoch, key.position, view)
-                out[view] = self.transform(clip.frames, rng)
+                self.transform(clip.frames, rng, out[view])
             return VideoViews(record, out, tuple(failures))
         reasons = [failure.reason for failure in failures[:3]]
         raise DecodeError(

@@ -184,7 +184,7 @@ class Broken:
 
     crop_px = 16
 
-    def __call__(self, frames, rng):
+    def __call__(self, frames, rng, out=None):
         raise RuntimeError("a bug")
 
 

@@ -120,7 +120,7 @@ class KilledOnce:
         if not self.note.exists():
             self.note.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return TRANSFORM(frames, rng)
+        return TRANSFORM(frames, rng, out)
 
 
 def test_a_worker_that_died_by_bad_luck_costs_no_video(folder, caplog):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from videos import REAL_VIDEOS, picture, sequential_frames, write_video
 
 from slowfast_mvit.data import eval_videos
 from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.data.eval_videos import EvalVideos, read_clips
-from slowfast_mvit.data.items import ItemKey
+from slowfast_mvit.data.items import ItemKey, batch_shape, read_batch
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.sampling import eval_indices
 from slowfast_mvit.data.train_videos import TrainVideos
@@ -102,9 +103,9 @@ def test_training_views_share_a_clip_and_differ_in_their_draws(folder):
     class Watch:
         crop_px = 24
 
-        def __call__(self, frames, rng):
+        def __call__(self, frames, rng, out=None):
             seen.append((frames, rng.random()))
-            return torch.zeros(3, 4, 24, 24, dtype=torch.uint8)
+            return out.zero_()
 
     item = train(folder, "good_0.mp4", transform=Watch())[ItemKey(0, 0, 0)]
 
@@ -150,6 +151,42 @@ def test_training_stops_when_nothing_can_be_read(folder):
         dataset[ItemKey(0, 0, 0)]
 
     assert "broken.mp4: the reader 'pyav' cannot read it" in str(caught.value)
+
+
+def test_a_batch_is_written_into_the_tensor_it_is_given(folder):
+    dataset = train(folder, "good_0.mp4", "broken.mp4", "good_1.mp4")
+    keys = [ItemKey(0, position, position) for position in range(3)]
+    out = torch.zeros(batch_shape(dataset, keys), dtype=torch.uint8)
+
+    batch = read_batch(dataset, keys, out)
+
+    assert batch.pixels.data_ptr() == out.data_ptr() and batch.pixels.shape == out.shape
+    for pixels, key in zip(out, keys, strict=True):
+        assert torch.equal(pixels, dataset[key].pixels)
+    assert [failure.video_id for failure in batch.failures] == ["broken.mp4"]
+
+
+def test_videos_that_fail_leave_no_gap_in_a_test_batch(folder):
+    dataset = EvalVideos(videos(folder, "good_0.mp4", "broken.mp4", "good_1.mp4"), CLIP, PLAN)
+    keys = [ItemKey(0, position, position) for position in range(3)]
+
+    batch = read_batch(dataset, keys)
+
+    assert batch.video_ids == ("good_0.mp4", "good_1.mp4")
+    for pixels, key in zip(batch.pixels, (keys[0], keys[2]), strict=True):
+        assert torch.equal(pixels, dataset[key].pixels)
+
+
+def test_torchs_own_loader_takes_the_data_set_as_it_is(folder):
+    dataset = train(folder, "good_0.mp4", "good_1.mp4")
+    keys = [ItemKey(0, position, position) for position in range(2)]
+
+    (batch,) = DataLoader(
+        dataset, batch_sampler=[keys], collate_fn=lambda batch: batch, generator=torch.Generator()
+    )
+
+    assert torch.equal(batch.pixels, read_batch(dataset, keys).pixels)
+    assert batch.video_ids == ("good_0.mp4", "good_1.mp4")
 
 
 def test_an_unreadable_test_video_is_a_failure_and_not_replaced(folder):
