@@ -82,7 +82,9 @@ def plan_folder(videos: Path, *, labels: Path | None = None, splitting: Splittin
         group_by=splitting.group_by,
     )
     counted = Counter([*(row.split for row in wanted), *(item.split for item in left_out)])
-    plan = Plan(videos.name, class_names, counted, left_out=left_out, notes=[*notes, *_notes(tree)])
+    plan = Plan(
+        videos.name, "csv", class_names, counted, left_out=left_out, notes=[*notes, *_notes(tree)]
+    )
     files = _Names(tree.videos) if labels else None
     by_path = {file.path: [file] for file in tree.videos}
     return match(

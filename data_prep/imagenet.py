@@ -75,6 +75,7 @@ def plan_imagenet(
         by_name.setdefault(file.stem, []).append(file)
     plan = Plan(
         "imagenet",
+        "csv",
         tuple(names_of[synset] for synset in synsets),
         Counter(row.split for row in wanted),
         public=PUBLIC if num_classes == NUM_CLASSES else {},

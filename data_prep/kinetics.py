@@ -160,7 +160,8 @@ def plan_kinetics(
     _check_number(names, release.num_classes, version)
     tree = list_tree(videos)
     notes += packed_note(tree, "tar -xzf ARCHIVE -C FOLDER")
-    plan = Plan(version, names, counted, public=release.copies, notes=notes)
+    dataset = "kinetics" if version == "other" else version
+    plan = Plan(version, dataset, names, counted, public=release.copies, notes=notes)
     rows, left_out = settle_rows(
         [Wanted(c.name, c.split, c.label or None) for c in clips], of_folded
     )

@@ -99,7 +99,8 @@ class Plan:
     """What goes into the lists and what does not.
 
     Attributes:
-        name: the data set.
+        name: the data set, for people.
+        dataset: what a run calls data of this kind, ``TRAIN.DATASET``.
         class_names: in the order of the labels.
         num_annotated: rows of the annotation, by split.
         listed: videos with a file.
@@ -110,6 +111,7 @@ class Plan:
     """
 
     name: str
+    dataset: str
     class_names: tuple[str, ...]
     num_annotated: Mapping[str, int]
     listed: list[Listed] = field(default_factory=list)
@@ -284,7 +286,8 @@ def summary_of(plan: Plan) -> dict[str, Any]:
     """The counts of a plan, as summary.json holds them."""
     by_class = Counter((item.split, item.class_name) for item in plan.listed)
     return {
-        "data_set": plan.name,
+        "name": plan.name,
+        "dataset": plan.dataset,
         "num_classes": len(plan.class_names),
         "splits": {split: _split_summary(plan, split, by_class) for split in plan.splits},
         "extra_files": len(plan.extra),
@@ -314,7 +317,7 @@ def _split_summary(
 
 def describe(summary: Mapping[str, Any], out: Path) -> str:
     """The summary as lines for people."""
-    lines = [f"{summary['data_set']}: {summary['num_classes']} classes, lists in {out}"]
+    lines = [f"{summary['name']}: {summary['num_classes']} classes, lists in {out}"]
     for split, counts in summary["splits"].items():
         lines.append(f"  {counts['listed']:,} of {counts['annotated']:,} {split} videos present")
         public = [f"{who} {count:,}" for who, count in counts["public"].items()]
@@ -331,8 +334,17 @@ def describe(summary: Mapping[str, Any], out: Path) -> str:
     if summary["extra_files"]:
         lines.append(f"  {summary['extra_files']:,} files are in no annotation, see extra.csv")
     lines += [f"  {note}" for note in summary["notes"]]
-    use = ["DATA.PATH_TO_DATA_DIR", str(out)]
-    if summary["paths_start_from"]:
-        use += ["DATA.PATH_PREFIX", summary["paths_start_from"]]
-    lines.append(f"Use with {shlex.join(use)} MODEL.NUM_CLASSES {summary['num_classes']}")
-    return "\n".join(map(shown, lines))
+    return "\n".join(map(shown, [*lines, f"Use with {shlex.join(_config_of(summary, out))}"]))
+
+
+def _config_of(summary: Mapping[str, Any], out: Path) -> list[str]:
+    """The keys and values that a run with these lists needs."""
+    dataset = summary["dataset"]
+    keys = {
+        "TRAIN.DATASET": dataset,
+        "TEST.DATASET": dataset,
+        "MODEL.NUM_CLASSES": str(summary["num_classes"]),
+        "DATA.PATH_TO_DATA_DIR": str(out),
+        "DATA.PATH_PREFIX": summary["paths_start_from"],
+    }
+    return [word for key, value in keys.items() if value for word in (key, value)]

@@ -106,7 +106,7 @@ def plan_ssv2(
         *test_note(wanted),
         *packed_note(tree, "cat 20bn-something-something-v2-?? | tar zx"),
     ]
-    plan = Plan("ssv2", names, counted, notes=notes)
+    plan = Plan("ssv2", "ssv2", names, counted, notes=notes)
     rows, plan.left_out = settle_rows(wanted, of_folded)
     by_id: dict[str, list[Found]] = {}
     for file in tree.videos:

@@ -75,6 +75,25 @@ def test_clips_are_found_in_every_layout_and_the_lists_load(annotated, tmp_path,
     assert rows(tmp_path / "out" / "missing.csv") == rows(tmp_path / "out" / "extra.csv") == []
 
 
+# Reading the annotations without these scripts does not look for such names.
+LISTED_ONLY = ("ids alone", "times without zeros", "folders of frames")
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - set(LISTED_ONLY)))
+def test_the_lists_say_what_reading_the_annotations_says(annotated, tmp_path, layout):
+    put(annotated, *LAYOUTS[layout], "train/xxxxxxxxxxx_000001_000011.mp4")
+    replacement = "replacement/replacement_for_corrupted_k400/bbbbbbbbbbb_000003_000013.mp4"
+    put(annotated, replacement)
+
+    run(annotated, tmp_path / "out")
+
+    for split in ("train", "val"):
+        native = open_list("kinetics", split, data_dir=annotated / "annotations")
+        ours = open_list("kinetics", split, data_dir=tmp_path / "out", path_prefix=str(annotated))
+        assert ours.class_names == native.class_names
+        assert {(v.path, v.label) for v in ours} == {(v.path, v.label) for v in native}
+
+
 def test_a_replacement_overrides_the_corrupted_clip(annotated, tmp_path):
     put(annotated, *CVDF)
     replacement = "replacement/replacement_for_corrupted_k400/bbbbbbbbbbb_000003_000013.mp4"

@@ -108,9 +108,11 @@ def test_the_last_line_printed_can_be_pasted_into_a_shell(tmp_path, capsys):
     run(tmp_path / "my videos", tmp_path / "out")
 
     last = capsys.readouterr().out.splitlines()[-1]
-    words = shlex.split(last.removeprefix("Use with "))
-    assert words[words.index("DATA.PATH_PREFIX") + 1] == str(tmp_path / "my videos")
-    assert words[-2:] == ["MODEL.NUM_CLASSES", "2"]
+    assert shlex.split(last.removeprefix("Use with ")) == [
+        *("TRAIN.DATASET", "csv", "TEST.DATASET", "csv", "MODEL.NUM_CLASSES", "2"),
+        *("DATA.PATH_TO_DATA_DIR", str(tmp_path / "out")),
+        *("DATA.PATH_PREFIX", str(tmp_path / "my videos")),
+    ]
 
 
 @pytest.mark.parametrize(

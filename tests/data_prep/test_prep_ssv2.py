@@ -78,6 +78,21 @@ def test_both_releases_are_listed_in_every_layout(tmp_path, names, prefix):
     assert rows(tmp_path / "out" / "extra.csv") == []
 
 
+def test_the_lists_say_what_reading_the_json_files_says(tmp_path):
+    labels = annotate(tmp_path / "labels")
+    put(tmp_path / "videos", *(f"{i}.webm" for i in ALL))
+
+    run(labels, tmp_path / "videos", tmp_path / "out")
+
+    for split in ("train", "val"):
+        native, ours = (
+            open_list("ssv2", split, data_dir=folder, path_prefix=str(tmp_path / "videos"))
+            for folder in (labels, tmp_path / "out")
+        )
+        assert ours.class_names == native.class_names
+        assert [(v.path, v.label) for v in ours] == [(v.path, v.label) for v in native]
+
+
 def test_the_answers_of_the_newer_release_label_the_test_videos(tmp_path):
     labels = annotate(tmp_path / "labels")
     write(labels / "test-answers.csv", "22;Holding something\n")
