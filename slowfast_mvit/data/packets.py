@@ -263,6 +263,11 @@ def is_hidden_vp8(packet: av.Packet) -> bool:
     return not bytes(packet)[0] & 0x10  # show_frame, RFC 6386 section 9.1
 
 
+# Browsers and screen recorders write WebM of uneven rate that says 1000 frames a second: the ticks
+# of its clock. A small difference is only one frame more or less; there the file's number is exact.
+WRONG_RATE = 0.1
+
+
 def timing(
     path: Path, stream: av.video.stream.VideoStream, index: PacketIndex | None, num_frames: int
 ) -> tuple[float, np.ndarray]:
@@ -279,9 +284,10 @@ def timing(
         return fps, np.arange(num_frames) / fps
     shown_pts = np.array(index.pts, dtype=np.float64)[list(index.shown)]
     times_s = (shown_pts - shown_pts[0]) * float(stream.time_base)
-    if fps <= 0:
-        fps = (num_frames - 1) / times_s[-1] if num_frames > 1 else 1.0
-    return fps, times_s
+    measured_fps = (num_frames - 1) / times_s[-1] if num_frames > 1 and times_s[-1] > 0 else 0.0
+    if measured_fps > 0 and abs(fps / measured_fps - 1) > WRONG_RATE:
+        fps = measured_fps
+    return fps or 1.0, times_s
 
 
 @dataclass(frozen=True)

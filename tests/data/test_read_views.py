@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import av
+import numpy as np
 import pytest
 import torch
 from videos import REAL_VIDEOS, sequential_frames, write_video
@@ -182,6 +183,20 @@ def test_a_clip_of_uneven_rate_shows_what_is_shown_at_its_moments(tmp_path):
     assert torch.equal(torch.stack(sequential_frames(path))[numbers], even)
     for shown, indices in zip(clips, meant, strict=True):
         assert torch.equal(shown.frames, even[indices])
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("webm", "libvpx"), ("mp4", "libx264")])
+def test_a_clip_spans_its_time_whatever_rate_the_file_claims(tmp_path, suffix, codec):
+    gaps_ms = np.random.default_rng(0).integers(40, 90, 100)
+    shown_at_ms = [0, *np.cumsum(gaps_ms).tolist()]  # 15 frames a second; WebM says 1000
+    path = write_video(tmp_path / f"recorded.{suffix}", 101, fps=1000, pts=shown_at_ms, codec=codec)
+    clip = ClipSpec(num_frames=16, sampling_rate=4, offset_sampling=True)
+
+    clips = read_clips(record_of(path), clip, 3)
+
+    for cut in clips:
+        assert cut.times_s[-1] - cut.times_s[0] == pytest.approx(63 / 30, abs=0.15)
+    assert [cut.times_s[0] for cut in clips] == pytest.approx([0.0, 2.2, 4.4], abs=0.2)
 
 
 def test_batches_keep_their_places_through_workers(tmp_path, video):
