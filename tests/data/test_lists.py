@@ -262,6 +262,8 @@ def test_wrong_class_names_are_refused(tmp_path, content):
 
 def test_data_sets_are_found_by_name_and_guard_against_flips():
     assert find_dataset("Kinetics") is find_dataset("kinetics")
+    assert find_dataset("K700-2020") is find_dataset("kinetics700_2020")
+    assert [find_dataset(name).num_classes for name in ("k400", "k600", "k700")] == [400, 600, 700]
     assert find_dataset("ssv2").policy == "segments"
     with pytest.raises(ConfigError, match="Did you mean 'kinetics'"):
         find_dataset("kinetic")
@@ -325,6 +327,43 @@ def test_an_ssv2_video_without_a_file_stays_in_the_list(tmp_path, caplog):
 
     assert videos[1].path == str(tmp_path / "12.webm")
     assert "1 of 2 videos have no file" in caplog.text
+
+
+def test_an_ssv2_video_without_a_file_is_left_out_of_training(tmp_path, caplog):
+    write_ssv2(tmp_path, ["7", "12"])
+    (tmp_path / "7.webm").touch()
+
+    videos = open_list("ssv2", "train", data_dir=tmp_path)
+
+    assert pairs(videos) == [("7", 1)]
+    assert "train.json: 1 of 2 videos have no file" in caplog.text
+    assert "left out of training" in caplog.text
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t"])
+def test_reads_the_test_videos_of_ssv2_where_their_answers_are_there(tmp_path, caplog, separator):
+    write_ssv2(tmp_path, ["7"])
+    (tmp_path / "test.json").write_text(json.dumps([{"id": "12"}, {"id": "13"}]))
+    for name in ("7.webm", "12.webm", "13.webm"):
+        (tmp_path / name).touch()
+
+    without_answers = open_list("ssv2", "test", data_dir=tmp_path)
+    lines = [f"13{separator}Moving something up", f"12{separator}Holding something"]
+    write_list(tmp_path, "\n".join(lines), name="test-answers.csv")
+    with_answers = open_list("ssv2", "test", data_dir=tmp_path)
+
+    assert pairs(without_answers) == [("7", 1)]
+    assert pairs(with_answers) == [("12", 1), ("13", 0)]
+    assert "Published numbers are of the validation videos" in caplog.text
+
+
+def test_a_test_video_of_ssv2_without_an_answer_is_named(tmp_path):
+    write_ssv2(tmp_path, ["7"])
+    (tmp_path / "test.json").write_text(json.dumps([{"id": "12"}, {"id": "13"}]))
+    write_list(tmp_path, "12;Holding something", name="test-answers.csv")
+
+    with pytest.raises(ListError, match=r"entry 2: id '13' is not in test-answers.csv"):
+        open_list("ssv2", "test", data_dir=tmp_path)
 
 
 def test_an_ssv2_folder_without_any_video_is_refused(tmp_path):

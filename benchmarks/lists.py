@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""What long lists cost: CPU time and memory to read one, and memory in each worker process.
+
+Writes lists as long as the public data sets (650,000 videos of Kinetics-700; the 168,913 training
+videos of Something-Something v2) and reads each in a process of its own, after the imports. The
+cost of a worker is its private memory after it has looked at videos all over the list, minus that
+of a worker with a list of one video.
+
+    python benchmarks/lists.py                 # 650,000 and 168,913 videos
+    python benchmarks/lists.py --quick         # without the folders of files, half a minute
+
+Linux only (/proc). Writes benchmarks/results/lists_<date>.json; its content is also the last line
+printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # a script sees its own folder only
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.record import RESULTS, keep_record  # noqa: E402
+from slowfast_mvit.data.catalog import open_list  # noqa: E402
+from slowfast_mvit.data.lists import VideoList  # noqa: E402
+
+NUM_KINETICS = 650_000
+NUM_SSV2 = 168_913
+NUM_FRAMES = 8  # of each video in the frame list; the public one names about 120
+SEEN_EVERY = 40  # videos; a path takes 40 bytes and more, a page has 4096
+START_METHODS = ("fork", "spawn", "forkserver")
+
+
+def _stem(number: int) -> str:
+    return f"abc{number:08x}_{number % 300:06d}_{number % 300 + 10:06d}"
+
+
+def write_csv(folder: Path, num_videos: int) -> None:
+    """PySlowFast's form: train/<class>/<file> and a label."""
+    with open(folder / "train.csv", "w") as file:
+        for i in range(num_videos):
+            file.write(f"train/class_{i % 700:03d}/{_stem(i)}.mp4 {i % 700}\n")
+
+
+def write_kinetics(folder: Path, num_videos: int) -> None:
+    """The published form, with an empty file for each video."""
+    (folder / "train").mkdir()
+    with open(folder / "train.csv", "w") as file:
+        file.write("label,youtube_id,time_start,time_end,split\n")
+        for i in range(num_videos):
+            start = i % 300
+            file.write(f'"doing thing {i % 700:03d}",abc{i:08x},{start},{start + 10},train\n')
+            (folder / "train" / f"{_stem(i)}.mp4").touch()
+
+
+def write_ssv2(folder: Path, num_videos: int) -> None:
+    """labels.json and train.json, with an empty file for each video."""
+    templates = [
+        f"Moving [something] across number {i} without letting it fall" for i in range(174)
+    ]
+    _write_ssv2_json(folder, templates, num_videos)
+    (folder / "videos").mkdir()
+    for i in range(num_videos):
+        (folder / "videos" / f"{i}.webm").touch()
+
+
+def write_frame_list(folder: Path, num_videos: int) -> None:
+    """labels.json and train.json with PySlowFast's list of frames."""
+    _write_ssv2_json(folder, [f"Moving [something] {i}" for i in range(174)], num_videos)
+    with open(folder / "train.csv", "w") as file:
+        file.write("original_vido_id video_id frame_id path labels\n")
+        for i in range(num_videos):
+            for frame in range(NUM_FRAMES):
+                file.write(f'{i} {i} {frame} {i}/{i}_{frame + 1:06d}.jpg ""\n')
+
+
+def _write_ssv2_json(folder: Path, templates: Sequence[str], num_videos: int) -> None:
+    names = [template.replace("[", "").replace("]", "") for template in templates]
+    (folder / "labels.json").write_text(json.dumps({n: str(i) for i, n in enumerate(names)}))
+    entries = [
+        {
+            "id": str(i),
+            "label": names[i % 174].replace("something", "a small green cup").lower(),
+            "template": templates[i % 174],
+            "placeholders": ["a small green cup"],
+        }
+        for i in range(num_videos)
+    ]
+    (folder / "train.json").write_text(json.dumps(entries))
+
+
+# name of the case -> data set, number of videos, what writes the list
+CASES: dict[str, tuple[str, int, Callable[[Path, int], None]]] = {
+    "csv": ("csv", NUM_KINETICS, write_csv),
+    "kinetics": ("kinetics", NUM_KINETICS, write_kinetics),
+    "ssv2": ("ssv2", NUM_SSV2, write_ssv2),
+    "ssv2_frames": ("ssv2", NUM_SSV2, write_frame_list),
+}
+QUICK_CASES = ("csv", "ssv2_frames")
+
+
+class WorkerMemory(Dataset[int]):
+    """Its items are the private memory of the worker, in bytes, once it has seen the videos."""
+
+    def __init__(self, videos: VideoList) -> None:
+        self.videos = videos
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        # Enough to touch every page of memory that holds them.
+        seen = sum(self.videos[i].label for i in range(0, len(self.videos), SEEN_EVERY))
+        return _memory("smaps_rollup", "Private_Dirty", "Private_Clean") + 0 * seen
+
+
+def measure_case(
+    dataset: str, folder: Path, methods: Sequence[str] = START_METHODS
+) -> dict[str, Any]:
+    """CPU seconds and MB that reading a list costs this process, and MB in a worker."""
+    before = _memory("status", "VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    start_s = time.process_time()
+    videos = open_list(dataset, "train", data_dir=folder)
+    cpu_s = time.process_time() - start_s
+    peak, after = _memory("status", "VmHWM"), _memory("status", "VmRSS")
+    one = VideoList(["a.mp4"], [0])
+    return {
+        "num_videos": len(videos),
+        "cpu_s": round(cpu_s, 2),
+        "peak_mb": _in_mb(peak - before),
+        "kept_mb": _in_mb(after - before),
+        "worker_mb": {
+            method: _in_mb(_worker_memory(videos, method) - _worker_memory(one, method))
+            for method in methods
+        },
+    }
+
+
+def _worker_memory(videos: VideoList, method: str) -> int:
+    loader = DataLoader(WorkerMemory(videos), num_workers=1, multiprocessing_context=method)
+    return int(next(iter(loader)))
+
+
+def _memory(file: str, *fields: str) -> int:
+    """The sum of these fields of /proc/self/<file>, in bytes."""
+    lines = Path(f"/proc/self/{file}").read_text().splitlines()
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return sum(1024 * int(values[field].split()[0]) for field in fields)
+
+
+def _in_mb(num_bytes: int) -> float:
+    return round(num_bytes / 1e6, 1)
+
+
+def measure(names: Sequence[str]) -> dict[str, Any]:
+    """Each case in a process of its own, so that none finds the memory of another."""
+    numbers = {}
+    for name in names:
+        dataset, num_videos, write = CASES[name]
+        with tempfile.TemporaryDirectory(prefix="lists-") as folder:
+            write(Path(folder), num_videos)
+            command = [sys.executable, __file__, "--case", dataset, folder]
+            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        numbers[name] = json.loads(told.stdout.splitlines()[-1])
+    return numbers
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only the lists that need no files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    parser.add_argument("--case", nargs=2, metavar=("DATASET", "FOLDER"), help=argparse.SUPPRESS)
+    given = parser.parse_args(words)
+    torch.set_num_threads(1)
+    if given.case:
+        print(json.dumps(measure_case(given.case[0], Path(given.case[1]))))
+        return 0
+    names = QUICK_CASES if given.quick else tuple(CASES)
+    keep_record("lists", measure(names), given.results, options=["--quick"] if given.quick else [])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

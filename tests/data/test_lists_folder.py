@@ -1,0 +1,178 @@
+"""Class folders of videos, frames or images, with and without folders of splits; ImageNet."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from slowfast_mvit.data.catalog import open_list
+from slowfast_mvit.errors import ListError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def read(folder, split="train", name="folder", **settings):
+    return open_list(name, split, data_dir=folder, **settings)
+
+
+def pairs(videos):
+    return [(record.video_id, record.label) for record in videos]
+
+
+def test_reads_videos_images_and_frame_folders_of_each_class(tmp_path, caplog):
+    touch(tmp_path / "train/swim", "b.mp4", "a.webm", "c.AVI", "notes.txt", ".hidden.mp4")
+    touch(tmp_path / "train/run", "frames/img_1.jpg", "frames/img_2.jpg", "one.png", "empty/x.txt")
+    touch(tmp_path / "val/swim", "v.mp4")
+
+    videos = read(tmp_path, num_classes=2)
+
+    assert videos.class_names == ("run", "swim")
+    assert pairs(videos) == [
+        ("run/frames", 0),
+        ("run/one.png", 0),
+        ("swim/a.webm", 1),
+        ("swim/b.mp4", 1),
+        ("swim/c.AVI", 1),
+    ]
+    assert videos[0].path == str(tmp_path / "train/run/frames")
+    assert "left out 2 entries (run/empty, swim/notes.txt" in caplog.text
+
+
+def test_a_class_that_a_split_lacks_does_not_shift_the_others(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "train/c/3.mp4", "val/c/4.mp4")
+
+    val, test = read(tmp_path, "val"), read(tmp_path, "test")
+
+    assert pairs(val) == pairs(test) == [("c/4.mp4", 2)]
+    assert val.class_names == ("a", "b", "c")
+
+
+def test_without_folders_of_splits_a_fifth_of_each_class_is_held_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    touch(tmp_path, *(f"{name}/{i:02d}.mp4" for name in ("a", "b") for i in range(10)))
+
+    train, val, test = (read(tmp_path, split) for split in ("train", "val", "test"))
+
+    assert [train.labels.tolist().count(label) for label in (0, 1)] == [8, 8]
+    assert [val.labels.tolist().count(label) for label in (0, 1)] == [2, 2]
+    assert pairs(val) == pairs(test)
+    assert sorted(pairs(train) + pairs(val)) == [
+        (f"{name}/{i:02d}.mp4", label) for label, name in enumerate("ab") for i in range(10)
+    ]
+    assert "of its 20 videos 4 (a fifth of each class, by their names) are held out" in caplog.text
+    assert val[0].path == str(tmp_path / val[0].video_id)
+
+
+def test_files_that_come_later_hardly_move_what_is_held_out(tmp_path):
+    touch(tmp_path, *(f"a/{i:02d}.mp4" for i in range(50)))
+    before = set(read(tmp_path, "val"))
+    touch(tmp_path, "a/50.mp4")
+    after = set(read(tmp_path, "val"))
+
+    assert len(before) == len(after) == 10
+    assert len(before & after) >= 9
+
+
+def test_a_class_of_two_files_still_holds_one_out_and_single_files_are_refused(tmp_path):
+    touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/3.mp4")
+
+    assert len(read(tmp_path, "val")) == 1
+    assert len(read(tmp_path)) == 2
+
+    (tmp_path / "a/2.mp4").unlink()
+    with pytest.raises(ListError, match="every class has a single file"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_another_number_of_folders_than_classes_is_refused(tmp_path, name):
+    touch(tmp_path, "train/n1/1.jpg", "train/n2/2.jpg")
+
+    for num_classes in (1, 400):
+        expected = f"2 folders of classes, but MODEL.NUM_CLASSES is {num_classes}"
+        with pytest.raises(ListError, match=expected):
+            read(tmp_path, name=name, num_classes=num_classes)
+
+
+def test_given_names_say_which_folder_is_which_class(tmp_path):
+    touch(tmp_path, "train/Ride_a_bike/1.mp4", "train/swim/2.mp4")
+    (tmp_path / "classes.txt").write_text("swim\nrun\nride a bike\n")
+
+    videos = read(tmp_path, num_classes=3)
+
+    assert pairs(videos) == [("Ride_a_bike/1.mp4", 2), ("swim/2.mp4", 0)]
+    assert videos.class_names == ("swim", "run", "ride a bike")
+
+
+def test_names_of_another_kind_follow_the_order_of_the_folders(tmp_path):
+    touch(tmp_path, "train/n01440764/1.jpg", "train/n01443537/2.jpg")
+    (tmp_path / "classes.txt").write_text("tench\ngoldfish\n")
+
+    videos = read(tmp_path, name="imagenet", num_classes=2)
+
+    assert videos.class_names == ("tench", "goldfish")
+    assert videos.labels.tolist() == [0, 1]
+
+
+def test_a_folder_that_is_no_class_is_named(tmp_path):
+    touch(tmp_path, "train/swim/1.mp4", "train/backup/2.mp4")
+    (tmp_path / "classes.txt").write_text("swim\nrun\n")
+
+    with pytest.raises(ListError, match="folder 'backup' is no class"):
+        read(tmp_path)
+
+
+def test_folders_without_any_video_are_refused(tmp_path):
+    touch(tmp_path, "a/notes.txt")
+
+    with pytest.raises(ListError, match="no videos or images"):
+        read(tmp_path)
+    with pytest.raises(ListError, match=r"no such folder \(DATA.PATH_TO_DATA_DIR\)"):
+        read(tmp_path / "nowhere")
+
+
+def test_imagenet_classes_are_the_folders_named_by_wordnet(tmp_path):
+    touch(tmp_path, "train/n01/a.JPEG", "train/n02/b.JPEG", "train/backup/c.JPEG", "val/n02/d.JPEG")
+
+    assert pairs(read(tmp_path, name="imagenet")) == [("n01/a.JPEG", 0), ("n02/b.JPEG", 1)]
+    assert pairs(read(tmp_path, "val", name="imagenet")) == [("n02/d.JPEG", 1)]
+
+
+def test_reads_the_json_lists_of_imagenet(tmp_path):
+    entries = [{"im_path": "train/n01/a.JPEG", "class": 0}, {"im_path": "/b.JPEG", "class": 1}]
+    (tmp_path / "train.json").write_text(json.dumps(entries))
+
+    videos = read(tmp_path, name="imagenet", path_prefix="/data", num_classes=2)
+
+    assert pairs(videos) == [("train/n01/a.JPEG", 0), ("/b.JPEG", 1)]
+    assert [record.path for record in videos] == ["/data/train/n01/a.JPEG", "/b.JPEG"]
+
+
+def test_problems_of_a_json_list_are_reported_at_once(tmp_path):
+    entries = [
+        {"im_path": "a.jpg", "class": 0},
+        {"im_path": "a.jpg", "class": 0},
+        {"im_path": "b.jpg", "class": 2},
+        {"im_path": "c.jpg", "class": "dog"},
+        {"im_path": "https://host/d.jpg", "class": 0},
+        {"image": "e.jpg"},
+    ]
+    (tmp_path / "val.json").write_text(json.dumps(entries))
+
+    with pytest.raises(ListError) as caught:
+        read(tmp_path, "val", name="imagenet", num_classes=2)
+
+    message = str(caught.value)
+    assert f"{tmp_path}/val.json: 5 problems" in message
+    assert "entry 2: 'a.jpg' is also on entry 1" in message
+    assert "entry 3: label 2 is outside 0 to 1" in message
+    assert "entry 4: class 'dog' is not a whole number" in message
+    assert "entry 5: path 'https://host/d.jpg' is a URL" in message
+    assert 'entry 6: lacks "im_path" or "class"' in message

@@ -1,0 +1,103 @@
+"""Lists behind an address: fetched for reading, and named by the address in messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from iopath.common.file_io import PathHandler
+
+from slowfast_mvit.data.catalog import open_list
+from slowfast_mvit.errors import ConfigError, ListError, UserError
+from slowfast_mvit.storage import register_path_handlers
+
+
+class DeskHandler(PathHandler):
+    """A store whose files are those of a local folder, as ``desk://name``."""
+
+    root = Path()
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["desk://"]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        file = self.root / path.removeprefix("desk://")
+        if not file.is_file():
+            raise FileNotFoundError(path)
+        return str(file)
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    folder = tmp_path / "desk/lists"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(DeskHandler, "root", tmp_path / "desk")
+    register_path_handlers([f"{__name__}:DeskHandler"])
+    return folder
+
+
+def read(split="train", name="kinetics", data_dir="desk://lists", **settings):
+    return open_list(name, split, data_dir=data_dir, **settings)
+
+
+def test_lists_and_class_names_are_fetched(desk):
+    (desk / "train.csv").write_text("a.mp4 1\n")
+    (desk / "classes.txt").write_text("run\nswim\n")
+
+    videos = read(path_prefix="/videos")
+
+    assert [(record.path, record.label) for record in videos] == [("/videos/a.mp4", 1)]
+    assert videos.class_names == ("run", "swim")
+    assert videos.source == "desk://lists/train.csv"
+
+
+def test_class_names_may_be_remote_where_the_list_is_not(desk, tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4 0\n")
+    (desk / "names.txt").write_text("run\n")
+
+    videos = read(data_dir=tmp_path, class_names_path="desk://lists/names.txt")
+
+    assert videos.class_names == ("run",)
+
+
+def test_published_annotations_are_fetched_and_videos_found_locally(desk, tmp_path):
+    header = "label,youtube_id,time_start,time_end,split\n"
+    (desk / "train.csv").write_text(f"{header}swim,---QUuC4vJs,1,11,train\n")
+    (desk / "val.csv").write_text(f"{header}run,---QUuC4vJs,2,12,val\n")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/---QUuC4vJs_000001_000011.mp4").touch()
+
+    videos = read(path_prefix=str(tmp_path))
+
+    assert videos.class_names == ("run", "swim")
+    assert videos.labels.tolist() == [1]
+
+
+def test_problems_name_the_address(desk):
+    (desk / "train.csv").write_text("a.mp4 x\n")
+
+    with pytest.raises(ListError) as caught:
+        read(path_prefix="/videos")
+
+    assert str(caught.value).startswith("desk://lists/train.csv: 1 problem\n  line 1:")
+
+
+def test_a_folder_without_lists_is_refused(desk):
+    with pytest.raises(UserError, match=r"desk://lists/train.csv: cannot be fetched"):
+        read(path_prefix="/videos")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({}, "Set DATA.PATH_PREFIX to the local folder of the videos"),
+        ({"path_prefix": "desk://videos"}, "videos are read from a mounted file system"),
+        ({"name": "folder", "path_prefix": "/v"}, "must be on a mounted file system"),
+        ({"data_dir": "nowhere://lists", "path_prefix": "/v"}, "nothing here reads nowhere://"),
+    ],
+    ids=["no prefix", "remote prefix", "class folders", "unknown protocol"],
+)
+def test_what_cannot_be_remote_is_refused(desk, settings, problem):
+    with pytest.raises(ConfigError, match=problem):
+        read(**settings)
