@@ -20,7 +20,7 @@ class Prediction:
 
     Attributes:
         label: its index.
-        name: its name, or the index as text where the model knows no names.
+        name: its name, or "class 17" where the model knows no names.
         prob: its probability, 0 to 1.
     """
 
@@ -79,7 +79,7 @@ def predict(
     model.train(was_training)
     probs = logits.float().softmax(dim=1)[places].mean(dim=0)
 
-    names = spec["class_names"] or [str(label) for label in range(len(probs))]
+    names = spec["class_names"] or [f"class {label}" for label in range(len(probs))]
     best = probs.topk(min(top_k, len(probs)))
     return [
         Prediction(label, names[label], prob)

@@ -25,12 +25,15 @@ def test_probabilities_come_best_first_and_sum_to_one(model, motion_data):
 
 
 def test_names_are_used_where_the_model_knows_them(model, motion_data):
-    model.input_spec["class_names"] = [f"class {index}" for index in range(8)]
     video = next((motion_data / "val").glob("*.mp4"))
 
-    best = sm.predict(model, video, top_k=1)[0]
+    model.input_spec["class_names"] = [f"move {index}" for index in range(8)]
+    named = sm.predict(model, video, top_k=1)[0]
+    model.input_spec["class_names"] = None
+    unnamed = sm.predict(model, video, top_k=1)[0]
 
-    assert best.name == f"class {best.label}"
+    assert named.name == f"move {named.label}"
+    assert unnamed.name == f"class {unnamed.label}"
 
 
 def test_the_model_stays_in_the_mode_it_was_in(model, motion_data):

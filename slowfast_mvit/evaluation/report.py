@@ -59,7 +59,7 @@ def write_report(
         path: where it goes.
         result: what ``summarise`` made of ``scores``.
         scores: every scored video.
-        class_names: K names, or None to call classes by their index.
+        class_names: K names, or None to call them "class 17" and the like.
         thumbnails: frames (H, W, 3) uint8 RGB that the model saw, by video id. Those of the first
             ``NUM_HARDEST`` of ``hardest_videos`` are shown, at most 8 each, evenly spaced.
         config_text: the resolved config as YAML.

@@ -36,7 +36,7 @@ def summarise(
 
     Args:
         scores: every video that could be read.
-        class_names: K names in the order of their indices; None names a class by its index.
+        class_names: K names in the order of their indices; None names them "class 17".
         failed_videos: those that could not be read. They do not count in the rates.
         num_listed: videos in the list.
         config_digest: digest of the keys that decide the numbers.
@@ -67,11 +67,13 @@ def summarise(
 def distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
     """K names, each once: a name that several classes share gets the class index behind it.
 
+    Without names the classes are called "class 0", "class 1", ...
+
     Raises:
         UserError: when there are names, but not ``num_classes`` of them.
     """
     if class_names is None:
-        return tuple(str(index) for index in range(num_classes))
+        return tuple(f"class {index}" for index in range(num_classes))
     if len(class_names) != num_classes:
         raise UserError(
             f"there are {len(class_names)} class names, but the model has {num_classes} classes. "

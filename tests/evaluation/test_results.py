@@ -53,7 +53,11 @@ def test_summarise_counts_by_hand():
 
 
 def test_classes_without_names_are_called_by_their_index():
-    assert result_of_four(class_names=None).per_class == {"0": 100, "1": 50, "2": 100}
+    assert result_of_four(class_names=None).per_class == {
+        "class 0": 100,
+        "class 1": 50,
+        "class 2": 100,
+    }
 
 
 def test_classes_that_share_a_name_stay_apart():
