@@ -117,4 +117,5 @@ def _decord() -> Any:
             f"the reader 'decord' cannot be loaded ({packets.reason(error)}). Install it "
             "(pip install slowfast-mvit[decord], or decord2), or set DATA.DECODING_BACKEND pyav"
         ) from error
+    decord.logging.set_level(decord.logging.QUIET)  # what it would print is in our errors
     return decord

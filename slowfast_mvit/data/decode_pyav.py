@@ -8,6 +8,10 @@
 What makes it quick, each measured: one converter (``VideoReformatter``) with one thread for all
 frames; frames that nobody asked for and no other frame refers to are skipped undecoded; decoding
 stops right after the last wanted packet; one thread, since workers share the machine.
+
+What does not pay: letting FFmpeg scale while it converts. From 454 x 256 to 397 x 224, 32 frames
+take 35 ms of CPU time that way and 12 ms when converted and then resized (1280 x 720: 44 and 53),
+and the pictures differ from ``transforms.resize_short_side`` by 3 levels of 255 on average.
 """
 
 from __future__ import annotations
