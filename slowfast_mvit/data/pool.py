@@ -11,10 +11,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import multiprocessing
+import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import SpawnContext
+from pathlib import Path
 from typing import cast
 
 from slowfast_mvit.data.items import ItemKey, VideoItems
@@ -36,7 +38,7 @@ PREFETCH = 2  # batches that a worker reads ahead
 MAX_LOST_IN_A_ROW = 5  # workers that died or were stuck, without a batch between
 
 # A fork server forks as fast as a fork, but from a process that never decoded nor held a thread.
-START_METHODS = {"": "forkserver", "forkserver": "forkserver", "fork": "fork", "spawn": "spawn"}
+START_METHODS = {name: name for name in ("forkserver", "fork", "spawn")}
 PRELOADED = ["slowfast_mvit.data.train_videos", "slowfast_mvit.data.eval_videos", __name__]
 
 
@@ -47,7 +49,7 @@ class WorkerPool:
         dataset: of the videos.
         keys: the items of each batch.
         num_workers: how many processes, at least 1. They start with the first epoch.
-        start_method: a key of ``START_METHODS``; "" for a fork server.
+        start_method: one of ``START_METHODS``; "" for a fork server where that can be.
         timeout_s: how long a single video may take.
 
     Raises:
@@ -63,7 +65,7 @@ class WorkerPool:
         start_method: str,
         timeout_s: float,
     ) -> None:
-        method = pick(START_METHODS, start_method, "start method")
+        method = pick(START_METHODS, start_method or default_start_method(), "start method")
         # The contexts of all methods have the same methods.
         self._context = cast(SpawnContext, multiprocessing.get_context(method))
         if method == "forkserver":
@@ -142,7 +144,8 @@ class WorkerPool:
         if not loss.had_started:
             raise DecodeError(
                 f"a worker that reads videos {loss} while it started. What it wrote before tells "
-                "why; DATA_LOADER.NUM_WORKERS 0 reads without workers"
+                'why; a script of your own may lack `if __name__ == "__main__":`. '
+                "DATA_LOADER.NUM_WORKERS 0 reads without workers"
             ) from loss
         while_reading = f" while it read {self._path(loss.key)}" if loss.key is not None else ""
         logger.info("a worker that reads videos %s%s", loss, while_reading)
@@ -172,6 +175,12 @@ class WorkerPool:
 
     def _path(self, key: ItemKey) -> str:
         return self._job.dataset.videos[key.index].path
+
+
+def default_start_method() -> str:
+    """A fork server, but for a program from standard input: its workers could not import that."""
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    return "fork" if program is not None and not Path(program).exists() else "forkserver"
 
 
 def _stop(workers: list[Worker]) -> None:

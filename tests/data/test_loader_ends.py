@@ -66,3 +66,19 @@ def test_workers_end_when_the_main_process_is_killed(folder):
 
     wait_for_end(pids)
     assert stderr == ""
+
+
+def test_a_program_from_standard_input_has_workers_too(folder):
+    program = PROGRAM.read_text().replace("1_000_000", "2")
+
+    run = subprocess.run(
+        [sys.executable, "-", folder, ""],
+        input=program,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        timeout=120,
+    )
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert len(run.stdout.split()) == 2 * 3  # two workers, told at each of three batches
