@@ -90,8 +90,7 @@ def sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
     box = top, left, height, width = fetched_box(to_frames, view, size, "bilinear")
     window = Window(frames[:, top : top + height, left : left + width], box, size)
     pixels = fetch(window, *coordinates(to_frames, view), "bilinear")
-    fetched: Frames = pixels.view(side, side, -1, 3).permute(2, 0, 1, 3).numpy()
-    return fetched
+    return pixels.reshape(-1, side, side, 3)
 
 
 def sample_by_opencv(frames: Frames, to_frames: Affine, side: int) -> Frames:
