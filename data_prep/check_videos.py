@@ -39,6 +39,7 @@ from data_prep.journal import Record
 from data_prep.strict import open_strictly
 from slowfast_mvit.data.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
+from slowfast_mvit.storage import write_text_atomically
 
 _CHUNK = 1 << 20
 _SHOWN_DUPLICATES = 10
@@ -88,8 +89,6 @@ def duplicates_of(records: Sequence[Record]) -> list[list[str]]:
 
 def report_duplicates(records: Sequence[Record], out: Path) -> None:
     """Tell of files with the same content and write them to ``out`` as CSV: group, path."""
-    from slowfast_mvit.storage import write_text_atomically  # here: it needs torch, workers do not
-
     groups = duplicates_of(records)
     if not groups:
         out.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -30,11 +30,6 @@ from typing import Any
 
 from data_prep.journal import WHOLE, Record, Shard, Work, merge, open_journal
 from slowfast_mvit.errors import UserError, in_one_message
-
-VIDEO_SUFFIXES = (
-    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".3gp", ".asf", ".mts", ".ogg", ".ogv", ".ts"),
-)
 
 _START_S = 300.0  # a worker imports its libraries, from a slow disk perhaps
 _ORPHAN_S = 30.0  # beyond its time limit, until a worker whose parent was killed ends by itself
@@ -64,27 +59,6 @@ def file_stamp(job: JobInput) -> dict[str, Any]:
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return {"bytes": 0, "mtime_ns": 0}
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-# What to work on
-
-
-def inputs_in_folder(folder: Path, suffixes: Sequence[str] = VIDEO_SUFFIXES) -> list[JobInput]:
-    """The files below a folder that end in one of ``suffixes``, sorted; hidden ones left out."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if file.lower().endswith(tuple(suffixes)) and not file.startswith("."):
-                path = Path(parent, file)
-                found.append(JobInput(path.relative_to(folder).as_posix(), path))
-    return sorted(found, key=lambda job: os.fsencode(job.name))
-
-
-def inputs_from_paths(lines: Iterable[str], folder: Path) -> list[JobInput]:
-    """A file for each line that is not blank; relative paths start from ``folder``."""
-    names = [line.rstrip("\r\n") for line in lines]
-    return [JobInput(name, folder / name) for name in names if name]
 
 
 # Running

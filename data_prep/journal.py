@@ -395,7 +395,7 @@ def _encoded(name: str) -> bytes:
 
 
 def _write(path: Path, text: str) -> None:
-    from slowfast_mvit.storage import write_text_atomically  # here: it needs torch, workers do not
+    from slowfast_mvit.storage import write_text_atomically  # here: torch comes with it, slowly
 
     write_text_atomically(path, text)
 

@@ -7,12 +7,35 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data_prep.jobs import JobInput, inputs_from_paths, inputs_in_folder
+from data_prep.jobs import JobInput
+from data_prep.plan_files import list_line
+from slowfast_mvit.data.csv_lists import read_csv_file
+from slowfast_mvit.data.folder_lists import VIDEO_SUFFIXES
+from slowfast_mvit.data.lists import ListSource, VideoList
 from slowfast_mvit.errors import UserError, in_one_message
+from slowfast_mvit.storage import write_text_atomically
 
 _SHOWN_PROBLEMS = 20
 
 Row = tuple[JobInput, int]  # a video of a list, named by its path below a folder, and its label
+
+
+def inputs_in_folder(folder: Path) -> list[JobInput]:
+    """The videos below a folder, by the ends of their names, sorted; hidden ones left out."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            if file.lower().endswith(VIDEO_SUFFIXES) and not file.startswith("."):
+                path = Path(parent, file)
+                found.append(JobInput(path.relative_to(folder).as_posix(), path))
+    return sorted(found, key=lambda job: os.fsencode(job.name))
+
+
+def inputs_from_paths(lines: Iterable[str], folder: Path) -> list[JobInput]:
+    """A file for each line that is not blank; relative paths start from ``folder``."""
+    names = [line.rstrip("\r\n") for line in lines]
+    return [JobInput(name, folder / name) for name in names if name]
 
 
 def inputs_of(sources: Sequence[str]) -> list[JobInput]:
@@ -107,9 +130,6 @@ def write_lists(
         folder: where the lists go.
         lists: the old lists, for the classes.txt beside them.
     """
-    from data_prep.plan_files import list_line
-    from slowfast_mvit.storage import write_text_atomically  # here: it needs torch, workers do not
-
     for name, listed in rows.items():
         kept = [(new_paths[job.name], label) for job, label in listed if job.name in new_paths]
         write_text_atomically(folder / name, "".join(list_line(*row) for row in kept))
@@ -120,8 +140,5 @@ def write_lists(
             write_text_atomically(folder / "classes.txt", classes.read_text(encoding="utf-8"))
 
 
-def _read_list(file: Path) -> Iterable:
-    from slowfast_mvit.data.csv_lists import read_csv  # here: it needs torch, workers do not
-    from slowfast_mvit.data.lists import ListSource
-
-    return read_csv(ListSource(file.parent, file.stem))
+def _read_list(file: Path) -> VideoList:
+    return read_csv_file(file, ListSource(file.parent, "train"))  # in which videos may repeat

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep.jobs import JobInput, exit_status, inputs_in_folder, run_jobs
+from data_prep.jobs import JobInput, exit_status, run_jobs
 from data_prep.journal import Record, Shard
 from slowfast_mvit.errors import DecodeError
 
@@ -33,7 +33,7 @@ if __name__ == "__main__":  # folder, records, shard: a run that a test kills
 
     def main() -> int:
         run_jobs(
-            inputs_in_folder(Path(folder)),
+            [JobInput(path.name, path) for path in Path(folder).iterdir()],
             digest,
             Path(out),
             job="digest",

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from data_prep import check_videos
-from data_prep.jobs import JobInput, inputs_in_folder
+from data_prep.jobs import JobInput
 from data_prep.journal import read_records
+from data_prep.sources import inputs_in_folder
 from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.errors import UserError
 

@@ -21,12 +21,11 @@ from data_prep.jobs import (
     JobInput,
     add_arguments,
     exit_status,
-    inputs_from_paths,
-    inputs_in_folder,
     run_command,
     run_jobs,
 )
 from data_prep.journal import Shard, merge, part_path, read_part, read_records
+from data_prep.sources import inputs_from_paths, inputs_in_folder
 from slowfast_mvit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from data_prep import resize_videos
 from data_prep.encode import Encoding, Times
-from data_prep.jobs import JobInput, inputs_in_folder
+from data_prep.jobs import JobInput
 from data_prep.journal import read_records
+from data_prep.sources import inputs_in_folder
 from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.errors import DecodeError, UserError
 

@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""Pack videos into tar shards that training reads in place, and index shards of other origin.
+
+    python data_prep/pack_shards.py pack /data/k400_256 --to /data/k400_shards --out pack.jsonl \\
+        --list /data/k400_256/train.csv --list /data/k400_256/val.csv
+    python data_prep/pack_shards.py index /data/wds/*.tar
+    python data_prep/pack_shards.py list /data/wds/*.tar --csv /data/wds/train.csv
+
+pack writes /data/k400_shards/shards/train-000000.tar, ... with an index beside each, and the lists
+train.csv and val.csv, which name shards/train-000000.tar/abc.mp4 and so on. The same videos in the
+same order give the same bytes. Give --shuffle a seed where the list is sorted by class and shards
+are to be mixed. Without --list all videos of the folder are packed and no list is written.
+
+index writes the index beside each tar file, whoever made it. list also writes a list of the videos
+in them, with the labels that stand beside each video as key.cls or in key.json (webdataset).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from data_prep import jobs, sources
+from data_prep.jobs import JobInput
+from data_prep.journal import Record
+from data_prep.plan_files import list_line
+from slowfast_mvit.data import shards
+from slowfast_mvit.data.folder_lists import VIDEO_SUFFIXES
+from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.errors import DecodeError, UserError, in_one_message
+from slowfast_mvit.storage import write_text_atomically
+
+_CHUNK = 1 << 20
+_SHOWN_PROBLEMS = 20
+_PLANS = ".plan"  # in the folder of the shards: what goes into each
+
+Member = tuple[str, str, int]  # name in the shard, path of the file, bytes
+
+
+# What goes into which shard
+
+
+def plan_shards(
+    inputs: Sequence[JobInput], prefix: str, *, shard_bytes: int, num_shards: int = 0
+) -> dict[str, list[Member]]:
+    """Divide videos over shards, in their order.
+
+    Args:
+        inputs: the videos; a name becomes that of the member.
+        prefix: what the names of the shards start with.
+        shard_bytes: a shard is closed before it grows larger, unless by its first video.
+        num_shards: into so many shards with nearly equal numbers of videos instead; 0 not to.
+
+    Returns:
+        The members of each shard, by its file name.
+
+    Raises:
+        UserError: when videos are missing or empty; names all of them.
+    """
+    members = _members(inputs)
+    if num_shards:
+        ends = [len(members) * (i + 1) // num_shards for i in range(num_shards)]
+        parts = [members[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    else:
+        parts = [[]]
+        size = 0
+        for member in members:
+            if parts[-1] and size + member[2] > shard_bytes:
+                parts.append([])
+                size = 0
+            parts[-1].append(member)
+            size += member[2]
+    return {f"{prefix}-{i:06d}.tar": part for i, part in enumerate(parts) if part}
+
+
+def _members(inputs: Sequence[JobInput]) -> list[Member]:
+    members, problems = [], []
+    for job in inputs:
+        num_bytes = jobs.file_stamp(job)["bytes"]
+        if num_bytes == 0:
+            problems.append(f"{job.path} is missing or empty")
+        members.append((job.name, str(job.path), num_bytes))
+    if problems:
+        shown = problems[:_SHOWN_PROBLEMS]
+        if len(problems) > len(shown):
+            shown.append(f"and {len(problems) - len(shown):,} more. Take them out of the list")
+        raise UserError(in_one_message("videos", shown))
+    return members
+
+
+def shuffled(inputs: Sequence[JobInput], seed: int) -> list[JobInput]:
+    """The videos in an order that depends on the seed and their number alone."""
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(inputs))
+    return [inputs[i] for i in order]
+
+
+def _write_plans(plans: Mapping[str, Sequence[Member]], to: Path) -> list[JobInput]:
+    """One file for each shard: the input of its job. A file that is right already is not touched,
+    so that a shard is packed again only when its plan changes."""
+    inputs = []
+    for name, members in plans.items():
+        path = to / _PLANS / f"{name}.json"
+        text = "".join(json.dumps(member) + "\n" for member in members)
+        if not path.is_file() or path.read_text() != text:
+            write_text_atomically(path, text)
+        inputs.append(JobInput(name, path))
+    return inputs
+
+
+# Writing a shard
+
+
+def pack(job: JobInput, *, to: str) -> Record:
+    """Write one shard and its index.
+
+    Args:
+        job: the shard's name, and the file with its plan.
+        to: the folder of the shards.
+
+    Returns:
+        "videos", "shard_bytes", "sha256" of the shard.
+    """
+    shard = Path(to, job.name)
+    index = Path(f"{shard}{shards.INDEX_SUFFIX}")
+    members = [json.loads(line) for line in job.path.read_text().splitlines()]
+    for left_over in shard.parent.glob(f".tmp-*-{job.name}*"):
+        left_over.unlink(missing_ok=True)  # of a run that was killed
+    index.unlink(missing_ok=True)  # before the shard that it would not fit
+    temporary = shard.with_name(f".tmp-{os.getpid()}-{job.name}")
+    try:
+        with open(temporary, "w+b") as file:
+            offsets = list(_write_members(file, members))
+            _flush(file)
+            found = list(shards.plain_members(file, temporary))
+            if found != offsets:
+                raise DecodeError(f"{job.name}: reads back otherwise than it was written")
+            record = {
+                "videos": len(members),
+                "shard_bytes": file.seek(0, os.SEEK_END),
+                "sha256": _sha256(file),
+            }
+        os.replace(temporary, shard)
+        write_index(shard)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return record
+
+
+def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple[str, int]]:
+    """Append the files; no time, owner or right gets into the shard."""
+    with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, path, num_bytes in members:
+            with open_plain_file(Path(path)) as source:
+                if source.seek(0, os.SEEK_END) != num_bytes:
+                    raise DecodeError(f"{path}: has changed. Run the same command again")
+                source.seek(0)
+                info = tarfile.TarInfo(name)
+                info.size, info.mode, info.mtime = num_bytes, 0o644, 0
+                yield name, archive.offset
+                archive.addfile(info, source)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
+    """A record holds as long as neither the plan nor the shard changes."""
+    try:
+        shard_bytes = (folder / job.name).stat().st_size
+    except OSError:
+        shard_bytes = None
+    return {**jobs.file_stamp(job), "shard_bytes": shard_bytes}
+
+
+# Shards of other origin
+
+
+def write_index(shard: Path) -> int:
+    """Write the index beside a shard; returns how many files it names.
+
+    Raises:
+        DecodeError: when it is no uncompressed tar file, damaged, or names a file twice.
+    """
+    with open_plain_file(shard) as file:
+        members = list(shards.plain_members(file, shard))
+        text = shards.index_text(members, os.fstat(file.fileno()).st_size, shard)
+    index = Path(f"{shard}{shards.INDEX_SUFFIX}")
+    temporary = index.with_name(f".tmp-{os.getpid()}-{index.name}")
+    try:
+        with open(temporary, "wb") as target:
+            target.write(text)
+            _flush(target)
+        os.replace(temporary, index)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(members)
+
+
+def labelled_videos(shard: Path, json_field: str) -> Iterator[tuple[str, int | str]]:
+    """Each video of a webdataset shard, with its label or what is wrong with it.
+
+    Args:
+        shard: a tar file in which key.mp4 and key.cls, or key.json, have the same key.
+        json_field: the field of key.json that holds the label.
+    """
+    with open_plain_file(shard) as file:
+        names = [name for name, _ in shards.plain_members(file, shard)]
+    known = set(names)
+    for name in names:
+        if not name.lower().endswith(VIDEO_SUFFIXES):
+            continue
+        key = str(PurePosixPath(name).with_suffix(""))
+        if f"{key}.cls" in known:
+            yield name, _label(_text(shard, f"{key}.cls"), f"{key}.cls")
+        elif f"{key}.json" in known:
+            yield name, _label_in_json(_text(shard, f"{key}.json"), f"{key}.json", json_field)
+        else:
+            yield name, f"neither {key}.cls nor {key}.json gives the label of {name}"
+
+
+def _text(shard: Path, name: str) -> str:
+    with open_plain_file(shard / name) as file:
+        return file.read(_CHUNK).decode("utf-8", "replace")
+
+
+def _label(text: str, where: str) -> int | str:
+    text = text.strip()
+    return int(text) if text.isdigit() else f"{where} holds {text[:40]!r}, not a class index"
+
+
+def _label_in_json(text: str, where: str, field: str) -> int | str:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return f"{where} is not JSON"
+    if not isinstance(content, dict) or field not in content:
+        return f"{where} has no field {field!r}. Name the field with --json-field"
+    return _label(str(content[field]), f"{where}: {field}")
+
+
+# The command line
+
+
+def _pack_command(options: argparse.Namespace) -> int:
+    folder = options.to / "shards"
+    _, rows = sources.inputs_below(options.videos, options.lists)
+    groups = {Path(name).stem: [job for job, _ in listed] for name, listed in rows.items()}
+    if not groups:
+        groups = {"videos": sources.inputs_of([str(options.videos)])}
+    plans: dict[str, dict[str, list[Member]]] = {}
+    for prefix, videos in groups.items():
+        once = list({job.name: job for job in videos}.values())
+        if options.shuffle is not None:
+            once = shuffled(once, options.shuffle)
+        shard_bytes = int(options.shard_mb * 1e6)
+        plans[prefix] = plan_shards(
+            once, prefix, shard_bytes=shard_bytes, num_shards=options.shard_count
+        )
+
+    def write_lists(records: Sequence[Record]) -> None:
+        packed = {record["path"] for record in records if record["status"] == "ok"}
+        for name, listed in rows.items():
+            places = {
+                member[0]: f"shards/{shard}/{member[0]}"
+                for shard, members in plans[Path(name).stem].items()
+                if shard in packed
+                for member in members
+            }
+            sources.write_lists({name: listed}, places, options.to, options.lists)
+
+    everything = {shard: part for plan in plans.values() for shard, part in plan.items()}
+    return jobs.run_command(
+        options,
+        _write_plans(everything, folder),
+        pack,
+        job="pack_shards",
+        settings={"to": str(folder)},
+        stamp=lambda job: stamp_of(job, folder),
+        finish=write_lists,
+    )
+
+
+def _index_command(options: argparse.Namespace) -> int:
+    for shard in options.shards:
+        print(f"{shard}{shards.INDEX_SUFFIX}: {write_index(shard):,} files")
+    return 0
+
+
+def _list_command(options: argparse.Namespace) -> int:
+    _index_command(options)
+    lines = io.StringIO()
+    problems = []
+    for shard in options.shards:
+        place = os.path.relpath(shard, options.csv.parent)
+        for name, label in labelled_videos(shard, options.json_field):
+            if isinstance(label, str):
+                problems.append(f"{shard}: {label}")
+            else:
+                lines.write(list_line(f"{place}/{name}", label))
+    if problems:
+        shown = problems[:_SHOWN_PROBLEMS]
+        if len(problems) > len(shown):
+            shown.append(f"and {len(problems) - len(shown):,} more")
+        raise UserError(in_one_message("labels", shown))
+    write_text_atomically(options.csv, lines.getvalue())
+    print(f"{options.csv}: {lines.getvalue().count(chr(10)):,} videos")
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    about, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("pack", help="pack videos into shards")
+    command.set_defaults(run=_pack_command)
+    add = command.add_argument
+    add("videos", type=Path, help="the folder that holds the videos")
+    add("--to", type=Path, required=True, help="the folder for lists and shards")
+    add("--list", dest="lists", type=Path, action="append", default=[], help="a list to pack")
+    add("--shard-mb", type=float, default=1024.0, help="megabytes a shard (%(default)s)")
+    add("--shard-count", type=int, default=0, metavar="N", help="N shards a list instead")
+    add("--shuffle", type=int, metavar="SEED", help="mix the videos over the shards of a list")
+    jobs.add_arguments(command)
+
+    for name, run in (("index", _index_command), ("list", _list_command)):
+        command = commands.add_parser(name, help=f"{name} tar files")
+        command.set_defaults(run=run)
+        command.add_argument("shards", type=Path, nargs="+", help="tar files")
+    command.add_argument("--csv", type=Path, required=True, help="the list to write")
+    command.add_argument("--json-field", default="label", help="in key.json (%(default)s)")
+
+    options = parser.parse_args(words)
+    return int(options.run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(jobs.exit_status(main))
