@@ -129,13 +129,15 @@ def rows_of_folders(videos: Path, tree: Tree) -> tuple[Tree, list[Unsplit], tupl
             that differ only in spelling, two videos of the same name.
     """
     top = _top(videos)
-    has_splits = _has_splits(videos / top)
+    has_splits = _has_splits(tree, top)
     places = [_place(file, top, has_splits) for file in tree.videos]
     if any(place.file.is_folder and place.class_folder is None for place in places):
         tree = list_tree(videos, images=True)
         places = [_place(file, top, has_splits) for file in tree.videos]
-    roots = [e.path for e in _folders(videos / top)] if has_splits else [str(videos / top)]
-    class_folders = sorted({e.name for root in roots for e in _folders(root)})
+    roots = [videos / top]
+    if has_splits:
+        roots = [Path(e.path) for e in _folders(roots[0]) if split_of_folder(e.name)]
+    class_folders = sorted({entry.name for root in roots for entry in _folders(root)})
     names = {folder: clean(folder) for folder in class_folders}
     problems = [*_folder_problems(places, names), *_name_problems(places)]
     if problems:
@@ -145,7 +147,7 @@ def rows_of_folders(videos: Path, tree: Tree) -> tuple[Tree, list[Unsplit], tupl
     return tree, rows, tuple(names[folder] for folder in class_folders)
 
 
-def _folders(root: str | Path) -> list[os.DirEntry[str]]:
+def _folders(root: Path) -> list[os.DirEntry[str]]:
     with os.scandir(root) as entries:
         return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
@@ -154,18 +156,18 @@ def _top(videos: Path) -> str:
     """The folder of the class folders below ``videos``: "" for itself."""
     top = ""
     while True:
-        with os.scandir(videos / top) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-        inner = visible[0].name if len(visible) == 1 and visible[0].is_dir() else None
-        if inner is None or split_of_folder(inner) or not _folders(videos / top / inner):
+        folders = _folders(videos / top)
+        only = folders[0].name if len(folders) == 1 else ""
+        if not only or split_of_folder(only) or not _folders(videos / top / only):
             return top
-        top = os.path.join(top, inner)
+        top = os.path.join(top, only)
 
 
-def _has_splits(root: Path) -> bool:
-    """Whether the folders here are splits: all of them, since a class may be called "test"."""
-    folders = _folders(root)
-    return bool(folders) and all(split_of_folder(folder.name) for folder in folders)
+def _has_splits(tree: Tree, top: str) -> bool:
+    """Whether all folders with videos are called splits; one class alone may be called "test"."""
+    start = len(top) + 1 if top else 0
+    first = {video.path[start:].partition("/")[0] for video in tree.videos if "/" in video.path}
+    return bool(first) and all(map(split_of_folder, first))
 
 
 def _place(file: Found, top: str, has_splits: bool) -> _Place:
@@ -180,6 +182,15 @@ def clean(name: str) -> str:
     return re.sub(r"[_\s]+", " ", name).strip()
 
 
+def spelling_problems(names: Iterable[str], what: str) -> Iterator[str]:
+    """Names that people would read as the same class, in words."""
+    first: dict[str, str] = {}
+    for name in names:
+        key = clean(name).casefold()
+        if first.setdefault(key, name) != name:
+            yield f"{what} {first[key]!r} and {name!r} differ only in spelling"
+
+
 def _folder_problems(places: Sequence[_Place], names: Mapping[str, str]) -> Iterator[str]:
     """Videos outside of class folders, classes without videos, classes of one name."""
     astray = [place.file.path for place in places if place.class_folder is None]
@@ -191,10 +202,7 @@ def _folder_problems(places: Sequence[_Place], names: Mapping[str, str]) -> Iter
     for folder in names:
         if folder not in filled:
             yield f"class folder {folder!r} holds no videos. Fill it or remove it"
-    first: dict[str, str] = {}
-    for folder, name in names.items():
-        if first.setdefault(name.casefold(), folder) != folder:
-            yield f"class folders {first[name.casefold()]!r} and {folder!r} differ only in spelling"
+    yield from spelling_problems(names, "class folders")
 
 
 def _name_problems(places: Iterable[_Place]) -> Iterator[str]:
@@ -250,7 +258,11 @@ def rows_of_table(table: Path) -> tuple[list[Unsplit], list[LeftOut], tuple[str,
         if not row.class_name
     ]
     classes = {row.class_name for row in named if row.class_name}
-    in_order = sorted(classes, key=int) if all(map(str.isdigit, classes)) else sorted(classes)
+    numbers = all(re.fullmatch("[0-9]+", name) for name in classes)
+    in_order = sorted(classes, key=int) if numbers else sorted(classes)
+    problems_of_names = list(spelling_problems(in_order, "labels"))
+    if problems_of_names:
+        raise ListError(in_one_message(str(table), problems_of_names))
     return named, left_out, tuple(in_order)
 
 

@@ -167,7 +167,7 @@ def plan_kinetics(
     )
     rows, excluded = exclude(rows, {c.name: c.youtube_id for c in clips}, exclude_ids, notes)
     plan.left_out = [*left_out, *excluded]
-    plan.notes += test_note(rows)
+    plan.notes += [*test_note(rows), *_shared_id_notes(clips)]
     return _matched(plan, rows, tree, clips, videos)
 
 
@@ -218,6 +218,19 @@ def _row_notes(version: str, counted: Counter[str]) -> list[str]:
         f"the {split} annotations have {counted[split]:,} rows, the public ones {rows:,}"
         for split, rows in public.items()
         if split in counted and counted[split] != rows
+    ]
+
+
+def _shared_id_notes(clips: Iterable[Clip]) -> list[str]:
+    """Videos of which one part is trained on and another is for evaluation."""
+    ids: dict[str, set[str]] = {}
+    for clip in clips:
+        ids.setdefault(clip.split, set()).add(clip.youtube_id)
+    shared = {split: len(ids[split] & ids.get("train", set())) for split in sorted(ids)}
+    return [
+        f"{number:,} YouTube ids of {split} are in train too, with the same or other times"
+        for split, number in shared.items()
+        if number and split != "train"
     ]
 
 

@@ -174,7 +174,7 @@ def _replaced(plan: Plan, listed: list[Listed], left_out: list[LeftOut]) -> Plan
 # Writing
 
 
-def refuse_foreign_files(out: Path, splits: Iterable[str] = SPLITS) -> None:
+def refuse_foreign_files(out: Path) -> None:
     """Refuse a folder with lists that were not written here: annotations have the same names.
 
     Raises:
@@ -182,7 +182,8 @@ def refuse_foreign_files(out: Path, splits: Iterable[str] = SPLITS) -> None:
     """
     if (out / _SUMMARY).exists() and _files_of_last_time(out):
         return
-    names = [*(f"{split}.csv" for split in splits), "classes.txt", _SUMMARY]
+    reports = ("classes.txt", "missing.csv", "extra.csv", _SUMMARY)
+    names = [*(f"{split}.csv" for split in (*SPLITS, "holdout_test")), *reports]
     present = [name for name in names if (out / name).exists()]
     if present:
         raise UserError(
@@ -330,9 +331,9 @@ def describe(summary: Mapping[str, Any], out: Path) -> str:
         if without:
             more = ", ..." if len(without) > _SHOWN_CLASSES else ""
             names = ", ".join(without[:_SHOWN_CLASSES])
-            lines.append(f"    {len(without)} classes have no video: {names}{more}")
+            lines.append(f"    classes without a video: {len(without)} ({names}{more})")
     if summary["extra_files"]:
-        lines.append(f"  {summary['extra_files']:,} files are in no annotation, see extra.csv")
+        lines.append(f"  files in no annotation, see extra.csv: {summary['extra_files']:,}")
     lines += [f"  {note}" for note in summary["notes"]]
     return "\n".join(map(shown, [*lines, f"Use with {shlex.join(_config_of(summary, out))}"]))
 

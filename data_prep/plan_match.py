@@ -23,7 +23,7 @@ from data_prep.plan_files import Found, Tree
 from slowfast_mvit.data.class_names import folded, read_class_names
 from slowfast_mvit.errors import UserError, in_one_message, nearest
 
-_SHOWN = 10
+_SHOWN = 5
 _SPLIT_OF_NAME = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
@@ -63,11 +63,11 @@ def class_map(names: Iterable[str], *, expected: int | None, what: str) -> dict[
     for name in names:
         spellings.setdefault(folded(name), Counter())[name] += 1
     if expected is not None and len(spellings) != expected:
-        first = ", ".join(sorted(spellings)[:_SHOWN])
+        rarest = sorted(spellings, key=lambda key: (spellings[key].total(), key))[:_SHOWN]
         raise UserError(
-            f"{what}: the annotations name {len(spellings)} classes, but {what} has {expected} "
-            f"({first}, ...). An annotation file is missing or of another version; for a part of "
-            "the data set give --version other"
+            f"{what}: the annotations name {len(spellings)} classes, but {what} has {expected}. "
+            f"The rarest are {', '.join(rarest)}. An annotation file is missing or of another "
+            "version; for a part of the data set give --version other"
         )
     return {
         key: min(counts, key=lambda name: (-counts[name], name))

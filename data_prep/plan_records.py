@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -77,12 +78,14 @@ def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> P
         UserError: when no record is of a file of the plan.
     """
     by_path = {record["path"]: record for record in records}
+    folders = ("", str(videos), str(videos.absolute()))
     left_out = {}
     matched = 0
     for item in plan.listed:
         if item.file.is_folder:
             continue
-        record = by_path.get(item.file.path) or by_path.get(str(videos / item.file.path))
+        names = (os.path.join(folder, item.file.path) for folder in folders)
+        record = next((by_path[name] for name in names if name in by_path), None)
         matched += record is not None
         problem = _problem(item, record)
         if problem:

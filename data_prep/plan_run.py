@@ -60,7 +60,7 @@ def run_plan(options: argparse.Namespace, make_plan: Callable[[], Plan]) -> int:
     _check_options(options)
     refuse_foreign_files(options.out)
     plan = drop_unusable(make_plan())
-    if options.verify and not options.merge:
+    if options.verify and plan.listed and not options.merge:
         shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
         counts = check_listed(
             plan,
@@ -74,7 +74,7 @@ def run_plan(options: argparse.Namespace, make_plan: Callable[[], Plan]) -> int:
         if shard.count > 1:
             print("When all shards are done, run the same command with --merge for --shard.")
             return 0
-    if options.verify:
+    if options.verify and plan.listed:
         plan = drop_unreadable(plan, checked_records(options.out), videos=options.videos)
     elif options.records:
         plan = drop_unreadable(plan, records_of(options.records), videos=options.videos)

@@ -34,7 +34,7 @@ TWENTY = [f"{name}/{i:02d}.mp4" for name in ("jump_rope", "archery") for i in ra
 
 @pytest.mark.parametrize("wrapper", ["", "dataset/videos/"])
 def test_class_folders_are_listed_and_a_part_is_held_out(tmp_path, wrapper):
-    put(tmp_path / "v", *(wrapper + name for name in TWENTY))
+    put(tmp_path / "v", *(wrapper + name for name in TWENTY), ".cache/x/1.mp4", "README.md")
 
     assert run(tmp_path / "v", tmp_path / "out") == 0
 
@@ -74,6 +74,7 @@ def test_images_in_class_folders_are_items_of_their_own(tmp_path):
 
 def test_folders_of_splits_are_taken_as_they_are(tmp_path):
     put(tmp_path / "v", "Train/a/1.mp4", "Train/b/2.mp4", "validation/a/3.mp4", "test/b/4.mp4")
+    put(tmp_path / "v", "annotations/a.json")
 
     run(tmp_path / "v", tmp_path / "out")
 
@@ -277,6 +278,14 @@ def test_rows_without_a_file_a_label_or_a_single_meaning_are_left_out(tmp_path):
         ("9.mp4", "no file", ""),
     ]
     assert adds_up(tmp_path / "out")
+
+
+def test_labels_that_differ_only_in_spelling_are_refused(tmp_path):
+    put(tmp_path / "v", "1.mp4")
+    table = write(tmp_path / "t.csv", "1.mp4,c++\n2.mp4,Run\n3.mp4,run\n4.mp4,c#\n")
+
+    with pytest.raises(ListError, match=r"1 problem\n  labels 'Run' and 'run' differ only"):
+        run(tmp_path / "v", tmp_path / "out", "--labels", str(table))
 
 
 def test_all_problems_of_a_table_are_told_at_once(tmp_path):

@@ -233,6 +233,16 @@ def test_ids_are_read_from_annotations_lists_and_plain_files(tmp_path, text):
     assert read_ids(write(tmp_path / "ids", text)) == {"-a_1_2bcdef"}
 
 
+def test_videos_of_which_parts_are_in_two_splits_are_counted(annotated, tmp_path):
+    put(annotated, *CVDF)
+    write(annotated / "annotations" / "val.csv", HEADER + "abseiling,ccccccccccc,3,13,val\n")
+
+    run(annotated, tmp_path / "out")
+
+    (note,) = summary(tmp_path / "out")["notes"]
+    assert note == "1 YouTube ids of val are in train too, with the same or other times"
+
+
 def test_classes_spelled_in_two_ways_are_one_class(annotated, tmp_path):
     write(
         annotated / "annotations" / "val.csv",
@@ -289,7 +299,7 @@ def test_public_counts_are_shown_beside_what_was_found(tmp_path, capsys):
     public = "(public: CVDF 19,881, mmaction2 19,796, PySlowFast 19,761)"
     assert f"399 of 400 val videos present {public}" in told
     assert "the val annotations have 400 rows, the public ones 19,906" in told
-    assert "1 classes have no video: class 399" in told
+    assert "classes without a video: 1 (class 399)" in told
 
 
 def test_an_unknown_version_is_refused_with_the_nearest():

@@ -220,6 +220,18 @@ def test_only_files_that_were_found_good_are_listed(tmp_path):
     assert adds_up(tmp_path / "out")
 
 
+@pytest.mark.parametrize("start", ["", "v/", "{root}/v/"], ids=["below", "relative", "whole"])
+def test_records_may_name_files_from_where_they_were_made(tmp_path, monkeypatch, start):
+    put(tmp_path / "v", "a/1.mp4", "b/2.mp4")
+    monkeypatch.chdir(tmp_path)
+    places = [start.format(root=tmp_path) + name for name in ("a/1.mp4", "b/2.mp4")]
+    lines = [f'{{"path": "{place}", "status": "ok", "bytes": 9}}\n' for place in places]
+
+    run(Path("v"), Path("out"), "--records", str(write(tmp_path / "r.jsonl", "".join(lines))))
+
+    assert listed(tmp_path / "out" / "train.csv") == ["a/1.mp4 0", "b/2.mp4 1"]
+
+
 def test_records_of_other_files_are_refused(tmp_path):
     put(tmp_path / "v", "a/1.mp4", "b/2.mp4")
     file = write(tmp_path / "check.jsonl", '{"path": "1.mp4", "status": "ok", "bytes": 9}\n')
