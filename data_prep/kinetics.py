@@ -149,7 +149,7 @@ def plan_kinetics(
     files, notes = find_annotations(annotations or [videos / "annotations"])
     clips = [clip for file in files for clip in read_annotations(file)]
     counted = Counter(clip.split for clip in clips)
-    notes += _row_notes(version, counted)
+    notes += [*_row_notes(version, counted), *_incomplete_notes(version, files)]
     labels = (clip.label for clip in clips if clip.label)
     of_folded = (
         read_class_map(classes)
@@ -165,9 +165,10 @@ def plan_kinetics(
     rows, left_out = settle_rows(
         [Wanted(c.name, c.split, c.label or None) for c in clips], of_folded
     )
-    rows, excluded = exclude(rows, {c.name: c.youtube_id for c in clips}, exclude_ids, notes)
+    id_of = {clip.name: clip.youtube_id for clip in clips}
+    rows, excluded, exclude_notes = exclude(rows, id_of, exclude_ids)
     plan.left_out = [*left_out, *excluded]
-    plan.notes += [*test_note(rows), *_shared_id_notes(clips)]
+    plan.notes += [*exclude_notes, *test_note(rows), *_shared_id_notes(clips)]
     return _matched(plan, rows, tree, clips, videos)
 
 
@@ -187,28 +188,24 @@ def _matched(
 
 
 def exclude(
-    rows: Sequence[Wanted], id_of: dict[str, str], files: Sequence[Path], notes: list[str]
-) -> tuple[list[Wanted], list[LeftOut]]:
-    """Set aside training videos whose id is in one of these files; adds a note a file."""
-    ids = {file: read_ids(file) for file in files}
-    kept, left_out = [], []
+    rows: Sequence[Wanted], id_of: dict[str, str], files: Sequence[Path]
+) -> tuple[list[Wanted], list[LeftOut], list[str]]:
+    """Set aside training videos whose id is in one of these files; with a note a file."""
+    file_of = {youtube_id: file for file in reversed(files) for youtube_id in read_ids(file)}
+    kept: list[Wanted] = []
+    left_out: list[LeftOut] = []
+    num_excluded = Counter[Path]()
     for row in rows:
-        found = next(
-            (f for f in files if row.split == "train" and id_of[row.video] in ids[f]), None
-        )
-        if found is None:
+        file = file_of.get(id_of[row.video]) if row.split == "train" else None
+        if file is None:
             kept.append(row)
-        else:
-            detail = f"its id is in {found}"
-            left_out.append(
-                LeftOut(row.split, row.video, row.class_name or "", EXCLUDED, "", detail)
-            )
-    for file in files:
-        hits = sum(item.detail.endswith(str(file)) for item in left_out)
-        notes.append(
-            f"{hits:,} training clips are excluded by the {len(ids[file]):,} ids of {file}"
-        )
-    return kept, left_out
+            continue
+        num_excluded[file] += 1
+        name = row.class_name or ""
+        detail = f"its id is in {file}"
+        left_out.append(LeftOut(row.split, row.video, name, EXCLUDED, "", detail))
+    notes = [f"training clips whose id is in {file}: {num_excluded[file]:,}" for file in files]
+    return kept, left_out, notes
 
 
 def _row_notes(version: str, counted: Counter[str]) -> list[str]:
@@ -218,6 +215,14 @@ def _row_notes(version: str, counted: Counter[str]) -> list[str]:
         f"the {split} annotations have {counted[split]:,} rows, the public ones {rows:,}"
         for split, rows in public.items()
         if split in counted and counted[split] != rows
+    ]
+
+
+def _incomplete_notes(version: str, files: Iterable[Path]) -> list[str]:
+    return [
+        f"{file} is marked as incomplete by the publisher; {file.stem}.txt is complete"
+        for file in files
+        if version == "k600" and file.name in ("train.csv", "val.csv")
     ]
 
 

@@ -141,14 +141,23 @@ def read_ids(file: Path) -> set[str]:
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file (--exclude-ids)")
-    if _is_annotation(file):
-        return {clip.youtube_id for clip in read_annotations(file)}
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    paths = [re.sub(r"[ \t,][0-9]+\s*$", "", line).strip().strip('"') for line in lines]
-    ids = {parsed_name(os.path.basename(path))[0] for path in paths if path}
+    ids = _annotated_ids(file) if _is_annotation(file) else _listed_ids(file)
     if not ids:
         raise UserError(f"{file}: no ids (--exclude-ids)")
     return ids
+
+
+def _annotated_ids(file: Path) -> set[str]:
+    rows = [row for _, row in _rows(file)]
+    header = [cell.strip().lower() for cell in rows[0]]
+    place = header.index("youtube_id") if "youtube_id" in header else _COLUMNS.index("youtube_id")
+    return {row[place].strip() for row in rows if len(row) > place} - {"youtube_id"}
+
+
+def _listed_ids(file: Path) -> set[str]:
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    paths = [re.sub(r"[ \t,][0-9]+\s*$", "", line).strip().strip('"') for line in lines]
+    return {parsed_name(os.path.basename(path))[0] for path in paths if path}
 
 
 def parsed_name(name: str) -> tuple[str, int | None, int | None]:

@@ -215,19 +215,20 @@ def test_ids_of_another_set_are_kept_out_of_training_only(annotated, tmp_path):
     assert reasons(tmp_path / "out") == {"bbbbbbbbbbb_000003_000013": "excluded"}
     assert len(listed(tmp_path / "out" / "val.csv")) == 1
     assert rows(tmp_path / "out" / "extra.csv") == []
-    assert any("1 training clips are excluded" in n for n in summary(tmp_path / "out")["notes"])
+    assert f"training clips whose id is in {held_out}: 1" in summary(tmp_path / "out")["notes"]
 
 
 @pytest.mark.parametrize(
     "text",
     [
         HEADER + "x,-a_1_2bcdef,0,10,val\n",
+        "youtube_id,time_start\n-a_1_2bcdef,0\n",
         "val/-a_1_2bcdef_000000_000010.mp4 17\n",
         '"some class/-a_1_2bcdef_000000_000010.mp4" 17\n',
         "-a_1_2bcdef.mp4,17\n",
         "-a_1_2bcdef\n",
     ],
-    ids=["annotation", "list", "list with quotes", "list with a comma", "ids"],
+    ids=["annotation", "other columns", "list", "list with quotes", "list with a comma", "ids"],
 )
 def test_ids_are_read_from_annotations_lists_and_plain_files(tmp_path, text):
     assert read_ids(write(tmp_path / "ids", text)) == {"-a_1_2bcdef"}
@@ -412,3 +413,14 @@ def test_the_script_runs_from_any_folder_and_ends_without_a_traceback(tmp_path):
 
     assert ended.returncode == 2
     assert ended.stderr.startswith("nowhere/annotations: no such file or folder")
+
+
+def test_the_incomplete_files_of_k600_are_told_where_nothing_else_is_there(tmp_path):
+    text = HEADER + "".join(f"class {i:03d},id{i:09d},0,10,train\n" for i in range(600))
+    write(tmp_path / "k" / "annotations" / "train.csv", text)
+    put(tmp_path / "k", "id000000007_000000_000010.mp4")
+
+    run(tmp_path / "k", tmp_path / "out", version="k600")
+
+    (note,) = summary(tmp_path / "out")["notes"]
+    assert note.endswith("is marked as incomplete by the publisher; train.txt is complete")
