@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep.jobs import JobInput
@@ -16,6 +17,7 @@ from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
 
 _SHOWN_PROBLEMS = 20
+_PROBED_ROWS = 5
 
 Row = tuple[JobInput, int]  # a video of a list, named by its path below a folder, and its label
 
@@ -81,7 +83,7 @@ def rows_of_list(file: Path, videos: Path) -> list[Row]:
     """
     rows: list[Row] = []
     outside = []
-    for video in _read_list(file):
+    for video in _read_list(file, videos):
         name = os.path.relpath(os.path.abspath(video.path), os.path.abspath(videos))
         if name.startswith(".."):
             outside.append(f"{video.path} is not below {videos}")
@@ -140,5 +142,13 @@ def write_lists(
             write_text_atomically(folder / "classes.txt", classes.read_text(encoding="utf-8"))
 
 
-def _read_list(file: Path) -> VideoList:
-    return read_csv_file(file, ListSource(file.parent, "train"))  # in which videos may repeat
+def _read_list(file: Path, videos: Path | None = None) -> VideoList:
+    """A list; its relative paths start from its own folder, or else from ``videos``."""
+    source = ListSource(file.parent, "train")  # in which videos may repeat
+    found = read_csv_file(file, source)
+    probed = found[:_PROBED_ROWS]
+    if videos is None or any(Path(video.path).exists() for video in probed):
+        return found
+    if any((videos / video.video_id).exists() for video in probed):
+        return read_csv_file(file, replace(source, path_prefix=str(videos)))
+    return found
