@@ -6,6 +6,7 @@ is a ``DataSet`` too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from slowfast_mvit.data.remote_lists import local_lists
 from slowfast_mvit.data.ssv2_lists import SSV2_FILES, read_ssv2
 from slowfast_mvit.errors import ConfigError, ListError, pick
 from slowfast_mvit.storage import is_remote
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["DATASETS", "DataSet", "check_flip", "find_dataset", "open_list", "read_class_names"]
 
@@ -126,7 +129,7 @@ def open_list(
             videos.class_names = class_names_of(source)
     if is_remote(data_dir):
         videos.source = videos.source.replace(str(folder), str(data_dir).rstrip("/"))
-    _check_labels_have_names(videos, str(class_names_path))
+    videos.class_names = _names_of_all_labels(videos, str(class_names_path))
     return videos
 
 
@@ -172,10 +175,17 @@ def _num_classes(name: str, dataset: DataSet, num_classes: int | None) -> int | 
     )
 
 
-def _check_labels_have_names(videos: VideoList, class_names_path: str) -> None:
-    if videos.class_names is None:
-        return
-    given, needed = len(videos.class_names), int(videos.labels.max()) + 1
-    if given < needed:
-        where = class_names_path or videos.source
-        raise ListError(f"{where}: names {given} classes, expected {needed}")
+def _names_of_all_labels(videos: VideoList, class_names_path: str) -> tuple[str, ...] | None:
+    """The class names, or None where somebody else's file beside the list has too few."""
+    names, needed = videos.class_names, int(videos.labels.max()) + 1
+    if names is None or len(names) >= needed:
+        return names
+    if class_names_path:
+        raise ListError(f"{class_names_path}: names {len(names)} classes, expected {needed}")
+    _log.warning(
+        "%s: has %d classes, but the names beside it are %d: its names are not used",
+        videos.source,
+        needed,
+        len(names),
+    )
+    return None

@@ -10,6 +10,7 @@ folders of splits and classes, wherever it is below ``DATA.PATH_PREFIX``.
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 from array import array
@@ -30,11 +31,14 @@ from slowfast_mvit.data.lists import (
     columns,
     duplicate_problems,
     find_split,
+    nearest_path,
     raise_problems,
     warn_of_missing,
 )
 from slowfast_mvit.data.strings import Strings
 from slowfast_mvit.errors import ListError
+
+_log = logging.getLogger(__name__)
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 _ID = re.compile(r"[\w-]+", re.ASCII)
@@ -68,6 +72,8 @@ def read_kinetics(source: ListSource) -> VideoList:
     if not stems:
         raise ListError(f"{file}: the list is empty. Copy the annotation file again")
     root = _folder_of_videos(source)
+    if not root.is_dir():
+        raise ListError(f"{root}: no such folder (DATA.PATH_PREFIX).{nearest_path(root)}")
     paths = Strings(_paths_below(root, file, stems, [class_names[label] for label in labels]))
     missing = [stem for stem, path in zip(stems, paths, strict=True) if not path]
     if len(missing) == len(stems):
@@ -98,7 +104,8 @@ def _folder_of_videos(source: ListSource) -> Path:
 
 def _is_published_form(file: Path) -> bool:
     with open(file, encoding="utf-8-sig", errors="replace") as lines:
-        return "youtube_id" in next(lines, "").lower()
+        header = next(lines, "").lower().split(",")
+    return "youtube_id" in [name.strip().strip('"') for name in header]
 
 
 def _good_rows(
@@ -281,7 +288,12 @@ def _walk(
     Folders of other splits are left out. Those of replacements are added to
     ``replacement_folders``, where it is given, instead of being entered.
     """
-    with os.scandir(root / folder) as entries:
+    try:
+        entries = os.scandir(root / folder)
+    except PermissionError as error:  # lost+found, where a whole disk is the folder
+        _log.warning("%s: %s; files in it are not found", root / folder, error.strerror)
+        return
+    with entries:
         for entry in entries:
             path = os.path.join(folder, entry.name)
             if entry.name.lower().endswith(VIDEO_SUFFIXES):

@@ -235,6 +235,11 @@ def test_class_names_are_found_beside_the_list(tmp_path, caplog):
     assert read(tmp_path).class_names == ("ride a bike", "swim")
     assert read(tmp_path, num_classes=3).class_names is None
     assert "names 2 classes, but MODEL.NUM_CLASSES is 3" in caplog.text
+    (tmp_path / "val.csv").write_text("a.mp4 2\n")
+    assert read(tmp_path, "val").class_names is None
+    assert "has 3 classes, but the names beside it are 2" in caplog.text
+    with pytest.raises(ListError, match="names 2 classes, expected 3"):
+        read(tmp_path, "val", class_names_path=tmp_path / "classes.txt")
     with pytest.raises(ListError, match="names 2 classes, expected 3"):
         read(tmp_path, num_classes=3, class_names_path=tmp_path / "classes.txt")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 
@@ -176,9 +177,33 @@ def test_missing_videos_are_left_out_of_training_and_count_as_failed_in_testing(
     assert "count as failed" in caplog.text
 
 
+def test_a_folder_that_may_not_be_read_is_passed_over(tmp_path, caplog, monkeypatch):
+    write(tmp_path)
+    touch(tmp_path, "lost+found/x.mp4", *(f"train/{stem}.mp4" for stem in STEMS))
+    scandir = os.scandir
+
+    def guarded(folder):
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+
+    assert len(read(tmp_path)) == 3
+    assert "lost+found: Permission denied; files in it are not found" in caplog.text
+
+
+def test_a_list_of_paths_that_sound_like_the_header_is_none(tmp_path):
+    (tmp_path / "train.csv").write_text("youtube_id_clips/a.mp4 1\n")
+
+    assert read(tmp_path)[0].label == 1
+
+
 def test_a_folder_without_any_of_the_videos_is_refused(tmp_path):
     write(tmp_path)
 
+    with pytest.raises(ListError, match=r"nowhere: no such folder \(DATA.PATH_PREFIX\)"):
+        read(tmp_path, path_prefix=str(tmp_path / "nowhere"))
     with pytest.raises(ListError, match=r"none of its 3 videos is there.*Set DATA.PATH_PREFIX"):
         read(tmp_path)
 
