@@ -12,13 +12,12 @@ resized view.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from slowfast_mvit.data import operations
+from slowfast_mvit.data import opencv, operations
 from slowfast_mvit.data.affine import (
     FILL,
     Box,
@@ -45,8 +44,6 @@ from slowfast_mvit.data.operations import (
 
 COARSE_STEP = 4  # statistics look at every fourth pixel of every fourth row
 
-_NEIGHBOURHOODS = {Colour: operations.colour, Sharpness: operations.sharpness}
-
 _AS_THEY_ARE: Tables = np.arange(256, dtype=np.uint8)[None, None]
 
 
@@ -63,29 +60,18 @@ class Outside:
     tables: Tables
 
 
-def has_geometry(steps: Sequence[Step]) -> bool:
-    """Whether any of the operations moves pixels."""
-    return any(isinstance(KINDS[step.name], Geometry) for step in steps)
+@dataclass(frozen=True)
+class Means:
+    """What does each part of the work."""
 
-
-def sample(frames: Frames, steps: Sequence[Step], to_picture: Affine, side: int) -> Frames:
-    """A square view, fetched through the geometric steps at once; the other steps are not done.
-
-    Args:
-        frames: (T, H, W, 3) uint8.
-        steps: in the order drawn.
-        to_picture: from a pixel of the view to the picture that is cropped.
-        side: of the view, in pixels.
-
-    Returns:
-        (T, side, side, 3) uint8.
-    """
-    to_frames = [*_maps(steps, to_picture, frames.shape[1:3]), to_picture][0]
-    return SAMPLERS["opencv" if opencv_is_here() else "torch"](frames, to_frames, side)
+    sample: Callable[[Frames, Affine, int], Frames]
+    colour: Callable[[Frames, float], Frames]
+    sharpness: Callable[[Frames, float], Frames]
+    look_up: Callable[[Frames, Tables, Frames], Frames]
 
 
 def sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
-    """The view (T, side, side, 3) that an affine map fetches from the frames."""
+    """The view (T, side, side, 3) that an affine map fetches from the frames, bilinearly."""
     size, view = frames.shape[1:3], (0, 0, side, side)
     box = top, left, height, width = fetched_box(to_frames, view, size, "bilinear")
     window = Window(frames[:, top : top + height, left : left + width], box, size)
@@ -93,31 +79,37 @@ def sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
     return pixels.reshape(-1, side, side, 3)
 
 
-def sample_by_opencv(frames: Frames, to_frames: Affine, side: int) -> Frames:
-    """The same by OpenCV, in a third of the time; it rounds coordinates to 1/32 pixel."""
-    import cv2
-
-    cv2.setNumThreads(1)  # a worker has one core; the others belong to the other workers
-    from_x, from_y = coordinates(to_frames, (0, 0, side, side))
-    x, y = ((grid - 0.5).astype(np.float32).reshape(side, side) for grid in (from_x, from_y))
-    whole, fractions = cv2.convertMaps(x, y, cv2.CV_16SC2)
-    view = np.empty((len(frames), side, side, 3), dtype=np.uint8)
-    for frame, made in zip(frames, view, strict=True):
-        cv2.remap(
-            frame, whole, fractions, cv2.INTER_LINEAR, dst=made, borderMode=cv2.BORDER_REPLICATE
-        )
-    return view
+PLAIN = Means(sample_by_torch, operations.colour, operations.sharpness, operations.look_up)
+OPENCV = Means(opencv.sample, opencv.colour, opencv.sharpness, opencv.look_up)
 
 
-def opencv_is_here() -> bool:
-    """Whether OpenCV is installed."""
-    return importlib.util.find_spec("cv2") is not None
+def best_means() -> Means:
+    """OpenCV where it is installed."""
+    return OPENCV if opencv.is_here() else PLAIN
 
 
-SAMPLERS: dict[str, Callable[[Frames, Affine, int], Frames]] = {
-    "opencv": sample_by_opencv,
-    "torch": sample_by_torch,
-}
+def has_geometry(steps: Sequence[Step]) -> bool:
+    """Whether any of the operations moves pixels."""
+    return any(isinstance(KINDS[step.name], Geometry) for step in steps)
+
+
+def sample(
+    frames: Frames, steps: Sequence[Step], to_picture: Affine, side: int, means: Means
+) -> Frames:
+    """A square view, fetched through the geometric steps at once; the other steps are not done.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        steps: in the order drawn.
+        to_picture: from a pixel of the view to the picture that is cropped.
+        side: of the view, in pixels.
+        means: what to do it with.
+
+    Returns:
+        (T, side, side, 3) uint8.
+    """
+    to_frames = [*_maps(steps, to_picture, frames.shape[1:3]), to_picture][0]
+    return means.sample(frames, to_frames, side)
 
 
 def _maps(steps: Sequence[Step], to_picture: Affine, size: tuple[int, int]) -> list[Affine]:
@@ -147,7 +139,12 @@ def _after(second: Affine, first: Affine) -> Affine:
 
 
 def finish(
-    pixels: Frames, frames: Frames, steps: Sequence[Step], to_picture: Affine, view: Frames
+    pixels: Frames,
+    frames: Frames,
+    steps: Sequence[Step],
+    to_picture: Affine,
+    view: Frames,
+    means: Means,
 ) -> None:
     """Do the steps that move no pixels, fill what lies outside, and write the view.
 
@@ -156,7 +153,8 @@ def finish(
         frames: (T, H, W, 3) uint8, those it was sampled from.
         steps: in the order drawn.
         to_picture: from a pixel of the view to the picture that is cropped.
-        view: (T, S, S, 3) uint8, written to.
+        view: (T, S, S, 3) uint8, written to: a clip (3, T, S, S) in memory.
+        means: what to do it with.
     """
     size, square = frames.shape[1:3], (0, 0, *view.shape[1:3])
     maps = iter(_maps(steps, to_picture, size))
@@ -170,13 +168,18 @@ def finish(
             case Levels() | FrameLevels():
                 tables = _then(tables, its_tables)
                 fills = [Outside(fill.mask, _then(fill.tables, its_tables)) for fill in fills]
-            case Colour() | Sharpness() as kind:
-                settled = pixels.copy()
-                _settle(settled, tables, fills)
+            case Colour():
+                settled = _settled(pixels, tables, fills)
                 tables, fills = _AS_THEY_ARE, []
-                pixels = _NEIGHBOURHOODS[type(kind)](settled, step.argument)
+                pixels = means.colour(settled, step.argument)
+            case Sharpness():
+                settled = _settled(pixels, tables, fills)
+                tables, fills = _AS_THEY_ARE, []
+                pixels = means.sharpness(settled, step.argument)
     view[:] = pixels
-    _settle(view, tables, fills)
+    if tables is not _AS_THEY_ARE:
+        means.look_up(view, tables, view)
+    _fill(view, fills)
 
 
 def _then(first: Tables, second: Tables) -> Tables:
@@ -186,10 +189,18 @@ def _then(first: Tables, second: Tables) -> Tables:
     return np.take_along_axis(second, first.astype(np.int64), axis=-1)
 
 
-def _settle(pixels: Frames, tables: Tables, fills: Sequence[Outside]) -> None:
-    """Do the look-ups that have gathered, then turn the outside grey, or what became of grey."""
+def _settled(pixels: Frames, tables: Tables, fills: Sequence[Outside]) -> Frames:
+    """The look-ups that have gathered, and then grey from outside, or what became of it."""
+    if tables is _AS_THEY_ARE and not fills:
+        return np.ascontiguousarray(pixels)
+    settled = np.array(pixels, order="C")
     if tables is not _AS_THEY_ARE:
-        look_up(pixels, tables, pixels)
+        look_up(settled, tables, settled)
+    _fill(settled, fills)
+    return settled
+
+
+def _fill(pixels: Frames, fills: Sequence[Outside]) -> None:
     planes = pixels.transpose(0, 3, 1, 2)
     for fill in fills:
         np.copyto(planes, fill.tables[..., FILL, None, None], where=fill.mask)

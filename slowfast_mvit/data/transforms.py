@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,19 +135,19 @@ def _exactly(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames)
 
 def _crop_first(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames) -> None:
     """Crop, resize and flip, then RandAugment on the view: the order of timm."""
-    cropped = _cut_from_all(frames, draws, view.shape[1])
+    cropped = np.ascontiguousarray(_cut_from_all(frames, draws, view.shape[1]))
     view[:] = exact.on_whole_frames(cropped, draws.steps, interpolation)
 
 
 def _fused(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames) -> None:
     """All that moves pixels in one bilinear sampling, then the rest on the view."""
-    side = view.shape[1]
-    to_picture = draws.cut.to_picture(frames.shape[1:3], side, mirrored=draws.flip)
-    if fused.has_geometry(draws.steps):
-        pixels = fused.sample(frames, draws.steps, to_picture, side)
+    size, side, means = frames.shape[1:3], view.shape[1], fused.best_means()
+    to_picture = draws.cut.to_picture(size, side, mirrored=draws.flip)
+    if fused.has_geometry(draws.steps) or draws.cut.size != size:
+        pixels = fused.sample(frames, draws.steps, to_picture, side, means)
     else:
         pixels = _cut_from_all(frames, draws, side)
-    fused.finish(pixels, frames, draws.steps, to_picture, view)
+    fused.finish(pixels, frames, draws.steps, to_picture, view, means)
 
 
 METHODS: dict[str, Callable[[Frames, ViewDraws, str, Frames], None]] = {
@@ -157,11 +158,10 @@ METHODS: dict[str, Callable[[Frames, ViewDraws, str, Frames], None]] = {
 
 
 def _cut_from_all(frames: Frames, draws: ViewDraws, side: int) -> Frames:
-    """The crop (T, S, S, 3), mirrored if drawn so, contiguous."""
+    """The crop (T, S, S, 3), mirrored if drawn so."""
     size = frames.shape[1:3]
-    cropped = torch.from_numpy(cut_out(Window(frames, (0, 0, *size), size), draws.cut, side))
-    view: Frames = (cropped.flip(2) if draws.flip else cropped.contiguous()).numpy()
-    return view
+    cropped = cut_out(Window(frames, (0, 0, *size), size), draws.cut, side)
+    return cropped[:, :, ::-1] if draws.flip else cropped
 
 
 def _by_frame(out: Tensor) -> Frames:
@@ -208,11 +208,28 @@ def eval_views(frames: Tensor, plan: ViewPlan) -> Tensor:
     Three crops lie along the longer side: left, centre, right, or top, centre, bottom. A single one
     is the centre, for every data set (PySlowFast takes the left or top one for SSv2).
     """
+    crops, places = distinct_crops(frames, plan)
+    return crops if len(crops) == plan.num_crops else crops[places]
+
+
+def distinct_crops(frames: Tensor, plan: ViewPlan) -> tuple[Tensor, list[int]]:
+    """The crops that differ: all, or one where three are cut from a square of their own size.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        plan: how large a picture is scaled, how large and how many its crops are.
+
+    Returns:
+        U crops, (U, 3, T, S, S) uint8, and the place of each crop of the plan among them.
+    """
     clip = resize_short_side(frames.permute(0, 3, 1, 2), plan.scale_px)
     side = plan.crop_px
     boxes = crop_boxes(clip.shape[-2], clip.shape[-1], side, plan.num_crops)
-    crops = [clip[:, :, top : top + side, left : left + side] for top, left in boxes]
-    return torch.stack(crops).transpose(1, 2)
+    distinct = list(dict.fromkeys(boxes))
+    crops = torch.empty((len(distinct), 3, len(clip), side, side), dtype=torch.uint8)
+    for crop, (top, left) in zip(crops, distinct, strict=True):
+        crop.copy_(clip[:, :, top : top + side, left : left + side].transpose(0, 1))
+    return crops, [distinct.index(box) for box in boxes]
 
 
 # On the device, on whole batches
