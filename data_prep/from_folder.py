@@ -27,14 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.jobs import exit_status
 from data_prep.plan import DUPLICATE, NO_LABEL, LeftOut, Plan
-from data_prep.plan_files import Found, Tree, list_tree
+from data_prep.plan_files import Found, Tree, list_tree, shortened
 from data_prep.plan_match import match, packed_note, split_of_folder
 from data_prep.plan_run import add_plan_arguments, run_plan
 from data_prep.plan_split import VAL_FRACTION, Unsplit, assign_splits
 from slowfast_mvit.data.lists import raise_problems
 from slowfast_mvit.errors import ListError, UserError, in_one_message
 
-_SHOWN = 20
 _FILE_WORDS = ("file", "filename", "path", "video", "name")
 
 
@@ -141,8 +140,7 @@ def rows_of_folders(videos: Path, tree: Tree) -> tuple[Tree, list[Unsplit], tupl
     names = {folder: clean(folder) for folder in class_folders}
     problems = [*_folder_problems(places, names), *_name_problems(places)]
     if problems:
-        more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
-        raise UserError(in_one_message(str(videos), [*problems[:_SHOWN], *more]))
+        raise UserError(in_one_message(str(videos), shortened(problems)))
     rows = [Unsplit(p.file.path, p.split, names[p.class_folder or ""]) for p in places]
     return tree, rows, tuple(names[folder] for folder in class_folders)
 

@@ -34,7 +34,7 @@ from data_prep.plan_match import (
     packed_note,
     read_class_map,
     settle_rows,
-    test_note,
+    validation_note,
 )
 from data_prep.plan_run import add_plan_arguments, run_plan
 from slowfast_mvit.errors import UserError, nearest
@@ -168,7 +168,7 @@ def plan_kinetics(
     id_of = {clip.name: clip.youtube_id for clip in clips}
     rows, excluded, exclude_notes = exclude(rows, id_of, exclude_ids)
     plan.left_out = [*left_out, *excluded]
-    plan.notes += [*exclude_notes, *test_note(rows), *_shared_id_notes(clips)]
+    plan.notes += [*exclude_notes, *validation_note(rows), *_shared_id_notes(clips)]
     return _matched(plan, rows, tree, clips, videos)
 
 
@@ -201,9 +201,7 @@ def exclude(
             kept.append(row)
             continue
         num_excluded[file] += 1
-        name = row.class_name or ""
-        detail = f"its id is in {file}"
-        left_out.append(LeftOut(row.split, row.video, name, EXCLUDED, "", detail))
+        left_out.append(LeftOut.of(row, EXCLUDED, f"its id is in {file}"))
     notes = [f"training clips whose id is in {file}: {num_excluded[file]:,}" for file in files]
     return kept, left_out, notes
 

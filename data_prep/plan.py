@@ -83,6 +83,11 @@ class LeftOut:
     path: str = ""
     detail: str = ""
 
+    @classmethod
+    def of(cls, row: Wanted, reason: str, detail: str = "", path: str = "") -> LeftOut:
+        """The line for a row of the annotation."""
+        return cls(row.split, row.video, row.class_name or "", reason, path, detail)
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:

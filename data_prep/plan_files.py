@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ _PACKED = re.compile(r".*\.(tar|tar\.gz|tgz|zip|7z|rar)|20bn-.*-[0-9]{2}", re.IG
 
 # A first line such as "video 0" would be taken for the header of a list.
 _HEADER_WORDS = ("path", "filename", "file", "video", "label", "original_vido_id")
+
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ def list_tree(root: Path, *, images: bool = False) -> Tree:
             packed += archives
             videos += [Found(_join(folder, file.name), _size(file)) for file in found]
     if unreadable:
-        raise UserError(in_one_message(f"{root}: folders that cannot be read", unreadable[:20]))
+        where = f"{root}: folders that cannot be read"
+        raise UserError(in_one_message(where, shortened(sorted(unreadable))))
     return Tree(sorted(videos, key=lambda video: video.path), sorted(packed), others)
 
 
@@ -110,9 +113,16 @@ def _walk(root: Path, unreadable: list[str]) -> Iterator[tuple[str, list[os.DirE
         if itself in above:
             continue
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = [entry for entry in visible if entry.is_dir()]
-        waiting += [(_join(folder, entry.name), above | {itself}) for entry in folders]
-        yield folder, [entry for entry in visible if not entry.is_dir()]
+        folders = {entry.name for entry in visible if _is_folder(entry)}
+        waiting += [(_join(folder, name), above | {itself}) for name in folders]
+        yield folder, [entry for entry in visible if entry.name not in folders]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _join(folder: str, name: str) -> str:
@@ -128,6 +138,12 @@ def _size(entry: os.DirEntry[str]) -> int | None:
 
 def _is_packed(name: str) -> bool:
     return _PACKED.fullmatch(name) is not None
+
+
+def shortened(problems: Sequence[str]) -> list[str]:
+    """The first twenty, and how many more there are."""
+    more = len(problems) - _SHOWN
+    return [*problems[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
 
 
 # Names in lists

@@ -105,29 +105,27 @@ def settle_rows(
     """
     settled: dict[str, Wanted] = {}
     left_out = []
+    unknown: dict[str | None, str] = {}
     for row in sorted(wanted, key=lambda row: row.split == "train"):
         name = classes.get(folded(row.class_name)) if row.class_name else None
         first = settled.get(row.video)
         if first is not None:
             other = f" of {first.class_name!r}" if name != first.class_name else ""
-            detail = f"also annotated in {first.split}{other}"
-            left_out.append(
-                LeftOut(row.split, row.video, row.class_name or "", DUPLICATE, "", detail)
-            )
+            left_out.append(LeftOut.of(row, DUPLICATE, f"also annotated in {first.split}{other}"))
         elif name is None:
-            left_out.append(_without_label(row, classes))
+            if row.class_name not in unknown:  # the nearest of 700 takes a while
+                unknown[row.class_name] = _why_no_class(row.class_name, classes)
+            left_out.append(LeftOut.of(row, NO_LABEL, unknown[row.class_name]))
         else:
             settled[row.video] = Wanted(row.video, row.split, name)
     return list(settled.values()), left_out
 
 
-def _without_label(row: Wanted, classes: dict[str, str]) -> LeftOut:
-    if not row.class_name:
-        detail = "the annotation gives no label"
-    else:
-        guess = nearest(row.class_name, classes.values())
-        detail = "not among the classes" + (f"; the nearest is {guess!r}" if guess else "")
-    return LeftOut(row.split, row.video, row.class_name or "", NO_LABEL, "", detail)
+def _why_no_class(name: str | None, classes: dict[str, str]) -> str:
+    if not name:
+        return "the annotation gives no label"
+    guess = nearest(name, classes.values())
+    return "not among the classes" + (f"; the nearest is {guess!r}" if guess else "")
 
 
 def match(
@@ -161,18 +159,13 @@ def match(
         files = sorted(files_of(row.video), key=lambda file: _rank(file, row.split, overrides))
         used.update(file.path for file in files)
         if not files:
-            detail = why_missing(row.video)
-            left_out.append(
-                LeftOut(row.split, row.video, row.class_name or "", NO_FILE, "", detail)
-            )
+            left_out.append(LeftOut.of(row, NO_FILE, why_missing(row.video)))
             continue
         chosen, *others = files
         listed.append(Listed(row.split, row.video, row.class_name or "", chosen))
         reason = OVERRIDDEN if overrides(chosen) else SECOND_FILE
         left_out += [
-            LeftOut(
-                row.split, row.video, row.class_name or "", reason, file.path, f"by {chosen.path}"
-            )
+            LeftOut.of(row, reason, f"by {chosen.path}", file.path)
             for file in others
             if not _same_file(root / file.path, root / chosen.path)
         ]
@@ -199,7 +192,7 @@ def _same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def test_note(rows: Iterable[Wanted]) -> list[str]:
+def validation_note(rows: Iterable[Wanted]) -> list[str]:
     """For a release with labelled test videos whose published results are of validation."""
     if not any(row.split == "test" and row.class_name for row in rows):
         return []

@@ -78,6 +78,7 @@ def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> P
         UserError: when no record is of a file of the plan.
     """
     by_path = {record["path"]: record for record in records}
+    same: dict[str, list[Listed]] = {}
     folders = ("", str(videos), str(videos.absolute()))
     left_out = {}
     matched = 0
@@ -88,6 +89,8 @@ def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> P
         record = next((by_path[name] for name in names if name in by_path), None)
         matched += record is not None
         problem = _problem(item, record)
+        if record is not None and "sha256" in record:
+            same.setdefault(record["sha256"], []).append(item)
         if problem:
             left_out[item.file.path] = left_out_of(item, *problem)
     if left_out and not matched:
@@ -96,7 +99,21 @@ def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> P
             f"example, and the videos are named as {plan.listed[0].file.path!r}. Run "
             f"data_prep/check_videos.py on {videos}"
         )
-    return keep_only(plan, left_out)
+    plan = keep_only(plan, left_out)
+    plan.notes = [*plan.notes, *_notes_on_copies(same.values())]
+    return plan
+
+
+def _notes_on_copies(groups: Iterable[list[Listed]]) -> list[str]:
+    """Videos of the same content that would be trained on and tested, or belong to two classes."""
+    groups = [group for group in groups if len({(i.split, i.class_name) for i in group}) > 1]
+    if not groups:
+        return []
+    example = " = ".join(item.file.path for item in groups[0])
+    return [
+        f"videos whose content is also in another split or class: {len(groups):,} ({example}, "
+        "for example)"
+    ]
 
 
 def _problem(item: Listed, record: Record | None) -> tuple[str, str] | None:

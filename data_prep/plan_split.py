@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.plan import Wanted
+from data_prep.plan_files import shortened
 from slowfast_mvit.errors import UserError, in_one_message
 
 VAL_FRACTION = 0.2  # where neither folders, nor a table, nor the user says how to split
-
-_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +111,7 @@ def _sources(rows: Sequence[Unsplit], group_by: str | None) -> dict[str, str]:
     found = {row.video: pattern.search(row.video) for row in rows}
     without = [f"{video!r} does not match" for video, match in found.items() if match is None]
     if without:
-        more = [f"and {len(without) - _SHOWN:,} more"] if len(without) > _SHOWN else []
-        raise UserError(in_one_message(f"--group-by {group_by}", [*without[:_SHOWN], *more]))
+        raise UserError(in_one_message(f"--group-by {group_by}", shortened(without)))
     return {
         video: "\n".join(group or "" for group in match.groups()) or match[0]
         for video, match in found.items()

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.jobs import exit_status
 from data_prep.plan import Plan, Wanted
 from data_prep.plan_files import Found, list_tree
-from data_prep.plan_match import match, packed_note, read_class_map, settle_rows, test_note
+from data_prep.plan_match import match, packed_note, read_class_map, settle_rows, validation_note
 from data_prep.plan_run import add_plan_arguments, run_plan
 from slowfast_mvit.data.lists import raise_problems, read_json
 from slowfast_mvit.data.ssv2_lists import read_answers
@@ -103,7 +103,7 @@ def plan_ssv2(
     notes = [
         *_row_notes(counted, num_classes),
         *_side_notes(names),
-        *test_note(wanted),
+        *validation_note(wanted),
         *packed_note(tree, "cat 20bn-something-something-v2-?? | tar zx"),
     ]
     plan = Plan("ssv2", "ssv2", names, counted, notes=notes)

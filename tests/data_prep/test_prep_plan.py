@@ -232,6 +232,31 @@ def test_records_may_name_files_from_where_they_were_made(tmp_path, monkeypatch,
     assert listed(tmp_path / "out" / "train.csv") == ["a/1.mp4 0", "b/2.mp4 1"]
 
 
+def test_the_same_content_on_both_sides_is_told(tmp_path):
+    for name in ("train/a/1.mp4", "train/b/2.mp4", "train/b/3.mp4", "val/a/4.mp4"):
+        put_video(tmp_path / "v" / name, num_frames=5 if name[-5] in "14" else int(name[-5]))
+    file = records(tmp_path / "v", tmp_path / "check.jsonl")
+
+    from_folder.main(
+        ["--videos", str(tmp_path / "v"), "--out", str(tmp_path / "out"), "--records", str(file)]
+    )
+
+    (note,) = (n for n in summary(tmp_path / "out")["notes"] if "content" in n)
+    assert note == (
+        "videos whose content is also in another split or class: 1 "
+        "(train/a/1.mp4 = val/a/4.mp4, for example)"
+    )
+
+
+def test_links_in_a_circle_are_broken_links(tmp_path):
+    put(tmp_path / "v", "a/1.mp4", "b/2.mp4")
+    (tmp_path / "v" / "a" / "self.mp4").symlink_to("self.mp4")
+
+    run(tmp_path / "v", tmp_path / "out")
+
+    assert reasons(tmp_path / "out") == {"a/self.mp4": "broken link"}
+
+
 def test_records_of_other_files_are_refused(tmp_path):
     put(tmp_path / "v", "a/1.mp4", "b/2.mp4")
     file = write(tmp_path / "check.jsonl", '{"path": "1.mp4", "status": "ok", "bytes": 9}\n')
