@@ -11,7 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slowfast_mvit.data.class_names import CLASS_NAME_FILES, class_names_of, read_class_names
+from slowfast_mvit.data.class_names import (
+    CLASS_NAME_FILES,
+    class_names_of,
+    kinetics400_names,
+    read_class_names,
+)
 from slowfast_mvit.data.csv_lists import read_csv
 from slowfast_mvit.data.folder_lists import read_folders, read_imagenet
 from slowfast_mvit.data.kinetics_lists import read_kinetics
@@ -40,6 +45,7 @@ class DataSet:
         read: turns the files of one split into a list.
         files: what ``read`` looks for in a folder of lists; fetched where that folder is remote.
         num_classes: how many it has; None where every copy has its own number.
+        class_names: gives their names in the order of the class indices, where they are known.
     """
 
     policy: str
@@ -47,13 +53,14 @@ class DataSet:
     read: Callable[[ListSource], VideoList]
     files: tuple[str, ...] = ()
     num_classes: int | None = None
+    class_names: Callable[[], tuple[str, ...]] | None = None
 
 
 _KINETICS = DataSet(policy="interval", flip_keeps_class=True, read=read_kinetics, files=_CSV_FILES)
 
 DATASETS: dict[str, DataSet] = {
     "kinetics": _KINETICS,
-    "kinetics400": replace(_KINETICS, num_classes=400),
+    "kinetics400": replace(_KINETICS, num_classes=400, class_names=kinetics400_names),
     "kinetics600": replace(_KINETICS, num_classes=600),
     "kinetics700": replace(_KINETICS, num_classes=700),
     "kinetics700_2020": replace(_KINETICS, num_classes=700),
@@ -122,7 +129,13 @@ def open_list(
     files = (*dataset.files, *CLASS_NAME_FILES) if dataset.files else ()
     with local_lists(data_dir, files) as folder:
         source = ListSource(
-            folder, split, path_prefix, separator, num_classes, str(class_names_path)
+            folder=folder,
+            split=split,
+            path_prefix=path_prefix,
+            separator=separator,
+            num_classes=num_classes,
+            class_names_path=str(class_names_path),
+            public_names=dataset.class_names,
         )
         videos = dataset.read(source)
         if class_names_path or videos.class_names is None:

@@ -18,7 +18,8 @@ CLASS_NAME_FILES = ("classes.txt", "labels.json", "class_names.json")
 
 
 def class_names_of(source: ListSource) -> tuple[str, ...] | None:
-    """The names in ``DATA.CLASS_NAMES_PATH``, else in a file beside the lists, else None.
+    """The names in ``DATA.CLASS_NAMES_PATH``, else in a file beside the lists, else those that the
+    data set is published with, else None.
 
     Names beside the lists that are not as many as the model has classes are left aside with a
     warning: somebody else's file must not stop a run.
@@ -37,7 +38,7 @@ def class_names_of(source: ListSource) -> tuple[str, ...] | None:
     files = (source.folder / name for name in CLASS_NAME_FILES)
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        return None
+        return source.public_names() if source.public_names else None
     names = read_class_names(file)
     if source.num_classes not in (None, len(names)):
         _log.warning(
@@ -48,6 +49,13 @@ def class_names_of(source: ListSource) -> tuple[str, ...] | None:
         )
         return None
     return names
+
+
+def kinetics400_names() -> tuple[str, ...]:
+    """The 400 names, sorted; torchvision keeps them beside its weights. Nothing is downloaded."""
+    from torchvision.models.video import MViT_V2_S_Weights  # slow to import, and rarely needed
+
+    return tuple(MViT_V2_S_Weights.KINETICS400_V1.meta["categories"])
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:

@@ -120,6 +120,8 @@ class ListSource:
         separator: ``DATA.PATH_LABEL_SEPARATOR``.
         num_classes: labels must be below this; None to accept any.
         class_names_path: ``DATA.CLASS_NAMES_PATH``; "" to look beside the list.
+        public_names: gives the class names that the data set is published with, for where there
+            are no others; None where this project does not know them.
     """
 
     folder: Path
@@ -128,6 +130,7 @@ class ListSource:
     separator: str = " "
     num_classes: int | None = None
     class_names_path: str = ""
+    public_names: Callable[[], tuple[str, ...]] | None = None
 
     @property
     def must_be_unique(self) -> bool:

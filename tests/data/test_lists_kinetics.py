@@ -153,6 +153,18 @@ def test_a_part_of_the_classes_is_refused_unless_all_are_named(tmp_path):
         read(tmp_path, name="kinetics700", num_classes=400)
 
 
+def test_the_names_of_kinetics_400_are_known(tmp_path):
+    rows = [f"{label},---QUuC4vJs,1,11,train" for label in ("zumba", "air_drumming", "abseiling")]
+    write(tmp_path, rows=rows)
+    touch(tmp_path, "---QUuC4vJs_000001_000011.mp4")
+
+    videos = read(tmp_path, name="k400", num_classes=400)
+
+    assert videos.labels.tolist() == [399, 1, 0]
+    assert videos.class_names[:2] == ("abseiling", "air drumming")
+    assert list(videos.class_names) == sorted(videos.class_names)
+
+
 def test_numbers_in_one_list_and_names_in_another_need_class_names(tmp_path):
     (tmp_path / "train.csv").write_text("a.mp4 0\n")
     write(tmp_path, "val.csv")
