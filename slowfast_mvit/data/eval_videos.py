@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, failed
 from slowfast_mvit.data.sampling import at_even_rate, eval_indices
-from slowfast_mvit.data.transforms import eval_views
+from slowfast_mvit.data.transforms import distinct_crops
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import Clip, ClipSpec, VideoRecord, ViewPlan
 
@@ -101,9 +101,7 @@ def read_views(
         DecodeError: when the video cannot be read.
     """
     frames, _, clips = _read_frames(record, clip, [plan.num_clips for plan in plans], backend)
-    crops = eval_views(frames, plans[0])  # (crops, 3, N, S, S): each frame is resized once
-    if all(torch.equal(crop, crops[0]) for crop in crops[1:]):
-        crops = crops[:1]
+    crops, crop_places = distinct_crops(frames, plans[0])  # (crops, 3, N, S, S), each frame once
     distinct = list(dict.fromkeys(clips))
     num_views = len(distinct) * len(crops)
     if out is None:
@@ -113,8 +111,8 @@ def read_views(
         torch.index_select(crop, 1, torch.tensor(rows), out=view)
 
     first_place = torch.tensor([distinct.index(rows) * len(crops) for rows in clips])
-    crop_place = torch.arange(plans[0].num_crops) % len(crops)
-    return out[:num_views], (first_place[:, None] + crop_place).flatten()
+    places = first_place[:, None] + torch.tensor(crop_places)
+    return out[:num_views], places.flatten()
 
 
 def read_clips(

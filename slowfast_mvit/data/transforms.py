@@ -226,9 +226,12 @@ def distinct_crops(frames: Tensor, plan: ViewPlan) -> tuple[Tensor, list[int]]:
     side = plan.crop_px
     boxes = crop_boxes(clip.shape[-2], clip.shape[-1], side, plan.num_crops)
     distinct = list(dict.fromkeys(boxes))
+    planes = clip.transpose(0, 1)
+    if len(distinct) > 1:
+        planes = planes.contiguous()  # once, and not again in each crop
     crops = torch.empty((len(distinct), 3, len(clip), side, side), dtype=torch.uint8)
     for crop, (top, left) in zip(crops, distinct, strict=True):
-        crop.copy_(clip[:, :, top : top + side, left : left + side].transpose(0, 1))
+        crop.copy_(planes[:, :, top : top + side, left : left + side])
     return crops, [distinct.index(box) for box in boxes]
 
 
