@@ -162,7 +162,7 @@ def _memory(file: str, *fields: str) -> int:
 
 
 def _in_mb(num_bytes: int) -> float:
-    return round(num_bytes / 1e6, 1)
+    return round(num_bytes / 1e6, 1) + 0.0  # no -0.0
 
 
 def measure(names: Sequence[str]) -> dict[str, Any]:
