@@ -1,0 +1,1 @@
+"""Other ways of getting the same clips, to compare with; each is used as its own project says."""

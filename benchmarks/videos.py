@@ -1,0 +1,320 @@
+"""The files that the benchmarks read: made here, so that anybody can measure on the same ones.
+
+Three kinds, each like the files that its data set comes as:
+
+    kinetics   10 s, 25 to 30 frames a second, 454 x 256 and 340 x 256, H.264 as x264 writes it:
+               crf 19, key frames up to 250 frames apart, B frames in pyramids
+    prepared   the same after data_prep/resize_videos.py: crf 23, a key frame every 30, tuned for
+               decoding
+    ssv2       4 s, 12 frames a second, 427 x 240, VP9 in webm
+
+What a file costs to decode follows from what it shows, so the content is made to be worked for:
+scenes of fine texture and hard edges, a hand-held camera that pans, turns and zooms, things that
+move and bend before it, changing light, a little grain, and cuts. How near this comes to real
+files is in README.md beside this file.
+
+Letters used in shapes: H, W height and width in pixels
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_prep.encode import Encoding
+from data_prep.jobs import JobInput
+from data_prep.resize_videos import copy_of, resize
+from slowfast_mvit.randomness import Draws, generator, whole_number
+
+SEED = 20
+GROUND_PX = (512, 1024)  # a scene's ground: what the camera moves over
+THING_PX = 128  # side of the texture of a moving thing
+
+_X264 = {
+    "crf": "19",
+    "preset": "medium",
+    "g": "250",
+    "bf": "3",
+    "b-pyramid": "normal",
+    "b-bias": "-21",  # real Kinetics files have 45 % B frames; made-up scenes would get 74 %
+}
+_VP9 = {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "4", "g": "128"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the files of a data set are.
+
+    Attributes:
+        sizes: (H, W), taken in turns.
+        rates: frames per second, taken in turns.
+        seconds: length of a file.
+        codec: encoder, with its ``options``.
+        suffix: of the file name.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    rates: tuple[Fraction, ...]
+    seconds: float
+    codec: str
+    options: dict[str, str]
+    suffix: str
+
+
+KINDS = {
+    "kinetics": Kind(
+        sizes=((256, 454), (256, 340)),
+        rates=(Fraction(30000, 1001), Fraction(25), Fraction(30)),
+        seconds=10.0,
+        codec="libx264",
+        options=_X264,
+        suffix=".mp4",
+    ),
+    "ssv2": Kind(
+        sizes=((240, 427),),
+        rates=(Fraction(12),),
+        seconds=4.0,
+        codec="libvpx-vp9",
+        options=_VP9,
+        suffix=".webm",
+    ),
+}
+
+
+def make_videos(folder: Path, kind: str, count: int) -> list[Path]:
+    """The first ``count`` files of a kind; those that ``folder`` lacks are made.
+
+    Args:
+        folder: where they lie, and are kept for the next time.
+        kind: a row of ``KINDS``.
+        count: number of files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"  # none of another version is read
+    paths = [folder / f"{kind}_{recipe}_{n:02d}{KINDS[kind].suffix}" for n in range(count)]
+    _in_two_processes(
+        _write_kind,
+        [(path, KINDS[kind], number) for number, path in enumerate(paths) if not path.exists()],
+    )
+    return paths
+
+
+def prepare_videos(videos: Sequence[Path]) -> list[Path]:
+    """Their copies by data_prep/resize_videos.py; those that are missing are made."""
+    copies = [video.parent / "prepared" / copy_of(video.name) for video in videos]
+    _in_two_processes(
+        _prepare,
+        [pair for pair in zip(videos, copies, strict=True) if not pair[1].exists()],
+    )
+    return copies
+
+
+def _in_two_processes(job: Callable[..., None], arguments: Sequence[tuple]) -> None:
+    if len(arguments) < 2:
+        for words in arguments:
+            job(*words)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        2, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        for done in [pool.submit(job, *words) for words in arguments]:
+            done.result()
+
+
+def _write_kind(path: Path, kind: Kind, number: int) -> None:
+    height, width = kind.sizes[number % len(kind.sizes)]
+    rate = kind.rates[number % len(kind.rates)]
+    frames = scenes(number, round(kind.seconds * rate), height, width)
+    write_video(path, frames, rate, kind.codec, kind.options)
+
+
+def _prepare(video: Path, copy: Path) -> None:
+    resize(JobInput(video.name, video), to=str(copy.parent), encoding=asdict(Encoding()))
+
+
+def write_video(
+    path: Path,
+    images: Iterable[np.ndarray],
+    rate: Fraction,
+    codec: str,
+    options: dict[str, str],
+) -> None:
+    """Write to a name of its own first, so that ``path`` is a whole file or none."""
+    part = path.with_name(f"part_{path.name}")
+    with av.open(str(part), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=dict(options))
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for number, image in enumerate(images):
+            if number == 0:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    part.replace(path)
+
+
+# The pictures
+
+
+def scenes(number: int, num_frames: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """The pictures (H, W, 3) uint8 of one video: one to three scenes, cut hard."""
+    rng = generator(SEED, 0, number, 0)
+    cuts = sorted(whole_number(rng, 0, num_frames) for _ in range(number % 3))
+    liveliness = float(rng.uniform(0.5, 1.5))
+    for first, last in zip([0, *cuts], [*cuts, num_frames], strict=True):
+        scene = Scene(rng, height, width, liveliness)
+        for time in range(last - first):
+            yield scene.picture(time)
+
+
+class Scene:
+    """A textured ground under a moving camera, and things that move and bend before it.
+
+    Args:
+        rng: draws the scene.
+        height: H.
+        width: W.
+        liveliness: how much moves, 1 for the middle of what is common.
+    """
+
+    def __init__(self, rng: Draws, height: int, width: int, liveliness: float) -> None:
+        self.height, self.width = height, width
+        self.ground = texture(rng, *GROUND_PX)
+        self.camera = _walk(rng, 4, liveliness * torch.tensor([1.6, 0.8, 0.0016, 0.0016]))
+        self.camera_start = torch.tensor([GROUND_PX[1] / 2, GROUND_PX[0] / 2, 0.0, 0.0])
+        self.things = [Thing(rng, height, width, liveliness) for _ in range(4)]
+        self.light = _walk(rng, 1, torch.tensor([0.002]))
+        noise = rng.standard_normal((2 * height, 2 * width)) * 1.5
+        self.grain = torch.from_numpy(noise).float()
+        self.grain_at = rng.integers(0, min(height, width), size=(1024, 2))
+
+    def picture(self, time: int) -> np.ndarray:
+        """What is seen ``time`` frames after the scene began: (H, W, 3) uint8."""
+        x, y, angle, zoom = self.camera_start + self.camera[time]
+        matrix = _similarity(float(x), float(y), float(angle), 1.1 * math.exp(float(zoom)))
+        image = _sample(self.ground, matrix, self.height, self.width)
+        for thing in self.things:
+            thing.draw(image, time)
+        top, left = self.grain_at[time % len(self.grain_at)]
+        grain = self.grain[top : top + self.height, left : left + self.width]
+        image = image * math.exp(float(self.light[time])) + grain
+        return image.clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+class Thing:
+    """Something that moves, turns and bends: a soft-edged piece of texture."""
+
+    def __init__(self, rng: Draws, height: int, width: int, liveliness: float) -> None:
+        side = whole_number(rng, 60, 150)
+        self.side = side
+        self.texture = texture(rng, THING_PX, THING_PX)
+        self.start = torch.tensor([rng.uniform(0, width), rng.uniform(0, height), 0.0])
+        self.path = _walk(rng, 3, liveliness * torch.tensor([2.5, 1.5, 0.02]))
+        self.bend = float(rng.uniform(2, 7)) * liveliness
+        self.period = float(rng.uniform(12, 40))
+        self.frame_px = torch.tensor([width, height])
+        y, x = _grid(side, side)
+        radius = torch.sqrt((x / side) ** 2 + (y / side) ** 2) * 2
+        wobble = 1 + 0.15 * torch.sin(5 * torch.atan2(y, x) + float(rng.uniform(0, 6)))
+        self.alpha = ((0.95 - radius * wobble) * side / 4).clamp(0, 1)
+
+    def draw(self, image: Tensor, time: int) -> None:
+        """Draw it into ``image`` (3, H, W)."""
+        x, y, angle = self.start + self.path[time]
+        left = int(x % (self.frame_px[0] + self.side)) - self.side
+        top = int(y % (self.frame_px[1] + self.side)) - self.side
+        matrix = _similarity(THING_PX / 2 + float(x % 1), THING_PX / 2 + float(y % 1), angle, 0.8)
+        bend = self.bend * math.sin(2 * math.pi * time / self.period)
+        piece = _sample(self.texture, matrix, self.side, self.side, bend=bend)
+        rows, columns = (
+            _inside(top, self.side, image.shape[1]),
+            _inside(left, self.side, image.shape[2]),
+        )
+        part = image[:, rows[0] : rows[1], columns[0] : columns[1]]
+        cut = (slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left))
+        part.lerp_(piece[:, cut[0], cut[1]], self.alpha[cut])
+
+
+def texture(rng: Draws, height: int, width: int) -> Tensor:
+    """(3, H, W) float32, 0 to 255: noise of all sizes, with hard-edged patches over it."""
+    image = torch.zeros(3, height, width)
+    side = 4
+    while side <= 2 * width:
+        coarse = torch.from_numpy(rng.standard_normal((1, 3, max(side * height // width, 2), side)))
+        shared = 0.7 * coarse.mean(1, keepdim=True) * 3**0.5 + 0.3 * coarse
+        image += (
+            130 * side**-0.62 * F.interpolate(shared.float(), (height, width), mode="bilinear")[0]
+        )
+        side *= 2
+    for _ in range(height * width // 3000):
+        top, left = whole_number(rng, 0, height), whole_number(rng, 0, width)
+        patch = image[
+            :, top : top + whole_number(rng, 4, 60), left : left + whole_number(rng, 4, 60)
+        ]
+        patch += torch.from_numpy(rng.normal(0, 30, (3, 1, 1))).float()
+    return (image + 120).clamp(0, 255)
+
+
+def _walk(rng: Draws, num_axes: int, speed: Tensor, num_frames: int = 1024) -> Tensor:
+    """(num_frames, num_axes): a smooth way from 0, at ``speed`` a frame on each axis, and a shake.
+
+    Calm and hurry take turns, as they do in real videos: the encoder gives hurried parts fewer B
+    frames.
+    """
+    times = torch.arange(num_frames)[:, None]
+    periods = torch.from_numpy(rng.uniform(40, 200, size=(3, num_axes))).float()
+    phases = torch.from_numpy(rng.uniform(0, 2 * math.pi, size=(3, num_axes))).float()
+    waves = torch.cos(2 * math.pi * times[None] / periods[:, None] + phases[:, None])
+    hurry = torch.stack(
+        [torch.sin(2 * math.pi * (times / period + float(rng.random()))) for period in (23, 41, 67)]
+    )
+    hurry = hurry.sum(0).exp()  # (num_frames, 1)
+    steps = waves.sum(0) * 1.4 / 3**0.5 * hurry / hurry.mean()
+    shake = torch.from_numpy(rng.standard_normal((num_frames, num_axes))).float()
+    return speed * (steps.cumsum(0) - steps[0] + 0.12 * shake)
+
+
+def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The (y, x) of each pixel, in pixels from the centre, each (H, W)."""
+    return torch.meshgrid(
+        torch.arange(height) + 0.5 - height / 2,
+        torch.arange(width) + 0.5 - width / 2,
+        indexing="ij",
+    )
+
+
+def _similarity(x: float, y: float, angle: float, scale: float) -> Tensor:
+    """(2, 3): where a pixel, counted from the centre of the picture, lies in the texture."""
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    return torch.tensor([[cosine, -sine, x], [sine, cosine, y]])
+
+
+def _sample(source: Tensor, matrix: Tensor, height: int, width: int, bend: float = 0.0) -> Tensor:
+    """(3, H, W): ``source`` seen through ``matrix``, rows pushed aside in a wave by ``bend``."""
+    y, x = _grid(height, width)
+    if bend:
+        x = x + bend * torch.sin(y / 9)
+    places = torch.stack([x, y, torch.ones_like(x)], -1) @ matrix.T  # (H, W, 2), pixels
+    size = torch.tensor([source.shape[2], source.shape[1]])
+    places = 2 * places / size - 1
+    return F.grid_sample(
+        source[None], places[None], padding_mode="reflection", align_corners=False
+    )[0]
+
+
+def _inside(first: int, size: int, limit: int) -> tuple[int, int]:
+    """The part of first, ..., first + size - 1 that is within 0, ..., limit - 1."""
+    return min(max(first, 0), limit), max(min(first + size, limit), 0)
