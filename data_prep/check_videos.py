@@ -101,7 +101,7 @@ def report_duplicates(records: Sequence[Record], out: Path) -> None:
             [number, path.encode("utf-8", "backslashreplace").decode()] for path in group
         )
     write_text_atomically(out, text.getvalue())
-    print(f"{len(groups):,} files exist more than once, see {out}")
+    print(f"files with the same content: {len(groups):,} groups, see {out}")
     for group in groups[:_SHOWN_DUPLICATES]:
         print("  " + " = ".join(map(ascii, group)))
 

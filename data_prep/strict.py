@@ -19,9 +19,9 @@ from slowfast_mvit.data import packets
 from slowfast_mvit.errors import DecodeError
 
 # How much shorter than its header says a video may be: muxers round, and count a last frame or not.
-_SHORTER_S = 0.25
+_SHORTER_S = 0.1
 _SHORTER_FRAMES = 2
-_SHORTER_FRACTION = 0.03
+_SHORTER_FRACTION = 0.01
 
 
 @contextlib.contextmanager
@@ -65,6 +65,7 @@ class StrictVideo:
         self._path = path
         self.container = container
         self._budget = budget
+        self._num_all_packets = 0
         self._num_packets = 0  # that should give a frame each
         self._num_keys = 0
         self._sizes: dict[tuple[int, int], None] = {}  # in the order in which they come, as coded
@@ -131,6 +132,7 @@ class StrictVideo:
     def _note_packet(self, packet: av.Packet) -> None:
         if packet.is_corrupt:
             raise DecodeError(f"{self._path}: packet {self._num_packets} is marked as damaged")
+        self._num_all_packets += 1
         self._num_packets += _gives_frame(packet)
         self._num_keys += packet.is_keyframe
 
@@ -169,6 +171,7 @@ class StrictVideo:
     def verdict(self) -> Record:
         """Whether what was decoded without an error is also complete, and why not."""
         expected_s, shown_s = self._header_s(), self._shown_s()
+        expected_packets = self._packets_in_header()
         if self.stream.duration is None:  # the header then speaks of the longest stream
             start_s = (self.container.start_time or 0) / av.time_base
             shown_s = max(shown_s, self._end_of_all_s - start_s)
@@ -180,6 +183,8 @@ class StrictVideo:
             reason = "holds no frames"
         elif is_counted and self.num_frames < self._num_packets:
             reason = f"{self.num_frames} of {self._num_packets} packets gave a frame"
+        elif self._num_all_packets < expected_packets:
+            reason = f"cut short: {self._num_all_packets} of {expected_packets} packets are there"
         elif shown_s < expected_s - shorter_s:
             reason = (
                 f"cut short: {self.num_frames} frames last {shown_s:.2f} s of the "
@@ -190,6 +195,10 @@ class StrictVideo:
             sizes = ", ".join(f"{width} x {height}" for width, height in self._sizes)
             reason = f"frames of different sizes: {sizes}"
         return {"status": status if reason else "ok", "reason": reason}
+
+    def _packets_in_header(self) -> int:
+        """How many packets the header names, where that can be relied on; else 0."""
+        return self.stream.frames if self.container.format.name.startswith("mov,mp4") else 0
 
     def _fps(self) -> float:
         return float(self.stream.average_rate or self.stream.guessed_rate or 0)

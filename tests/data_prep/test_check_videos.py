@@ -214,3 +214,13 @@ def test_every_odd_real_file_is_accepted_and_has_the_frames_that_the_reader_has(
             assert record["frames"] == reader.num_frames, job.name
             assert (record["width"], record["height"]) == (width, height), job.name
             assert record["fps"] == pytest.approx(reader.fps, abs=1e-5), job.name
+
+
+@needs_real_videos
+def test_every_odd_real_file_is_rejected_when_cut_short(tmp_path):
+    jobs = inputs_in_folder(REAL_VIDEOS / "edge_cases" / "good")[::3]
+
+    for job in jobs:
+        path = tmp_path / f"cut{job.path.suffix}"
+        path.write_bytes(job.path.read_bytes()[: int(0.95 * job.path.stat().st_size)])
+        assert check(path)["status"] == "failed", job.name
