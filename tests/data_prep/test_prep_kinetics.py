@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from made_trees import HEADER, adds_up, all_bytes, listed, put, reasons, rows, summary, write
+from torchvision.models.video import MViT_V2_S_Weights
 
 from data_prep import kinetics
 from data_prep.plan_kinetics import Clip, find_annotations, parsed_name, read_annotations, read_ids
@@ -424,3 +425,19 @@ def test_the_incomplete_files_of_k600_are_told_where_nothing_else_is_there(tmp_p
 
     (note,) = summary(tmp_path / "out")["notes"]
     assert note.endswith("is marked as incomplete by the publisher; train.txt is complete")
+
+
+def test_the_class_map_of_k400_is_that_of_published_weights(tmp_path):
+    published = MViT_V2_S_Weights.KINETICS400_V1.meta["categories"]
+    text = HEADER + "".join(
+        f'"{name}",id{i:09d},0,10,train\n' for i, name in reversed(list(enumerate(published)))
+    )
+    write(tmp_path / "k" / "annotations" / "train.csv", text)
+    write(tmp_path / "k" / "annotations" / "val.csv", text.replace(" ", "_").replace(",id", ",iv"))
+    put(tmp_path / "k", *(f"iv{i:09d}.mp4" for i in (0, 214, 399)), "id000000007.mp4")
+
+    run(tmp_path / "k", tmp_path / "out", version="k400")
+
+    assert listed(tmp_path / "out" / "classes.txt") == published
+    labels = [line.split() for line in listed(tmp_path / "out" / "val.csv")]
+    assert labels == [[f"iv{i:09d}.mp4", str(i)] for i in (0, 214, 399)]
