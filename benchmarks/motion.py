@@ -15,10 +15,6 @@ Writes benchmarks/results/motion_<date>.json; its content is also the last line 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,23 +22,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
-import slowfast_mvit
+# The code beside this file, and not another version that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.record import RESULTS, keep_record
 from slowfast_mvit import build
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.test import score_videos
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.evaluation.ensemble import ensemble
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint
-from slowfast_mvit.storage import write_text_atomically
 from slowfast_mvit.structures import ClipBatch, FailedVideo, VideoScores, ViewPlan, ViewScores
 from slowfast_mvit.weights import load_weights
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def middle_frame_repeated(batch: ClipBatch) -> ClipBatch:
@@ -111,28 +106,6 @@ def _top1(scores: VideoScores) -> float:
     return round(100.0 * float(np.mean(scores.probs.argmax(1) == scores.labels)), 2)
 
 
-def machine() -> dict[str, Any]:
-    """The hardware and the versions that a result belongs to."""
-    return {
-        "cpu": _cpu_model(),
-        "num_cores": os.cpu_count(),
-        "num_threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "av": av.__version__,
-        "numpy": np.__version__,
-        "slowfast_mvit": slowfast_mvit.__version__,
-    }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -148,14 +121,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    command = f"python benchmarks/motion.py{' --quick' if given.quick else ''}"
-    record = {"benchmark": "motion", "date": today, "command": command, **numbers}
-    record["machine"] = machine()
-    write_text_atomically(
-        given.results / f"motion_{today}.json", json.dumps(record, indent=2) + "\n"
-    )
-    print(json.dumps(record))
+    keep_record("motion", numbers, given.results, options=["--quick"] if given.quick else [])
     return 0
 
 

@@ -48,7 +48,8 @@ def machine() -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version_of(name) for name in ("torch", "av", "numpy")},
+        "torch": torch.__version__,
+        **{name: version_of(name) for name in ("av", "numpy")},
         "slowfast_mvit": slowfast_mvit.__version__,
     }
 
