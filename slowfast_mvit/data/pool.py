@@ -77,6 +77,7 @@ class WorkerPool:
         self._workers = list[Worker]()
         self._asked = list[deque[Task]]()  # of each worker, and not answered
         self._lost_in_a_row = 0
+        self._reading: object = None  # whose answers are awaited
         weakref.finalize(self, _stop, self._workers)
 
     def batches(self, epoch: int, steps: Sequence[int]) -> Iterator[ClipBatch]:
@@ -84,8 +85,10 @@ class WorkerPool:
 
         Raises:
             UserError: what no worker could go on from.
-            RuntimeError: a bug in a worker, with its traceback.
+            RuntimeError: a bug in a worker, with its traceback; or another epoch was begun since.
         """
+        self._leave_epoch()
+        this = self._reading = object()
         while len(self._workers) < self._num_workers:
             self._workers.append(Worker(self._job, self._context))
             self._asked.append(deque())
@@ -94,13 +97,20 @@ class WorkerPool:
             for step in steps[:ahead]:
                 self._ask(Task(epoch, step))
             for place, step in enumerate(steps):
+                if self._reading is not this:
+                    raise RuntimeError(f"epoch {epoch} was left when another one was begun")
                 batch = self._receive(step % self._num_workers)
                 for later in steps[place + ahead : place + ahead + 1]:
                     self._ask(Task(epoch, later))
                 yield batch
         finally:
-            if any(self._asked):  # the epoch was left: nobody wants what is being read
-                self.stop()
+            if self._reading is this:
+                self._leave_epoch()
+
+    def _leave_epoch(self) -> None:
+        """Stop what is still being read: nobody wants it."""
+        if any(self._asked):
+            self.stop()
 
     def stop(self) -> None:
         """End all workers; the next epoch starts new ones."""

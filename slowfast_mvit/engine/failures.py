@@ -41,11 +41,13 @@ def record_failed_videos(
     if not new or not is_main():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    is_first = not path.is_file()
+    before = path.read_bytes() if path.is_file() else b""
     with open(path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        if is_first:
+        if not before:
             writer.writerow(COLUMNS)
+        elif not before.endswith(b"\n"):  # the run was killed within this line
+            file.write("\r\n")
         for failed in new.values():
             texts = (failed.video_id, failed.path, failed.reason, split)
             writer.writerow([*map(_cell, texts), "" if epoch is None else epoch + 1])

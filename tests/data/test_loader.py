@@ -104,6 +104,18 @@ def test_an_epoch_that_was_left_does_not_leak_into_the_next(folder):
     assert digest(loader.epoch(1)) == expected
 
 
+def test_an_epoch_that_is_still_held_gives_way_to_the_next(folder):
+    loader = train(folder, num_workers=2)
+    expected = digest(train(folder).epoch(1))
+    held = loader.epoch(0)
+    next(held)
+
+    assert digest(loader.epoch(1)) == expected
+    with pytest.raises(RuntimeError, match="epoch 0 was left when another one was begun"):
+        next(held)
+    assert digest(loader.epoch(1)) == expected
+
+
 def test_a_video_looks_the_same_in_any_company(folder):
     small = list(train(folder, batch_size=2).epoch(0))
     large = list(train(folder, batch_size=5).epoch(0))

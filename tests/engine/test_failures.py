@@ -12,7 +12,7 @@ import pytest
 from failing_run import BAD, failing_run
 from tiny_run import Batches, clip_batch, prepare_views, tiny_net, tiny_train
 
-from slowfast_mvit.engine.failures import FailureLimit, in_kinds
+from slowfast_mvit.engine.failures import FailureLimit, in_kinds, record_failed_videos
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.optim.objectives import cross_entropy
@@ -129,3 +129,13 @@ def test_videos_are_listed_with_where_they_were_first_met(tmp_path):
         "x,/data/x.mp4,/data/x.mp4: truncated,train,4",
         "y,/data/y.mp4,/data/y.mp4: truncated,val,5",
     ]
+
+
+def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path):
+    path = tmp_path / "failed_videos.csv"
+    record_failed_videos(path, [failed("x"), failed("y")])
+    path.write_bytes(path.read_bytes()[:-9])
+
+    record_failed_videos(path, [failed("x"), failed("y"), failed("z")])
+
+    assert [row["video_id"] for row in rows_of(path)] == ["x", "y", "z"]
