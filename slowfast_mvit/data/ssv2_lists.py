@@ -293,19 +293,23 @@ def frame_pattern(paths: Sequence[str]) -> str | None:
     Millions of frame paths do not fit in memory; nearly all of them count upwards. None where the
     paths are not numbered files of one folder. ``frames_of_pattern`` is the way back.
     """
-    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", path) for path in paths]
-    matches = [part for part in parts if part is not None]
-    if len(matches) < len(paths) or len({(m[1], m[3]) for m in matches}) != 1:
+    first = re.fullmatch(r"(.*?)(\d+)(\D*)", paths[0]) if paths else None
+    if first is None:
         return None
-    runs: list[list[str]] = []
-    for match in matches:
-        number = match[2]
-        if runs and number == str(int(runs[-1][1]) + 1).zfill(len(runs[-1][0])):
-            runs[-1][1] = number
+    before, _, after = first.groups()
+    runs: list[tuple[str, str]] = []
+    following = ""
+    for path in paths:
+        number = path[len(before) : len(path) - len(after)]
+        if not (path.startswith(before) and path.endswith(after) and number.isdecimal()):
+            return None
+        if number == following:
+            runs[-1] = (runs[-1][0], number)
         else:
-            runs.append([number, number])
+            runs.append((number, number))
+        following = str(int(number) + 1).zfill(len(number))
     written = ",".join(a if a == b else f"{a}-{b}" for a, b in runs)
-    return f"{matches[0][1]}[{written}]{matches[0][3]}"
+    return f"{before}[{written}]{after}"
 
 
 def frames_of_pattern(pattern: str) -> list[str] | None:

@@ -7,6 +7,8 @@ import logging
 
 import pytest
 
+from slowfast_mvit import build
+from slowfast_mvit.config import load_config
 from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.errors import ListError
 
@@ -176,3 +178,18 @@ def test_problems_of_a_json_list_are_reported_at_once(tmp_path):
     assert "entry 4: class 'dog' is not a whole number" in message
     assert "entry 5: path 'https://host/d.jpg' is a URL" in message
     assert 'entry 6: lacks "im_path" or "class"' in message
+
+
+def test_a_config_names_a_plain_folder_and_gets_batches_of_it(tmp_path, tiny_config, motion_data):
+    for number, video in enumerate(sorted((motion_data / "val").glob("*.mp4"))[:6]):
+        folder = tmp_path / ("still", "moving")[number % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / video.name).symlink_to(video)
+    words = ["TRAIN.DATASET", "folder", "DATA.PATH_TO_DATA_DIR", str(tmp_path)]
+    config = load_config(tiny_config, [*words, "MODEL.NUM_CLASSES", "2", "TRAIN.BATCH_SIZE", "4"])
+
+    videos = build.build_videos(config, "train")
+    batch = next(iter(build.build_train_loader(config, videos).epoch(0)))
+
+    assert videos.class_names == ("moving", "still")
+    assert sorted(batch.labels.tolist()) == [0, 0, 1, 1]
