@@ -59,3 +59,18 @@ def tiny_config(tmp_path, motion_data) -> Path:
     data = f"DATA:\n  PATH_TO_DATA_DIR: {motion_data}\n"
     path.write_text(TINY_CONFIG.replace("DATA:\n", data, 1) + places)
     return path
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """The local folder behind ``shelf://``, a remote store that iopath reaches."""
+    from shelf import ShelfHandler
+
+    from slowfast_mvit.storage import register_path_handlers
+
+    root = tmp_path / "shelf"
+    root.mkdir()
+    monkeypatch.setattr(ShelfHandler, "root", root)
+    monkeypatch.setattr(ShelfHandler, "is_down", False)
+    register_path_handlers(["shelf:ShelfHandler"])
+    return root

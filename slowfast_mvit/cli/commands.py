@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from slowfast_mvit import __version__
 from slowfast_mvit.config import Config, load_config, split_cfg_words
@@ -74,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write report.html again from the results of a test",
         description="Write report.html again from the results of a test.",
     )
-    command.add_argument("output_dir", type=Path, help="OUTPUT_DIR of the test")
+    command.add_argument("output_dir", help="OUTPUT_DIR of the test")
     command.set_defaults(command=_report)
 
     command = commands.add_parser(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,12 @@ from slowfast_mvit.prediction import predict
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
 from slowfast_mvit.runtime.distributed import pick_device
 from slowfast_mvit.runtime.log import progress, setup_logging
-from slowfast_mvit.storage import write_text_atomically
+from slowfast_mvit.storage import (
+    local_copy,
+    output_folder,
+    register_path_handlers,
+    write_text_atomically,
+)
 from slowfast_mvit.structures import EvalResult, FailedVideo, ViewPlan, ViewScores
 from slowfast_mvit.weights import load_weights
 
@@ -34,7 +40,11 @@ logger = logging.getLogger(__name__)
 
 def train_job(config: Config) -> None:
     """Train, resuming where the run stopped; validate on the way."""
-    output_dir = _start(config)
+    with _started(config) as output_dir:
+        _train(config, output_dir)
+
+
+def _train(config: Config, output_dir: Path) -> None:
     device = pick_device(config.num_gpus)
     videos = build.build_videos(config, "train")
     val_videos = build.build_videos(config, "val")
@@ -90,7 +100,11 @@ def test_job(config: Config) -> None:
     For several numbers of clips the videos are read and scored in one pass, and each number gets
     the files that a test of it alone would write, in ``OUTPUT_DIR/test_<n>_clips``.
     """
-    output_dir = _start(config)
+    with _started(config) as output_dir:
+        _test(config, output_dir)
+
+
+def _test(config: Config, output_dir: Path) -> None:
     device = pick_device(config.num_gpus)
     videos = build.build_videos(config, "test")
     torch.manual_seed(config.rng_seed)  # or a test without weights would differ each time
@@ -101,7 +115,9 @@ def test_job(config: Config) -> None:
 
     plans = build.test_plans(config)
     outcomes = _score(config, plans, model=model, videos=videos, device=device, weights=weights)
-    write = partial(_write_test, outcomes=outcomes, videos=videos, weights=weights)
+    write = partial(
+        _write_test, outcomes=outcomes, videos=videos, weights=weights, output_dir=output_dir
+    )
     if len(plans) == 1:
         write(config, plans, 0, folder=output_dir)
         return
@@ -145,6 +161,7 @@ def _write_test(
     outcomes: Sequence[ViewScores | FailedVideo],
     videos: VideoList,
     weights: str,
+    output_dir: Path,
     folder: Path,
 ) -> EvalResult:
     """Write what the test with plan ``number`` of ``plans`` leaves."""
@@ -165,6 +182,7 @@ def _write_test(
         failed=failed,
         videos=videos,
         folder=folder,
+        run_dir=output_dir,
         weights=weights,
     )
 
@@ -187,16 +205,18 @@ def make_demo_data(config: Config) -> None:
     write_motion_dataset(folder)
 
 
-def _start(config: Config) -> Path:
-    """Open the log of the run."""
+@contextlib.contextmanager
+def _started(config: Config) -> Iterator[Path]:
+    """Open the log of the run; gives the local folder to write to."""
     if config.num_shards > 1:
         raise ConfigError(
             f"NUM_SHARDS is {config.num_shards}: several nodes need a process group, and this "
             "version trains on one. Set NUM_SHARDS 1 (and scale SOLVER.BASE_LR to your batch)"
         )
-    output_dir = Path(config.output_dir)
-    setup_logging(output_dir)
-    return output_dir
+    register_path_handlers(config.path_handlers)
+    with output_folder(config.output_dir) as output_dir:
+        setup_logging(output_dir)
+        yield output_dir
 
 
 def _write_config(config: Config, output_dir: Path) -> None:
@@ -214,7 +234,7 @@ def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | Non
     if config.train.checkpoint_epoch_reset or training_epoch(path) is None:
         build.load_start_weights(config, model)
         return None
-    return Path(path)
+    return local_copy(path)
 
 
 def _load_test_weights(config: Config, output_dir: Path, model: MViT) -> str:

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from slowfast_mvit.evaluation.results import (
     summarise,
 )
 from slowfast_mvit.runtime.log import StatsLog, setup_logging
-from slowfast_mvit.storage import write_text_atomically
+from slowfast_mvit.storage import is_remote, output_folder, write_text_atomically
 from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores, ViewPlan
 
 logger = logging.getLogger(__name__)
@@ -44,9 +43,13 @@ def write_results(
     failed: Sequence[FailedVideo],
     videos: VideoList,
     folder: Path,
+    run_dir: Path,
     weights: str,
 ) -> EvalResult:
-    """Write everything a test leaves into ``folder``, and say the numbers."""
+    """Write everything a test leaves into ``folder``, and say the numbers.
+
+    The curves in the report are those of the training in ``run_dir``.
+    """
     result = summarise(
         scores,
         class_names=videos.class_names,
@@ -57,7 +60,14 @@ def write_results(
     save_results(result, folder / RESULTS_FILE)
     save_scores(scores, folder / SCORES_FILE)
     report = _write_report(
-        config, plan, result=result, scores=scores, videos=videos, folder=folder, notes=[weights]
+        config,
+        plan,
+        result=result,
+        scores=scores,
+        videos=videos,
+        folder=folder,
+        run_dir=run_dir,
+        notes=[weights],
     )
     logger.info(
         "top-1 %.2f %%, top-5 %.2f %% of %d videos, %s%s",
@@ -91,9 +101,14 @@ def write_clip_counts(
     logger.info("accuracy by number of clips:\n%s", "\n".join(lines))
 
 
-def report_job(output_dir: Path) -> None:
-    """Write the report again from the files of a test."""
+def report_job(output_dir: str) -> None:
+    """Write the report again from the files of a test; ``output_dir`` may be remote."""
     setup_logging()
+    with output_folder(output_dir) as folder:
+        _write_again(folder)
+
+
+def _write_again(output_dir: Path) -> None:
     if not (output_dir / RESULTS_FILE).is_file():
         raise UserError(
             f"{output_dir}: no {RESULTS_FILE} there. Give the OUTPUT_DIR of a finished test"
@@ -104,8 +119,16 @@ def report_job(output_dir: Path) -> None:
     clips, crops = (len(np.unique(column)) for column in scores.views.T)
     plan = build.view_plan(config, num_clips=clips, num_crops=crops)
     videos = build.build_videos(config, "test")
+    has_curves = StatsLog(output_dir).path.is_file() or is_remote(config.output_dir)
     report = _write_report(
-        config, plan, result=result, scores=scores, videos=videos, folder=output_dir, notes=[]
+        config,
+        plan,
+        result=result,
+        scores=scores,
+        videos=videos,
+        folder=output_dir,
+        run_dir=output_dir if has_curves else Path(config.output_dir),
+        notes=[],
     )
     logger.info("report: %s", report)
 
@@ -118,6 +141,7 @@ def _write_report(
     scores: VideoScores,
     videos: VideoList,
     folder: Path,
+    run_dir: Path,
     notes: Sequence[str],
 ) -> Path:
     return write_report(
@@ -129,7 +153,7 @@ def _write_report(
         config_text=config.to_yaml(),
         title=f"{folder.resolve().name}: test of {result.num_listed:,} videos",
         notes=[f"{plan}, each clip {build.clip_spec(config, config.test.dataset)}", *notes],
-        history=_history(Path(config.output_dir)),
+        history=StatsLog(run_dir).read(),
     )
 
 
@@ -146,7 +170,3 @@ def _frames_of_hardest(
             except DecodeError as error:
                 logger.warning("no pictures in the report: %s", error)
     return frames
-
-
-def _history(output_dir: Path) -> list[dict[str, Any]]:
-    return StatsLog(output_dir).read()

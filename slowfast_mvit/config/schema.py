@@ -398,7 +398,17 @@ class Settings:
     num_gpus: int = setting(1, "Devices per node; 0 for the CPU.", minimum=0, decides_numbers=False)
     num_shards: int = setting(1, "Nodes.", minimum=1, decides_numbers=False)
     shard_id: int = setting(0, "Number of this node, from 0.", minimum=0, decides_numbers=False)
-    output_dir: str = setting(".", "Folder for all that is written.", decides_numbers=False)
+    output_dir: str = setting(
+        ".",
+        "Folder for all that is written, local or where iopath can write.",
+        decides_numbers=False,
+    )
+    path_handlers: tuple[str, ...] = setting(
+        (),
+        "`package.module:name` of iopath path handlers, for remote lists, weights and outputs.",
+        ours=True,
+        decides_numbers=False,
+    )
     rng_seed: int = setting(1, "Seed of everything random.", minimum=0)
     log_period: int = setting(
         10, "Steps between lines of the log.", minimum=1, decides_numbers=False

@@ -27,13 +27,13 @@ class _Mirror:
     """A local folder and the remote one that follows it.
 
     Args:
-        folder: local.
+        parent: of the local folder, which is called like the remote one: reports show its name.
         url: remote.
     """
 
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder = folder
+    def __init__(self, parent: Path, url: str) -> None:
         self.url = url.rstrip("/")
+        self.folder = parent / self.url.rpartition("/")[2]
         self._sent: dict[Path, tuple[int, int]] = {}
 
     def fetch(self) -> None:
@@ -111,16 +111,15 @@ def output_folder(path: str | Path) -> Iterator[Path]:
         yield Path(path)
         return
     require_handler(str(path))
-    folder = Path(tempfile.mkdtemp(prefix="slowfast_mvit-"))
-    mirror = _Mirror(folder, str(path))
+    mirror = _Mirror(Path(tempfile.mkdtemp(prefix="slowfast_mvit-")), str(path))
     try:
         mirror.fetch()
     except UserError:
-        shutil.rmtree(folder)
+        shutil.rmtree(mirror.folder.parent)
         raise
     _mirrors.append(mirror)
     try:
-        yield folder
+        yield mirror.folder
     except BaseException:
         unsent = _end(mirror)
         if unsent:
@@ -136,7 +135,7 @@ def _end(mirror: _Mirror) -> str | None:
     _mirrors.remove(mirror)
     problems = mirror.send()
     if not problems:
-        shutil.rmtree(mirror.folder)
+        shutil.rmtree(mirror.folder.parent)
         return None
     return (
         f"OUTPUT_DIR {mirror.url}: not sent: {', '.join(problems)}. The files are kept in "

@@ -1,6 +1,7 @@
 """The commands as a user types them, in one process; ``test_run_net.py`` runs them from outside."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -146,3 +147,30 @@ def test_an_unreadable_video_is_listed_beside_the_accuracy(tiny_config, motion_d
         results = json.loads((tmp_path / "out" / folder / "test_results.json").read_text())
         assert (results["num_videos"], results["failed"]) == (8, 1)
         assert "broken.mp4" in (tmp_path / "out" / folder / "failed_videos.csv").read_text()
+
+
+def test_lists_weights_and_outputs_may_be_remote(tiny_config, motion_data, shelf):
+    (shelf / "lists").mkdir()
+    for name in ("train.csv", "val.csv", "classes.txt"):
+        shutil.copy(motion_data / name, shelf / "lists" / name)
+    words = ["--cfg", str(tiny_config), "PATH_HANDLERS", "['shelf:ShelfHandler']"]
+    words += ["DATA.PATH_TO_DATA_DIR", "shelf://lists", "DATA.PATH_PREFIX", str(motion_data)]
+
+    assert run_net([*words, "OUTPUT_DIR", "shelf://runs/first"]) == 0
+
+    first = shelf / "runs" / "first"
+    names = {path.name for path in first.iterdir()}
+    assert names >= {"stdout.log", "json_stats.log", "report.html", "config.yaml"}
+    assert "OUTPUT_DIR: shelf://runs/first" in (first / "config.yaml").read_text()
+    assert "first: test of 8 videos" in (first / "report.html").read_text()
+    weights = "shelf://runs/first/checkpoints/checkpoint_epoch_00002.pyth"
+    words += ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", weights]
+    assert run_net([*words, "OUTPUT_DIR", "shelf://runs/second"]) == 0
+    scores = [
+        (shelf / "runs" / run / "test_scores.npz").read_bytes() for run in ("first", "second")
+    ]
+    assert scores[0] == scores[1]
+
+    (first / "report.html").unlink()
+    assert main(["report", "shelf://runs/first"]) == 0
+    assert (first / "report.html").is_file()

@@ -8,11 +8,10 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from iopath.common.file_io import PathHandler
+from shelf import ShelfHandler
 
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.storage import (
@@ -24,52 +23,6 @@ from slowfast_mvit.storage import (
     save_torch,
     write_text_atomically,
 )
-
-
-class ShelfHandler(PathHandler):
-    """A store whose files are those of a local folder, as ``shelf://name``."""
-
-    root = Path()
-    is_down = False
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return ["shelf://"]
-
-    def _local(self, path: str) -> Path:
-        return self.root / path.removeprefix("shelf://")
-
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        if not self._local(path).is_file():
-            raise FileNotFoundError(path)
-        return str(self._local(path))
-
-    def _copy_from_local(
-        self, local_path: str, dst_path: str, overwrite: bool = False, **kwargs: Any
-    ) -> bool:
-        if type(self).is_down:
-            raise ConnectionError("the shelf is down")
-        assert overwrite
-        shutil.copyfile(local_path, self._local(dst_path))
-        return True
-
-    def _mkdirs(self, path: str, **kwargs: Any) -> None:
-        self._local(path).mkdir(parents=True, exist_ok=True)
-
-    def _ls(self, path: str, **kwargs: Any) -> list[str]:
-        return [entry.name for entry in self._local(path).iterdir()]
-
-    def _isdir(self, path: str, **kwargs: Any) -> bool:
-        return self._local(path).is_dir()
-
-
-@pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "shelf"
-    root.mkdir()
-    monkeypatch.setattr(ShelfHandler, "root", root)
-    monkeypatch.setattr(ShelfHandler, "is_down", False)
-    register_path_handlers([f"{__name__}:ShelfHandler"])
-    return root
 
 
 @pytest.fixture
