@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from slowfast_mvit.data.operations import Affine, Frames
 
@@ -24,6 +25,7 @@ Grid = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Weights = npt.NDArray[np.float32]
 
+_AT_ONCE = 16384  # pixels: what is worked out for them stays in the cache
 _JUST_BELOW = 1 / 4096  # values are rounded down, but not 7 that came out as 6.9999
 
 
@@ -102,6 +104,23 @@ def fetch(
 
     Those ``outside`` are grey; without it, what is outside gives anything.
     """
+    table = torch.from_numpy(_pixel_by_pixel(window.pixels)).float()
+    pixels = np.empty((len(from_x), table.shape[1]), dtype=np.uint8)
+    for start in range(0, len(from_x), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        neighbours, weights = _neighbours(window, from_x[some], from_y[some], interpolation)
+        # A weighted sum of a few rows of a table: what embedding_bag does, and does quickly.
+        fetched = F.embedding_bag(neighbours, table, mode="sum", per_sample_weights=weights)
+        pixels[some] = fetched.add_(_JUST_BELOW).clamp_(0, 255).numpy()
+    if outside is not None:
+        pixels[outside] = FILL
+    return _frame_by_frame(pixels)
+
+
+def _neighbours(
+    window: Window, from_x: Grid, from_y: Grid, interpolation: str
+) -> tuple[Tensor, Tensor]:
+    """The pixels of the window that each coordinate is made of, and their weights: (N, taps)."""
     top, left, height, width = window.box
     columns = _taps(from_x, window.size[1], left, width, interpolation)
     rows = _taps(from_y, window.size[0], top, height, interpolation)
@@ -111,17 +130,7 @@ def fetch(
     for number, ((row, row_weight), (column, column_weight)) in enumerate(pairs):
         np.add(row * np.int32(width), column, out=neighbours[:, number])
         np.multiply(row_weight, column_weight, out=weights[:, number])
-    # A weighted sum of a few rows of a table: what embedding_bag does, and does quickly.
-    fetched = F.embedding_bag(
-        torch.from_numpy(neighbours),
-        torch.from_numpy(_pixel_by_pixel(window.pixels)).float(),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(weights),
-    )
-    pixels = fetched.add_(_JUST_BELOW).clamp_(0, 255).numpy().astype(np.uint8)
-    if outside is not None:
-        pixels[outside] = FILL
-    return _frame_by_frame(pixels)
+    return torch.from_numpy(neighbours), torch.from_numpy(weights)
 
 
 # Whole pixels are moved, padded to four bytes: a sixth of the time of moving their bytes.

@@ -68,6 +68,7 @@ class Means:
     colour: Callable[[Frames, float], Frames]
     sharpness: Callable[[Frames, float], Frames]
     look_up: Callable[[Frames, Tables, Frames], Frames]
+    write: Callable[[Frames, Frames], None]
 
 
 def sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
@@ -79,8 +80,25 @@ def sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
     return pixels.reshape(-1, side, side, 3)
 
 
-PLAIN = Means(sample_by_torch, operations.colour, operations.sharpness, operations.look_up)
-OPENCV = Means(opencv.sample, opencv.colour, opencv.sharpness, opencv.look_up)
+def write(pixels: Frames, view: Frames) -> None:
+    """Copy a view to where its channels lie apart."""
+    view[:] = pixels
+
+
+PLAIN = Means(
+    sample=sample_by_torch,
+    colour=operations.colour,
+    sharpness=operations.sharpness,
+    look_up=operations.look_up,
+    write=write,
+)
+OPENCV = Means(
+    sample=opencv.sample,
+    colour=opencv.colour,
+    sharpness=opencv.sharpness,
+    look_up=opencv.look_up,
+    write=opencv.write,
+)
 
 
 def best_means() -> Means:
@@ -176,7 +194,7 @@ def finish(
                 settled = _settled(pixels, tables, fills)
                 tables, fills = _AS_THEY_ARE, []
                 pixels = means.sharpness(settled, step.argument)
-    view[:] = pixels
+    means.write(pixels, view)
     if tables is not _AS_THEY_ARE:
         means.look_up(view, tables, view)
     _fill(view, fills)

@@ -69,3 +69,13 @@ def look_up(frames: Frames, tables: Tables, out: Frames) -> Frames:
             levels = table[channel % len(table)]
             out[number, ..., channel] = cv2.LUT(frame[..., channel], levels)
     return out
+
+
+def write(pixels: Frames, view: Frames) -> None:
+    """Copy a view, as it was cut or mirrored, to where its channels lie apart."""
+    import cv2
+
+    mirrored = pixels.strides[2] < 0
+    for number, frame in enumerate(pixels[:, :, ::-1] if mirrored else pixels):
+        for channel, plane in enumerate(cv2.split(frame)):
+            view[number, ..., channel] = cv2.flip(plane, 1) if mirrored else plane

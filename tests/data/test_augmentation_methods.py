@@ -214,6 +214,10 @@ def test_opencv_does_the_same_within_two_levels():
         assert difference.mean() <= 0.7
     looked_up = np.empty_like(planes)
     quick.look_up(planes, tables, looked_up)
+    for pixels in (frames, frames[:, :, ::-1]):
+        written = np.empty_like(planes)
+        quick.write(pixels, written)
+        np.testing.assert_array_equal(written, pixels)
     np.testing.assert_array_equal(looked_up, plain.look_up(frames, tables, np.empty_like(frames)))
 
 
