@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.data.items import Begin, ItemKey, VideoViews, failed
 from slowfast_mvit.data.sampling import at_even_rate, eval_indices
-from slowfast_mvit.data.transforms import distinct_crops
+from slowfast_mvit.data.transforms import scaled_planes
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import Clip, ClipSpec, VideoRecord, ViewPlan
 
@@ -101,18 +101,16 @@ def read_views(
         DecodeError: when the video cannot be read.
     """
     frames, _, clips = _read_frames(record, clip, [plan.num_clips for plan in plans], backend)
-    crops, crop_places = distinct_crops(frames, plans[0])  # (crops, 3, N, S, S), each frame once
-    distinct = list(dict.fromkeys(clips))
-    num_views = len(distinct) * len(crops)
+    planes, corners = scaled_planes(frames, plans[0])  # (3, N, H, W): each frame is resized once
+    views = list(itertools.product(clips, corners))
+    place_of = {view: place for place, view in enumerate(dict.fromkeys(views))}
+    side = plans[0].crop_px
     if out is None:
-        side = plans[0].crop_px
-        out = torch.empty((num_views, 3, clip.num_frames, side, side), dtype=torch.uint8)
-    for view, (rows, crop) in zip(out, itertools.product(distinct, crops), strict=False):
-        torch.index_select(crop, 1, torch.tensor(rows), out=view)
-
-    first_place = torch.tensor([distinct.index(rows) * len(crops) for rows in clips])
-    places = first_place[:, None] + torch.tensor(crop_places)
-    return out[:num_views], places.flatten()
+        out = torch.empty((len(place_of), 3, clip.num_frames, side, side), dtype=torch.uint8)
+    for (rows, (top, left)), place in place_of.items():
+        crops = planes[..., top : top + side, left : left + side]
+        torch.stack([crops[:, row] for row in rows], dim=1, out=out[place])
+    return out[: len(place_of)], torch.tensor([place_of[view] for view in views])
 
 
 def read_clips(
