@@ -4,7 +4,10 @@ import pytest
 import torch
 
 import slowfast_mvit as sm
+from slowfast_mvit.data.eval_videos import read_clips
+from slowfast_mvit.data.transforms import eval_views, normalise
 from slowfast_mvit.errors import ConfigError, DecodeError
+from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
 
 @pytest.fixture
@@ -52,3 +55,47 @@ def test_what_cannot_be_done_is_said(model, tmp_path):
     model.input_spec = None
     with pytest.raises(ConfigError, match="input_spec"):
         sm.predict(model, tmp_path / "nothing.mp4")
+
+
+@pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (5, 1), (3, 3)])
+def test_several_clips_are_averaged_view_by_view(model, motion_data, num_clips, num_crops):
+    video = next((motion_data / "val").glob("*.mp4"))
+    spec = model.input_spec
+    plan = ViewPlan(num_clips, num_crops, scale_px=spec["scale_px"], crop_px=spec["crop_px"])
+    clip = ClipSpec(
+        spec["num_frames"], spec["sampling_rate"], spec["target_fps"], offset_sampling=True
+    )
+
+    predictions = sm.predict(model, video, top_k=8, num_clips=num_clips, num_crops=num_crops)
+
+    clips = read_clips(VideoRecord("v", str(video), 0), clip, num_clips)
+    views = torch.cat([eval_views(part.frames, plan) for part in clips])
+    with torch.inference_mode():
+        logits = torch.cat(
+            [model.eval()(normalise(v[None], spec["mean"], spec["std"])) for v in views]
+        )
+    expected = logits.softmax(dim=1).mean(dim=0)
+    for prediction in predictions:
+        assert prediction.prob == pytest.approx(expected[prediction.label].item(), abs=1e-6)
+
+
+def test_what_several_clips_share_goes_through_the_model_once(model, motion_data):
+    video = next((motion_data / "val").glob("*.mp4"))
+    model.input_spec["policy"] = "segments"  # whose clips are all the same
+    num_views = []
+    model.register_forward_hook(lambda _, inputs, __: num_views.append(len(inputs[0])))
+
+    once = sm.predict(model, video, num_clips=1)
+    five_times = sm.predict(model, video, num_clips=5)
+
+    assert num_views == [1, 1]
+    assert [p.label for p in five_times] == [p.label for p in once]
+
+
+def test_a_checkpoint_that_tells_no_segment_clips_still_predicts(model, motion_data):
+    video = next((motion_data / "val").glob("*.mp4"))
+    now = sm.predict(model, video)
+
+    del model.input_spec["segment_clips"]
+
+    assert sm.predict(model, video) == now
