@@ -255,7 +255,8 @@ def _serve(
             result = work(JobInput(name, Path(path)), **settings)
         except Exception as error:  # recorded and counted: one file must not end the run
             kind = "" if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: "
-            result = {"status": "failed", "reason": f"{kind}{error}"}
+            text = str(error).removeprefix(f"{path}: ").removeprefix(f"{name}: ")  # it is recorded
+            result = {"status": "failed", "reason": f"{kind}{text}"}
         connection.send_bytes(json.dumps(result).encode())
 
 
@@ -268,11 +269,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="the records, one JSON object a line; .csv beside")
     add("--shard", default="", help="part i of N of the files, written i/N with i from 0")
     add("--merge", action="store_true", help="join the records of all shards; do nothing else")
-    add("--workers", type=int, default=num_cores(), help="processes (%(default)s)")
-    add("--timeout-s", type=float, default=600.0, help="for one file (%(default)s)")
+    add("--workers", type=_positive, default=num_cores(), help="processes (%(default)s)")
+    add("--timeout-s", type=_positive, default=600, help="for one file (%(default)s)")
     add("--retry-failed", action="store_true", help="do failed files again")
     add("--max-failed-fraction", type=float, default=0.01, help="exit status 1 above (%(default)s)")
     add("--ray", type=int, default=0, metavar="N", help="run N shards as tasks of a Ray cluster")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def num_cores() -> int:

@@ -104,7 +104,7 @@ def test_a_crash_a_hang_an_error_and_a_bug_cost_one_record_each(folder, tmp_path
     assert reasons == {
         NAMES[0]: "the process that worked on it crashed (SIGSEGV)",
         NAMES[1]: "not done within 1 s",
-        NAMES[2]: f"{NAMES[2]}: broken",
+        NAMES[2]: "broken",
         NAMES[3]: "KeyError: 'bug'",
         NAMES[4]: "",
     }
