@@ -36,7 +36,8 @@ def local_lists(folder: str | Path, files: Sequence[str]) -> Iterator[Path]:
         return
     address = str(folder).rstrip("/")
     with tempfile.TemporaryDirectory(prefix="lists-") as temporary:
-        _fetch(address, files, Path(temporary))
+        with _no_complaints("iopath"):
+            _fetch(address, files, Path(temporary))
         try:
             yield Path(temporary)
         except ListError as error:
@@ -56,3 +57,15 @@ def _fetch(address: str, files: Sequence[str], into: Path) -> None:
         raise failures[0]
     found = sorted(file.name for file in into.iterdir())
     _log.info("%s: fetched %s", address, ", ".join(found))
+
+
+@contextlib.contextmanager
+def _no_complaints(logger_name: str) -> Iterator[None]:
+    """Keep a logger from reporting errors: here a name that is not there is none."""
+    logger = logging.getLogger(logger_name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

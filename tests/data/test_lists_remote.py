@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,20 @@ def test_lists_and_class_names_are_fetched(desk):
     assert [(record.path, record.label) for record in videos] == [("/videos/a.mp4", 1)]
     assert videos.class_names == ("run", "swim")
     assert videos.source == "desk://lists/train.csv"
+
+
+def test_names_that_are_not_there_are_no_errors_in_the_log(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "train.csv").write_text("a.mp4 1\n")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        videos = read(data_dir=f"http://127.0.0.1:{server.server_port}", path_prefix="/videos")
+        server.shutdown()
+
+    assert videos[0].path == "/videos/a.mp4"
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")]
 
 
 def test_class_names_may_be_remote_where_the_list_is_not(desk, tmp_path):
