@@ -112,23 +112,29 @@ class _ForwardPasses:
         self._model = model
         self._num_rows = num_rows
         self._precision = precision
-        self._waiting: Tensor | None = None  # (fewer than num_rows, 3, T, S, S)
+        self._waiting: list[Tensor] = []  # (some, 3, T, S, S) each, fewer than num_rows together
         self._probs = np.empty((0, 0), dtype=np.float32)
 
     def add(self, views: Tensor) -> None:
         """Score ``views`` (N, 3, T, S, S), as far as they fill forward passes."""
-        waiting = views if self._waiting is None else torch.cat([self._waiting, views])
+        self._waiting.append(views)
+        if sum(map(len, self._waiting)) < self._num_rows:
+            return
+        waiting = torch.cat(self._waiting)
         while len(waiting) >= self._num_rows:
             self._score(waiting[: self._num_rows], self._num_rows)
             waiting = waiting[self._num_rows :]
-        self._waiting = waiting
+        self._waiting = [waiting]
 
     def finish(self) -> None:
         """Score what waits, in a pass filled up with zeros."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and len(waiting):
-            missing = waiting.new_zeros(self._num_rows - len(waiting), *waiting.shape[1:])
-            self._score(torch.cat([waiting, missing]), len(waiting))
+        num_waiting = sum(map(len, self._waiting))
+        if num_waiting:
+            missing = self._waiting[0].new_zeros(
+                self._num_rows - num_waiting, *self._waiting[0].shape[1:]
+            )
+            self._score(torch.cat([*self._waiting, missing]), num_waiting)
+        self._waiting = []
 
     @property
     def num_scored(self) -> int:
