@@ -21,7 +21,10 @@ class Train:
 
     enable: bool = setting(True, "Train.", decides_numbers=False)
     dataset: str = setting(
-        "kinetics", "Kind of data set, for training and validation.", any_case=True
+        "kinetics",
+        "Kind of data set, for training and validation: a row of `data/catalog.py`, such as "
+        "`kinetics`, `k400`, `ssv2`, `imagenet`, `csv` or `folder` (see data.md).",
+        any_case=True,
     )
     batch_size: int = setting(
         64, "Videos per node and step; each gives `AUG.NUM_SAMPLE` clips.", minimum=1
@@ -67,7 +70,9 @@ class Test:
     """Multi-view testing."""
 
     enable: bool = setting(True, "Test.", decides_numbers=False)
-    dataset: str = setting("kinetics", "Kind of data set.", any_case=True)
+    dataset: str = setting(
+        "kinetics", "Kind of data set for testing, as `TRAIN.DATASET`.", any_case=True
+    )
     batch_size: int = setting(
         8, "Views per node in one forward pass.", minimum=1, decides_numbers=False
     )
@@ -270,7 +275,9 @@ class Mvit:
 class Data:
     """Lists, frames and crops."""
 
-    path_to_data_dir: str = setting("", "Folder of the lists.", decides_numbers=False)
+    path_to_data_dir: str = setting(
+        "", "Folder of the lists; may be remote.", decides_numbers=False
+    )
     path_prefix: str = setting("", "Put before each path of a list.", decides_numbers=False)
     path_label_separator: str = setting(
         " ", "Between path and label in a list.", decides_numbers=False
