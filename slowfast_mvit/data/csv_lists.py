@@ -18,6 +18,7 @@ from slowfast_mvit.data.lists import (
     path_problem,
     raise_problems,
 )
+from slowfast_mvit.data.shards import leads_to_file
 from slowfast_mvit.data.strings import Strings
 from slowfast_mvit.errors import ListError
 
@@ -127,8 +128,8 @@ def _folder_of_paths(file: Path, paths: Strings, path_prefix: str) -> Path:
     if path_prefix:
         return Path(path_prefix)
     probed = paths[:_PROBED_ENTRIES]
-    if not any((file.parent / path).exists() for path in probed) and any(
-        Path(path).exists() for path in probed
+    if not any(leads_to_file(file.parent / path) for path in probed) and any(
+        leads_to_file(Path(path)) for path in probed
     ):
         _log.info("%s: paths start from the working folder, since %s lacks them", file, file.parent)
         return Path()

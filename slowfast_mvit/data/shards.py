@@ -61,6 +61,11 @@ def split_path(path: Path) -> tuple[Path, str] | None:
     return shard, member.as_posix()
 
 
+def leads_to_file(path: Path) -> bool:
+    """Whether something stands at a path; of one into a shard, whether the shard does."""
+    return path.exists() or split_path(path) is not None
+
+
 def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
     """A member of a shard as a file of its own: seekable, and blind to the rest of the shard.
 

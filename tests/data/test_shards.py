@@ -16,7 +16,9 @@ from PIL import Image
 from videos import real_videos, write_video
 
 from slowfast_mvit.data import shards
+from slowfast_mvit.data.csv_lists import read_csv
 from slowfast_mvit.data.decode import READERS, open_reader, read_image
+from slowfast_mvit.data.lists import ListSource
 from slowfast_mvit.data.reading import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError
 
@@ -88,6 +90,20 @@ def test_a_member_is_sought_like_a_file(tmp_path):
             file.seek(-1)
         with pytest.raises(io.UnsupportedOperation):
             file.fileno()
+
+
+def test_a_list_finds_its_shards_beside_it_or_in_the_working_folder(tmp_path, monkeypatch):
+    write_tar(tmp_path / "s.tar", {"a.mp4": b"1"})
+    for folder in (tmp_path, tmp_path / "lists"):
+        folder.mkdir(exist_ok=True)
+        (folder / "train.csv").write_text("s.tar/a.mp4 0\n")
+
+    monkeypatch.chdir(tmp_path)
+    beside = read_csv(ListSource(tmp_path, "train"))[0]
+    elsewhere = read_csv(ListSource(tmp_path / "lists", "train"))[0]
+
+    assert Path(beside.path) == tmp_path / "s.tar" / "a.mp4"
+    assert Path(elsewhere.path) == Path("s.tar/a.mp4")
 
 
 def test_names_that_tar_writes_with_a_dot_are_found(tmp_path):
