@@ -15,11 +15,12 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from math import prod
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import cast
 
-from slowfast_mvit.data.items import ItemKey, VideoItems
+from slowfast_mvit.data.items import ItemKey, VideoItems, batch_shape
 from slowfast_mvit.data.workers import (
     REFUSALS,
     BatchKeys,
@@ -71,7 +72,9 @@ class WorkerPool:
         if method == "forkserver":
             self._context.set_forkserver_preload(PRELOADED)
         refused = self._context.RawArray(ctypes.c_byte, max(len(dataset.videos), 1))
-        self._job = Job(dataset, keys, refused)
+        largest = keys(0, 0) if len(keys) else []
+        num_bytes = max(prod(batch_shape(dataset, largest)), 1)
+        self._job = Job(dataset, keys, num_bytes, refused)
         self._num_workers = min(num_workers, max(len(keys), 1))  # no more than there is work for
         self._timeout_s = timeout_s
         self._workers = list[Worker]()

@@ -1,8 +1,11 @@
-"""The pixels of a batch in memory that a worker writes and the main process reads: never copied.
+"""The pixels of batches in memory that a worker writes and the main process reads: never copied.
 
-The memory belongs to an open file without a name, and its descriptor is what travels. So it needs
-no room in /dev/shm, which is small in many containers, and it is gone with the last process that
-holds it, however that ends.
+The memory belongs to open files without a name, whose descriptors travel. So it needs no room in
+/dev/shm, which is small in many containers, and it is gone with the last process that holds it,
+however that ends.
+
+A buffer is written again once nobody holds its batch any more: fresh memory costs seven times as
+much to write, since the kernel has to find and clear it page by page.
 """
 
 from __future__ import annotations
@@ -10,27 +13,62 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
-from math import prod
+import weakref
 
 import torch
 from torch import Tensor
 
 
-def new_shared_pixels(shape: Sequence[int]) -> tuple[int, Tensor]:
-    """A uint8 tensor of zeros, and the file descriptor by which another process can open it.
+class WrittenBuffers:
+    """The buffers of a worker; it makes them and writes into them.
 
-    The caller closes the descriptor; the tensor does not need it.
+    Args:
+        num_bytes: of each buffer.
     """
-    descriptor = _nameless_file()
-    os.ftruncate(descriptor, max(prod(shape), 1))
-    return descriptor, open_shared_pixels(descriptor, shape)
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        self._buffers = list[Tensor]()
+
+    def make(self) -> tuple[int, int]:
+        """A new buffer: its number, and its descriptor, which is the caller's to close."""
+        descriptor = _nameless_file()
+        os.ftruncate(descriptor, self._num_bytes)
+        memory = mmap.mmap(descriptor, self._num_bytes)
+        self._buffers.append(torch.frombuffer(memory, dtype=torch.uint8))
+        return len(self._buffers) - 1, descriptor
+
+    def __getitem__(self, number: int) -> Tensor:
+        """(num_bytes,) uint8."""
+        return self._buffers[number]
 
 
-def open_shared_pixels(descriptor: int, shape: Sequence[int]) -> Tensor:
-    """The tensor of ``new_shared_pixels``, in another process."""
-    memory = mmap.mmap(descriptor, max(prod(shape), 1))
-    return torch.frombuffer(memory, dtype=torch.uint8, count=-1)[: prod(shape)].view(tuple(shape))
+class ReadBuffers:
+    """The same buffers in the main process, which lends them out.
+
+    Args:
+        num_bytes: of each buffer.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        self._memories = list[mmap.mmap]()
+        self._free = list[int]()
+
+    def add(self, descriptor: int) -> None:
+        """Take in the next buffer that the worker made; closes the descriptor."""
+        self._memories.append(mmap.mmap(descriptor, self._num_bytes))
+        os.close(descriptor)
+
+    def lend(self, number: int) -> Tensor:
+        """A buffer, (num_bytes,) uint8; it is free again when no tensor shares its memory."""
+        view = memoryview(self._memories[number])
+        weakref.finalize(view, self._free.append, number).atexit = False
+        return torch.frombuffer(view, dtype=torch.uint8)
+
+    def take_free(self) -> int | None:
+        """The number of a buffer that nobody holds, which is then taken; None if there is none."""
+        return self._free.pop() if self._free else None
 
 
 def _nameless_file() -> int:

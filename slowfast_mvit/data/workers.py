@@ -16,7 +16,8 @@ import ctypes
 import os
 import signal
 import traceback
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from math import prod
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
@@ -27,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data.items import ItemKey, VideoItems, batch_shape, read_batch
-from slowfast_mvit.data.shared_pixels import new_shared_pixels, open_shared_pixels
+from slowfast_mvit.data.items import Begin, ItemKey, VideoItems, batch_shape, read_batch
+from slowfast_mvit.data.shared_pixels import ReadBuffers, WrittenBuffers
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.structures import ClipBatch
 
@@ -65,21 +66,30 @@ class Job:
     Attributes:
         dataset: of the videos.
         keys: the items of each batch.
+        num_bytes: of the pixels of the largest batch.
         refused: a byte for each video of the list, in memory that all share: 0, or the reason why
             it is not opened, see ``REFUSALS``.
     """
 
     dataset: VideoItems
     keys: BatchKeys
+    num_bytes: int
     refused: ctypes.Array[ctypes.c_byte]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A batch to read."""
+    """A batch to read.
+
+    Attributes:
+        epoch: 0-based.
+        step: of the epoch.
+        buffer: number of the buffer to write it into; None for a new one.
+    """
 
     epoch: int
     step: int
+    buffer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,27 +97,37 @@ class Answer:
     """A batch that was read, its pixels apart.
 
     Attributes:
-        shape: of the pixels that follow, (B, V, 3, T, S, S) for all B videos asked for.
+        buffer: number of the buffer that holds the pixels.
+        is_new: whether the descriptor of that buffer follows.
+        shape: of the pixels, (B, V, 3, T, S, S) for all B videos asked for.
         filled: how much of B and of V was written.
         fields: what else a ``ClipBatch`` has, tensors as arrays.
     """
 
+    buffer: int
+    is_new: bool
     shape: tuple[int, ...]
     filled: tuple[int, ...]
     fields: dict[str, Any]
 
-    @classmethod
-    def of(cls, batch: ClipBatch, shape: tuple[int, ...]) -> Answer:
-        """The answer that tells of a batch."""
-        values = {item.name: getattr(batch, item.name) for item in fields(batch)}
-        filled = tuple(values.pop("pixels").shape[:2])
-        return cls(shape, filled, {name: _to_array(value) for name, value in values.items()})
-
-    def batch(self, pixels: Tensor) -> ClipBatch:
-        """The batch, with its pixels."""
+    def batch(self, buffer: Tensor) -> ClipBatch:
+        """The batch, its pixels in the buffer."""
         num_videos, num_places = self.filled
+        pixels = as_pixels(buffer, self.shape)[:num_videos, :num_places]
         values = {name: _from_array(value) for name, value in self.fields.items()}
-        return ClipBatch(pixels=pixels[:num_videos, :num_places], **values)
+        return ClipBatch(pixels=pixels, **values)
+
+
+def fields_without_pixels(batch: ClipBatch) -> dict[str, Any]:
+    """What ``Answer.fields`` holds of a batch."""
+    values = {item.name: getattr(batch, item.name) for item in fields(batch)}
+    del values["pixels"]
+    return {name: _to_array(value) for name, value in values.items()}
+
+
+def as_pixels(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The first bytes of a buffer, in a shape."""
+    return buffer[: prod(shape)].view(shape)
 
 
 def _to_array(value: Any) -> Any:
@@ -165,9 +185,12 @@ class Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self._started = False
+        self._buffers = ReadBuffers(job.num_bytes)
 
     def ask(self, work: Task | ItemKey) -> None:
         """Give it a batch to read, or a single video to try."""
+        if isinstance(work, Task):
+            work = replace(work, buffer=self._buffers.take_free())
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # ``answer`` will tell
             self._link.send(work)
 
@@ -189,12 +212,11 @@ class Worker:
             message: Outcome = self._link.recv()
             if not isinstance(message, Answer):
                 return message
-            descriptor = recv_handle(self._link)
+            if message.is_new:
+                self._buffers.add(recv_handle(self._link))
         except (EOFError, OSError) as error:
             raise self._lost(DIED, self._how_it_died()) from error
-        pixels = open_shared_pixels(descriptor, message.shape)
-        os.close(descriptor)
-        return message.batch(pixels)
+        return message.batch(self._buffers.lend(message.buffer))
 
     def stop(self) -> None:
         """End the process now; it holds nothing that is worth an orderly end."""
@@ -230,10 +252,11 @@ def serve(link: Connection, marks: ctypes.Array[ctypes.c_int64], job: Job) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)  # there is a worker for each core that is meant to be used
     parent = os.getppid()
+    buffers = WrittenBuffers(job.num_bytes)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # it is gone
         link.send("ready")
         while _is_asked(link, parent):
-            _answer(link.recv(), link, marks, job)
+            _answer(link.recv(), link, marks, job, buffers)
             marks[INDEX] = NO_VIDEO
 
 
@@ -246,7 +269,11 @@ def _is_asked(link: Connection, parent: int) -> bool:
 
 
 def _answer(
-    work: Task | ItemKey, link: Connection, marks: ctypes.Array[ctypes.c_int64], job: Job
+    work: Task | ItemKey,
+    link: Connection,
+    marks: ctypes.Array[ctypes.c_int64],
+    job: Job,
+    buffers: WrittenBuffers,
 ) -> None:
     def begin(key: ItemKey) -> None:
         marks[EPOCH], marks[POSITION], marks[INDEX] = key.epoch, key.position, key.index
@@ -260,11 +287,10 @@ def _answer(
         if isinstance(work, ItemKey):
             job.dataset.read(work, None, begin)
         else:
-            keys = job.keys(work.epoch, work.step)
-            shape = batch_shape(job.dataset, keys)
-            descriptor, pixels = new_shared_pixels(shape)
-            batch = read_batch(job.dataset, keys, pixels, begin)
-            answer = Answer.of(batch, shape)
+            number = work.buffer
+            if number is None:
+                number, descriptor = buffers.make()
+            answer = _read(work, number, descriptor is not None, job, buffers, begin)
     except UserError as error:  # raised here, it would be lost in a traceback
         answer = error
     except Exception:
@@ -274,3 +300,13 @@ def _answer(
         send_handle(link, descriptor, os.getppid())
     if descriptor is not None:
         os.close(descriptor)
+
+
+def _read(
+    task: Task, number: int, is_new: bool, job: Job, buffers: WrittenBuffers, begin: Begin
+) -> Answer:
+    keys = job.keys(task.epoch, task.step)
+    shape = batch_shape(job.dataset, keys)
+    batch = read_batch(job.dataset, keys, as_pixels(buffers[number], shape), begin)
+    filled = tuple(batch.pixels.shape[:2])
+    return Answer(number, is_new, shape, filled, fields_without_pixels(batch))

@@ -94,6 +94,22 @@ def test_a_resumed_epoch_goes_on_where_it_was(folder, num_workers):
     assert list(loader.epoch(4, start_step=3)) == []
 
 
+def test_memory_is_used_again_and_never_under_a_batch_that_is_held(folder):
+    loader = train(folder, num_workers=1, batch_size=1)
+    expected = [digest(train(folder, batch_size=1).epoch(epoch)) for epoch in range(3)]
+
+    passed_on = digest(loader.epoch(0))
+    held = list(loader.epoch(1))
+    passed_on_again = digest(loader.epoch(2))
+
+    assert [passed_on, digest(held), passed_on_again] == expected
+    addresses = {batch.pixels.data_ptr() for batch in held}
+    assert len(addresses) == NUM_VIDEOS
+    del held
+    again = {batch.pixels.data_ptr() for batch in loader.epoch(3)}
+    assert again <= addresses and len(again) <= 4  # two read ahead, one in use, one to write
+
+
 def test_an_epoch_that_was_left_does_not_leak_into_the_next(folder):
     loader = train(folder, num_workers=2)
     expected = digest(train(folder).epoch(1))
