@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 _RELEASE = "something-something-v2-"  # starts the names of the first release's files
 _SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val"), "test": ("validation", "val")}
 _ANSWERS = "test-answers.csv"
+_LACKS = 'lacks "id" or "template"'
 _JSON_NAMES = ("labels", "train", "validation", "val", "test")
 SSV2_FILES = (
     *(f"{start}{name}.json" for start in (_RELEASE, "") for name in _JSON_NAMES),
@@ -152,24 +153,25 @@ def _read_split(
 
 def _entry_reader(
     classes: ClassIndex, answers: dict[str, str] | None
-) -> Callable[[dict[str, Any]], tuple[str, int] | str]:
-    """What turns an entry of a split into (id, label), or into a text that says what is wrong."""
+) -> Callable[[dict[str, Any]], tuple[str, int | str]]:
+    """What turns an entry of a split into (id, label), or into (id, what is wrong with it)."""
 
-    def row_of(entry: dict[str, Any]) -> tuple[str, int] | str:
+    def row_of(entry: dict[str, Any]) -> tuple[str, int | str]:
         video_id = str(entry.get("id", ""))
         if answers is not None:
             if video_id not in answers:
-                return f"id {video_id!r} is not in {_ANSWERS}"
+                return video_id, f"id {video_id!r} is not in {_ANSWERS}"
             template = answers[video_id]
         elif "id" not in entry or "template" not in entry:
-            return 'lacks "id" or "template"'
+            return video_id, _LACKS
         else:
             template = str(entry["template"])
         name = template.replace("[", "").replace("]", "").strip().strip('"')
         label = classes.find(name)
         if label is None:
-            return f"template {template!r} is not among the class names{classes.hint(name)}"
-        return path_problem(video_id) or (video_id, label)
+            hint = classes.hint(name)
+            return video_id, f"template {template!r} is not among the class names{hint}"
+        return video_id, path_problem(video_id) or label
 
     return row_of
 
@@ -178,11 +180,8 @@ def _good_entries(
     entries: list[object], num_classes: int | None, problems: list[tuple[int, str]]
 ) -> Iterator[tuple[int, str, int]]:
     for number, entry in enumerate(entries, start=1):
-        if isinstance(entry, tuple):
-            video_id, label = entry
-            problem = label_problem(label, num_classes)
-        else:
-            problem = entry if isinstance(entry, str) else 'lacks "id" or "template"'
+        video_id, label = entry if isinstance(entry, tuple) else ("", _LACKS)
+        problem = label if isinstance(label, str) else label_problem(label, num_classes)
         if problem:
             problems.append((number, problem))
         else:

@@ -385,6 +385,7 @@ def test_problems_of_an_ssv2_list_are_reported_at_once(tmp_path):
         {"id": "1", "template": "Holding [something]"},
         {"id": "2", "template": "Juggling [something]"},
         {"id": "3"},
+        "4",
     ]
     (tmp_path / "train.json").write_text(json.dumps(entries))
 
@@ -392,10 +393,11 @@ def test_problems_of_an_ssv2_list_are_reported_at_once(tmp_path):
         open_list("ssv2", "train", data_dir=tmp_path)
 
     message = str(caught.value)
-    assert "3 problems" in message
+    assert "4 problems" in message
     assert "entry 2: id '1' is listed twice" in message
     assert "entry 3: template 'Juggling [something]' is not among the class names" in message
     assert 'entry 4: lacks "id" or "template"' in message
+    assert 'entry 5: lacks "id" or "template"' in message
 
 
 def test_reads_pyslowfast_frame_lists(tmp_path, caplog):
