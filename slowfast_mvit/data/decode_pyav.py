@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import av.filter
 import av.video.reformatter
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ from slowfast_mvit.errors import DecodeError
 
 # Codecs of which unreferenced frames may be skipped without harm to the others.
 _SKIPPING_CODECS = ("h264", "hevc")
+
+# 8-bit 4:2:0: converted alike by every version of FFmpeg, and quickly, if of even size. With others
+# ``VideoReformatter`` places colour samples otherwise than the ffmpeg program, and takes fields
+# apart: by up to 7 levels of 255 on average, over 200 at saturated edges.
+_QUICK_FORMATS = ("yuv420p", "yuvj420p")
 
 
 @dataclass
@@ -83,6 +89,7 @@ class PyavReader:
         self._codec.options = {"max_pixels": str(packets.MAX_PIXELS)}
         self._size = (self._codec.width, self._codec.height)
         self._reformatter = av.video.reformatter.VideoReformatter()
+        self._scaler: tuple[str, av.filter.Graph] | None = None
         self._index = packets.read_index(path, container, self._stream)
         budget.check_time()
         self.num_frames = self._count_frames() if self._index is None else len(self._index.shown)
@@ -208,12 +215,27 @@ class PyavReader:
     def _to_rgb(self, index: int, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8, upright: a view of the converted frame, without a copy."""
         self._check_size(index, frame)
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        rgb = self._converted(frame)
         plane = rgb.planes[0]  # its lines may be longer than the picture is wide
         image = np.ndarray(
             (rgb.height, rgb.width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
         )
         return np.rot90(image, round(frame.rotation / 90) % 4)  # anticlockwise
+
+    def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
+        if (
+            frame.format.name in _QUICK_FORMATS
+            and frame.width % 2 == frame.height % 2 == 0
+            and not frame.interlaced_frame
+        ):
+            return self._reformatter.reformat(frame, format="rgb24", threads=1)
+        if self._scaler is None or self._scaler[0] != frame.format.name:
+            self._scaler = (frame.format.name, _scaler_of(frame))
+        _, scaler = self._scaler
+        scaler.push(frame)
+        rgb = scaler.pull()
+        assert isinstance(rgb, av.VideoFrame)
+        return rgb
 
     def _check_size(self, index: int, frame: av.VideoFrame) -> None:
         if (frame.width, frame.height) != self._size:
@@ -222,6 +244,18 @@ class PyavReader:
                 f"{self._size[1]} to {frame.width} x {frame.height} at frame {index}. Encode it "
                 "again with data_prep/resize_videos.py"
             )
+
+
+def _scaler_of(frame: av.VideoFrame) -> av.filter.Graph:
+    """The ffmpeg program's own way to RGB, for the kinds of frames on which the ways differ."""
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    steps = (graph.add("scale", "flags=bicubic"), graph.add("format", "rgb24"))
+    graph.link_nodes(source, *steps, graph.add("buffersink")).configure()
+    return graph
 
 
 def _runs(index: PacketIndex, places: Sequence[int]) -> list[_Run]:
