@@ -1,0 +1,46 @@
+"""Strings in one block of bytes, and what is found among them by hash."""
+
+from __future__ import annotations
+
+import pytest
+
+from slowfast_mvit.data import kinetics_lists, strings
+from slowfast_mvit.data.strings import Strings, repeats
+
+
+def test_strings_come_back_as_they_were():
+    given = ["a", "", "naïve 日本.mp4", b"caf\xe9".decode("utf-8", "surrogateescape")] * 700
+
+    kept = Strings(iter(given))
+
+    assert len(kept) == 2800
+    assert list(kept) == given
+    assert [kept[i] for i in (0, 1, 2, -1)] == [given[i] for i in (0, 1, 2, -1)]
+    assert kept[2:5] == given[2:5]
+    with pytest.raises(IndexError):
+        kept[2800]
+
+
+@pytest.mark.parametrize("given", [[], [""]])
+def test_there_may_be_none_or_none_with_letters(given):
+    assert list(Strings(given)) == given
+    assert list(repeats(Strings(given))) == []
+
+
+@pytest.mark.parametrize("hashed", [hash, lambda string: 7, len], ids=["hash", "one", "few"])
+def test_repeats_are_equal_strings_whatever_their_hashes(monkeypatch, hashed):
+    monkeypatch.setattr(strings, "hash", hashed, raising=False)
+
+    found = list(repeats(Strings(["b", "a", "cc", "b", "d", "a", "b"])))
+
+    assert found == [(3, 0), (5, 1), (6, 0)]
+
+
+def test_files_are_found_by_name_whatever_their_hashes(monkeypatch):
+    monkeypatch.setattr(kinetics_lists, "hash", lambda stem: 7, raising=False)
+
+    files = kinetics_lists._FilesBelow(["x/a.mp4", "b.mkv", "y/a.webm", "c.mp4"])
+
+    assert files.named("a") == ["x/a.mp4", "y/a.webm"]
+    assert files.named("c") == ["c.mp4"]
+    assert files.named("d") == []
