@@ -131,11 +131,11 @@ class ShuffledKeys:
         ]
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def _order(num_listed: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the videos in an epoch, (num_listed,)."""
+    """The order of the videos in an epoch, (num_listed,); kept small, as each worker has one."""
     order: np.ndarray = generator(seed, epoch, 0, ORDER).permutation(num_listed)
-    return order
+    return order.astype(np.min_scalar_type(num_listed))
 
 
 @dataclass(frozen=True)
