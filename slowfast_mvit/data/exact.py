@@ -75,7 +75,7 @@ def _done(window: Window, step: Step, after: Box, interpolation: str) -> Window:
         case Levels(tables):
             pixels = look_up(pixels, tables(argument), np.empty(pixels.shape, np.uint8))
         case FrameLevels(frame_tables):
-            tables_of_frames = frame_tables(window.pixels, argument)
+            tables_of_frames = frame_tables(window.pixels, argument, 1)
             pixels = look_up(pixels, tables_of_frames, np.empty(pixels.shape, np.uint8))
         case Colour():
             pixels = operations.colour(pixels, argument)

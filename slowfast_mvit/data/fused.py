@@ -238,7 +238,7 @@ def _tables_of(steps: Sequence[Step], frames: Frames) -> list[Tables]:
         if isinstance(kind, Levels):
             tables = kind.tables(step.argument)
         elif isinstance(kind, FrameLevels):
-            tables = kind.tables(coarse, step.argument)
+            tables = kind.tables(coarse, step.argument, COARSE_STEP**2)
         found.append(tables)
         if number < last:
             coarse = _coarsely_done(coarse, step, tables)

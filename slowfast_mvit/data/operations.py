@@ -41,9 +41,12 @@ class Levels:
 
 @dataclass(frozen=True)
 class FrameLevels:
-    """A table of levels made from whole frames and the argument."""
+    """A table of levels made from whole frames, the argument, and how many pixels each stands for.
 
-    tables: Callable[[Frames, float], Tables]
+    It is 1 where the frames are whole, and more where they are a coarse copy.
+    """
+
+    tables: Callable[[Frames, float, int], Tables]
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def _brightness(factor: float) -> Tables:
     return _away_from(np.zeros(1), factor)
 
 
-def _auto_contrast(frames: Frames, argument: float) -> Tables:
+def _auto_contrast(frames: Frames, argument: float, stands_for: int) -> Tables:
     """Stretch each channel to 0 to 255."""
     num_frames, height, width, _ = frames.shape
     rows = frames.reshape(num_frames, height, width * 3)
@@ -106,10 +109,10 @@ def _auto_contrast(frames: Frames, argument: float) -> Tables:
     return _as_levels(np.where(high > low, _LEVELS * scale - low * scale, _LEVELS))
 
 
-def _equalize(frames: Frames, argument: float) -> Tables:
+def _equalize(frames: Frames, argument: float, stands_for: int) -> Tables:
     """A flat histogram for each channel."""
     counts = np.array([Image.fromarray(frame).histogram() for frame in frames])
-    counts = counts.reshape(len(frames), 3, 256)
+    counts = stands_for * counts.reshape(len(frames), 3, 256)
     greatest = 255 - (counts[..., ::-1] > 0).argmax(axis=-1, keepdims=True)
     num_pixels = counts.sum(axis=-1, keepdims=True)
     step = (num_pixels - np.take_along_axis(counts, greatest, axis=-1)) // 255
@@ -118,7 +121,7 @@ def _equalize(frames: Frames, argument: float) -> Tables:
     return _as_levels(np.where(step == 0, _LEVELS, tables))
 
 
-def _contrast(frames: Frames, factor: float) -> Tables:
+def _contrast(frames: Frames, factor: float, stands_for: int) -> Tables:
     """Away from the mean grey of each frame, or towards it."""
     num_pixels = frames[0, ..., 0].size
     greys = [np.asarray(Image.fromarray(frame).convert("L")) for frame in frames]

@@ -167,12 +167,29 @@ def test_fused_is_close_to_exact_for_one_operation(name, crop):
         ("ShearY", "Color", "TranslateYRel", "Invert"),
         ("Rotate", "AutoContrast", "Solarize"),
         ("Contrast", "ShearX", "Contrast", "SolarizeAdd"),
+        ("Brightness", "Equalize", "Equalize", "TranslateXRel"),
     ],
 )
 def test_fused_is_close_to_exact_for_a_chain(names):
     steps = [Step(name, ONE_OF_EACH[name]) for name in names]
 
     assert difference_of_fused(steps, RESIZED_CROP) < 4.0
+
+
+def test_fused_is_close_to_exact_for_most_draws():
+    exactly = transform(**RESIZED_CROP)
+    fusing = transform("fused", **RESIZED_CROP)
+    differences = []
+
+    for seed in range(60):
+        expected, actual = (
+            method(smooth_frames(), np.random.default_rng(seed)).int()
+            for method in (exactly, fusing)
+        )
+        differences.append((actual - expected).abs().float().mean())
+
+    assert np.mean(differences) < 2.0
+    assert np.percentile(differences, 90) < 5.0
 
 
 @pytest.mark.parametrize("means", [fused.PLAIN, fused.OPENCV], ids=["plain", "OpenCV"])
