@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.jobs import JobInput
-from data_prep.plan_files import list_line
+from data_prep.plan_files import list_line, list_tree
 from slowfast_mvit.data.csv_lists import read_csv_file
-from slowfast_mvit.data.folder_lists import VIDEO_SUFFIXES
 from slowfast_mvit.data.lists import ListSource, VideoList
 from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
@@ -23,15 +22,9 @@ Row = tuple[JobInput, int]  # a video of a list, named by its path below a folde
 
 
 def inputs_in_folder(folder: Path) -> list[JobInput]:
-    """The videos below a folder, by the ends of their names, sorted; hidden ones left out."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if file.lower().endswith(VIDEO_SUFFIXES) and not file.startswith("."):
-                path = Path(parent, file)
-                found.append(JobInput(path.relative_to(folder).as_posix(), path))
-    return sorted(found, key=lambda job: os.fsencode(job.name))
+    """The video files below a folder, as the scripts for lists find them, sorted by name."""
+    found = [video.path for video in list_tree(folder).videos if not video.is_folder]
+    return [JobInput(name, folder / name) for name in sorted(found, key=os.fsencode)]
 
 
 def inputs_from_paths(lines: Iterable[str], folder: Path) -> list[JobInput]:

@@ -47,7 +47,12 @@ def run(folder: Path, out: Path, **options) -> dict[str, int]:
     return dict(run_jobs(inputs_in_folder(folder), example_jobs.digest, out, **options))
 
 
-def test_videos_of_a_folder_are_found_sorted_and_without_hidden_ones(folder):
+def test_videos_of_a_folder_are_found_sorted_linked_ones_too_and_without_hidden_ones(
+    folder, tmp_path
+):
+    (folder / "class one").rename(tmp_path / "elsewhere")
+    (folder / "class one").symlink_to(tmp_path / "elsewhere")
+
     assert [job.name for job in inputs_in_folder(folder)] == sorted(NAMES, key=os.fsencode)
 
 
