@@ -1,7 +1,7 @@
 """The decord reader, for those who compare with code that uses it.
 
 Optional: ``pip install slowfast-mvit[decord]``, or decord2, which has the same import name. It is
-slower than the PyAV reader, reads the whole file into memory, and gives wrong frames of some kinds
+slower than the PyAV reader, gets a copy of the whole file in memory, and gives wrong frames of some kinds
 of file without a word; those are recognised by their packets and refused (``REFUSALS``). A
 resolution that changes in mid-stream it scales to the first, as the ffmpeg program does.
 
@@ -12,9 +12,11 @@ loader ends a worker that is stuck (``loader.py``).
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -64,8 +66,11 @@ def open_decord(path: Path) -> Iterator[DecordReader]:
                 "'decord' may copy into memory. Set DATA.DECODING_BACKEND pyav"
             )
         file.seek(0)
-        with packets.as_decode_errors(path, "decord", library_errors):
-            video = decord.VideoReader(file, num_threads=1)
+        with (
+            packets.as_decode_errors(path, "decord", library_errors),
+            _source(file) as source,
+        ):
+            video = decord.VideoReader(source, num_threads=1)
             starts_s = np.asarray(video.get_frame_timestamp(range(len(video))))[:, 0]
     shown_s = starts_s - starts_s[:1]
     if len(shown_s) != facts.num_frames or not np.allclose(shown_s, facts.times_s, atol=2e-3):
@@ -107,6 +112,22 @@ class DecordReader:
             frames = torch.from_numpy(self._video.get_batch(list(indices)).asnumpy())
         packets.check_size(self._facts, frames, "decord")
         return frames
+
+
+@contextlib.contextmanager
+def _source(file: BinaryIO) -> Iterator[str | BinaryIO]:
+    """What to give to decord: the name of a copy in memory.
+
+    decord copies a file object into memory, too, but in a cycle of references: without Python's
+    garbage collector each opened video would stay there. Only Linux has files in memory.
+    """
+    if not hasattr(os, "memfd_create"):
+        yield file
+        return
+    with os.fdopen(os.memfd_create("decord"), "wb") as copy:
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        yield f"/proc/self/fd/{copy.fileno()}"
 
 
 def _decord() -> Any:
