@@ -35,6 +35,8 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev runs/demo/report.html
 	$(BIN)/python benchmarks/motion.py --quick
+	$(BIN)/python benchmarks/decode.py --quick
+	$(BIN)/python benchmarks/loader.py --quick
 
 runs/demo/report.html:
 	$(MAKE) demo
