@@ -142,7 +142,8 @@ def refuse_collisions(inputs: Sequence[JobInput]) -> None:
         if len(names) > 1
     ]
     if problems:
-        raise UserError(in_one_message("videos", problems[:_SHOWN_PROBLEMS]))
+        advice = "Rename one of each, or give lists that hold only one"
+        raise UserError(in_one_message("videos", [*problems[:_SHOWN_PROBLEMS], advice]))
 
 
 def main(words: Sequence[str] | None = None) -> int:
