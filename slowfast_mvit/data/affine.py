@@ -7,7 +7,7 @@ weighted sum of a few rows of a table that holds, in row (x, y), that pixel of e
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ Grid = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Weights = npt.NDArray[np.float32]
 
-_AT_ONCE = 16384  # pixels: what is worked out for them stays in the cache
+_FETCHED_AT_ONCE = 1 << 14  # places: what is worked out for them stays in the cache
+_PIXELS_AT_ONCE = 1 << 22  # of frames: 64 MiB as floats
 _JUST_BELOW = 1 / 4096  # values are rounded down, but not 7 that came out as 6.9999
 
 
@@ -104,10 +105,23 @@ def fetch(
 
     Those ``outside`` are grey; without it, what is outside gives anything.
     """
+    _, _, height, width = window.box
+    count = max(1, _PIXELS_AT_ONCE // (height * width))
+    portions = [
+        _fetch_portion(replace(window, pixels=portion), from_x, from_y, interpolation, outside)
+        for portion in np.split(window.pixels, range(count, len(window.pixels), count))
+    ]
+    return portions[0] if len(portions) == 1 else np.concatenate(portions)
+
+
+def _fetch_portion(
+    window: Window, from_x: Grid, from_y: Grid, interpolation: str, outside: Mask | None
+) -> Frames:
+    """``fetch`` for some of the frames: all of their pixels are held as floats."""
     table = torch.from_numpy(_pixel_by_pixel(window.pixels)).float()
     pixels = np.empty((len(from_x), table.shape[1]), dtype=np.uint8)
-    for start in range(0, len(from_x), _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
+    for start in range(0, len(from_x), _FETCHED_AT_ONCE):
+        some = slice(start, start + _FETCHED_AT_ONCE)
         neighbours, weights = _neighbours(window, from_x[some], from_y[some], interpolation)
         # A weighted sum of a few rows of a table: what embedding_bag does, and does quickly.
         fetched = F.embedding_bag(neighbours, table, mode="sum", per_sample_weights=weights)

@@ -6,7 +6,8 @@ Each differs by at most two levels from the function it stands for: OpenCV round
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
 
 import numpy as np
 
@@ -14,9 +15,14 @@ from slowfast_mvit.data.affine import coordinates
 from slowfast_mvit.data.operations import Affine, Frames, Tables
 
 
+@functools.cache
 def is_here() -> bool:
-    """Whether OpenCV is installed."""
-    return importlib.util.find_spec("cv2") is not None
+    """Whether OpenCV is installed and loads; some builds want graphics libraries that are absent."""
+    try:
+        importlib.import_module("cv2")
+    except ImportError:
+        return False
+    return True
 
 
 def sample(frames: Frames, to_frames: Affine, side: int) -> Frames:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from slowfast_mvit.data import exact, fused, opencv
+from slowfast_mvit.data import affine, exact, fused, opencv
 from slowfast_mvit.data.operations import KINDS, Step
 from slowfast_mvit.data.randaugment import parse_randaugment
 from slowfast_mvit.data.transforms import METHODS, TrainTransform
@@ -71,6 +71,34 @@ def test_a_part_is_that_part_of_the_whole(interpolation):
 
         expected = whole[:, top : top + height, left : left + width]
         np.testing.assert_array_equal(part, expected, err_msg=str(steps))
+
+
+def test_large_frames_are_fetched_in_portions(monkeypatch):
+    frames, steps = smooth_frames().numpy(), [Step("Rotate", 21.3)]
+    expected = exact.on_whole_frames(frames, steps, "bicubic")
+    monkeypatch.setattr(affine, "_PIXELS_AT_ONCE", 2 * 96 * 130)
+    monkeypatch.setattr(affine, "_FETCHED_AT_ONCE", 1000)
+
+    in_portions = exact.on_whole_frames(frames, steps, "bicubic")
+
+    np.testing.assert_array_equal(in_portions, expected)
+
+
+SIZES = [(1, 1), (1, 9), (2, 2), (3, 40), (40, 3), (37, 41)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]} x {size[1]}")
+def test_a_view_can_be_made_of_frames_of_any_size(size, method):
+    levels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    frames = torch.from_numpy(levels)
+
+    for crop in CROPS.values():
+        make_view = transform(method, crop_px=16, scales_px=(16, 20), **crop)
+        for seed in range(8):
+            view = make_view(frames, np.random.default_rng(seed))
+
+            assert view.shape == (3, 1, 16, 16) and view.dtype == torch.uint8
 
 
 def timm_chain(frames, steps):
