@@ -1,8 +1,8 @@
 """The decord reader, for those who compare with code that uses it.
 
-Optional: ``pip install slowfast-mvit[decord]``, or decord2, which has the same import name. It is
-slower than the PyAV reader, gets a copy of the whole file in memory, and gives wrong frames of some kinds
-of file without a word; those are recognised by their packets and refused (``REFUSALS``). A
+Optional: ``pip install slowfast_mvit[decord]``, or decord2, which has the same import name. It is
+slower than the PyAV reader, gets a copy of the whole file in memory, and gives wrong frames of some
+kinds of file without a word; those are recognised by their packets and refused (``REFUSALS``). A
 resolution that changes in mid-stream it scales to the first, as the ffmpeg program does.
 
 decord can hang inside its native code, where nothing in this process can interrupt it; the
@@ -109,7 +109,9 @@ class DecordReader:
         """
         check_indices(self._facts.path, indices, self.num_frames)
         with packets.as_decode_errors(self._facts.path, "decord", self._library_errors):
-            frames = torch.from_numpy(self._video.get_batch(list(indices)).asnumpy())
+            frames = torch.from_numpy(
+                self._video.get_batch([int(index) for index in indices]).asnumpy()
+            )
         packets.check_size(self._facts, frames, "decord")
         return frames
 
@@ -136,7 +138,7 @@ def _decord() -> Any:
     except (ImportError, OSError) as error:
         raise ConfigError(
             f"the reader 'decord' cannot be loaded ({packets.reason(error)}). Install it "
-            "(pip install slowfast-mvit[decord], or decord2), or set DATA.DECODING_BACKEND pyav"
+            "(pip install slowfast_mvit[decord], or decord2), or set DATA.DECODING_BACKEND pyav"
         ) from error
     decord.logging.set_level(decord.logging.QUIET)  # what it would print is in our errors
     return decord

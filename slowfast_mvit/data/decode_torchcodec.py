@@ -1,6 +1,6 @@
 """The torchcodec reader: FFmpeg as it is installed on the machine, optionally a GPU's decoder.
 
-Optional: ``pip install slowfast-mvit[torchcodec]``, and FFmpeg 4 to 8 with shared libraries. It
+Optional: ``pip install slowfast_mvit[torchcodec]``, and FFmpeg 4 to 8 with shared libraries. It
 decodes HEVC in half the time of PyAV's wheel; for H.264 the PyAV reader is quicker, since it skips
 the frames that nobody asked for.
 
@@ -121,7 +121,7 @@ class TorchcodecReader:
         """
         check_indices(self._facts.path, indices, self.num_frames)
         with packets.as_decode_errors(self._facts.path, self._name, _LIBRARY_ERRORS):
-            batch = self._decoder.get_frames_at(list(indices))
+            batch = self._decoder.get_frames_at([int(index) for index in indices])
         wanted_s = self._facts.start_s + self.times_s[list(indices)]
         wrong = np.abs(batch.pts_seconds.cpu().numpy() - wanted_s) > _SAME_TIME_S
         if wrong.any():
@@ -143,7 +143,7 @@ def _video_decoder_class() -> Any:
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"the reader 'torchcodec' cannot be loaded ({packets.reason(error)}). Install it "
-            "(pip install slowfast-mvit[torchcodec]) in the version that fits this PyTorch "
+            "(pip install slowfast_mvit[torchcodec]) in the version that fits this PyTorch "
             f"({torch.__version__}), and FFmpeg 4 to 8 with shared libraries (apt install ffmpeg, "
             "or conda install ffmpeg), or set DATA.DECODING_BACKEND pyav"
         ) from error
