@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,11 +37,18 @@ class _WebHandler(HTTPURLHandler):
     ) -> str:
         host = re.sub(r"[^\w.-]", "_", urlparse(path).netloc)
         folder = Path(get_cache_dir(cache_dir)) / "slowfast_mvit" / host
-        if force:  # iopath downloads again, but not over a file that is there
-            cached = folder / urlparse(path).path.lstrip("/")
-            (cached.parent / path.rsplit("/", 1)[-1]).unlink(missing_ok=True)
-        local: str = super()._get_local_path(path, force=force, cache_dir=str(folder), **kwargs)
-        return local
+        fetch = super()._get_local_path
+        if not force:
+            return str(fetch(path, cache_dir=str(folder), **kwargs))
+        # iopath does not download over a file that is there, and another process may be reading it
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            new = Path(fetch(path, force=True, cache_dir=fresh, **kwargs))
+            cached = folder / new.relative_to(fresh)
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(new, cached)
+        self.cache_map[path] = str(cached)
+        return str(cached)
 
 
 @functools.cache
