@@ -294,7 +294,9 @@ class Data:
         decides_numbers=False,
     )
     decoding_backend: str = setting(
-        "pyav", "What reads a video: a reader of `data/decode.py`, or `package.module:name`."
+        "pyav",
+        "What reads a video: `pyav`, `torchcodec`, `torchcodec_cuda`, `decord`, `auto` "
+        "(the first that works), or `package.module:name`.",
     )
     num_frames: int = setting(8, "T, frames of a clip.", minimum=1)
     sampling_rate: int = setting(
