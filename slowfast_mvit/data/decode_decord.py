@@ -6,7 +6,7 @@ kinds of file without a word; those are recognised by their packets and refused 
 resolution that changes in mid-stream it scales to the first, as the ffmpeg program does.
 
 decord can hang inside its native code, where nothing in this process can interrupt it; the
-loader ends a worker that is stuck (``loader.py``).
+loader ends a worker that is stuck (``DATA_LOADER.TIMEOUT_S``).
 """
 
 from __future__ import annotations
