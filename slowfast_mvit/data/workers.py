@@ -43,9 +43,8 @@ NO_VIDEO = -1
 # Why a video is never opened again in this run, by its mark in ``Job.refused``.
 DIED, STUCK = 1, 2
 REFUSALS = {
-    DIED: "brings down the process that reads it (tried twice); it is not opened again in this run",
-    STUCK: "gives nothing within DATA_LOADER.TIMEOUT_S (tried twice); it is not opened again in "
-    "this run",
+    DIED: "brings down the process that reads it; tried twice, not opened again in this run",
+    STUCK: "gives nothing within DATA_LOADER.TIMEOUT_S; tried twice, not opened again in this run",
 }
 
 

@@ -53,6 +53,12 @@ def record_failed_videos(
             writer.writerow([*map(_cell, texts), "" if epoch is None else epoch + 1])
 
 
+def in_words(failed: FailedVideo) -> str:
+    """The path and the reason; a reader's reasons begin with the path."""
+    starts_with_path = failed.reason.startswith(failed.path)
+    return failed.reason if starts_with_path else f"{failed.path}: {failed.reason}"
+
+
 def in_kinds(failures: Sequence[FailedVideo]) -> str:
     """How often each kind of reason is among these, the frequent ones by name.
 
@@ -129,7 +135,7 @@ class FailureLimit:
         raise UserError(
             f"{len(self.failed):,} of {num_videos:,} videos of this epoch could not be read, "
             f"DATA.MAX_FAILED_FRACTION allows a share of {self.max_fraction:g}. "
-            f"First: {first.path}: {first.reason}. All are listed in {self.path}; "
+            f"First: {in_words(first)}. All are listed in {self.path}; "
             "repair or remove them, or raise the limit"
         )
 

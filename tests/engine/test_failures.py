@@ -103,7 +103,7 @@ def test_a_limit_of_zero_stops_at_the_first_failure(tmp_path):
     limit = FailureLimit(tmp_path / "failed.csv", max_fraction=0.0, num_videos=1000)
 
     limit.add(clip_batch("ab"))
-    with pytest.raises(UserError, match=r"1 of 1,000 videos .* First: /data/x.mp4"):
+    with pytest.raises(UserError, match=r"1 of 1,000 videos .* First: /data/x.mp4: truncated\."):
         limit.add(clip_batch("ab", failures=[failed("x")]))
 
 
