@@ -90,6 +90,7 @@ class StrictVideo:
 
     def _video_packets(self) -> Iterator[av.Packet]:
         for packet in self.container.demux(self.stream):
+            self._budget.check_time()
             self._budget.restart()  # the job as a whole has a time limit of its own
             if packet.size > 0:
                 yield packet
@@ -105,6 +106,7 @@ class StrictVideo:
         codec.options = {"max_pixels": str(packets.MAX_PIXELS), "err_detect": "explode"}
         try:
             for packet in self.container.demux():
+                self._budget.check_time()
                 self._budget.restart()
                 is_video = packet.stream.index == self.stream.index
                 self._note_times(packet, is_video)
