@@ -107,8 +107,14 @@ def read_batch(
 
 
 def filled(pixels: Tensor, num_videos: int, places: Sequence[Tensor]) -> Tensor:
-    """The part of (B, V, 3, T, S, S) that was written: so many videos, so many places of each."""
-    num_places = max((int(its_places.max()) + 1 for its_places in places), default=pixels.shape[1])
+    """The part of (B, V, 3, T, S, S) that was written: so many videos, so many places of each.
+
+    Places that a video leaves empty are made black, so that equal videos are equal batches.
+    """
+    used = [int(its_places.max()) + 1 for its_places in places]
+    num_places = max(used, default=pixels.shape[1])
+    for its_pixels, its_used in zip(pixels, used, strict=False):
+        its_pixels[its_used:num_places] = 0
     return pixels[:num_videos, :num_places]
 
 

@@ -82,6 +82,25 @@ def test_batches_do_not_depend_on_the_workers(folder, num_workers, start_method)
     assert expected[0] != expected[1]
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_test_batches_do_not_depend_on_the_workers(folder, num_workers):
+    expected = digest(evaluate(folder).epoch(0))  # short videos leave some of their places empty
+
+    loader = evaluate(folder, num_workers=num_workers)
+
+    assert [digest(loader.epoch(0)) for _ in range(3)] == [expected] * 3
+
+
+def test_batches_do_not_depend_on_the_number_of_threads(folder):
+    before, digests = torch.get_num_threads(), set()
+    for num_threads in (1, 3):
+        torch.set_num_threads(num_threads)
+        digests.add((digest(train(folder).epoch(0)), digest(evaluate(folder).epoch(0))))
+    torch.set_num_threads(before)
+
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_resumed_epoch_goes_on_where_it_was(folder, num_workers):
     loader = train(folder, num_workers=num_workers)
