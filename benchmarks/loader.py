@@ -53,6 +53,7 @@ from benchmarks.decode import (
     make_files,
     options,
     wanted_frames,
+    words_that_matter,
 )
 from benchmarks.peers import pyslowfast_way
 from benchmarks.record import keep_record, version_of
@@ -279,6 +280,7 @@ def summarise(taken_ms: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         "train_2aug_pil_vs_pyslowfast": train["pyslowfast"] / train["crop_first"],
         "train_2aug_exact_vs_pyslowfast": train["pyslowfast"] / train["exact"],
         "test_5clips_vs_pyslowfast": test["pyslowfast"] / test["ours"],
+        "train_2aug_vs_pyslowfast_bilinear": train["pyslowfast_bilinear"] / train["fused"],
         "train_2aug_both_prepared_vs_pyslowfast": prepared["pyslowfast"] / prepared["fused"],
         "train_2aug_pil_both_prepared_vs_pyslowfast": (
             prepared["pyslowfast"] / prepared["crop_first"]
@@ -331,7 +333,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "versions": {name: version_of(name) for name in ("torchcodec", "torchvision", "timm")},
         },
         given.results,
-        options=["--quick"] if given.quick else [],
+        options=words_that_matter(given),
     )
     return 0
 

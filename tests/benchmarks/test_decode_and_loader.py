@@ -49,6 +49,7 @@ def run(benchmark, folder, results, capsys) -> dict:
     (file,) = results.iterdir()
     assert json.loads(file.read_text()) == record
     assert str(folder) not in file.read_text()
+    assert record["command"].endswith(".py --quick --videos 2")
     return record
 
 
