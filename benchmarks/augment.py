@@ -34,9 +34,9 @@ if __name__ == "__main__":
 from benchmarks.peers import pyslowfast_way
 from benchmarks.record import RESULTS, keep_record, version_of
 from benchmarks.timing import Way, in_process, take_turns
-from slowfast_mvit.data import exact, fused
-from slowfast_mvit.data.crops import Cut
-from slowfast_mvit.data.operations import KINDS, Step
+from slowfast_mvit.data.augment import exact, fused
+from slowfast_mvit.data.augment.crops import Cut
+from slowfast_mvit.data.augment.operations import KINDS, Step
 from slowfast_mvit.data.transforms import METHODS, TrainTransform, ViewDraws
 
 NUM_FRAMES, HEIGHT, WIDTH, SIDE = 16, 256, 454, 224

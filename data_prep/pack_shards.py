@@ -36,9 +36,9 @@ from data_prep import jobs, sources
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.plan_files import list_line
-from slowfast_mvit.data import shards
-from slowfast_mvit.data.folder_lists import VIDEO_SUFFIXES
-from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
+from slowfast_mvit.data.readers import shards
+from slowfast_mvit.data.readers.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
 

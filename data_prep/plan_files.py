@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from slowfast_mvit.data.folder_lists import VIDEO_SUFFIXES
+from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
 from slowfast_mvit.data.lists import IMAGE_SUFFIXES, path_problem
 from slowfast_mvit.errors import UserError, in_one_message
 

@@ -20,7 +20,7 @@ from data_prep.plan import (
     Wanted,
 )
 from data_prep.plan_files import Found, Tree
-from slowfast_mvit.data.class_names import folded, read_class_names
+from slowfast_mvit.data.listing.class_names import folded, read_class_names
 from slowfast_mvit.errors import UserError, in_one_message, nearest
 
 _SHOWN = 5

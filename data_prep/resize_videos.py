@@ -35,7 +35,7 @@ from data_prep.encode import ENCODER, Encoding, Times, encode
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
-from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.data.readers.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 
 _SHOWN_PROBLEMS = 20

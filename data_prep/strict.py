@@ -15,7 +15,7 @@ from typing import BinaryIO
 import av
 
 from data_prep.journal import Record
-from slowfast_mvit.data import packets
+from slowfast_mvit.data.readers import packets
 from slowfast_mvit.errors import DecodeError
 
 # How much shorter than its header says a video may be: muxers round, and count a last frame or not.

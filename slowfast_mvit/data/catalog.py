@@ -11,18 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slowfast_mvit.data.class_names import (
+from slowfast_mvit.data.listing.class_names import (
     CLASS_NAME_FILES,
     class_names_of,
     kinetics400_names,
     read_class_names,
 )
-from slowfast_mvit.data.csv_lists import read_csv
-from slowfast_mvit.data.folder_lists import read_folders, read_imagenet
-from slowfast_mvit.data.kinetics_lists import read_kinetics
+from slowfast_mvit.data.listing.csv_lists import read_csv
+from slowfast_mvit.data.listing.folder_lists import read_folders, read_imagenet
+from slowfast_mvit.data.listing.kinetics_lists import read_kinetics
+from slowfast_mvit.data.listing.remote_lists import local_lists
+from slowfast_mvit.data.listing.ssv2_lists import SSV2_FILES, read_ssv2
 from slowfast_mvit.data.lists import SPLIT_NAMES, ListSource, VideoList
-from slowfast_mvit.data.remote_lists import local_lists
-from slowfast_mvit.data.ssv2_lists import SSV2_FILES, read_ssv2
 from slowfast_mvit.errors import ConfigError, ListError, pick
 from slowfast_mvit.storage import is_remote
 

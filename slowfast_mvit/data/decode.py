@@ -23,12 +23,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from slowfast_mvit.data.decode_decord import open_decord
-from slowfast_mvit.data.decode_pyav import open_pyav
-from slowfast_mvit.data.decode_torchcodec import open_torchcodec, open_torchcodec_cuda
+from slowfast_mvit.data.listing.ssv2_lists import frames_of_pattern
 from slowfast_mvit.data.lists import IMAGE_SUFFIXES
-from slowfast_mvit.data.reading import check_indices, open_plain_file
-from slowfast_mvit.data.ssv2_lists import frames_of_pattern
+from slowfast_mvit.data.readers.decode_decord import open_decord
+from slowfast_mvit.data.readers.decode_pyav import open_pyav
+from slowfast_mvit.data.readers.decode_torchcodec import open_torchcodec, open_torchcodec_cuda
+from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError, in_one_message, pick
 from slowfast_mvit.structures import VideoReader
 
@@ -60,7 +60,7 @@ READERS: dict[str, Callable[[Path], AbstractContextManager[VideoReader]]] = {
 AUTO_READERS = ("pyav", "torchcodec", "decord")
 
 # Three frames of 64 x 64 pixels, H.264, each of one grey level.
-_PROBE = Path(__file__).with_name("probe.mp4")
+_PROBE = Path(__file__).with_name("readers") / "probe.mp4"
 _PROBE_LEVELS = (40, 128, 220)
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data.affine import Box
+from slowfast_mvit.data.augment.affine import Box
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import Draws, whole_number
 

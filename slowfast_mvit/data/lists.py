@@ -25,7 +25,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from slowfast_mvit.data.strings import Strings, repeats
+from slowfast_mvit.data.listing.strings import Strings, repeats
 from slowfast_mvit.errors import ListError, in_one_message, nearest
 from slowfast_mvit.structures import VideoRecord
 

@@ -18,9 +18,9 @@ import torch
 
 from slowfast_mvit.data.eval_videos import EvalVideos
 from slowfast_mvit.data.items import ItemKey, VideoItems, read_batch
-from slowfast_mvit.data.pool import WorkerPool
 from slowfast_mvit.data.train_videos import TrainVideos
-from slowfast_mvit.data.workers import BatchKeys
+from slowfast_mvit.data.workers.pool import WorkerPool
+from slowfast_mvit.data.workers.worker import BatchKeys
 from slowfast_mvit.errors import ListError
 from slowfast_mvit.randomness import ORDER, generator
 from slowfast_mvit.structures import ClipBatch

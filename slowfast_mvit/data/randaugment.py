@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from slowfast_mvit.data.operations import Step
+from slowfast_mvit.data.augment.operations import Step
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import Draws, whole_number
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data import exact, fused
-from slowfast_mvit.data.affine import KERNELS, Window
-from slowfast_mvit.data.colour_jitter import ColourJitter
-from slowfast_mvit.data.crops import (
+from slowfast_mvit.data.augment import exact, fused
+from slowfast_mvit.data.augment.affine import KERNELS, Window
+from slowfast_mvit.data.augment.colour_jitter import ColourJitter
+from slowfast_mvit.data.augment.crops import (
     Cut,
     crop_boxes,
     cut_out,
@@ -28,7 +28,7 @@ from slowfast_mvit.data.crops import (
     draw_resized_cut,
     resize_short_side,
 )
-from slowfast_mvit.data.operations import Frames, Step
+from slowfast_mvit.data.augment.operations import Frames, Step
 from slowfast_mvit.data.randaugment import RandAugment, parse_randaugment
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import Draws

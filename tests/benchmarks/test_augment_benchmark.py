@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("timm", reason="its operations on PIL images are the reference")
 
 from benchmarks import augment
-from slowfast_mvit.data.operations import KINDS
+from slowfast_mvit.data.augment.operations import KINDS
 from slowfast_mvit.data.transforms import METHODS
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from slowfast_mvit.data import affine, exact, fused, opencv
-from slowfast_mvit.data.operations import KINDS, Step
+from slowfast_mvit.data.augment import affine, exact, fused, opencv
+from slowfast_mvit.data.augment.operations import KINDS, Step
 from slowfast_mvit.data.randaugment import parse_randaugment
 from slowfast_mvit.data.transforms import METHODS, TrainTransform
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from slowfast_mvit.data.colour_jitter import Adjustments, ColourJitter
+from slowfast_mvit.data.augment.colour_jitter import Adjustments, ColourJitter
 from slowfast_mvit.data.transforms import TrainTransform
 
 

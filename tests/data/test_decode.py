@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from videos import picture, sequential_frames, write_two_sizes, write_video
 
-from slowfast_mvit.data import decode, decode_decord, decode_pyav, packets
+from slowfast_mvit.data import decode
 from slowfast_mvit.data.decode import open_reader, working_reader
+from slowfast_mvit.data.readers import decode_decord, decode_pyav, packets
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from videos import real_videos, write_video
 
-from slowfast_mvit.data import packets
 from slowfast_mvit.data.decode import open_reader, working_reader
+from slowfast_mvit.data.readers import packets
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 

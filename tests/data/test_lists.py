@@ -9,8 +9,8 @@ import pickle
 import pytest
 
 from slowfast_mvit.data.catalog import check_flip, find_dataset, open_list, read_class_names
+from slowfast_mvit.data.listing.ssv2_lists import frame_pattern, frames_of_pattern
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.ssv2_lists import frame_pattern, frames_of_pattern
 from slowfast_mvit.errors import ConfigError, ListError
 from slowfast_mvit.structures import VideoRecord
 

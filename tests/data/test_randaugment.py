@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slowfast_mvit.data.operations import KINDS
+from slowfast_mvit.data.augment.operations import KINDS
 from slowfast_mvit.data.randaugment import ARGUMENTS, WEIGHTS, RandAugment, parse_randaugment
 from slowfast_mvit.errors import ConfigError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slowfast_mvit.data import kinetics_lists, strings
-from slowfast_mvit.data.strings import Strings, repeats
+from slowfast_mvit.data.listing import kinetics_lists, strings
+from slowfast_mvit.data.listing.strings import Strings, repeats
 
 
 def test_strings_come_back_as_they_were():

@@ -13,9 +13,9 @@ import pytest
 from data_prep import pack_shards
 from data_prep.jobs import JobInput
 from data_prep.journal import read_records
-from slowfast_mvit.data.csv_lists import read_csv_file
+from slowfast_mvit.data.listing.csv_lists import read_csv_file
 from slowfast_mvit.data.lists import ListSource
-from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.data.readers.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 
 CONTENTS = {

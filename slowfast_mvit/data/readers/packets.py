@@ -20,7 +20,7 @@ import av
 import numpy as np
 from torch import Tensor
 
-from slowfast_mvit.data.reading import open_plain_file
+from slowfast_mvit.data.readers.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError
 
 MAX_PIXELS = 4096 * 2304  # of a frame

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slowfast_mvit.data import operations
-from slowfast_mvit.data.affine import Box, Window, fetched_box, resample
-from slowfast_mvit.data.operations import (
+from slowfast_mvit.data.augment import operations
+from slowfast_mvit.data.augment.affine import Box, Window, fetched_box, resample
+from slowfast_mvit.data.augment.operations import (
     KINDS,
     Colour,
     FrameLevels,

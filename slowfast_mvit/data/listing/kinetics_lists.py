@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from slowfast_mvit.data.class_names import ClassIndex, class_names_of
-from slowfast_mvit.data.csv_lists import read_csv_file
-from slowfast_mvit.data.folder_lists import VIDEO_SUFFIXES
+from slowfast_mvit.data.listing.class_names import ClassIndex, class_names_of
+from slowfast_mvit.data.listing.csv_lists import read_csv_file
+from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
+from slowfast_mvit.data.listing.strings import Strings
 from slowfast_mvit.data.lists import (
     SPLIT_NAMES,
     ListSource,
@@ -35,7 +36,6 @@ from slowfast_mvit.data.lists import (
     raise_problems,
     warn_of_missing,
 )
-from slowfast_mvit.data.strings import Strings
 from slowfast_mvit.errors import ListError
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slowfast_mvit.data import opencv, operations
-from slowfast_mvit.data.affine import (
+from slowfast_mvit.data.augment import opencv, operations
+from slowfast_mvit.data.augment.affine import (
     FILL,
     Box,
     Mask,
@@ -28,7 +28,7 @@ from slowfast_mvit.data.affine import (
     fetched_box,
     outside_picture,
 )
-from slowfast_mvit.data.operations import (
+from slowfast_mvit.data.augment.operations import (
     KINDS,
     Affine,
     Colour,

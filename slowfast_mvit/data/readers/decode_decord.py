@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data import packets
-from slowfast_mvit.data.packets import Refusal, VideoFacts
-from slowfast_mvit.data.reading import check_indices, open_plain_file
+from slowfast_mvit.data.readers import packets
+from slowfast_mvit.data.readers.packets import Refusal, VideoFacts
+from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 MAX_BYTES = 2 << 30  # decord copies the file into memory

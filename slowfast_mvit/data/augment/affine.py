@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from slowfast_mvit.data.operations import Affine, Frames
+from slowfast_mvit.data.augment.operations import Affine, Frames
 
 FILL = 128  # grey that comes in from outside the picture
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from slowfast_mvit.data.listing.strings import Strings
 from slowfast_mvit.data.lists import (
     ListSource,
     VideoList,
@@ -18,8 +19,7 @@ from slowfast_mvit.data.lists import (
     path_problem,
     raise_problems,
 )
-from slowfast_mvit.data.shards import leads_to_file
-from slowfast_mvit.data.strings import Strings
+from slowfast_mvit.data.readers.shards import leads_to_file
 from slowfast_mvit.errors import ListError
 
 _log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from slowfast_mvit.data.affine import Box, Window
-from slowfast_mvit.data.operations import Affine, Frames
+from slowfast_mvit.data.augment.affine import Box, Window
+from slowfast_mvit.data.augment.operations import Affine, Frames
 from slowfast_mvit.randomness import Draws, whole_number
 
 _CROP_TRIES = 10

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import cast
 
 from slowfast_mvit.data.items import ItemKey, VideoItems, batch_shape
-from slowfast_mvit.data.workers import (
+from slowfast_mvit.data.workers.worker import (
     REFUSALS,
     BatchKeys,
     Job,

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.data.items import Begin, ItemKey, VideoItems, batch_shape, read_batch
-from slowfast_mvit.data.shared_pixels import ReadBuffers, WrittenBuffers
+from slowfast_mvit.data.workers.shared_pixels import ReadBuffers, WrittenBuffers
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.structures import ClipBatch
 

@@ -11,8 +11,8 @@ import importlib
 
 import numpy as np
 
-from slowfast_mvit.data.affine import coordinates
-from slowfast_mvit.data.operations import Affine, Frames, Tables
+from slowfast_mvit.data.augment.affine import coordinates
+from slowfast_mvit.data.augment.operations import Affine, Frames, Tables
 
 
 @functools.cache

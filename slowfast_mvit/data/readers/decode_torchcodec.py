@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data import packets
-from slowfast_mvit.data.packets import Refusal, VideoFacts
-from slowfast_mvit.data.reading import check_indices, open_plain_file
+from slowfast_mvit.data.readers import packets
+from slowfast_mvit.data.readers.packets import Refusal, VideoFacts
+from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 # What torchcodec 0.17 fails on or reads wrongly: how it is recognised, and what to say.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from slowfast_mvit.data.shards import open_member, split_path
+from slowfast_mvit.data.readers.shards import open_member, split_path
 from slowfast_mvit.errors import DecodeError
 
 

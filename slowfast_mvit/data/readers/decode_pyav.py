@@ -20,6 +20,7 @@ import bisect
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -29,9 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data import packets
-from slowfast_mvit.data.packets import Budget, PacketIndex
-from slowfast_mvit.data.reading import check_indices, open_plain_file
+from slowfast_mvit.data.readers import packets
+from slowfast_mvit.data.readers.packets import Budget, PacketIndex
+from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
 from slowfast_mvit.errors import DecodeError
 
 # Codecs of which unreferenced frames may be skipped without harm to the others.
@@ -251,7 +252,10 @@ def _scaler_of(frame: av.VideoFrame) -> av.filter.Graph:
     graph = av.filter.Graph()
     graph.threads = 1
     source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or Fraction(1, 1000),  # times do not matter to it
     )
     steps = (graph.add("scale", "flags=bicubic"), graph.add("format", "rgb24"))
     graph.link_nodes(source, *steps, graph.add("buffersink")).configure()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from slowfast_mvit.data.class_names import ClassIndex, class_names_of
+from slowfast_mvit.data.listing.class_names import ClassIndex, class_names_of
 from slowfast_mvit.data.lists import (
     IMAGE_SUFFIXES,
     SPLIT_NAMES,

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slowfast_mvit.data.class_names import ClassIndex, ordered_class_names
-from slowfast_mvit.data.csv_lists import numbered_lines, read_csv
+from slowfast_mvit.data.listing.class_names import ClassIndex, ordered_class_names
+from slowfast_mvit.data.listing.csv_lists import numbered_lines, read_csv
+from slowfast_mvit.data.listing.strings import Strings, repeats
 from slowfast_mvit.data.lists import (
     ListSource,
     VideoList,
@@ -33,7 +34,6 @@ from slowfast_mvit.data.lists import (
     read_json,
     warn_of_missing,
 )
-from slowfast_mvit.data.strings import Strings, repeats
 from slowfast_mvit.errors import ListError, in_one_message
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""How a training view is worked out; ``transforms.py`` says what is drawn."""

@@ -1,0 +1,1 @@
+"""Processes that read, and the memory that batches travel in; see ``loader.py``."""
