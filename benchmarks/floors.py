@@ -3,7 +3,7 @@ frame depends on to the last wanted frame, to nothing: no conversion, no copy, n
 
 Two of them, since programs and wheels are built differently:
 
-    program   the ffmpeg program, less what it needs to start and give a single frame
+    program   the ffmpeg program, less its start; opening the file is included, or not
     libav     the libraries inside PyAV, opening the file included
 """
 
@@ -58,11 +58,26 @@ def has_program() -> bool:
     return shutil.which("ffmpeg") is not None
 
 
-def program_floor_ms(path: Path, indices: Sequence[int]) -> float:
-    """CPU time of the ffmpeg program on the span of these frames, less its start."""
+def program_floor_ms(path: Path, indices: Sequence[int], *, decoding_only: bool = False) -> float:
+    """CPU time of the ffmpeg program on the span of these frames, less its start.
+
+    Args:
+        path: the video.
+        indices: the wanted frames.
+        decoding_only: take off what it needs for the first frame of the span instead, which is its
+            start, opening the file, and the frames that a decoder takes in before it gives one.
+    """
     span = span_of(path, indices)
-    start_ms = child_cpu_ms(program_command(path, span.key_s, 1))
+    start = program_command(path, span.key_s, 1) if decoding_only else _START
+    start_ms = child_cpu_ms(start)
     return child_cpu_ms(program_command(path, span.key_s, span.num_frames)) - start_ms
+
+
+# The program's start, and one picture that nobody had to decode.
+_START = [
+    *("ffmpeg", "-nostdin", "-v", "error", "-f", "lavfi", "-i", "nullsrc=s=16x16"),
+    *("-frames:v", "1", "-f", "null", "-"),
+]
 
 
 def program_command(path: Path, key_s: float, num_frames: int, output: str = "null") -> list[str]:
