@@ -7,11 +7,8 @@ import pytest
 from slowfast_mvit.cli import main, run_net
 
 
-def test_files(folder):
+def result_files(folder):
     return {name: (folder / name).read_bytes() for name in ("test_results.json", "test_scores.npz")}
-
-
-test_files.__test__ = False
 
 
 def run_test(tiny_config, output_dir, *overrides):
@@ -34,7 +31,7 @@ def test_each_number_of_clips_gets_the_bytes_of_a_test_of_it_alone(
         run_test(tiny_config, alone, "TEST.NUM_ENSEMBLE_VIEWS", count, *crops)
 
         together = tmp_path / "all" / f"test_{count}_clips"
-        assert test_files(together) == test_files(alone)
+        assert result_files(together) == result_files(alone)
         assert {"report.html", "config.yaml"} <= {path.name for path in together.iterdir()}
 
 

@@ -104,7 +104,7 @@ def test_keys_that_contradict_each_other_are_told(name):
     ],
 )
 def test_keys_that_are_not_read_do_not_contradict(overrides):
-    load_config(None, overrides)
+    assert load_config(None, overrides)
 
 
 @pytest.mark.parametrize(
