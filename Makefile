@@ -1,4 +1,4 @@
-# make demo    train a small MViTv2 on videos it makes itself, test it, write a report (about 4 minutes)
+# make demo    train a small MViTv2 on videos it makes itself, test it, write a report (about 5 minutes)
 # make test    all tests                                        make lint    ruff and mypy
 # make bench   short versions of the benchmarks                 make install just the environment
 #
