@@ -1,4 +1,4 @@
-"""What the words on a command line mean. The work itself is in ``jobs.py``."""
+"""What the words on a command line mean. The work itself is in the modules beside."""
 
 from __future__ import annotations
 
@@ -117,15 +117,15 @@ def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None
 
 
 def _train(config: Config) -> None:
-    from slowfast_mvit.cli import jobs
+    from slowfast_mvit.cli.training import train_job
 
-    jobs.train_job(config)
+    train_job(config)
 
 
 def _test(config: Config) -> None:
-    from slowfast_mvit.cli import jobs
+    from slowfast_mvit.cli.testing import test_job
 
-    jobs.test_job(config)
+    test_job(config)
 
 
 def _train_and_test(config: Config) -> None:

@@ -44,7 +44,10 @@ PUBLIC = {"load_config", "build_model", "create_model", "list_models", "load_wei
 
 
 def test_public_names_are_functions_whatever_was_imported_before():
-    importlib.import_module("slowfast_mvit.cli.jobs")  # imports every room; none may hide a name
+    for name in ("jobs", "training", "testing"):
+        importlib.import_module(
+            f"slowfast_mvit.cli.{name}"
+        )  # imports every room; none may hide a name
 
     assert set(dir(slowfast_mvit)) > PUBLIC
     assert issubclass(slowfast_mvit.errors.ConfigError, ValueError)
