@@ -44,7 +44,7 @@ PRETRAINING = "belongs to self-supervised pre-training"
 NEVER_READ = "PySlowFast does not read it either"
 LONG_LISTS = "the whole list is read; it takes little memory"
 MULTIGRID = "belongs to multigrid training, which is not enabled"
-TENSORBOARD = "is not written; see OUTPUT_DIR/json_stats.log and report.html"
+TENSORBOARD = "is not written; OUTPUT_DIR/report.html shows the classes"
 DEMO = "is not read; `slowfast-mvit predict` scores a single video"
 REVERSIBLE = "belongs to reversible MViT, which is not enabled"
 
@@ -97,7 +97,6 @@ IGNORED: dict[str, Unread] = {
     "SOLVER.GAMMA": Unread(MULTIGRID, (0.1,)),
     "SOLVER.STEP_SIZE": Unread(NEVER_READ, (1,)),
     "SOLVER.WARMUP_FACTOR": Unread(NEVER_READ, (0.1,)),
-    "TENSORBOARD.ENABLE": Unread(TENSORBOARD, (False,)),
     "PREFETCH.NUM_LOADERS": Unread(
         "is unknown to PySlowFast too; DATA_LOADER.NUM_WORKERS sets the number of workers"
     ),
@@ -179,7 +178,7 @@ IGNORED: dict[str, Unread] = {
             TENSORBOARD,
             "CATEGORIES_PATH CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE CONFUSION_MATRIX.FIGSIZE"
             " CONFUSION_MATRIX.SUBSET_PATH HISTOGRAM.ENABLE HISTOGRAM.FIGSIZE"
-            " HISTOGRAM.SUBSET_PATH HISTOGRAM.TOPK LOG_DIR MODEL_VIS.ACTIVATIONS"
+            " HISTOGRAM.SUBSET_PATH HISTOGRAM.TOPK MODEL_VIS.ACTIVATIONS"
             " MODEL_VIS.COLORMAP MODEL_VIS.ENABLE MODEL_VIS.GRAD_CAM.COLORMAP"
             " MODEL_VIS.GRAD_CAM.ENABLE MODEL_VIS.GRAD_CAM.LAYER_LIST"
             " MODEL_VIS.GRAD_CAM.USE_TRUE_LABEL MODEL_VIS.INPUT_VIDEO MODEL_VIS.LAYER_LIST"

@@ -35,6 +35,21 @@ class Train:
     checkpoint_period: int = setting(
         10, "Save every so many epochs, and after the last.", minimum=1, decides_numbers=False
     )
+    checkpoint_steps: int = setting(
+        1000,
+        "Save inside an epoch every so many steps too, to `OUTPUT_DIR/mid_epoch`, where the newest "
+        "two are kept; 0: not.",
+        minimum=0,
+        ours=True,
+        decides_numbers=False,
+    )
+    sharded_checkpoints: bool = setting(
+        False,
+        "With `STRATEGY fsdp`: each process writes its part of a checkpoint (torch.distributed."
+        "checkpoint); `slowfast-mvit unshard` makes a `.pyth` file of it.",
+        ours=True,
+        decides_numbers=False,
+    )
     auto_resume: bool = setting(
         True,
         "Go on from the newest checkpoint in `OUTPUT_DIR`, if there is one; "
@@ -63,6 +78,41 @@ class Train:
         choices=("fp32", "bf16", "fp16"),
         ours=True,
     )
+    strategy: str = setting(
+        "ddp",
+        "How several processes train one model: each with a whole copy (`ddp`), or each with a part "
+        "of the weights (`fsdp`).",
+        choices=("ddp", "fsdp"),
+        ours=True,
+        decides_numbers=False,
+    )
+    grad_accum_steps: int = setting(
+        1,
+        "Batches whose gradients make one step: the effective batch is `BATCH_SIZE` times this, on "
+        "each node.",
+        minimum=1,
+        ours=True,
+    )
+    ema_decay: float = setting(
+        0.0,
+        "Keep a moving average of the weights with this decay, such as 0.9999; validation and the "
+        "best checkpoint are of it. 0: none.",
+        minimum=0,
+        maximum=1,
+        ours=True,
+    )
+    freeze: tuple[str, ...] = setting(
+        (),
+        "Parameters not to train: patterns of their names, such as `patch_embed.*` or "
+        "`blocks.[0-3].*`.",
+        ours=True,
+    )
+    early_stopping: int = setting(
+        0,
+        "Stop after so many validations in a row without a better top-1; 0: never.",
+        minimum=0,
+        ours=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +131,13 @@ class Test:
         "Weights to test. Empty: the newest checkpoint in `OUTPUT_DIR`, "
         "else `TRAIN.CHECKPOINT_FILE_PATH`.",
         decides_numbers=False,
+    )
+    weights: str = setting(
+        "last",
+        "Which weights of a run are tested where `CHECKPOINT_FILE_PATH` is empty: of the newest "
+        "checkpoint (`last`), the moving average in it (`ema`), or those that validated best.",
+        choices=("last", "ema", "best"),
+        ours=True,
     )
     num_ensemble_views: int = setting(
         10, "Clips per video, spread over its length; -1 tests 1, 3, 5, 7 and 10.", minimum=-1
@@ -184,6 +241,12 @@ class Model:
     act_checkpoint: bool = setting(
         False,
         "Compute each block again in the backward pass: less memory, more time, equal numbers.",
+        decides_numbers=False,
+    )
+    compile: bool = setting(
+        False,
+        "Compile each block with torch.compile.",
+        ours=True,
         decides_numbers=False,
     )
     detach_final_fc: bool = setting(False, "Train the classifier only, on fixed features.")
@@ -401,6 +464,28 @@ class DataLoader:
 
 
 @dataclass(frozen=True)
+class Tensorboard:
+    """Curves for TensorBoard."""
+
+    enable: bool = setting(
+        False, "Write them; needs the extra `tensorboard`.", decides_numbers=False
+    )
+    log_dir: str = setting(
+        "", "Folder for them, below `OUTPUT_DIR`; empty: `tensorboard`.", decides_numbers=False
+    )
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Curves for Weights & Biases."""
+
+    enable: bool = setting(
+        False, "Send them; needs the extra `wandb`.", ours=True, decides_numbers=False
+    )
+    project: str = setting("slowfast_mvit", "Project.", ours=True, decides_numbers=False)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Keys without a section, and the sections."""
 
@@ -434,3 +519,5 @@ class Settings:
     data: Data = field(default_factory=Data)
     solver: Solver = field(default_factory=Solver)
     data_loader: DataLoader = field(default_factory=DataLoader)
+    tensorboard: Tensorboard = field(default_factory=Tensorboard)
+    wandb: Wandb = field(default_factory=Wandb)
