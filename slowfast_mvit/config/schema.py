@@ -80,8 +80,8 @@ class Train:
     )
     strategy: str = setting(
         "ddp",
-        "How several processes train one model: each with a whole copy (`ddp`), or each with a part "
-        "of the weights (`fsdp`).",
+        "How several processes train one model: each with a whole copy (`ddp`), or each with a "
+        "part of the weights (`fsdp`).",
         choices=("ddp", "fsdp"),
         ours=True,
         decides_numbers=False,
