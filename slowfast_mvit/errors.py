@@ -38,6 +38,18 @@ class MissingViewsError(UserError):
     """Scores that lack a view of some video, or hold one twice; nothing is averaged then."""
 
 
+class Stopped(Exception):
+    """A run was asked to stop by a signal, and has saved what it needs to go on.
+
+    Attributes:
+        signal_number: of the signal; the exit status of the program is 128 more.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}; the same command goes on from here")
+        self.signal_number = signal_number
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice spelled most like ``word``, or None where none is close."""
     by_folded = {choice.lower(): choice for choice in choices}
