@@ -116,14 +116,56 @@ def test_weight_decay_groups_have_the_published_sizes():
 
 def test_learning_rates_grow_with_the_nodes_only_where_the_config_says_so():
     one = build.build_schedule(load_config(S))
-    four = build.build_schedule(load_config(S, ["NUM_SHARDS", "4"]))
+    four = build.build_schedule(load_config(S), num_nodes=4)
     fixed = build.build_schedule(
-        load_config(S, ["NUM_SHARDS", "4", "SOLVER.BASE_LR_SCALE_NUM_SHARDS", "False"])
+        load_config(S, ["SOLVER.BASE_LR_SCALE_NUM_SHARDS", "False"]), num_nodes=4
     )
 
     for epoch in (0.0, 10.0, 30.0, 150.0):
         assert math.isclose(four(epoch), 4 * one(epoch), rel_tol=1e-12)
         assert fixed(epoch) == one(epoch)
+
+
+def test_the_published_rate_of_the_paper_is_that_of_16_nodes():
+    lr_at = build.build_schedule(load_config(S), num_nodes=16)
+
+    assert math.isclose(lr_at(30), 1.6e-3, rel_tol=1e-12)  # for 512 clips, 16 nodes x 16 x 2
+    assert math.isclose(lr_at(0), 1.6e-5, rel_tol=1e-12)
+    assert math.isclose(lr_at(200), 1.6e-5, rel_tol=1e-12)
+
+
+def test_groups_are_the_same_when_blocks_are_compiled():
+    config = load_config(S, ["SOLVER.LAYER_DECAY", "0.75"])
+    with torch.device("meta"):
+        model = mvit_from_lists(**build.model_arguments(config))
+    plain = build.build_optimizer(config, model).param_groups
+
+    model.blocks = torch.nn.ModuleList(torch.compile(block) for block in model.blocks)
+    compiled = build.build_optimizer(config, model).param_groups
+
+    assert any("_orig_mod" in name for name, _ in model.named_parameters())
+    for one, other in zip(plain, compiled, strict=True):
+        assert all(a is b for a, b in zip(one["params"], other["params"], strict=True))
+        assert (one["lr"], one["weight_decay"], one["layer_decay"]) == (
+            other["lr"],
+            other["weight_decay"],
+            other["layer_decay"],
+        )
+
+
+def test_frozen_parts_are_named_in_the_config():
+    config = load_config(S, ["TRAIN.FREEZE", "['patch_embed.*', 'blocks.[0-3].*']"])
+    with torch.device("meta"):
+        model = mvit_from_lists(**build.model_arguments(config))
+
+    frozen = build.freeze_parameters(config, model)
+
+    names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == names
+    assert {name.split(".")[0] for name in names} == {"patch_embed", "blocks"}
+    assert {name.split(".")[1] for name in names if name[0] == "b"} == set("0123")
+    num_trained = sum(len(g["params"]) for g in build.build_optimizer(config, model).param_groups)
+    assert num_trained == len(list(model.parameters())) - len(frozen)
 
 
 def test_a_flip_is_refused_where_it_changes_the_class():

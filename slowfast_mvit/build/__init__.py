@@ -2,7 +2,7 @@
 
 model.py      the model, and from a checkpoint a model ready to predict
 data.py       lists, loaders, view plans, normalisation
-training.py   objective, optimizer, schedule, start weights
+training.py   objective, optimizer, schedule, start weights and frozen ones
 
 Every function reads the keys it needs and calls one constructor with plain arguments; no object
 made here keeps the config.
@@ -31,6 +31,7 @@ from slowfast_mvit.build.training import (
     build_objective,
     build_optimizer,
     build_schedule,
+    freeze_parameters,
     load_start_weights,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "clip_spec",
     "config_of_plan",
     "frames_seen",
+    "freeze_parameters",
     "input_spec",
     "load_start_weights",
     "model_arguments",

@@ -1,4 +1,4 @@
-"""Objective, optimizer, schedule and start weights that the training keys describe."""
+"""Objective, optimizer, schedule, start weights and frozen ones that the training keys describe."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from slowfast_mvit.errors import pick
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.objectives import LOSSES, Recognition
 from slowfast_mvit.optim.params import build_optimizer as optimizer_over
-from slowfast_mvit.optim.params import parameter_groups
+from slowfast_mvit.optim.params import freeze, parameter_groups
 from slowfast_mvit.optim.schedule import Schedule
 from slowfast_mvit.optim.schedule import build_schedule as schedule_of
+from slowfast_mvit.runtime.checkpoint import plain_name
 from slowfast_mvit.structures import ClipBatch
 from slowfast_mvit.weights import LoadReport, load_weights
 
@@ -59,10 +60,16 @@ def _prepare_training(
 
 
 def build_optimizer(config: Config, model: MViT) -> Optimizer:
-    """The optimizer over PySlowFast's parameter groups."""
+    """The optimizer over PySlowFast's parameter groups.
+
+    Args:
+        config: from ``load_config``.
+        model: the model itself, not a wrapper round it; made ready for its device and its ranks
+            before, because that may put other parameters into it.
+    """
     solver = config.solver
     groups = parameter_groups(
-        model.named_parameters(),
+        ((plain_name(name), parameter) for name, parameter in model.named_parameters()),
         weight_decay=solver.weight_decay,
         zero_wd_1d=solver.zero_wd_1d_param,
         no_decay_names=model.no_weight_decay_names() if config.mvit.zero_decay_pos_cls else (),
@@ -80,10 +87,16 @@ def build_optimizer(config: Config, model: MViT) -> Optimizer:
     )
 
 
-def build_schedule(config: Config) -> Schedule:
-    """The learning rate at a fractional epoch; scaled by the nodes if the config says so."""
+def build_schedule(config: Config, num_nodes: int = 1) -> Schedule:
+    """The learning rate at a fractional epoch.
+
+    Args:
+        config: from ``load_config``.
+        num_nodes: nodes that take part; ``SOLVER.BASE_LR_SCALE_NUM_SHARDS`` multiplies by it. What
+            runs counts, not ``NUM_SHARDS``, which says what was asked for.
+    """
     solver = config.solver
-    factor = config.num_shards if solver.base_lr_scale_num_shards else 1
+    factor = num_nodes if solver.base_lr_scale_num_shards else 1
     return schedule_of(
         solver.lr_policy,
         base_lr=solver.base_lr * factor,
@@ -95,6 +108,15 @@ def build_schedule(config: Config) -> Schedule:
         steps=solver.steps,
         lrs=solver.lrs,
     )
+
+
+def freeze_parameters(config: Config, model: MViT) -> list[str]:
+    """Take what ``TRAIN.FREEZE`` names out of training, in place; returns the parameters' names.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or all parameters are frozen.
+    """
+    return freeze(model, config.train.freeze)
 
 
 def load_start_weights(config: Config, model: MViT) -> LoadReport:

@@ -420,7 +420,7 @@ class Solver:
     warmup_epochs: float = setting(0.0, "Epochs of linear warm-up.", minimum=0)
     warmup_start_lr: float = setting(0.01, "Learning rate at its start.", minimum=0)
     base_lr_scale_num_shards: bool = setting(
-        False, "Multiply the three learning rates by `NUM_SHARDS`."
+        False, "Multiply the three learning rates by the number of nodes."
     )
     momentum: float = setting(0.9, "SGD: momentum.", minimum=0)
     dampening: float = setting(0.0, "SGD: dampening.")

@@ -1,16 +1,59 @@
-"""Which parameters share a weight decay and a learning rate, and the optimizer over them."""
+"""Which parameters are trained, which share a weight decay and a rate, the optimizer over them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import fnmatch
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from slowfast_mvit.errors import ConfigError, pick
+from slowfast_mvit.errors import ConfigError, in_one_message, nearest, pick
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Take the parameters whose names match a pattern out of training, in place.
+
+    Args:
+        model: not wrapped, so that its names are plain.
+        patterns: of whole names, as in the shell: "patch_embed.*", "blocks.[0-3].*".
+
+    Returns:
+        The names of what was frozen, in the model's order.
+
+    Raises:
+        ConfigError: a pattern matches no parameter, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    problems = [
+        f"{pattern!r} matches no parameter.{_did_you_mean(pattern, parameters)}"
+        for pattern in patterns
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in parameters)
+    ]
+    if problems:
+        raise ConfigError(in_one_message("TRAIN.FREEZE", problems))
+    frozen = [
+        name for name in parameters if any(fnmatch.fnmatchcase(name, each) for each in patterns)
+    ]
+    if len(frozen) == len(parameters):
+        raise ConfigError(
+            f"TRAIN.FREEZE: {', '.join(patterns)} match all {len(frozen)} parameters, so there is "
+            "nothing to train"
+        )
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    return frozen
+
+
+def _did_you_mean(pattern: str, names: Iterable[str]) -> str:
+    """The name or the part of the model spelled most like the pattern, as a hint."""
+    parts = [name.split(".") for name in names]
+    wholes = {".".join([*part[:end], "*"]) for part in parts for end in range(1, len(part))}
+    guess = nearest(pattern, sorted({".".join(part) for part in parts} | wholes))
+    return f" Did you mean {guess!r}?" if guess else ""
 
 
 def parameter_groups(

@@ -9,7 +9,7 @@ from torch import nn
 
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import create_model
-from slowfast_mvit.optim.params import build_optimizer, layer_of, parameter_groups
+from slowfast_mvit.optim.params import build_optimizer, freeze, layer_of, parameter_groups
 
 STATE_DICTS = Path(__file__).resolve().parents[1] / "reference" / "state_dicts"
 POSITIONS = {"pos_embed", "rel_pos_h", "rel_pos_w", "rel_pos_t", "cls_token"}
@@ -170,3 +170,58 @@ def test_numbers_that_torch_refuses_are_a_config_error():
 def test_a_layer_decay_out_of_range_is_refused(layer_decay):
     with pytest.raises(ConfigError, match=r"SOLVER\.LAYER_DECAY"):
         parameter_groups([], weight_decay=0.1, zero_wd_1d=True, layer_decay=layer_decay)
+
+
+def test_patterns_freeze_whole_names_and_nothing_else():
+    net = tiny_net()
+
+    frozen = freeze(net, ["0.*", "?.bias"])
+
+    assert frozen == ["0.weight", "0.bias", "1.bias", "2.bias"]
+    trained = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    assert trained == ["1.weight", "2.weight"]
+
+
+def test_a_frozen_parameter_keeps_its_value():
+    net = tiny_net()
+    freeze(net, ["0.weight"])
+    before = {name: parameter.clone() for name, parameter in net.named_parameters()}
+    groups = parameter_groups(net.named_parameters(), weight_decay=0.1, zero_wd_1d=True)
+    optimizer = build_optimizer(groups, method="adamw", lr=0.1)
+
+    net(torch.ones(1, 4)).square().mean().backward()
+    optimizer.step()
+
+    changed = {
+        n for n, parameter in net.named_parameters() if not torch.equal(parameter, before[n])
+    }
+    assert changed == before.keys() - {"0.weight"}
+
+
+def test_patterns_that_match_nothing_are_named_with_the_nearest():
+    with torch.device("meta"):
+        model = create_model("mvitv2_s_16x4")
+
+    with pytest.raises(ConfigError) as caught:
+        freeze(model, ["patch_embd.*", "norm.*", "blocks.16.*", "head.projection"])
+
+    assert str(caught.value).splitlines() == [
+        "TRAIN.FREEZE: 3 problems",
+        "  'patch_embd.*' matches no parameter. Did you mean 'patch_embed.*'?",
+        "  'blocks.16.*' matches no parameter. Did you mean 'blocks.6.*'?",
+        "  'head.projection' matches no parameter. Did you mean 'head.projection.*'?",
+    ]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_freezing_everything_is_refused():
+    net = tiny_net()
+
+    with pytest.raises(ConfigError, match="match all 6 parameters, so there is nothing to train"):
+        freeze(net, ["*"])
+
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_no_pattern_freezes_nothing():
+    assert freeze(tiny_net(), []) == []
