@@ -20,11 +20,8 @@ from slowfast_mvit.engine.measure import EpochMeter
 from slowfast_mvit.optim.objectives import Outcome
 from slowfast_mvit.optim.schedule import Schedule, set_lr
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
-from slowfast_mvit.runtime.checkpoint import (
-    load_training_state,
-    remove_unfinished,
-    save_checkpoint,
-)
+from slowfast_mvit.runtime.checkpoint import load_training_state, save_checkpoint
+from slowfast_mvit.runtime.checkpoint_files import remove_unfinished
 from slowfast_mvit.runtime.distributed import is_main, rank
 from slowfast_mvit.runtime.log import StatsLog, progress
 from slowfast_mvit.runtime.precision import autocast, loss_scaler

@@ -6,7 +6,9 @@ A file ``OUTPUT_DIR/checkpoints/checkpoint_epoch_00003.pyth`` is a dict of
     optimizer_state  as torch's ``state_dict()``
     cfg              the resolved config, a YAML string
     scaler_state     only in float16
+    ema_state        only with a moving average: parameter name -> tensor
     slowfast_mvit    ours: plain values (step, seed, input_spec, ...); PySlowFast ignores it
+A checkpoint inside an epoch is the same, with the steps that are done of the next one as ``step``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slowfast_mvit.errors import WeightsError, in_one_message
+from slowfast_mvit.runtime.checkpoint_files import (
+    Position,
+    best_path,
+    checkpoint_path,
+    mid_epoch_path,
+    newest_first,
+    prune_mid_epoch,
+)
 from slowfast_mvit.storage import read_torch, save_torch
 
 logger = logging.getLogger(__name__)
@@ -50,31 +60,31 @@ class TrainingState:
     extra: dict[str, Any]
 
 
-def checkpoint_path(output_dir: str | Path, epoch: int) -> Path:
-    """Where the checkpoint after the 0-based ``epoch`` goes."""
-    return Path(output_dir) / "checkpoints" / f"checkpoint_epoch_{epoch + 1:05d}.pyth"
-
-
 def save_checkpoint(
     output_dir: str | Path,
     *,
     epoch: int,
+    step: int = 0,
     model_state: Mapping[str, Tensor],
     optimizer_state: Mapping[str, Any],
     cfg_text: str,
     extra: Mapping[str, Any],
     scaler_state: Mapping[str, Any] | None = None,
+    ema_state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint so that a crash leaves either all of it or nothing.
 
     Args:
         output_dir: ``OUTPUT_DIR`` of the run.
-        epoch: 0-based number of the epoch just finished.
+        epoch: 0-based number of the last finished epoch; -1 inside the first.
+        step: steps done of the next one; above 0 the file goes to ``mid_epoch``, where older ones
+            are deleted.
         model_state: ``model.state_dict()``; prefixes of wrappers are taken off.
         optimizer_state: ``optimizer.state_dict()``.
         cfg_text: the resolved config as YAML.
         extra: plain values: numbers, strings, None, and lists, tuples and dicts of them.
         scaler_state: ``scaler.state_dict()`` of a float16 run.
+        ema_state: ``state_dict()`` of the moving average, if there is one.
 
     Returns:
         The file written.
@@ -85,14 +95,45 @@ def save_checkpoint(
     _require_plain(extra, OUR_KEY)
     content: dict[str, Any] = {
         "epoch": epoch,
-        "model_state": {plain_name(name): tensor for name, tensor in model_state.items()},
+        "model_state": _with_plain_names(model_state),
         "optimizer_state": dict(optimizer_state),
         "cfg": cfg_text,
-        OUR_KEY: dict(extra),
+        OUR_KEY: {**extra, "step": step},
     }
     if scaler_state is not None:
         content["scaler_state"] = dict(scaler_state)
-    return save_torch(checkpoint_path(output_dir, epoch), content)
+    if ema_state is not None:
+        content["ema_state"] = _with_plain_names(ema_state)
+    if step == 0:
+        return save_torch(checkpoint_path(output_dir, epoch), content)
+    position = Position(epoch + 1, step)
+    path = save_torch(mid_epoch_path(output_dir, position), content)
+    prune_mid_epoch(output_dir, position)
+    return path
+
+
+def save_best(
+    output_dir: str | Path,
+    *,
+    epoch: int,
+    model_state: Mapping[str, Tensor],
+    cfg_text: str,
+    extra: Mapping[str, Any],
+) -> Path:
+    """Write the weights that have validated best so far; a run cannot go on from them.
+
+    Args:
+        epoch: 0-based epoch after which they were validated.
+        (the rest): see ``save_checkpoint``.
+    """
+    _require_plain(extra, OUR_KEY)
+    content = {
+        "epoch": epoch,
+        "model_state": _with_plain_names(model_state),
+        "cfg": cfg_text,
+        OUR_KEY: dict(extra),
+    }
+    return save_torch(best_path(output_dir), content)
 
 
 def latest_checkpoint(output_dir: str | Path) -> Path | None:
@@ -103,18 +144,17 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
     Raises:
         WeightsError: there are checkpoints and none can be read; a new run would overwrite them.
     """
-    folder = Path(output_dir) / "checkpoints"
-    newest_first = sorted(folder.glob("checkpoint*.pyth"), reverse=True)
-    for path in newest_first:
+    candidates = newest_first(output_dir)
+    for path in candidates:
         try:
             _read(path)
         except WeightsError as error:
             logger.warning("Checkpoint rejected, trying the one before: %s", error)
         else:
             return path
-    if newest_first:
+    if candidates:
         raise WeightsError(
-            f"{folder}: none of the {len(newest_first)} checkpoints can be read. Move them away, "
+            f"{output_dir}: none of the {len(candidates)} checkpoints can be read. Move them away, "
             "or set TRAIN.AUTO_RESUME False, to start from the beginning"
         )
     return None
@@ -130,16 +170,6 @@ def training_epoch(path: str | Path) -> int | None:
         return int(_read(path)["epoch"])
     except WeightsError:
         return None
-
-
-def remove_unfinished(output_dir: str | Path) -> None:
-    """Delete what a run left behind that was killed while it wrote a checkpoint.
-
-    Only for a run that starts: another one writing to the same folder would lose its file.
-    """
-    for path in (Path(output_dir) / "checkpoints").glob(".tmp-*-ckpt_epoch_*.pyth"):
-        path.unlink(missing_ok=True)
-        logger.info("removed an unfinished checkpoint, %s", path)
 
 
 def load_training_state(
@@ -176,6 +206,10 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
+def _with_plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {plain_name(name): tensor for name, tensor in state.items()}
+
+
 def _read(path: str | Path) -> dict[str, Any]:
     content = read_torch(path)
     if not isinstance(content, dict) or not {"epoch", "model_state"} <= content.keys():
@@ -187,7 +221,7 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def _load_model(path: str | Path, saved: Mapping[str, Tensor], model: nn.Module) -> None:
-    saved = {plain_name(name): tensor for name, tensor in saved.items()}
+    saved = _with_plain_names(saved)
     own_names = {plain_name(name): name for name in model.state_dict()}
     try:
         model.load_state_dict({own_names.get(name, name): t for name, t in saved.items()})

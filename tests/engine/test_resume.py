@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_run import tiny_batches, tiny_net, tiny_train
 
-from slowfast_mvit.runtime.checkpoint import checkpoint_path, latest_checkpoint
+from slowfast_mvit.runtime.checkpoint import latest_checkpoint
+from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.storage import read_torch
 

@@ -21,7 +21,7 @@ from slowfast_mvit.engine.measure import num_correct
 from slowfast_mvit.engine.train import TrainSettings, update
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
-from slowfast_mvit.runtime.checkpoint import checkpoint_path
+from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.precision import loss_scaler
 from slowfast_mvit.storage import read_torch

@@ -9,13 +9,13 @@ from torch import nn
 
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.runtime.checkpoint import (
-    checkpoint_path,
     latest_checkpoint,
     load_training_state,
     plain_name,
     save_checkpoint,
     training_epoch,
 )
+from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
 
 
 def trained(method=torch.optim.AdamW, width=4, **options):

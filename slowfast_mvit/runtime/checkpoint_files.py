@@ -1,0 +1,97 @@
+"""The checkpoints of a run as files: what they are called, which are newest, which can go.
+
+    OUTPUT_DIR/checkpoints/checkpoint_epoch_00003.pyth        after epoch 3; kept
+    OUTPUT_DIR/checkpoints/best.pyth                          the weights that validated best
+    OUTPUT_DIR/mid_epoch/epoch_00004_step_00000250.pyth       inside epoch 4; the newest two are kept
+
+PySlowFast resumes from the last file in ``checkpoints`` whose name begins with "checkpoint", so no
+other file there may.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+NUM_MID_EPOCH_KEPT = 2  # the newest, and one to fall back on if it is damaged
+
+_NUMBERED = re.compile(r"checkpoint_epoch_(\d+)\.pyth")
+_MID_EPOCH = re.compile(r"epoch_(\d+)_step_(\d+)\.pyth")
+
+
+class Position(NamedTuple):
+    """How far a run has come: ``step`` steps are done of the 0-based ``epoch``."""
+
+    epoch: int
+    step: int = 0
+
+
+def checkpoint_path(output_dir: str | Path, epoch: int) -> Path:
+    """Where the checkpoint after the 0-based ``epoch`` goes."""
+    return Path(output_dir) / "checkpoints" / f"checkpoint_epoch_{epoch + 1:05d}.pyth"
+
+
+def mid_epoch_path(output_dir: str | Path, position: Position) -> Path:
+    """Where a checkpoint inside an epoch goes."""
+    name = f"epoch_{position.epoch + 1:05d}_step_{position.step:08d}.pyth"
+    return Path(output_dir) / "mid_epoch" / name
+
+
+def best_path(output_dir: str | Path) -> Path:
+    """Where the weights go that validated best."""
+    return Path(output_dir) / "checkpoints" / "best.pyth"
+
+
+def newest_first(output_dir: str | Path) -> list[Path]:
+    """Every checkpoint of a run that it could go on from, the one furthest on first."""
+    positions = {**dict(_numbered(output_dir)), **dict(_mid_epoch(output_dir))}
+    return sorted(positions, key=lambda path: (positions[path], path.name), reverse=True)
+
+
+def prune_mid_epoch(output_dir: str | Path, newest: Position) -> None:
+    """Delete checkpoints inside epochs, but for the two furthest on up to ``newest``.
+
+    Those beyond it belong to another run, and are left to their owner.
+    """
+    passed = sorted((at, path) for path, at in _mid_epoch(output_dir) if at <= newest)
+    for _, path in passed[:-NUM_MID_EPOCH_KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def remove_mid_epoch(output_dir: str | Path) -> None:
+    """Delete them all, once the run is at its end and its last checkpoint is written."""
+    for path, _ in _mid_epoch(output_dir):
+        path.unlink(missing_ok=True)
+    folder = Path(output_dir) / "mid_epoch"
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def remove_unfinished(output_dir: str | Path) -> None:
+    """Delete what a run left behind that was killed while it wrote a checkpoint.
+
+    Only for a run that starts: another one writing to the same folder would lose its file.
+    """
+    for folder in ("checkpoints", "mid_epoch"):
+        for path in (Path(output_dir) / folder).glob(".tmp-*.pyth"):
+            path.unlink(missing_ok=True)
+            logger.info("removed an unfinished checkpoint, %s", path)
+
+
+def _numbered(output_dir: str | Path) -> Iterator[tuple[Path, Position]]:
+    for path in (Path(output_dir) / "checkpoints").glob("checkpoint*.pyth"):
+        match = _NUMBERED.fullmatch(path.name)
+        # A file that somebody named otherwise comes after those that say where they are.
+        yield path, Position(int(match[1])) if match else Position(0)
+
+
+def _mid_epoch(output_dir: str | Path) -> Iterator[tuple[Path, Position]]:
+    for path in (Path(output_dir) / "mid_epoch").glob("*.pyth"):
+        match = _MID_EPOCH.fullmatch(path.name)
+        if match:
+            yield path, Position(int(match[1]) - 1, int(match[2]))
