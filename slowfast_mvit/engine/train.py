@@ -58,7 +58,8 @@ class TrainSettings:
         log_period: a line of the log after every so many steps.
         precision: "fp32", "bf16" or "fp16".
         clip_value: each element of a gradient is cut to plus or minus this; None for no cut.
-        clip_norm: all gradients are shrunk together to this L2 norm, after the cut; None for not.
+        clip_norm: all gradients are shrunk together to this L2 norm; None for not. Not read where
+            there is a ``clip_value``, as in PySlowFast.
         max_failed_fraction: share of unreadable videos at which the run stops.
     """
 
@@ -219,10 +220,10 @@ def update(
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
     if settings.clip_value is not None:
         clip_grad_value_(parameters, settings.clip_value)
-    norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
-    if settings.clip_norm is not None:
+    elif settings.clip_norm is not None:
         clip_grads_with_norm_(parameters, settings.clip_norm, norm)
     scaler.step(optimizer)
     scaler.update()
