@@ -1,11 +1,53 @@
-"""Which process this is among those of a run, and which device it computes on."""
+"""Which process this is among those of a run, its device, and the words they exchange.
+
+Each function works in a run of one process too, without a process group.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import os
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.rendezvous import rendezvous
+
+from slowfast_mvit.errors import UserError
+from slowfast_mvit.runtime.launcher import (
+    Place,
+    die_with_agent,
+    is_launched,
+    place_of_process,
+)
+
+__all__ = [
+    "from_main",
+    "gather_objects",
+    "is_launched",
+    "is_main",
+    "local_rank",
+    "local_world_size",
+    "num_nodes",
+    "pick_device",
+    "process_group",
+    "rank",
+    "require_agreement",
+    "sum_over_ranks",
+    "wait_for_all",
+    "world_size",
+]
+
+T = TypeVar("T")
+
+# Longer than any step, shorter than a night: how long a collective waits for a rank that is silent.
+COLLECTIVE_LIMIT = datetime.timedelta(minutes=10)
+_NO_LIMIT = datetime.timedelta(days=365)
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 def rank() -> int:
@@ -16,6 +58,21 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes the run has."""
     return distributed.get_world_size() if _several() else 1
+
+
+def local_rank() -> int:
+    """This process's number on its node; 0 where there is only one."""
+    return place_of_process().local_rank if _several() else 0
+
+
+def local_world_size() -> int:
+    """How many processes of the run this node has."""
+    return place_of_process().local_world_size if _several() else 1
+
+
+def num_nodes() -> int:
+    """How many nodes the run has."""
+    return world_size() // local_world_size()
 
 
 def is_main() -> bool:
@@ -29,10 +86,154 @@ def pick_device(num_gpus: int) -> torch.device:
     Args:
         num_gpus: ``NUM_GPUS``; 0 asks for the CPU. With more, and no GPU here, it is the CPU too;
             the caller knows the batch size and says what that means.
+
+    Raises:
+        UserError: this node runs more processes than it has GPUs.
     """
     if num_gpus == 0 or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"LOCAL_RANK is {number}, but this node has {torch.cuda.device_count()} GPUs. Start "
+            "as many processes a node (--nproc_per_node) as it has GPUs, or train on CPUs with "
+            "NUM_GPUS 0"
+        )
+    return torch.device("cuda", number)
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group that the environment describes; without a launcher, do nothing.
+
+    Inside another, or where a launcher's own code has joined already (Ray Train), it does nothing
+    either: a process joins once.
+
+    Args:
+        device: of this process. With a GPU, tensors on it travel by nccl and those in memory by
+            gloo; without, all by gloo.
+
+    Raises:
+        UserError: the environment is incomplete, or the group that was joined before cannot carry
+            tensors of this device.
+    """
+    if _several():
+        _require_backend(device)
+        yield
+        return
+    place = place_of_process()
+    if not is_launched():
+        yield
+        return
+    _join(place, device)
+    try:
+        yield
+    except BaseException:
+        if device.type == "cpu":  # leaving nccl waits for ranks that may be elsewhere by now
+            distributed.destroy_process_group()
+        raise
+    distributed.destroy_process_group()
+
+
+def _join(place: Place, device: torch.device) -> None:
+    die_with_agent()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_LIMIT))
+    # A store of the agent outlives its processes: those of the next attempt would find in it the
+    # addresses of the dead. Agents of several nodes count attempts each for itself, so there the
+    # launcher must see to it that each attempt has a store of its own.
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"attempt {attempt}", store)
+    distributed.init_process_group(
+        BACKENDS[device.type],
+        store=store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=COLLECTIVE_LIMIT,
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def _require_backend(device: torch.device) -> None:
+    config = distributed.get_backend_config()
+    if device.type not in config and device.type != "cpu":
+        raise UserError(
+            f"the process group of this run ({config}) was joined for CPUs and cannot carry "
+            f"tensors of {device}: configs of one command must have NUM_GPUS 0 all, or none"
+        )
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sums of each number over all ranks, in one collective.
+
+    Args:
+        values: of any shape and device, the same on each rank. For one process it is given back.
+    """
+    if world_size() == 1:
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total, op=distributed.ReduceOp.SUM)
+    return total
+
+
+def gather_objects(item: T) -> list[T]:
+    """The item of each rank, in their order, on every rank; small ones, as they are pickled."""
+    if world_size() == 1:
+        return [item]
+    items: list[Any] = [None] * world_size()
+    distributed.all_gather_object(items, item)
+    return items
+
+
+def from_main(item: T) -> T:
+    """The main process's item, on every rank; a small one, as it is pickled."""
+    if world_size() == 1:
+        return item
+    items = [item]
+    distributed.broadcast_object_list(items, src=0)
+    return items[0]
+
+
+def require_agreement(facts: Mapping[str, str]) -> None:
+    """Compare what all ranks must have in common.
+
+    Args:
+        facts: name -> value, such as ``{"torch": "2.10.0"}``; the same names on each rank.
+
+    Raises:
+        UserError: on every rank, naming the first that differs from rank 0 and the first fact.
+    """
+    everywhere = gather_objects(dict(facts))
+    for number, theirs in enumerate(everywhere):
+        for name, expected in everywhere[0].items():
+            if theirs.get(name) != expected:
+                raise UserError(
+                    f"rank {number} differs from rank 0 in {name}: {theirs.get(name)} there, "
+                    f"{expected} on rank 0. All processes of a run need the same code, config and "
+                    "data: start them from one folder that all nodes see, or copy it anew"
+                )
+
+
+def wait_for_all(what: str) -> None:
+    """Wait until every rank has come here, as long as it takes.
+
+    For what one rank does alone and may take longer than a collective waits, such as writing a
+    large file to a slow disk.
+
+    Args:
+        what: all ranks wait for, in words; the same on each rank.
+    """
+    if world_size() == 1:
+        return
+    store = _get_default_store()
+    key = f"wait for all: {what}"
+    arrivals = store.add(key, 1)
+    meeting = f"{key} {(arrivals - 1) // world_size()}"
+    if arrivals % world_size() == 0:
+        store.set(meeting, "all here")
+    store.wait([meeting], _NO_LIMIT)
 
 
 def _several() -> bool:

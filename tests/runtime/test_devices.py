@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import distributed
 
+from slowfast_mvit.errors import UserError
 from slowfast_mvit.runtime.distributed import is_main, pick_device, rank, world_size
 from slowfast_mvit.runtime.precision import autocast, loss_scaler
 
@@ -32,9 +33,19 @@ def test_a_process_group_is_asked(tmp_path):
 )
 def test_each_process_has_its_device(monkeypatch, num_gpus, available, local_rank, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
 
     assert pick_device(num_gpus) == torch.device(expected)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+
+    with pytest.raises(UserError, match="LOCAL_RANK is 2, but this node has 2 GPUs"):
+        pick_device(8)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""What a launcher (torchrun, Ray, a script) says in the environment about this process.
+
+Read before torch is imported, so that a process that is told to be one of many knows it at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slowfast_mvit.errors import UserError, in_one_message
+
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one process stands among those of a run.
+
+    Attributes:
+        rank: its number in the run, from 0.
+        world_size: processes of the run.
+        local_rank: its number on its node, from 0: the number of its GPU.
+        local_world_size: processes on its node, the same on every node.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes of the run."""
+        return self.world_size // self.local_world_size
+
+
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher has started this process as one of a run."""
+    return "RANK" in environment and "WORLD_SIZE" in environment
+
+
+def place_of_process(environment: Mapping[str, str] = os.environ) -> Place:
+    """The place that the launcher gave this process; that of a single process without one.
+
+    Raises:
+        UserError: variables are missing or contradict each other; names all that do.
+    """
+    if not is_launched(environment):
+        return Place()
+    missing = [name for name in (*NUMBERS, *MEETING_POINT) if not environment.get(name)]
+    problems = [f"{name} is not set" for name in missing]
+    values = dict[str, int]()
+    for name in (*NUMBERS, "MASTER_PORT"):
+        text = environment.get(name)
+        if text and text.isdecimal():
+            values[name] = int(text)
+        elif text:
+            problems.append(f"{name} is {text!r}, not a whole number")
+    if not problems:
+        problems = _contradictions(values)
+    if problems:
+        raise UserError(
+            in_one_message("the environment of a process that a launcher started", problems)
+            + "\nStart it with torchrun or slowfast-mvit launch, which set these; to train with "
+            "one process, unset RANK and WORLD_SIZE"
+        )
+    return Place(*(values[name] for name in NUMBERS))
+
+
+def _contradictions(values: Mapping[str, int]) -> list[str]:
+    problems = []
+    for number, count in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        if not values[number] < values[count]:
+            problems.append(f"{number} is {values[number]}, but {count} is {values[count]}")
+    world_size, local_world_size = values["WORLD_SIZE"], values["LOCAL_WORLD_SIZE"]
+    if not problems and world_size % local_world_size:
+        problems.append(
+            f"WORLD_SIZE is {world_size}, not a multiple of LOCAL_WORLD_SIZE, {local_world_size}: "
+            "each node must run the same number of processes"
+        )
+    return problems
+
+
+def die_with_agent(environment: Mapping[str, str] = os.environ) -> None:
+    """Let Linux kill this process when the torchrun agent that started it is killed.
+
+    Without this, the ranks of a killed agent go on computing and saving beside those of the job
+    that the scheduler starts in its place.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,105 @@
+"""What the processes of a run tell each other, in one process and in several."""
+
+import time
+
+import pytest
+import torch
+from ranks import RankFailed, run_ranks
+
+from slowfast_mvit.errors import UserError
+from slowfast_mvit.runtime.distributed import (
+    from_main,
+    gather_objects,
+    is_main,
+    local_rank,
+    local_world_size,
+    num_nodes,
+    process_group,
+    rank,
+    require_agreement,
+    sum_over_ranks,
+    wait_for_all,
+    world_size,
+)
+
+
+def places():
+    return rank(), local_rank(), world_size(), local_world_size(), num_nodes(), is_main()
+
+
+def exchange():
+    with process_group(torch.device("cpu")):  # joined already: nothing to do
+        mine = torch.tensor([1.0, 10.0 * rank()], dtype=torch.float64)
+        total = sum_over_ranks(mine)
+        return mine.tolist(), total.tolist(), gather_objects(f"r{rank()}"), from_main(rank() + 7)
+
+
+def times_of_two_meetings():
+    times = []
+    for _ in range(2):
+        if rank() == 1:
+            time.sleep(0.3)
+        start_s = time.monotonic()
+        wait_for_all("a slow rank")
+        times.append((start_s, time.monotonic()))
+    return times
+
+
+def agree(names):
+    require_agreement({"torch": "2.10", "config": names[rank()]})
+
+
+def fail_on(number):
+    if rank() == number:
+        raise KeyError("only here")
+    wait_for_all("a rank that never comes")
+
+
+def die_on(number):
+    if rank() == number:
+        import os
+
+        os.kill(os.getpid(), 9)
+    wait_for_all("a rank that never comes")
+
+
+def test_one_process_needs_no_group():
+    values = torch.ones(2)
+
+    with process_group(torch.device("cpu")):
+        assert places() == (0, 0, 1, 1, 1, True)
+        assert sum_over_ranks(values) is values
+        assert gather_objects("mine") == ["mine"] and from_main("mine") == "mine"
+        require_agreement({"torch": "2.10"})
+        wait_for_all("nobody")
+
+
+def test_ranks_know_their_place_and_exchange_what_they_have():
+    seen = run_ranks(places, 2)
+    said = run_ranks(exchange, 2)
+
+    assert seen == [(0, 0, 2, 2, 1, True), (1, 1, 2, 2, 1, False)]
+    assert [mine for mine, *_ in said] == [[1.0, 0.0], [1.0, 10.0]]
+    assert [rest for _, *rest in said] == [[[2.0, 10.0], ["r0", "r1"], 7]] * 2
+
+
+def test_nobody_goes_on_before_the_last_has_come():
+    everywhere = run_ranks(times_of_two_meetings, 3)
+
+    for meeting in zip(*everywhere, strict=True):
+        last_came = max(start_s for start_s, _ in meeting)
+        assert all(end_s >= last_came for _, end_s in meeting)
+
+
+def test_every_rank_names_the_one_that_differs_and_in_what():
+    with pytest.raises(UserError, match=r"rank 2 differs from rank 0 in config: b there, a on"):
+        run_ranks(agree, 3, ["a", "a", "b"])
+
+
+def test_an_error_on_one_rank_ends_the_others_and_is_raised_here():
+    with pytest.raises(KeyError, match="only here") as caught:
+        run_ranks(fail_on, 2, 1)
+
+    assert "in fail_on" in str(caught.value.__cause__)
+    with pytest.raises(RankFailed, match="rank 1 ended without a result"):
+        run_ranks(die_on, 2, 1)
