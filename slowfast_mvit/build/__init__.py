@@ -18,7 +18,9 @@ from slowfast_mvit.build.data import (
     config_of_plan,
     frames_seen,
     prepare_views,
+    test_forward_batch,
     test_plans,
+    val_forward_batch,
     view_plan,
 )
 from slowfast_mvit.build.model import (
@@ -54,6 +56,8 @@ __all__ = [
     "model_arguments",
     "model_of_checkpoint",
     "prepare_views",
+    "test_forward_batch",
     "test_plans",
+    "val_forward_batch",
     "view_plan",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loader import Loader, eval_loader, train_loader
 from slowfast_mvit.data.train_videos import TrainVideos
 from slowfast_mvit.data.transforms import TrainTransform, normalise
+from slowfast_mvit.runtime.distributed import rank, world_size
 from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
 
 CLIP_COUNTS_OF_MINUS_1 = (1, 3, 5, 7, 10)  # what PySlowFast tests for NUM_ENSEMBLE_VIEWS -1
@@ -112,33 +113,65 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
 
 
 def build_val_loader(config: Config, videos: VideoList) -> Loader:
-    """The centre view of each video, in the order of the list."""
+    """The centre view of each video of this rank's part, in the order of the list."""
     data = config.data
     scale_px = max(data.train_jitter_scales[0], data.train_crop_size)
     plan = ViewPlan(num_clips=1, num_crops=1, scale_px=scale_px, crop_px=data.train_crop_size)
     # Offset sampling puts a single clip into the middle; without it, it would be the first.
     clip = replace(clip_spec(config, config.train.dataset), offset_sampling=True)
-    return _eval_loader(config, videos, clip, plan, batch_size=config.train.batch_size)
+    return _eval_loader(config, videos, clip, plan, batch_size=val_forward_batch(config, videos))
 
 
-def build_test_loader(config: Config, videos: VideoList, *plans: ViewPlan) -> Loader:
+def build_test_loader(
+    config: Config, videos: VideoList, *plans: ViewPlan, indices: Sequence[int] | None = None
+) -> Loader:
     """Every view of each video, plan by plan, in the order of the list; a video is decoded once.
 
-    A batch holds as many videos as fill a forward pass of ``TEST.BATCH_SIZE`` views.
+    A rank gets its contiguous part of ``indices``, all of the list if None. A batch holds as many
+    videos as fill a forward pass.
     """
     num_views = sum(plan.num_views for plan in plans)
-    num_videos = max(config.test.batch_size // num_views, 1)
+    num_videos = max(test_forward_batch(config, videos) // num_views, 1)
     clip = clip_spec(config, config.test.dataset)
-    return _eval_loader(config, videos, clip, *plans, batch_size=num_videos)
+    return _eval_loader(config, videos, clip, *plans, batch_size=num_videos, indices=indices)
+
+
+def test_forward_batch(config: Config, videos: VideoList) -> int:
+    """Views in each forward pass of a test: the part of ``TEST.BATCH_SIZE`` that one device of a
+    node gets by the config, whatever runs it; never more than there are videos.
+
+    A score depends, in its last bits, on the size of the pass, so that one must not depend on the
+    number of processes.
+    """
+    return _forward_batch(config, config.test.batch_size, videos)
+
+
+def val_forward_batch(config: Config, videos: VideoList) -> int:
+    """Views in each forward pass of validation; as ``test_forward_batch``, of
+    ``TRAIN.BATCH_SIZE``."""
+    return _forward_batch(config, config.train.batch_size, videos)
+
+
+def _forward_batch(config: Config, batch_size: int, videos: VideoList) -> int:
+    share = max(batch_size // max(config.num_gpus, 1), 1)
+    return min(share, len(videos))
 
 
 def _eval_loader(
-    config: Config, videos: VideoList, clip: ClipSpec, *plans: ViewPlan, batch_size: int
+    config: Config,
+    videos: VideoList,
+    clip: ClipSpec,
+    *plans: ViewPlan,
+    batch_size: int,
+    indices: Sequence[int] | None = None,
 ) -> Loader:
     views = EvalVideos(videos, clip, *plans, backend=working_reader(config.data.decoding_backend))
     return eval_loader(
         views,
         batch_size=batch_size,
+        indices=indices,
+        rank=rank(),
+        world_size=world_size(),
         num_workers=config.data_loader.num_workers,
         pin_memory=config.data_loader.pin_memory,
         start_method=config.data_loader.start_method,

@@ -81,7 +81,7 @@ def _score(
         loader,
         build.prepare_views(config),
         device=device,
-        forward_batch=config.test.batch_size,
+        forward_batch=build.test_forward_batch(config, videos),
     )
     return list(progress(scored, total=len(videos), what="testing", log_period=200))
 

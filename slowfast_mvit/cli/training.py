@@ -71,6 +71,7 @@ def _train(config: Config, output_dir: Path) -> None:
             build.prepare_views(config),
             objective.loss,
             device=device,
+            forward_batch=build.val_forward_batch(config, val_videos),
             failed_path=output_dir / "failed_videos.csv",
             epoch=epoch,
         ),

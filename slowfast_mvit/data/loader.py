@@ -9,7 +9,7 @@ on how they are started, on which of them die, or on where a run was resumed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -138,16 +138,22 @@ def _order(num_listed: int, seed: int, epoch: int) -> np.ndarray:
     return order.astype(np.min_scalar_type(num_listed))
 
 
+def part_of(length: int, number: int, num_parts: int) -> slice:
+    """Where one of so many contiguous parts lies, counted from 0; their lengths differ by 1 at
+    most, and together they are the whole, each place once."""
+    return slice(number * length // num_parts, (number + 1) * length // num_parts)
+
+
 @dataclass(frozen=True)
 class OrderedKeys:
     """The items of test batches: a part of the list, in its order.
 
     Attributes:
-        indices: the part.
+        indices: the part, ascending.
         batch_size: videos in a batch; the last may have fewer.
     """
 
-    indices: range
+    indices: Sequence[int]
     batch_size: int
 
     def __len__(self) -> int:
@@ -205,6 +211,7 @@ def eval_loader(
     dataset: EvalVideos,
     *,
     batch_size: int,
+    indices: Sequence[int] | None = None,
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -217,12 +224,13 @@ def eval_loader(
     Args:
         dataset: the videos.
         batch_size: videos in a batch.
+        indices: which of the videos, ascending; all if None.
         num_workers: see ``Loader``, also for the rest.
-        rank: of this process: it takes a contiguous part of the list.
+        rank: of this process: it takes a contiguous part of those videos.
         world_size: number of processes.
     """
-    num_listed = len(dataset)
-    mine = range(rank * num_listed // world_size, (rank + 1) * num_listed // world_size)
+    wanted = range(len(dataset)) if indices is None else indices
+    mine = wanted[part_of(len(wanted), rank, world_size)]
     return Loader(
         dataset,
         OrderedKeys(mine, batch_size),

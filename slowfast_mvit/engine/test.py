@@ -1,4 +1,9 @@
-"""Scoring videos: many views of each for a test, the centre view for validation."""
+"""Scoring videos: many views of each for a test, the centre view for validation.
+
+Each rank scores its own part of the list, and nothing is exchanged while it does. Every forward
+pass has the same shape, so what a video gets does not depend on which rank scores it, or beside
+which others.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from slowfast_mvit.engine.measure import num_correct
 from slowfast_mvit.engine.train import BatchSource
 from slowfast_mvit.errors import UserError, WeightsError
 from slowfast_mvit.optim.objectives import Loss
+from slowfast_mvit.runtime.distributed import gather_objects, wait_for_all
 from slowfast_mvit.runtime.precision import autocast
 from slowfast_mvit.structures import ClipBatch, FailedVideo, ViewScores
 
@@ -45,7 +51,7 @@ def score_videos(
         model: on ``device``; in evaluation mode while this runs.
         loader: the videos with all their views.
         prepare: normalises the views.
-        forward_batch: views in a forward pass; as many as there are videos, if those are fewer.
+        forward_batch: views in each forward pass.
         precision: "fp32", "bf16" or "fp16".
 
     Yields:
@@ -55,8 +61,7 @@ def score_videos(
     Raises:
         WeightsError: the model's answer for a video is not finite.
     """
-    num_rows = max(min(forward_batch, loader.num_videos), 1)
-    passes = _ForwardPasses(model, num_rows, precision)
+    passes = _ForwardPasses(model, forward_batch, precision)
     unscored = deque[_Read]()
     was_training = model.training
     model.eval()
@@ -130,10 +135,7 @@ class _ForwardPasses:
         """Score what waits, in a pass filled up with zeros."""
         num_waiting = sum(map(len, self._waiting))
         if num_waiting:
-            missing = self._waiting[0].new_zeros(
-                self._num_rows - num_waiting, *self._waiting[0].shape[1:]
-            )
-            self._score(torch.cat([*self._waiting, missing]), num_waiting)
+            self._score(_filled(torch.cat(self._waiting), self._num_rows), num_waiting)
         self._waiting = []
 
     @property
@@ -172,6 +174,12 @@ def _scored(unscored: deque[_Read], passes: _ForwardPasses) -> Iterator[ViewScor
         yield ViewScores(video.video_id, video.label, video.views, probs[video.places])
 
 
+def _filled(rows: Tensor, num_rows: int) -> Tensor:
+    """So many rows, the last ones zeros."""
+    missing = num_rows - len(rows)
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
+
+
 @torch.inference_mode()
 def validate(
     model: nn.Module,
@@ -180,19 +188,28 @@ def validate(
     loss: Loss,
     *,
     device: torch.device,
+    forward_batch: int,
     failed_path: str | Path | None = None,
     epoch: int | None = None,
+    should_stop: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """How wrong the model is on the centre view of each video, in float32.
 
+    With several ranks each measures its part of the list, and one exchange at the end gives all of
+    them the same numbers: bit for bit those of a single process, as losses are added up in the
+    order of the list.
+
     Args:
-        model: on ``device``; in evaluation mode while this runs.
-        loader: the videos with one view each.
+        model: on ``device``; in evaluation mode while this runs. Its forward pass must not wait
+            for other ranks, which may have fewer videos.
+        loader: this rank's part of the videos, with one view each.
         prepare: normalises the views.
         loss: a function of ``optim.objectives.LOSSES``, given class indices.
         device: of the model.
+        forward_batch: views in each forward pass.
         failed_path: ``failed_videos.csv`` of the run, if there is one.
         epoch: 0-based, for that file.
+        should_stop: called before each batch; raises what ends the run.
 
     Returns:
         "top1_err" and "top5_err" in percent, the mean "loss", "num_videos" scored, "num_failed".
@@ -200,32 +217,57 @@ def validate(
     Raises:
         UserError: no video could be read.
     """
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    num_videos, failed = 0, list[FailedVideo]()
+    rows, failed = list[Tensor](), list[FailedVideo]()
     was_training = model.training
     model.eval()
-    for batch in loader.epoch(0):
-        failed += batch.failures
-        if not batch.video_ids:
-            continue
-        batch = batch.to(device, non_blocking=True)
-        logits = model(prepare(batch))
-        num_videos += len(logits)
-        mean_loss = loss(logits, batch.labels)
-        right = [num_correct(logits, batch.labels, k) for k in (1, 5)]
-        sums += torch.stack([mean_loss.double() * len(logits), *(r.double() for r in right)])
-    model.train(was_training)
+    try:
+        for batch in loader.epoch(0):
+            if should_stop is not None:
+                should_stop()
+            failed += batch.failures
+            if batch.video_ids:
+                batch = batch.to(device, non_blocking=True)
+                inputs = prepare(batch)  # (B, 3, T, S, S)
+                for some, labels in zip(
+                    inputs.split(forward_batch), batch.labels.split(forward_batch), strict=True
+                ):
+                    logits = model(_filled(some, forward_batch))[: len(some)]
+                    rows += _measured(logits, labels, loss)
+    finally:
+        model.train(was_training)
+    mine = torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 3))
+    wait_for_all("validation")  # the parts of the ranks may take very different times to read
+    parts = gather_objects((mine, failed))
+    values = np.concatenate([its_values for its_values, _ in parts])  # in the order of the list
+    failed = [video for _, its_failed in parts for video in its_failed]
     if failed_path is not None:
         record_failed_videos(failed_path, failed, split="val", epoch=epoch)
-    _tell_failed(failed, num_videos)
-    total_loss, right1, right5 = sums.tolist()
+    _tell_failed(failed, len(values))
+    mean_loss, right1, right5 = (values.sum(axis=0) / len(values)).tolist()
     return {
-        "top1_err": 100.0 * (1.0 - right1 / num_videos),
-        "top5_err": 100.0 * (1.0 - right5 / num_videos),
-        "loss": total_loss / num_videos,
-        "num_videos": num_videos,
+        "top1_err": 100.0 * (1.0 - right1),
+        "top5_err": 100.0 * (1.0 - right5),
+        "loss": mean_loss,
+        "num_videos": len(values),
         "num_failed": len(failed),
     }
+
+
+def _measured(logits: Tensor, labels: Tensor, loss: Loss) -> list[Tensor]:
+    """Of each video (3,) float64: its loss, whether its class is the best, among the best 5.
+
+    One video at a time, as the losses give means over those they get.
+    """
+    return [
+        torch.stack(
+            [
+                loss(its_logits, label).double(),
+                num_correct(its_logits, label, 1).double(),
+                num_correct(its_logits, label, 5).double(),
+            ]
+        )
+        for its_logits, label in zip(logits.split(1), labels.split(1), strict=True)
+    ]
 
 
 def _require_finite(video_id: str, probs: np.ndarray) -> None:

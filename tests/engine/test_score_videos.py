@@ -99,7 +99,7 @@ def test_a_view_scores_the_same_whichever_other_views_its_video_has():
 def test_a_failed_video_is_passed_on_and_never_scored():
     nothing_read = clip_batch("", num_views=2, failures=[LOST])
 
-    results = scores_of([clip_batch("a", num_views=2), nothing_read])
+    results = scores_of([clip_batch("a", num_views=2), nothing_read], forward_batch=2)
 
     assert [type(result) for result in results] == [ViewScores, FailedVideo]
     assert results[1] == LOST
@@ -154,7 +154,14 @@ def test_scoring_and_validating_draw_nothing_at_random():
     before = torch.get_rng_state()
 
     scores_of([clip_batch("ab")], model=model)
-    validate(model, Batches([clip_batch("ab")]), prepare_views, cross_entropy, device=CPU)
+    validate(
+        model,
+        Batches([clip_batch("ab")]),
+        prepare_views,
+        cross_entropy,
+        device=CPU,
+        forward_batch=4,
+    )
 
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -165,7 +172,9 @@ def test_validation_measures_every_video_once():
     logits = torch.cat([model(prepare_views(batch)) for batch in batches])
     labels = torch.cat([batch.labels for batch in batches])
 
-    measured = validate(model, Batches(batches), prepare_views, cross_entropy, device=CPU)
+    measured = validate(
+        model, Batches(batches), prepare_views, cross_entropy, device=CPU, forward_batch=4
+    )
 
     wrong = (logits.argmax(1) != labels).float().mean().item()
     assert measured["top1_err"] == pytest.approx(100 * wrong)
@@ -177,7 +186,9 @@ def test_validation_measures_every_video_once():
 def test_validation_tells_which_videos_failed(caplog):
     batches = [clip_batch("ab", failures=[LOST])]
 
-    validate(tiny_net(), Batches(batches), prepare_views, cross_entropy, device=CPU)
+    validate(
+        tiny_net(), Batches(batches), prepare_views, cross_entropy, device=CPU, forward_batch=4
+    )
 
     assert "1 of 3 videos to validate on could not be read" in caplog.text
     assert "/data/lost.mp4: truncated" in caplog.text
@@ -187,4 +198,11 @@ def test_validation_without_a_readable_video_is_an_error():
     nothing_read = clip_batch("", failures=[LOST])
 
     with pytest.raises(UserError, match="1 of 1 videos"):
-        validate(tiny_net(), Batches([nothing_read]), prepare_views, cross_entropy, device=CPU)
+        validate(
+            tiny_net(),
+            Batches([nothing_read]),
+            prepare_views,
+            cross_entropy,
+            device=CPU,
+            forward_batch=4,
+        )

@@ -47,7 +47,9 @@ def test_validating_before_and_between_changes_no_weight(tmp_path):
         model = small_mvit()
 
         def measure(epoch):
-            return validate(model, clips(1), prepare_views, cross_entropy, device=CPU)
+            return validate(
+                model, clips(1), prepare_views, cross_entropy, device=CPU, forward_batch=4
+            )
 
         if validated:
             measure(-1)
