@@ -10,6 +10,7 @@ All frames of a clip are treated alike.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -245,7 +246,18 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: of R, G and B, on the scale from 0 to 1.
         std: standard deviation of R, G and B, on the same scale.
     """
-    views = pixels.flatten(0, -5)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device).view(3, 1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
-    return torch.addcmul(shift.view(3, 1, 1, 1), views, scale)  # one pass, one new tensor
+    dtype = torch.get_default_dtype()
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), dtype, pixels.device)
+    return torch.addcmul(shift, pixels.flatten(0, -5), scale)  # one pass, one new tensor
+
+
+@functools.cache  # sending numbers to a GPU waits for all that it has been told to do
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What to multiply bytes by and what to add then, (3, 1, 1, 1) each."""
+    with torch.inference_mode(False):  # or training could not use what a test run has made
+        scale = [1 / (255 * s) for s in std]
+        shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        both = torch.tensor([scale, shift], dtype=dtype, device=device).view(2, 3, 1, 1, 1)
+        return both[0], both[1]
