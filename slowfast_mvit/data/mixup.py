@@ -48,10 +48,12 @@ def mix(
         label_smoothing: share of a target that is spread over all classes, 0 to 1.
 
     Returns:
-        The clips (N, 3, T, H, W), new ones if they were mixed, and the targets (N, K) float32,
-        each of which sums to 1. A batch of one clip has no partner: it keeps its pixels.
+        The clips (N, 3, T, H, W), new ones if they were mixed, and the targets (N, K) in the
+        format of the clips, float32 at least, each of which sums to 1. A batch of one clip has no
+        partner: it keeps its pixels.
     """
-    targets = smooth(labels, num_classes, label_smoothing)
+    dtype = torch.promote_types(clips.dtype, torch.float32)
+    targets = smooth(labels, num_classes, label_smoothing, dtype=dtype)
     share, by_cutmix = _draw_share(rng, alpha, cutmix_alpha, prob, switch_prob)
     if share == 1.0:
         return clips, targets
@@ -69,9 +71,11 @@ def mix(
     return mixed, targets * share + targets.flip(0) * (1.0 - share)
 
 
-def smooth(labels: Tensor, num_classes: int, label_smoothing: float) -> Tensor:
-    """(N,) class indices -> (N, K) float32 targets; e / K everywhere, 1 - e more on the class."""
-    one_hot = F.one_hot(labels, num_classes).to(torch.float32)
+def smooth(
+    labels: Tensor, num_classes: int, label_smoothing: float, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(N,) class indices -> (N, K) targets; e / K everywhere, 1 - e more on the class."""
+    one_hot = F.one_hot(labels, num_classes).to(dtype)
     return one_hot * (1.0 - label_smoothing) + label_smoothing / num_classes
 
 
