@@ -13,6 +13,7 @@ that nobody finds the second typing error an epoch after the first.
 from __future__ import annotations
 
 import json
+import hashlib
 import logging
 import os
 import re
@@ -100,6 +101,16 @@ class VideoList(Sequence[VideoRecord]):
 
     def __iter__(self) -> Iterator[VideoRecord]:
         return (self[i] for i in range(len(self)))
+
+    def digest(self) -> str:
+        """64 hexadecimal digits that follow from which videos are listed with which labels.
+
+        Not from where they lie, which may differ from node to node.
+        """
+        digest = hashlib.sha256(self._labels.numpy().tobytes())
+        for video_id in self._video_ids:
+            digest.update(video_id.encode("utf-8", "surrogateescape") + b"\n")
+        return digest.hexdigest()
 
     def __repr__(self) -> str:
         return f"VideoList({len(self):,} videos from {self.source!r})"

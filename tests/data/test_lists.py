@@ -438,3 +438,12 @@ def test_frames_without_numbers_or_of_several_folders_make_no_pattern():
     assert frame_pattern(["a/x.jpg"]) is None
     assert frame_pattern(["a/1.jpg", "b/2.jpg"]) is None
     assert frames_of_pattern("a/1.jpg") is None
+
+
+def test_lists_have_one_digest_if_they_name_the_same_videos_with_the_same_labels():
+    here = VideoList(["a", "b"], [0, 1], folder="/data/here")
+
+    assert here.digest() == VideoList(["a", "b"], [0, 1], folder="/data/there").digest()
+    assert here.digest() != VideoList(["b", "a"], [0, 1]).digest()
+    assert here.digest() != VideoList(["a", "b"], [1, 0]).digest()
+    assert here.digest() != VideoList(["ab"], [0]).digest()
