@@ -1,19 +1,36 @@
-"""What training measures: kept on the device, read only when a line of the log is due."""
+"""What training measures: kept on the device, read only when a line of the log is due.
+
+batch_wanted, batch_arrived, add   for each micro-batch; nothing waits for the device
+end_step                           once for each step of the optimizer
+read                               when a line is due: one sum over the ranks, one transfer
+settle, state -> restore           around a checkpoint within an epoch
+summary                            at the end of the epoch
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from slowfast_mvit.engine.waiting import DataWait
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.optim.objectives import Outcome, one_label_each
-from slowfast_mvit.runtime.log import duration
+from slowfast_mvit.runtime.distributed import (
+    gather_objects,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
+from slowfast_mvit.runtime.log import duration, memory_in_use
+
+NUM_RANKS_NAMED = 4  # in the message of a run that diverged
 
 
 def num_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -22,16 +39,17 @@ def num_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (best == labels[:, None]).sum()
 
 
-@dataclass(frozen=True)
-class Step:
-    """One training step, unread.
+@dataclass
+class Unread:
+    """One step of this rank, unread.
 
     Attributes:
         number: 0-based in its epoch.
         lr: the learning rate.
-        video_ids: the videos of the batch.
+        video_ids: its videos.
         num_samples: views it was trained on.
-        values: (4,) on the device: loss, gradient norm, right in the first 1, in the first 5.
+        values: (4,) float64 on the device: the sum of the losses of its samples, how many were
+            right in the first 1, in the first 5, and the gradient norm.
     """
 
     number: int
@@ -41,126 +59,313 @@ class Step:
     values: Tensor
 
 
+@dataclass
+class Step:
+    """One step over all ranks: ``Unread`` as plain numbers, ``loss`` the mean over its samples."""
+
+    number: int
+    lr: float
+    num_samples: float
+    loss: float
+    right1: float
+    right5: float
+    grad_norm: float
+
+
+@dataclass
+class Sums:
+    """What adds up over an epoch.
+
+    Attributes:
+        num_skipped: steps that a float16 loss scaler left out.
+        grad_norm: over the other steps.
+        seconds: of the windows that are told.
+    """
+
+    num_steps: int = 0
+    num_skipped: int = 0
+    num_samples: float = 0.0
+    loss: float = 0.0
+    right1: float = 0.0
+    right5: float = 0.0
+    grad_norm: float = 0.0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+    def add(self, step: Step) -> None:
+        """Count a step in."""
+        skipped = not math.isfinite(step.grad_norm)
+        self.num_steps += 1
+        self.num_skipped += skipped
+        self.num_samples += step.num_samples
+        self.loss += step.loss * step.num_samples
+        self.right1 += step.right1
+        self.right5 += step.right5
+        self.grad_norm += 0.0 if skipped else step.grad_norm
+
+
+@dataclass
+class Window:
+    """The steps since the last line of the log, over all ranks.
+
+    Attributes:
+        seconds: on this rank, up to the last checkpoint; the clock runs on from there.
+        waited_s: waiting for data, on the rank that waited longest.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+
 class EpochMeter:
     """The numbers of one training epoch."""
 
     def __init__(
-        self, *, epoch: int, max_epoch: int, num_steps: int, skips_infinite_gradients: bool
+        self,
+        *,
+        epoch: int,
+        max_epoch: int,
+        num_steps: int,
+        device: torch.device,
+        skips_infinite_gradients: bool = False,
     ) -> None:
         """
         Args:
             epoch: 0-based.
             max_epoch: epochs of the whole run, for the ETA.
-            num_steps: steps in an epoch.
+            num_steps: steps of the optimizer in an epoch.
+            device: on which the model is.
             skips_infinite_gradients: a float16 loss scaler deals with them.
         """
         self.epoch = epoch
         self.max_epoch = max_epoch
         self.num_steps = num_steps
+        self.device = device
         self.skips_infinite_gradients = skips_infinite_gradients
-        self.window: list[Step] = []
-        self.num_samples = 0
-        self.sums = {"loss": 0.0, "grad_norm": 0.0, "right1": 0.0, "right5": 0.0}
-        self.num_read = 0
-        self.start_s = self.window_start_s = self.waiting_since_s = time.monotonic()
-        self.waited_s = 0.0
+        self.unread: list[Unread] = []
+        self.window = Window()
+        self.sums = Sums()
+        self.counts: dict[str, float] = {}
+        self.gpu_bytes = 0.0
+        self._start_step()
+        self.data_wait = DataWait(device)
+        self.window_start_s = time.monotonic()
+
+    def batch_wanted(self) -> None:
+        """Start the clock that measures how long training waits for data."""
+        self.data_wait.wanted()
 
     def batch_arrived(self) -> None:
-        """Stop the clock that measures how long training waits for data."""
-        self.waited_s += time.monotonic() - self.waiting_since_s
+        """Stop that clock."""
+        self.data_wait.arrived()
 
-    def add(
-        self, step: int, lr: float, outcome: Outcome, grad_norm: Tensor, video_ids: tuple[str, ...]
-    ) -> None:
-        """Take in a step without waiting for the device."""
+    def add(self, outcome: Outcome, video_ids: Sequence[str]) -> None:
+        """Take in a micro-batch of the step under way, without waiting for the device."""
         logits, labels = one_label_each(outcome.logits, outcome.targets)
         values = (
-            outcome.loss.detach(),
-            grad_norm,
-            num_correct(logits, labels, 1),
-            num_correct(logits, labels, 5),
+            outcome.loss.detach().double() * len(logits),
+            num_correct(logits, labels, 1).double(),
+            num_correct(logits, labels, 5).double(),
         )
-        stacked = torch.stack([value.float() for value in values])
-        self.window.append(Step(step, lr, video_ids, len(logits), stacked))
-        self.waiting_since_s = time.monotonic()
+        self.step_values.append(torch.stack(values))
+        self.step_samples += len(logits)
+        self.step_videos += video_ids
 
-    def read(self) -> dict[str, Any]:
-        """The record of the steps since the last call, ``train_iter_`` (PySlowFast's spelling).
+    def end_step(self, step: int, lr: float, grad_norm: Tensor) -> None:
+        """Take in what the micro-batches of a step came to, without waiting for the device.
+
+        Args:
+            step: 0-based in the epoch.
+            lr: the learning rate it was done with.
+            grad_norm: () the norm of the gradients of all ranks together, before clipping.
+        """
+        summed = torch.stack(self.step_values).sum(dim=0)
+        values = torch.cat([summed, grad_norm.detach().double().reshape(1)])
+        self.unread.append(Unread(step, lr, tuple(self.step_videos), self.step_samples, values))
+        self._start_step()
+
+    def settle(self, counts: Mapping[str, float] | None = None) -> None:
+        """Read all steps so far, on every rank together; tells nothing.
+
+        Before a checkpoint: a model that has diverged must not be saved.
+
+        Args:
+            counts: numbers of this rank, such as failed videos of the epoch so far; their sums
+                over all ranks go into the records that follow.
 
         Raises:
-            UserError: a loss or gradient among them is not finite; names the step and its videos.
+            UserError: a loss or gradient is not finite on some rank; on every rank the same
+                message, which names the step, the rank and its videos.
         """
-        steps, self.window = self.window, []
-        rows = torch.stack([step.values for step in steps]).tolist()
-        for step, (loss, grad_norm, _, _) in zip(steps, rows, strict=True):
-            self._require_finite(step, loss, grad_norm)
-        num_samples = sum(step.num_samples for step in steps)
-        for step, (loss, grad_norm, right1, right5) in zip(steps, rows, strict=True):
-            self.sums["loss"] += loss * step.num_samples
-            self.sums["grad_norm"] += grad_norm
-            self.sums["right1"] += right1
-            self.sums["right5"] += right5
-        self.num_samples += num_samples
-        self.num_read += len(steps)
+        counts = dict(counts or {})
+        steps, self.unread = self.unread, []
+        totals = self._totals(steps, list(counts.values()))
+        for name in counts:
+            total = totals.pop(0)
+            self.counts[name] = int(total) if total.is_integer() else total
+        waited, gpu_bytes = (
+            [totals.pop(0) for _ in range(world_size())],
+            [totals.pop(0) for _ in range(world_size())],
+        )
+        self.window.waited_s += max(waited)
+        self.gpu_bytes = max(gpu_bytes)
+        rows = torch.tensor(totals, dtype=torch.float64).reshape(len(steps), 5).tolist()
+        for unread, row in zip(steps, rows, strict=True):
+            num_samples, loss, right1, right5, grad_norm = row
+            step = Step(
+                unread.number,
+                unread.lr,
+                num_samples,
+                loss / num_samples,
+                right1,
+                right5,
+                grad_norm / world_size(),
+            )
+            self._require_finite(unread, step)
+            self.window.steps.append(step)
+            self.sums.add(step)
+
+    def read(self, counts: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """The record of the steps since the last call, ``train_iter_`` (PySlowFast's spelling).
+
+        Every rank calls it, with the same names of ``counts``; arguments and errors are those of
+        ``settle``. A loss is the mean over all samples of a step, the record's their median.
+        """
+        self.settle(counts)
+        window = self.window
+        num_samples = sum(step.num_samples for step in window.steps)
+        last = window.steps[-1]
+        seconds = window.seconds + time.monotonic() - self.window_start_s
+        self.sums.seconds += seconds
+        self.sums.waited_s += window.waited_s
+        self.window, self.window_start_s = Window(), time.monotonic()
         return {
             "_type": "train_iter_",
             "epoch": f"{self.epoch + 1}/{self.max_epoch}",
-            "iter": f"{steps[-1].number + 1}/{self.num_steps}",
-            "lr": steps[-1].lr,
-            "loss": statistics.median(row[0] for row in rows),
-            "grad_norm": statistics.median(row[1] for row in rows),
-            "top1_err": _error(sum(row[2] for row in rows), num_samples),
-            "top5_err": _error(sum(row[3] for row in rows), num_samples),
-            "gpu_mem": gpu_memory(),
-            **self._times(len(steps), steps[-1].number),
+            "iter": f"{last.number + 1}/{self.num_steps}",
+            "lr": last.lr,
+            "loss": statistics.median(step.loss for step in window.steps),
+            "grad_norm": statistics.median(step.grad_norm for step in window.steps),
+            "top1_err": _error(sum(step.right1 for step in window.steps), num_samples),
+            "top5_err": _error(sum(step.right5 for step in window.steps), num_samples),
+            "gpu_mem": f"{self.gpu_bytes / 1024**3:.2f}G",
+            **_times(len(window.steps), num_samples, seconds, window.waited_s),
+            "eta": self._eta(seconds / len(window.steps), last.number + 1),
+            "num_skipped": self.sums.num_skipped,
+            **self.counts,
         }
 
     def summary(self, lr: float) -> dict[str, Any]:
         """The record of the whole epoch, ``train_epoch``; everything must have been read."""
+        sums = self.sums
+        num_counted = sums.num_steps - sums.num_skipped
         return {
             "_type": "train_epoch",
             "epoch": f"{self.epoch + 1}/{self.max_epoch}",
             "lr": lr,
-            "loss": self.sums["loss"] / self.num_samples,
-            "grad_norm": self.sums["grad_norm"] / self.num_read,
-            "top1_err": _error(self.sums["right1"], self.num_samples),
-            "top5_err": _error(self.sums["right5"], self.num_samples),
-            "gpu_mem": gpu_memory(),
-            "time_diff": round(time.monotonic() - self.start_s, 3),
+            "loss": sums.loss / sums.num_samples,
+            "grad_norm": sums.grad_norm / num_counted if num_counted else math.nan,
+            "top1_err": _error(sums.right1, sums.num_samples),
+            "top5_err": _error(sums.right5, sums.num_samples),
+            "gpu_mem": f"{self.gpu_bytes / 1024**3:.2f}G",
+            "RAM": memory_in_use(),
+            **_times(sums.num_steps, sums.num_samples, sums.seconds, sums.waited_s),
+            "eta": self._eta(sums.seconds / sums.num_steps, self.num_steps),
+            "time_diff": round(sums.seconds, 3),
+            "num_skipped": sums.num_skipped,
+            **self.counts,
         }
 
-    def _times(self, num_steps: int, last_step: int) -> dict[str, Any]:
-        """Seconds per step since the last record: in all, waiting for data, and the rest."""
-        now_s = time.monotonic()
-        per_step_s = (now_s - self.window_start_s) / num_steps
-        waited_s = self.waited_s / num_steps
-        self.window_start_s, self.waited_s = now_s, 0.0
-        steps_left = (self.max_epoch - self.epoch) * self.num_steps - (last_step + 1)
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint within the epoch; everything must have been settled."""
+        assert not self.unread, "settle first: these steps would be lost"
         return {
-            "dt": round(per_step_s, 5),
-            "dt_data": round(waited_s, 5),
-            "dt_net": round(per_step_s - waited_s, 5),
-            "eta": duration(per_step_s * steps_left),
+            "sums": asdict(self.sums),
+            "counts": dict(self.counts),
+            "steps": [list(astuple(step)) for step in self.window.steps],
+            "seconds": self.window.seconds + time.monotonic() - self.window_start_s,
+            "waited_s": self.window.waited_s,
         }
 
-    def _require_finite(self, step: Step, loss: float, grad_norm: float) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state``, as if there had been no break."""
+        self.sums = Sums(**state["sums"])
+        self.counts = dict(state["counts"])
+        steps = [Step(*values) for values in state["steps"]]
+        self.window = Window(steps, state["seconds"], state["waited_s"])
+        self.window_start_s = time.monotonic()
+
+    def _start_step(self) -> None:
+        self.step_values: list[Tensor] = []
+        self.step_videos: list[str] = []
+        self.step_samples = 0
+
+    def _totals(self, steps: Sequence[Unread], counts: Sequence[float]) -> list[float]:
+        """All numbers summed over ranks, in one call.
+
+        Returns:
+            The counts; for each rank the seconds it waited; for each rank the bytes of its GPU;
+            for each step its samples and its four values.
+        """
+        by_rank = torch.zeros(2, world_size(), dtype=torch.float64)
+        by_rank[0, rank()] = self.data_wait.take()
+        by_rank[1, rank()] = gpu_bytes(self.device)
+        known = torch.tensor(counts, dtype=torch.float64)
+        rows = [
+            torch.cat([step.values.new_tensor([step.num_samples]), step.values]) for step in steps
+        ]
+        parts = [known.to(self.device), by_rank.flatten().to(self.device), *rows]
+        totals: list[float] = sum_over_ranks(torch.cat(parts)).tolist()
+        return totals
+
+    def _eta(self, per_step_s: float, steps_done: int) -> str:
+        return duration(per_step_s * ((self.max_epoch - self.epoch) * self.num_steps - steps_done))
+
+    def _require_finite(self, unread: Unread, step: Step) -> None:
+        """All ranks have the same ``step``, so they stop here together or not at all."""
         gradient_counts = not self.skips_infinite_gradients
-        if math.isfinite(loss) and (math.isfinite(grad_norm) or not gradient_counts):
+        if math.isfinite(step.loss) and (math.isfinite(step.grad_norm) or not gradient_counts):
             return
+        own_loss = unread.values[0].item() / unread.num_samples
         raise UserError(
             f"training diverged in epoch {self.epoch + 1}, step {step.number + 1} of "
-            f"{self.num_steps}: loss {loss:g}, gradient norm {grad_norm:g}, learning rate "
-            f"{step.lr:g}; videos: {', '.join(step.video_ids)}. No checkpoint was written since. "
-            "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_EPOCHS, set SOLVER.CLIP_GRAD_L2NORM, or "
-            "look at those videos"
+            f"{self.num_steps}: loss {step.loss:g}, gradient norm {step.grad_norm:g}, learning "
+            f"rate {step.lr:g}; {_where(gather_objects((own_loss, unread.video_ids)))}. "
+            "No checkpoint was written since. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_EPOCHS, "
+            "set SOLVER.CLIP_GRAD_L2NORM, or look at those videos"
         )
 
 
-def gpu_memory() -> str:
-    """The most GPU memory this process has held so far, in GiB."""
-    held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return f"{held / 1024**3:.2f}G"
+def gpu_bytes(device: torch.device) -> int:
+    """The most GPU memory this process has held so far."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _error(num_right: float, num_samples: int) -> float:
+def _where(of_ranks: Sequence[tuple[float, Sequence[str]]]) -> str:
+    """The ranks whose own loss is not finite, or all where only the gradient is not."""
+    if len(of_ranks) == 1:
+        return f"videos: {', '.join(of_ranks[0][1])}"
+    culprits = [number for number, (loss, _) in enumerate(of_ranks) if not math.isfinite(loss)]
+    suspects = culprits or range(len(of_ranks))
+    named = [
+        f"rank {number} (loss {of_ranks[number][0]:g}), videos: {', '.join(of_ranks[number][1])}"
+        for number in suspects[:NUM_RANKS_NAMED]
+    ]
+    if len(suspects) > NUM_RANKS_NAMED:
+        named.append(f"and {len(suspects) - NUM_RANKS_NAMED} more ranks")
+    return "; ".join(named)
+
+
+def _times(num_steps: int, num_samples: float, seconds: float, waited_s: float) -> dict[str, float]:
+    """Seconds per step: in all, waiting for data, and the rest; and clips per second."""
+    return {
+        "dt": round(seconds / num_steps, 5),
+        "dt_data": round(waited_s / num_steps, 5),
+        "dt_net": round((seconds - waited_s) / num_steps, 5),
+        "clips_per_s": round(num_samples / max(seconds, 1e-9), 3),
+    }
+
+
+def _error(num_right: float, num_samples: float) -> float:
     return 100.0 * (1.0 - num_right / num_samples)

@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 
 from slowfast_mvit.engine.failures import FailureLimit
 from slowfast_mvit.engine.measure import EpochMeter
+from slowfast_mvit.engine.telling import tell
 from slowfast_mvit.optim.objectives import Outcome
 from slowfast_mvit.optim.schedule import Schedule, set_lr
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
 from slowfast_mvit.runtime.checkpoint import load_training_state, save_checkpoint
 from slowfast_mvit.runtime.checkpoint_files import remove_unfinished
 from slowfast_mvit.runtime.distributed import is_main, rank
-from slowfast_mvit.runtime.log import StatsLog, progress
+from slowfast_mvit.runtime.log import StatsLog, memory_in_use, progress
 from slowfast_mvit.runtime.precision import autocast, loss_scaler
 from slowfast_mvit.structures import ClipBatch
 
@@ -120,7 +121,7 @@ def train(
     start_epoch, start_step = 0, 0
     if resume_from is not None:
         start_epoch, start_step = _resume(resume_from, model, optimizer, scaler, settings)
-    stats.keep_epochs(start_epoch)
+    stats.keep_until(start_epoch, start_step)
     if is_main():
         remove_unfinished(output_dir)
     failures = FailureLimit(
@@ -179,15 +180,18 @@ def train_epoch(
         epoch=epoch,
         max_epoch=settings.max_epoch,
         num_steps=num_steps,
+        device=device,
         skips_infinite_gradients=scaler.is_enabled(),
     )
     failures.start_epoch(epoch)
     model.train()
     batches = progress(
         loader.epoch(epoch, start_step),
-        total=num_steps - start_step,
+        total=num_steps,
         what=f"epoch {epoch + 1}/{settings.max_epoch}",
+        start=start_step,
     )
+    meter.batch_wanted()
     for step, batch in enumerate(batches, start=start_step):
         meter.batch_arrived()
         failures.add(batch)
@@ -198,11 +202,13 @@ def train_epoch(
         with autocast(device, settings.precision):
             outcome = objective(model, batch.to(device, non_blocking=True), rng)
         grad_norm = update(outcome.loss, model, optimizer, scaler, settings)
-        meter.add(step, lr, outcome, grad_norm, batch.video_ids)
+        meter.add(outcome, batch.video_ids)
+        meter.end_step(step, lr, grad_norm)
         if (step + 1) % settings.log_period == 0 or step + 1 == num_steps:
-            _tell(stats, meter.read())
+            tell(meter.read(), stats, bar=batches)
+        meter.batch_wanted()
     failures.end_epoch()
-    _tell(stats, {**meter.summary(lr), "num_failed": len(failures.failed)})
+    tell({**meter.summary(lr), "num_failed": len(failures.failed)}, stats)
 
 
 def update(
@@ -267,45 +273,14 @@ def _validate(
         f"min_{name}": min([measured[name], *(record[name] for record in before)])
         for name in ("top1_err", "top5_err")
     }
-    _tell(
-        stats,
+    tell(
         {
             "_type": "val_epoch",
             "epoch": f"{epoch + 1}/{max_epoch}",
             "time_diff": round(time.monotonic() - start_s, 3),
+            "RAM": memory_in_use(),
             **measured,
             **least,
         },
+        stats,
     )
-
-
-# The parts of a record that a person wants to see in a line, and how each is written.
-SHOWN = {
-    "iter": "step {}",
-    "loss": "loss {:.4f}",
-    "top1_err": "top-1 error {:.2f} %",
-    "min_top1_err": "(least {:.2f} %)",
-    "top5_err": "top-5 error {:.2f} %",
-    "lr": "lr {!r}",
-    "grad_norm": "gradient norm {:.3g}",
-    "num_failed": "failed videos {}",
-    "dt": "{:.3f} s a step",
-    "dt_data": "({:.3f} s for data)",
-    "gpu_mem": "GPU {}",
-    "time_diff": "{:.1f} s",
-    "eta": "ETA {}",
-}
-# Values that say nothing, and are not shown.
-NOTHING = {"gpu_mem": "0.00G", "num_failed": 0}
-KINDS = {"train_iter_": "training", "train_epoch": "trained", "val_epoch": "validated"}
-
-
-def _tell(stats: StatsLog, record: Mapping[str, Any]) -> None:
-    """Write a record to the JSON log, and for people to the terminal."""
-    stats.write(record)
-    shown = [
-        form.format(record[name])
-        for name, form in SHOWN.items()
-        if name in record and record[name] != NOTHING.get(name)
-    ]
-    logger.info("epoch %s %s: %s", record["epoch"], KINDS[record["_type"]], "  ".join(shown))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import simplejson
 from tqdm import tqdm
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 PACKAGE = "slowfast_mvit"
 LINE = "[%(asctime)s] %(levelname)s %(message)s"
 STATS_PREFIX = "json_stats: "
+IN_THE_BAR = "in_the_bar"
 
 
 def setup_logging(output_dir: str | Path | None = None) -> None:
@@ -58,9 +61,14 @@ class SafeFormatter(logging.Formatter):
 
 
 class TerminalHandler(logging.Handler):
-    """Writes to standard output, above a progress bar where one is drawn."""
+    """Writes to standard output, above a progress bar where one is drawn.
+
+    A line marked ``IN_THE_BAR`` says what the bar shows, and is left out where one sees that.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, IN_THE_BAR, False) and draws_bars() and sys.stdout.isatty():
+            return
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
 
@@ -89,8 +97,12 @@ class StatsLog:
         if not is_main():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_stats_line(record))
+        with open(self.path, "ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # killed within this line
+                    file.write(b"\n")
+            file.write(_stats_line(record).encode())
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The records so far, or those with ``kind`` as ``_type``; a torn last line is left out."""
@@ -101,17 +113,26 @@ class StatsLog:
             try:
                 record = simplejson.loads(line.removeprefix(STATS_PREFIX))
             except simplejson.JSONDecodeError:
+                record = None
+            if not isinstance(record, dict):
                 logger.warning("%s: a line that was not written to its end is left out", self.path)
                 continue
             if kind is None or record.get("_type") == kind:
                 records.append(record)
         return records
 
-    def keep_epochs(self, num_epochs: int) -> None:
-        """Drop the records of later epochs, which a run that goes on will write again."""
+    def keep_until(self, epoch: int, step: int) -> None:
+        """Drop the records that a run will write again which goes on here.
+
+        So that each step is in the log once: a crash may have come long after the checkpoint.
+
+        Args:
+            epoch: 0-based, the one it goes on in.
+            step: how many steps of that epoch are done.
+        """
         if not is_main() or not self.path.is_file():
             return
-        kept = [record for record in self.read() if _epoch_of(record) <= num_epochs]
+        kept = [record for record in self.read() if _is_before(record, epoch, step)]
         write_text_atomically(self.path, "".join(_stats_line(record) for record in kept))
 
 
@@ -119,39 +140,101 @@ def _stats_line(record: Record) -> str:
     return STATS_PREFIX + simplejson.dumps(record, sort_keys=True, ignore_nan=True) + "\n"
 
 
-def _epoch_of(record: Record) -> int:
-    return int(str(record.get("epoch", "0")).split("/")[0])
+def _is_before(record: Record, epoch: int, step: int) -> bool:
+    """Whether a record tells of what was done before step ``step`` of the 0-based ``epoch``."""
+    own_epoch, own_step = done_of(record, "epoch"), done_of(record, "iter")
+    of_a_step = record.get("_type") == "train_iter_"
+    return own_epoch <= epoch or (of_a_step and own_epoch == epoch + 1 and own_step <= step)
+
+
+def done_of(record: Record, name: str) -> int:
+    """The 3 of a field ``"3/200"`` of a record; 0 where there is no such field."""
+    return int(str(record.get(name, "0")).split("/")[0])
+
+
+def memory_in_use() -> str:
+    """Memory in use and in all on this machine, in GiB, as ``3.21/15.60G``."""
+    sizes = {}
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, size = line.partition(":")
+            sizes[name] = int(size.split()[0]) / 1024**2
+    except OSError:  # no Linux
+        return "unknown"
+    return f"{sizes['MemTotal'] - sizes['MemAvailable']:.2f}/{sizes['MemTotal']:.2f}G"
 
 
 def progress(
-    items: Iterable[T], *, total: int, what: str, log_period: int | None = None
-) -> Iterator[T]:
+    items: Iterable[T], *, total: int, what: str, log_period: int | None = None, start: int = 0
+) -> Progress[T]:
     """Pass the items on, showing how far they are and when they will be through.
+
+    On a terminal with a bar, elsewhere with lines of the log; the main process only.
 
     Args:
         items: what is worked through.
-        total: how many there are.
+        total: how many there are, with those before ``start``.
         what: named in front ("testing").
         log_period: without a terminal, a log line after every so many items; None for none, where
             the caller writes its own.
+        start: how many were done before.
     """
-    if not is_main():
-        yield from items
-    elif sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, leave=False, dynamic_ncols=True)
-    elif log_period is None:
-        yield from items
-    else:
-        yield from _logged(items, total, what, log_period)
+    return Progress(items, total, what, log_period, start)
 
 
-def _logged(items: Iterable[T], total: int, what: str, log_period: int) -> Iterator[T]:
-    start_s = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if done % log_period == 0 or done == total:
-            left_s = (time.monotonic() - start_s) / done * (total - done)
-            logger.info("%s: %s of %s, ETA %s", what, f"{done:,}", f"{total:,}", duration(left_s))
+@dataclass
+class Progress(Generic[T]):
+    """The items of ``progress``, whose arguments these are."""
+
+    items: Iterable[T]
+    total: int
+    what: str
+    log_period: int | None
+    start: int
+    _bar: Any = field(default=None, init=False)
+
+    def show(self, text: str) -> None:
+        """Put ``text`` behind the bar, where there is one."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def __iter__(self) -> Iterator[T]:
+        if not is_main():
+            yield from self.items
+        elif draws_bars():
+            yield from self._drawn()
+        elif self.log_period is None:
+            yield from self.items
+        else:
+            yield from self._logged(self.log_period)
+
+    def _drawn(self) -> Iterator[T]:
+        with tqdm(
+            total=self.total, initial=self.start, desc=self.what, leave=False, dynamic_ncols=True
+        ) as self._bar:
+            for item in self.items:
+                yield item
+                self._bar.update()
+        self._bar = None
+
+    def _logged(self, log_period: int) -> Iterator[T]:
+        start_s = time.monotonic()
+        for done, item in enumerate(self.items, start=self.start + 1):
+            yield item
+            if done % log_period == 0 or done == self.total:
+                per_item_s = (time.monotonic() - start_s) / (done - self.start)
+                logger.info(
+                    "%s: %s of %s, ETA %s",
+                    self.what,
+                    f"{done:,}",
+                    f"{self.total:,}",
+                    duration(per_item_s * (self.total - done)),
+                )
+
+
+def draws_bars() -> bool:
+    """Whether somebody sees a bar: it is drawn on standard error."""
+    return sys.stderr.isatty()
 
 
 def duration(seconds: float) -> str:

@@ -155,7 +155,10 @@ def test_the_log_has_the_fields_of_pyslowfast(tmp_path):
 
     steps = StatsLog(tmp_path).read("train_iter_")
     assert [record["iter"] for record in steps] == ["2/5", "4/5", "5/5"]
-    fields = "dt dt_data dt_net epoch eta gpu_mem grad_norm iter loss lr top1_err top5_err"
+    fields = (
+        "clips_per_s dt dt_data dt_net epoch eta gpu_mem grad_norm iter loss lr num_skipped "
+        "top1_err top5_err"
+    )
     assert fields.split() == sorted(steps[0].keys() - {"_type"})
     (epoch,) = StatsLog(tmp_path).read("train_epoch")
     assert epoch["epoch"] == "1/1"

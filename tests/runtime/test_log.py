@@ -6,7 +6,15 @@ import sys
 
 import pytest
 
-from slowfast_mvit.runtime.log import StatsLog, duration, printable, progress, setup_logging
+from slowfast_mvit.runtime.log import (
+    IN_THE_BAR,
+    StatsLog,
+    duration,
+    memory_in_use,
+    printable,
+    progress,
+    setup_logging,
+)
 
 
 @pytest.fixture
@@ -99,15 +107,51 @@ def test_a_torn_line_is_told_and_left_out(tmp_path, caplog):
     assert "not written to its end" in caplog.text
 
 
-def test_records_of_epochs_that_are_run_again_are_dropped(tmp_path):
-    stats = StatsLog(tmp_path)
-    for epoch in (1, 2, 3, 10):
+def wrote_two_epochs(folder):
+    """The log of two epochs of four steps, with a line after each second step."""
+    stats = StatsLog(folder)
+    for epoch in (1, 2):
+        for step in (2, 4):
+            stats.write({"_type": "train_iter_", "epoch": f"{epoch}/10", "iter": f"{step}/4"})
         stats.write({"_type": "train_epoch", "epoch": f"{epoch}/10"})
+        stats.write({"_type": "val_epoch", "epoch": f"{epoch}/10"})
+    return stats
 
-    stats.keep_epochs(2)
 
-    assert [record["epoch"] for record in stats.read()] == ["1/10", "2/10"]
-    assert stats.path.read_text().startswith('json_stats: {"_type"')
+@pytest.mark.parametrize(
+    ("goes_on_at", "num_kept"),
+    [((0, 0), 0), ((0, 3), 1), ((1, 0), 4), ((1, 1), 4), ((1, 2), 5), ((1, 4), 6), ((2, 0), 8)],
+)
+def test_what_is_run_again_is_dropped(tmp_path, goes_on_at, num_kept):
+    stats = wrote_two_epochs(tmp_path)
+    lines = stats.path.read_text().splitlines()
+
+    stats.keep_until(*goes_on_at)
+
+    assert stats.path.read_text().splitlines() == lines[:num_kept]
+
+
+def test_a_torn_line_does_not_swallow_the_next(tmp_path):
+    stats = wrote_two_epochs(tmp_path)
+    stats.path.write_text(stats.path.read_text()[:-5])
+
+    stats.write({"_type": "train_epoch", "epoch": "3/10"})
+
+    assert stats.read()[-1] == {"_type": "train_epoch", "epoch": "3/10"}
+    assert len(stats.read()) == 8
+
+
+def test_lines_that_are_no_records_are_left_out(tmp_path, caplog):
+    (tmp_path / "json_stats.log").write_bytes(b'\x00\x00\n3\njson_stats: {"_type": "val_epoch"}\n')
+
+    assert StatsLog(tmp_path).read() == [{"_type": "val_epoch"}]
+    assert len(caplog.records) == 2
+
+
+def test_memory_is_told_in_use_and_in_all():
+    in_use, whole = memory_in_use().removesuffix("G").split("/")
+
+    assert 0 < float(in_use) < float(whole)
 
 
 class Terminal:
@@ -127,6 +171,27 @@ def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     assert list(progress("abc", total=3, what="testing", log_period=1)) == ["a", "b", "c"]
 
     assert "testing" in capsys.readouterr().err
+
+
+def test_a_bar_shows_the_numbers_of_training_and_the_terminal_no_lines_of_them(
+    tmp_path, capsys, monkeypatch, package
+):
+    monkeypatch.setattr(sys, "stderr", Terminal(sys.stderr))
+    monkeypatch.setattr(sys, "stdout", Terminal(sys.stdout))
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    setup_logging(tmp_path)
+
+    steps = progress(range(4), total=4, what="epoch 1/2", start=2)
+    for _ in steps:
+        steps.show("loss 0.5")
+        package.info("step 3 of 4: loss 0.5", extra={IN_THE_BAR: True})
+    package.info("the epoch is done")
+
+    shown = capsys.readouterr()
+    assert "epoch 1/2" in shown.err and "loss 0.5" in shown.err
+    assert "50%" in shown.err  # where it began
+    assert "step 3" not in shown.out and "the epoch is done" in shown.out
+    assert "step 3 of 4" in (tmp_path / "stdout.log").read_text()
 
 
 def test_progress_is_lines_with_an_eta_elsewhere(caplog):
