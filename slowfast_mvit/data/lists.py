@@ -12,8 +12,8 @@ that nobody finds the second typing error an epoch after the first.
 
 from __future__ import annotations
 
-import json
 import hashlib
+import json
 import logging
 import os
 import re
