@@ -11,6 +11,8 @@ from slowfast_mvit import build
 from slowfast_mvit.config import load_config, shipped_configs
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import create_model, mvit_from_lists
+from slowfast_mvit.randomness import generator
+from slowfast_mvit.structures import ClipBatch
 
 GOLDEN = json.loads((Path(__file__).parent / "reference" / "mvit_small_models.json").read_text())
 S = "Kinetics/MVITv2_S_16x4.yaml"
@@ -185,9 +187,6 @@ def test_every_shipped_recipe_has_an_objective_and_a_schedule():
 
 
 def test_training_inputs_are_normalised_and_targets_mixed():
-    from slowfast_mvit.randomness import generator
-    from slowfast_mvit.structures import ClipBatch
-
     config = load_config(S, ["MODEL.NUM_CLASSES", "7", "AUG.RE_PROB", "0"])
     pixels = torch.full((2, 2, 3, 4, 16, 16), 128, dtype=torch.uint8)
     batch = ClipBatch(pixels, torch.tensor([1, 4]), ("a", "b"), torch.tensor([[0, 0], [0, 1]]))
@@ -198,6 +197,30 @@ def test_training_inputs_are_normalised_and_targets_mixed():
     torch.testing.assert_close(inputs, torch.full((4, 3, 4, 16, 16), expected))
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
     assert targets.shape == (4, 7)
+
+
+def test_views_of_a_video_follow_one_another_and_share_its_label():
+    config = load_config(S, ["AUG.RE_PROB", "0", "MIXUP.ENABLE", "False"])
+    pixels = torch.arange(6, dtype=torch.uint8).view(3, 2, 1, 1, 1, 1).expand(3, 2, 3, 1, 2, 2)
+    batch = ClipBatch(pixels, torch.tensor([7, 8, 9]), tuple("abc"), torch.tensor([[0, 0], [1, 0]]))
+
+    inputs, labels = build.build_objective(config).prepare(batch, generator(0, 0, 0, 0))
+
+    assert labels.tolist() == [7, 7, 8, 8, 9, 9]
+    expected = [(value / 255 - 0.45) / 0.225 for value in range(6)]
+    assert inputs[:, 0, 0, 0, 0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_labels_are_smoothed_where_nothing_is_mixed():
+    config = load_config(S, ["AUG.RE_PROB", "0", "MIXUP.PROB", "0", "MODEL.NUM_CLASSES", "4"])
+    pixels = torch.zeros(2, 1, 3, 1, 2, 2, dtype=torch.uint8)
+    batch = ClipBatch(pixels, torch.tensor([0, 2]), ("a", "b"), torch.tensor([[0, 0]]))
+
+    _, targets = build.build_objective(config).prepare(batch, generator(0, 0, 0, 0))
+
+    first, second = targets.tolist()
+    assert first == pytest.approx([0.925, 0.025, 0.025, 0.025])
+    assert second == pytest.approx([0.025, 0.025, 0.925, 0.025])
 
 
 @pytest.mark.parametrize("case", sorted(GOLDEN["cases"]))

@@ -1,8 +1,8 @@
 """20 steps of the published recipes against torchvision's model, torch.optim and written formulas.
 
 What PySlowFast does is written out here from its description: parameter groups by hand, learning
-rates at fractional epochs, mixup and cutmix, soft cross entropy, clipping. The random parts of the
-model are off, and the draws of mixup are those of the loop.
+rates at fractional epochs, mixup and cutmix, soft cross entropy, clipping. The draws are those of
+the loop; dropout and drop path are on in one of the recipes.
 """
 
 import math
@@ -19,7 +19,7 @@ from slowfast_mvit.config import load_config
 from slowfast_mvit.data.mixup import mix
 from slowfast_mvit.models import mvit_from_lists
 from slowfast_mvit.optim.objectives import Recognition
-from slowfast_mvit.randomness import BATCH, generator
+from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
 from slowfast_mvit.structures import ClipBatch
 
 SEED, EPOCHS, STEPS = 11, 4, 5  # 20 steps in all
@@ -29,16 +29,25 @@ INPUT_SIZE = (4, 32, 32)
 BLOCKS = [(16, 16, 1, 1, 4), (16, 32, 2, 2, 2), (32, 32, 2, 1, 2)]
 
 # The keys of each recipe that these tests turn on, brought to a run of four short epochs.
-ADAMW = {"optimizer": "adamw", "lr": 1e-3, "decay": 0.05, "clip": 1.0, "layer_decay": 1.0}
+ADAMW = {
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "decay": 0.05,
+    "clip": 1.0,
+    "layer_decay": 1.0,
+    "drop_path": 0.0,
+    "head_dropout": 0.0,
+}
 RECIPES = {
     "Kinetics": ADAMW,
+    "Kinetics with masks": ADAMW | {"drop_path": 0.4, "head_dropout": 0.5},
     "Something-Something": ADAMW | {"optimizer": "sgd", "lr": 0.05, "decay": 1e-4, "clip": None},
     "fine-tuning": ADAMW | {"layer_decay": 0.75, "clip": 5.0},
 }
 WARMUP_EPOCHS, WARMUP_LR, END_LR = 1.5, 1e-5, 1e-6
 
 
-def their_model():
+def their_model(recipe):
     blocks = [
         mvit.MSBlockConfig(
             num_heads=heads,
@@ -60,12 +69,13 @@ def their_model():
         residual_with_cls_embed=False,
         rel_pos_embed=True,
         proj_after_attn=True,
-        dropout=0.0,
+        dropout=recipe["head_dropout"],
+        stochastic_depth_prob=recipe["drop_path"],
         num_classes=NUM_CLASSES,
     )
 
 
-def our_model(state):
+def our_model(state, recipe):
     model = mvit_from_lists(
         input_size=INPUT_SIZE,
         num_classes=NUM_CLASSES,
@@ -76,6 +86,8 @@ def our_model(state):
         pool_q_stride=[[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1]],
         pool_kv_stride=[[0, 1, 4, 4], [1, 1, 2, 2], [2, 1, 2, 2]],
         pool_kvq_kernel=[3, 3, 3],
+        drop_path=recipe["drop_path"],
+        head_dropout=recipe["head_dropout"],
     )
     model.load_state_dict(from_torchvision(state))
     return model
@@ -169,6 +181,7 @@ def their_losses(model, recipe, dtype):
             labels = batch.labels.repeat_interleave(NUM_VIEWS)
             rng = generator(SEED, epoch, step, BATCH)
             clips, targets = mixed(normalised(batch, dtype), labels, rng)
+            torch.manual_seed(int(generator(SEED, epoch, step, MODEL_MASKS).integers(1 << 63)))
             loss = -(targets * model(clips).log_softmax(1)).sum(1).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -235,8 +248,8 @@ def our_losses(model, recipe, dtype, output_dir):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_20_steps_in_float64_are_those_of_the_reference(recipe, tmp_path):
-    theirs = their_model().double()
-    ours = our_model(theirs.state_dict()).double()
+    theirs = their_model(RECIPES[recipe]).double()
+    ours = our_model(theirs.state_dict(), RECIPES[recipe]).double()
 
     actual = our_losses(ours, RECIPES[recipe], torch.float64, tmp_path)
 
@@ -250,8 +263,8 @@ def test_20_steps_in_float64_are_those_of_the_reference(recipe, tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_20_steps_in_float32_have_the_losses_of_the_reference(recipe, tmp_path):
-    theirs = their_model()
-    ours = our_model(theirs.state_dict())
+    theirs = their_model(RECIPES[recipe])
+    ours = our_model(theirs.state_dict(), RECIPES[recipe])
 
     actual = our_losses(ours, RECIPES[recipe], torch.float32, tmp_path)
 

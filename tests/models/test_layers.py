@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.ops import StochasticDepth
 
 from slowfast_mvit.models.layers import DropPath
 from slowfast_mvit.models.positions import joint_positions, separate_positions
@@ -20,6 +21,17 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert (values == values[:, :1]).all()
     torch.testing.assert_close(values.unique(), torch.tensor([0.0, 1 / 0.75]))
     assert values.mean().item() == pytest.approx(1.0, abs=0.03)
+
+
+def test_drop_path_is_the_stochastic_depth_of_torchvision_under_the_same_seed():
+    branch = torch.randn(64, 5, 3)
+
+    torch.manual_seed(1)
+    expected = StochasticDepth(0.3, mode="row").train()(branch)
+    torch.manual_seed(1)
+    actual = DropPath(0.3).train()(branch)
+
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
 
 
 def test_drop_path_does_nothing_in_evaluation():
