@@ -13,21 +13,17 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from slowfast_mvit.engine.totals import Step, Sums, Unread, Window, sum_measured
 from slowfast_mvit.engine.waiting import DataWait
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.optim.objectives import Outcome, one_label_each
-from slowfast_mvit.runtime.distributed import (
-    gather_objects,
-    rank,
-    sum_over_ranks,
-    world_size,
-)
+from slowfast_mvit.runtime.distributed import gather_objects, world_size
 from slowfast_mvit.runtime.log import duration, memory_in_use
 
 NUM_RANKS_NAMED = 4  # in the message of a run that diverged
@@ -37,85 +33,6 @@ def num_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """How many labels are among the k largest logits (among all, with fewer classes), () int64."""
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (best == labels[:, None]).sum()
-
-
-@dataclass
-class Unread:
-    """One step of this rank, unread.
-
-    Attributes:
-        number: 0-based in its epoch.
-        lr: the learning rate.
-        video_ids: its videos.
-        num_samples: views it was trained on.
-        values: (4,) float64 on the device: the sum of the losses of its samples, how many were
-            right in the first 1, in the first 5, and the gradient norm.
-    """
-
-    number: int
-    lr: float
-    video_ids: tuple[str, ...]
-    num_samples: int
-    values: Tensor
-
-
-@dataclass
-class Step:
-    """One step over all ranks: ``Unread`` as plain numbers, ``loss`` the mean over its samples."""
-
-    number: int
-    lr: float
-    num_samples: float
-    loss: float
-    right1: float
-    right5: float
-    grad_norm: float
-
-
-@dataclass
-class Sums:
-    """What adds up over an epoch.
-
-    Attributes:
-        num_skipped: steps that a float16 loss scaler left out.
-        grad_norm: over the other steps.
-        seconds: of the windows that are told.
-    """
-
-    num_steps: int = 0
-    num_skipped: int = 0
-    num_samples: float = 0.0
-    loss: float = 0.0
-    right1: float = 0.0
-    right5: float = 0.0
-    grad_norm: float = 0.0
-    seconds: float = 0.0
-    waited_s: float = 0.0
-
-    def add(self, step: Step) -> None:
-        """Count a step in."""
-        skipped = not math.isfinite(step.grad_norm)
-        self.num_steps += 1
-        self.num_skipped += skipped
-        self.num_samples += step.num_samples
-        self.loss += step.loss * step.num_samples
-        self.right1 += step.right1
-        self.right5 += step.right5
-        self.grad_norm += 0.0 if skipped else step.grad_norm
-
-
-@dataclass
-class Window:
-    """The steps since the last line of the log, over all ranks.
-
-    Attributes:
-        seconds: on this rank, up to the last checkpoint; the clock runs on from there.
-        waited_s: waiting for data, on the rank that waited longest.
-    """
-
-    steps: list[Step] = field(default_factory=list)
-    seconds: float = 0.0
-    waited_s: float = 0.0
 
 
 class EpochMeter:
@@ -198,21 +115,17 @@ class EpochMeter:
             UserError: a loss or gradient is not finite on some rank; on every rank the same
                 message, which names the step, the rank and its videos.
         """
-        counts = dict(counts or {})
         steps, self.unread = self.unread, []
-        totals = self._totals(steps, list(counts.values()))
-        for name in counts:
-            total = totals.pop(0)
-            self.counts[name] = int(total) if total.is_integer() else total
-        waited, gpu_bytes = (
-            [totals.pop(0) for _ in range(world_size())],
-            [totals.pop(0) for _ in range(world_size())],
+        totals = sum_measured(
+            steps, counts or {}, self.data_wait.take(), gpu_bytes(self.device), self.device
         )
-        self.window.waited_s += max(waited)
-        self.gpu_bytes = max(gpu_bytes)
-        rows = torch.tensor(totals, dtype=torch.float64).reshape(len(steps), 5).tolist()
-        for unread, row in zip(steps, rows, strict=True):
-            num_samples, loss, right1, right5, grad_norm = row
+        self.counts = totals.counts
+        self.window.waited_s += max(totals.waited_s)
+        self.gpu_bytes = max(totals.gpu_bytes)
+        for unread, num_samples, values in zip(
+            steps, totals.num_samples, totals.values, strict=True
+        ):
+            loss, right1, right5, grad_norm = values
             step = Step(
                 unread.number,
                 unread.lr,
@@ -300,24 +213,6 @@ class EpochMeter:
         self.step_values: list[Tensor] = []
         self.step_videos: list[str] = []
         self.step_samples = 0
-
-    def _totals(self, steps: Sequence[Unread], counts: Sequence[float]) -> list[float]:
-        """All numbers summed over ranks, in one call.
-
-        Returns:
-            The counts; for each rank the seconds it waited; for each rank the bytes of its GPU;
-            for each step its samples and its four values.
-        """
-        by_rank = torch.zeros(2, world_size(), dtype=torch.float64)
-        by_rank[0, rank()] = self.data_wait.take()
-        by_rank[1, rank()] = gpu_bytes(self.device)
-        known = torch.tensor(counts, dtype=torch.float64)
-        rows = [
-            torch.cat([step.values.new_tensor([step.num_samples]), step.values]) for step in steps
-        ]
-        parts = [known.to(self.device), by_rank.flatten().to(self.device), *rows]
-        totals: list[float] = sum_over_ranks(torch.cat(parts)).tolist()
-        return totals
 
     def _eta(self, per_step_s: float, steps_done: int) -> str:
         return duration(per_step_s * ((self.max_epoch - self.epoch) * self.num_steps - steps_done))
