@@ -38,6 +38,11 @@ class ShelfHandler(PathHandler):
     def _mkdirs(self, path: str, **kwargs: Any) -> None:
         self._local(path).mkdir(parents=True, exist_ok=True)
 
+    def _rm(self, path: str, **kwargs: Any) -> None:
+        if type(self).is_down:
+            raise ConnectionError("the shelf is down")
+        self._local(path).unlink()
+
     def _ls(self, path: str, **kwargs: Any) -> list[str]:
         return [entry.name for entry in self._local(path).iterdir()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -23,7 +24,9 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A leading dot and no "checkpoint": PySlowFast resumes from whatever holds that word.
-    temporary = path.parent / f".tmp-{os.getpid()}-{path.name.replace('checkpoint', 'ckpt')}"
+    # Processes of other machines may write here too, and have the same number.
+    owner = f"{platform.node()}-{os.getpid()}"
+    temporary = path.parent / f".tmp-{owner}-{path.name.replace('checkpoint', 'ckpt')}"
     try:
         with open(temporary, "wb") as file:
             write(file)

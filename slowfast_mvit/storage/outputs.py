@@ -11,7 +11,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from slowfast_mvit.errors import UserError
@@ -56,9 +56,11 @@ class _Mirror:
         manager = path_manager()
         folder.mkdir(exist_ok=True)
         names = sorted(Path(name).name for name in manager.ls(url))
-        if folder.name == _CHECKPOINT_FOLDER:
-            names = names[-_NUM_FETCHED_CHECKPOINTS:]
+        numbered = [name for name in names if name.startswith("checkpoint")]
+        old = numbered[:-_NUM_FETCHED_CHECKPOINTS] if folder.name == _CHECKPOINT_FOLDER else []
         for name in names:
+            if name in old:
+                continue
             if manager.isdir(f"{url}/{name}"):
                 self._fetch_folder(f"{url}/{name}", folder / name)
             else:
@@ -82,6 +84,18 @@ class _Mirror:
                 self._sent[path] = state
             except Exception as error:  # a run of days must not end with a lost connection
                 problems.append(f"{name} ({type(error).__name__}: {error})")
+        return problems
+
+    def remove(self, folder: Path) -> list[str]:
+        """Remove what was sent or fetched of a local folder; says what could not be."""
+        problems = []
+        for path in [path for path in self._sent if folder in path.parents]:
+            name = path.relative_to(self.folder).as_posix()
+            try:
+                path_manager().rm(f"{self.url}/{name}")
+            except Exception as error:  # as in ``send``
+                problems.append(f"{name} ({type(error).__name__}: {error})")
+            del self._sent[path]
         return problems
 
     def _files(self) -> list[Path]:
@@ -130,6 +144,51 @@ def output_folder(path: str | Path) -> Iterator[Path]:
         raise UserError(unsent)
 
 
+@contextlib.contextmanager
+def shared_output_folder(
+    path: str | Path,
+    *,
+    is_main: bool,
+    num_nodes: int,
+    from_main: Callable[[tuple[str, str]], tuple[str, str]],
+    wait_for_all: Callable[[str], None],
+) -> Iterator[Path]:
+    """``output_folder`` for all processes of a run: the main one keeps it, the others write to it.
+
+    Args:
+        path: as for ``output_folder``.
+        is_main: whether this is the main process.
+        num_nodes: nodes of the run.
+        from_main: gives every process what the main one passes.
+        wait_for_all: returns when every process has called it.
+
+    Raises:
+        UserError: on every process, where the remote folder cannot be used, or the run has several
+            nodes, which share no local folder.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    if num_nodes > 1:
+        raise UserError(
+            f"OUTPUT_DIR {path}: the {num_nodes} nodes of this run have no folder in common to "
+            "collect files in. Choose a folder on a disk that all nodes share, and copy it there "
+            "when the run is done"
+        )
+    with contextlib.ExitStack() as stack:
+        folder, problem = "", ""
+        if is_main:
+            try:
+                folder = str(stack.enter_context(output_folder(path)))
+            except UserError as error:
+                problem = str(error)
+        folder, problem = from_main((folder, problem))
+        if problem:
+            raise UserError(problem)
+        yield Path(folder)
+        wait_for_all("the last file for OUTPUT_DIR")
+
+
 def _end(mirror: _Mirror) -> str | None:
     """Send the rest and remove the local folder, or keep it and say in words what is in it."""
     _mirrors.remove(mirror)
@@ -157,6 +216,19 @@ def upload_changes(written: Path) -> None:
                     mirror.url,
                     ", ".join(problems),
                 )
+
+
+def remove_outputs(folder: Path) -> None:
+    """Remove a folder with results that are no longer needed, there too where it was sent to."""
+    shutil.rmtree(folder)
+    for mirror in _mirrors:
+        problems = mirror.remove(folder) if mirror.folder in folder.parents else []
+        if problems:
+            _log.warning(
+                "OUTPUT_DIR %s: not removed, delete them by hand: %s",
+                mirror.url,
+                ", ".join(problems),
+            )
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -11,16 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from shelf import ShelfHandler
 
 from slowfast_mvit.errors import ConfigError, UserError
+from slowfast_mvit.runtime.distributed import from_main, is_main, rank, wait_for_all
 from slowfast_mvit.storage import (
     is_remote,
     local_copy,
     output_folder,
     read_torch,
     register_path_handlers,
+    remove_outputs,
     save_torch,
+    shared_output_folder,
     write_text_atomically,
 )
 
@@ -101,10 +105,12 @@ def test_outputs_reach_the_remote_folder_as_they_are_written(shelf: Path) -> Non
 def test_a_run_goes_on_from_what_is_in_the_remote_folder(shelf: Path) -> None:
     for epoch in (1, 2, 3):
         save_torch(shelf / f"run/checkpoints/checkpoint_epoch_{epoch:05d}.pyth", {"epoch": epoch})
+    save_torch(shelf / "run/checkpoints/best.pyth", {"epoch": 1})
     (shelf / "run/stdout.log").write_text("before\n")
     with output_folder("shelf://run/") as folder:
         names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-        assert names == ["checkpoint_epoch_00002.pyth", "checkpoint_epoch_00003.pyth"]
+        newest = ["checkpoint_epoch_00002.pyth", "checkpoint_epoch_00003.pyth"]
+        assert names == ["best.pyth", *newest]
         assert (folder / "stdout.log").read_text() == "before\n"
 
 
@@ -148,3 +154,59 @@ def test_a_run_that_breaks_off_still_sends_what_it_wrote(shelf: Path) -> None:
 def test_a_local_output_folder_is_itself(tmp_path: Path) -> None:
     with output_folder(tmp_path) as folder:
         assert folder == tmp_path
+
+
+def test_what_is_no_longer_needed_is_removed_from_the_remote_folder_too(
+    shelf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with output_folder("shelf://run") as folder:
+        for name in ("records/a/1.jsonl", "records/b/1.jsonl", "results.json"):
+            write_text_atomically(folder / name, "1")
+
+        remove_outputs(folder / "records" / "a")
+        ShelfHandler.is_down = True
+        remove_outputs(folder / "records" / "b")
+        ShelfHandler.is_down = False
+
+        assert not (folder / "records" / "a").exists()
+    names = {path.relative_to(shelf / "run").as_posix() for path in shelf.rglob("*.*")}
+    assert names == {"records/b/1.jsonl", "results.json"}
+    assert "delete them by hand: records/b/1.jsonl" in caplog.text
+
+
+def write_from_every_rank(shelf: Path, url: str, num_nodes: int) -> str:
+    ShelfHandler.root = shelf
+    register_path_handlers(["shelf:ShelfHandler"])
+    with shared_output_folder(
+        url,
+        is_main=is_main(),
+        num_nodes=num_nodes,
+        from_main=from_main,
+        wait_for_all=wait_for_all,
+    ) as folder:
+        (folder / f"{rank()}.txt").write_text("here")
+        return str(folder)
+
+
+def test_the_processes_of_a_node_write_to_one_folder_that_goes_to_the_remote(shelf: Path) -> None:
+    folders = run_ranks(write_from_every_rank, 3, shelf, "shelf://run", 1)
+
+    assert len(set(folders)) == 1
+    assert sorted(path.name for path in (shelf / "run").iterdir()) == ["0.txt", "1.txt", "2.txt"]
+    assert not Path(folders[0]).exists()
+
+
+def test_every_process_hears_that_the_remote_folder_cannot_be_used(shelf: Path) -> None:
+    (shelf / "run").write_text("a file")
+
+    with pytest.raises(UserError, match="OUTPUT_DIR shelf://run: cannot be used to write to"):
+        run_ranks(write_from_every_rank, 2, shelf, "shelf://run", 1)
+
+
+def test_several_nodes_need_a_folder_that_they_share(shelf: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the 2 nodes of this run have no folder in common"):
+        run_ranks(write_from_every_rank, 1, shelf, "shelf://run", 2)
+
+    local = tmp_path / "run"
+    local.mkdir()
+    assert run_ranks(write_from_every_rank, 1, shelf, str(local), 2) == [str(local)]
