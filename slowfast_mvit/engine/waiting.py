@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from slowfast_mvit.runtime.curves import share_waiting
+
 logger = logging.getLogger(__name__)
 
-# Above this share of the time somebody should do something about it.
+# Above this share of the time something should be done about it, and how often that is said.
 NOTABLE_SHARE = 0.1
 HINT_PERIOD_S = 1800.0
 
@@ -60,3 +65,51 @@ def _mark() -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
+
+
+class DataWaitHint:
+    """Says once in a while what to do when training waits for data; takes records as curves do."""
+
+    def __init__(self, *, num_workers: int, num_cores: int, can_fuse: bool) -> None:
+        """
+        Args:
+            num_workers: processes that read videos, of all ranks on this node.
+            num_cores: that they may use.
+            can_fuse: augmentation works in another way than ``AUG.AA_METHOD fused``.
+        """
+        self._cause = (
+            f"{num_workers} workers on {num_cores} cores read too slowly"
+            if num_workers
+            else f"DATA_LOADER.NUM_WORKERS is 0, so nothing is read ahead ({num_cores} cores)"
+        )
+        advice = []
+        if num_workers < num_cores:
+            advice.append("raise DATA_LOADER.NUM_WORKERS")
+        advice.append("make the videos small once, with data_prep/resize_videos.py")
+        if can_fuse:
+            advice.append("set AUG.AA_METHOD fused")
+        if num_workers >= num_cores:
+            advice.append("take nodes with more cores for each GPU")
+        self._advice = "; ".join(advice)
+        self._is_first = True
+        self._told_s = -math.inf
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Look at a record; not at the first of this process, in which the workers start."""
+        if record["_type"] != "train_iter_":
+            return
+        is_first, self._is_first = self._is_first, False
+        share = share_waiting(record) or 0.0
+        now_s = time.monotonic()
+        if is_first or share <= NOTABLE_SHARE or now_s - self._told_s < HINT_PERIOD_S:
+            return
+        self._told_s = now_s
+        logger.warning(
+            "training waits for data %.0f %% of the time: %s. To do, in this order: %s",
+            100 * share,
+            self._cause,
+            self._advice,
+        )
+
+    def close(self) -> None:
+        """Nothing to write."""

@@ -1,16 +1,197 @@
-"""Curves of a run for programs that draw them."""
+"""Curves of a run for programs that draw them: TensorBoard, Weights & Biases.
+
+Names of curves are PySlowFast's where it has one. All of them are drawn over the steps of the
+optimizer since the run began, so that curves of runs with other epochs can be laid over each other.
+"""
 
 from __future__ import annotations
 
+import importlib
+import secrets
 from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
+
+from slowfast_mvit.errors import UserError
+from slowfast_mvit.runtime.log import done_of
+from slowfast_mvit.storage import write_text_atomically
+
+Record = Mapping[str, Any]
+
+# Kind of record -> field -> curve.
+CURVES = {
+    "train_iter_": {
+        "loss": "Train/loss",
+        "lr": "Train/lr",
+        "grad_norm": "Train/grad_norm",
+        "top1_err": "Train/Top1_err",
+        "top5_err": "Train/Top5_err",
+        "clips_per_s": "Speed/clips_per_s",
+        "dt": "Speed/seconds_per_step",
+        "waiting": "Speed/share_waiting_for_data",
+        "gpu_mem": "Memory/gpu_GiB",
+        "num_skipped": "Trouble/skipped_steps",
+        "num_failed": "Trouble/failed_videos",
+    },
+    "train_epoch": {"RAM": "Memory/machine_GiB"},
+    "val_epoch": {
+        "loss": "Val/loss",
+        "top1_err": "Val/Top1_err",
+        "top5_err": "Val/Top5_err",
+        "num_failed": "Val/failed_videos",
+    },
+}
+RUN_ID_FILE = "wandb_run_id.txt"
 
 
 class Curves(Protocol):
     """Takes the records of a run as they are made; only the main process has any."""
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Take a record of ``json_stats.log``."""
 
     def close(self) -> None:
         """Write what is not written yet."""
+
+
+def points(record: Record) -> dict[str, float]:
+    """Curve -> the value that a record adds to it."""
+    values = {**record, "waiting": share_waiting(record)}
+    return {
+        curve: _number(values[field])
+        for field, curve in CURVES.get(record["_type"], {}).items()
+        if values.get(field) is not None
+    }
+
+
+def share_waiting(record: Record) -> float | None:
+    """The share of the time that training waited for data, 0 to 1; None where none is told."""
+    return record["dt_data"] / record["dt"] if record.get("dt") else None
+
+
+def step_of(record: Record, steps_per_epoch: int) -> int:
+    """Steps of the optimizer since the run began, at the end of what a record tells of."""
+    epoch = done_of(record, "epoch")
+    if "iter" in record:
+        return (epoch - 1) * steps_per_epoch + done_of(record, "iter")
+    return epoch * steps_per_epoch
+
+
+class TensorBoard:
+    """Writes event files for TensorBoard."""
+
+    def __init__(self, folder: str | Path, *, steps_per_epoch: int, config_text: str) -> None:
+        """
+        Args:
+            folder: of the event files; one more is added each time a run goes on.
+            steps_per_epoch: steps of the optimizer.
+            config_text: the resolved config, shown beside the curves.
+
+        Raises:
+            UserError: TensorBoard is not installed.
+        """
+        self._summaries = _optional(
+            "torch.utils.tensorboard", key="TENSORBOARD.ENABLE", extra="tensorboard"
+        )
+        self._folder = Path(folder)
+        self._steps_per_epoch = steps_per_epoch
+        self._config_text = config_text
+        self._writer: Any = None
+
+    def write(self, record: Record) -> None:
+        """Add a point to each curve that the record has a value for."""
+        step = step_of(record, self._steps_per_epoch)
+        if self._writer is None:
+            # What an earlier process wrote from here on was not saved, and is told again.
+            first_told = step if "iter" in record else step + 1
+            self._writer = self._summaries.SummaryWriter(str(self._folder), purge_step=first_told)
+            self._writer.add_text("config", _as_code(self._config_text), step)
+        for curve, value in points(record).items():
+            self._writer.add_scalar(curve, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Wandb:
+    """Sends the curves to Weights & Biases, or keeps them in ``wandb/`` where it is offline."""
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        project: str,
+        config: Mapping[str, Any],
+        steps_per_epoch: int,
+    ) -> None:
+        """
+        Args:
+            output_dir: names the run; keeps its id, with which it goes on when it is resumed.
+            project: that the run belongs to.
+            config: the resolved config, as nested plain values.
+            steps_per_epoch: steps of the optimizer.
+
+        Raises:
+            UserError: wandb is not installed, or refuses.
+        """
+        output_dir = Path(output_dir)
+        wandb = _optional("wandb", key="WANDB.ENABLE", extra="wandb")
+        self._steps_per_epoch = steps_per_epoch
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=output_dir.resolve().name,
+                id=_run_id(output_dir / RUN_ID_FILE),
+                resume="allow",
+                dir=str(output_dir),
+                config=dict(config),
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"WANDB.ENABLE is True, but no run of {project} could be opened: {error}. "
+                "Log in with `wandb login`, set WANDB_MODE=offline, or set WANDB.ENABLE False"
+            ) from error
+
+    def write(self, record: Record) -> None:
+        """Send a point for each curve that the record has a value for."""
+        values = points(record)
+        if values:
+            self._run.log(values, step=step_of(record, self._steps_per_epoch))
+
+    def close(self) -> None:
+        """Send the rest."""
+        self._run.finish()
+
+
+def _run_id(path: Path) -> str:
+    """The id kept in a file; a new one where there is no file."""
+    if not path.is_file():
+        write_text_atomically(path, secrets.token_hex(8) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _optional(module: str, *, key: str, extra: str) -> ModuleType:
+    """Import a module that ``key`` needs and that not everybody has."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{key} is True, but {extra} cannot be imported ({error}). Install it with "
+            f"pip install 'slowfast_mvit[{extra}]', or set {key} False"
+        ) from error
+
+
+def _as_code(text: str) -> str:
+    """Text that TensorBoard's Markdown shows as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _number(value: float | str) -> float:
+    """A number as it is, and the first of a text such as ``3.21/15.60G``."""
+    if isinstance(value, str):
+        return float(value.split("/")[0].removesuffix("G"))
+    return value
