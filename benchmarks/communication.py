@@ -44,11 +44,12 @@ class Links:
 
     def gather_s(self, num_bytes: float, num_gpus: int, pieces: int) -> float:
         """Seconds until each GPU has all of so many bytes, of which each has an equal part."""
-        bandwidth, hop_us = 1e9 * self.nvlink_gb_s, self.nvlink_us
-        if self.nodes(num_gpus) > 1:
-            bandwidth, hop_us = min(bandwidth, 1e9 / 8 * self.network_gbps), self.network_us
+        nodes, bandwidth = self.nodes(num_gpus), 1e9 * self.nvlink_gb_s
+        if nodes > 1:
+            bandwidth = min(bandwidth, 1e9 / 8 * self.network_gbps)
         carried_s = (num_gpus - 1) / num_gpus * num_bytes / bandwidth
-        return carried_s + pieces * 1e-6 * hop_us * (num_gpus - 1)
+        hops_us = (num_gpus - nodes) * self.nvlink_us + (nodes - 1) * self.network_us
+        return carried_s + pieces * 1e-6 * hops_us
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Work:
         step_s: alone.
         passes: a step costs as much as so many forward passes, the first of which is forward.
         num_params: parameters of the model.
+        num_linear: how many of them are in linear layers of the blocks, and travel in bfloat16.
         num_blocks: blocks of the model.
         overlap: share of the computation under which communication is hidden, 0 to 1.
     """
@@ -66,6 +68,7 @@ class Work:
     step_s: float
     passes: int
     num_params: int
+    num_linear: int
     num_blocks: int
     overlap: float
 
@@ -87,9 +90,13 @@ def ddp_step_s(work: Work, links: Links, num_gpus: int) -> float:
 
 
 def fsdp2_step_s(work: Work, links: Links, num_gpus: int) -> float:
-    """Seconds of a step with ``fully_shard`` on each block and on the model."""
-    pieces = work.num_blocks + 1
-    gather_s = links.gather_s(BFLOAT16 * work.num_params, num_gpus, pieces)
+    """Seconds of a step with ``fully_shard`` as ``runtime.parallel`` applies it.
+
+    The pieces: the linear layers of each block, the rest of each block, the rest of the model.
+    """
+    pieces = 2 * work.num_blocks + 1
+    gathered_bytes = BFLOAT16 * work.num_linear + FLOAT32 * (work.num_params - work.num_linear)
+    gather_s = links.gather_s(gathered_bytes, num_gpus, pieces)
     scatter_s = links.gather_s(FLOAT32 * work.num_params, num_gpus, pieces)
     forward_s = seen_s(gather_s, work.overlap * work.forward_s, pieces)
     backward_s = seen_s(gather_s + scatter_s, work.overlap * work.backward_s, pieces)

@@ -12,10 +12,11 @@ run. The batch of a GPU is that of the recipe, whatever their number.
                       then by the nodes over --network-gbps; hops 2 (n-1) in a ring, or
                       2 ceil(log2 n) in a tree between the nodes, where that is less, as NCCL picks
     all-gather        (n-1)/n x bytes / bandwidth of the slowest link in one ring of n GPUs, n-1
-                      hops; reduce-scatter the same
+                      hops, one of them from each node to the next; reduce-scatter the same
     DDP               all-reduce of float32 gradients in pieces of 25 MiB
-    FSDP2             bfloat16 parameters gathered twice (forward, backward), float32 gradients
-                      scattered, a block of the model at a time
+    FSDP2             parameters gathered twice (forward, backward), those of linear layers in
+                      bfloat16, the others in float32; float32 gradients scattered; in two pieces
+                      for each block
     hidden            a share --overlap of the computation that goes on meanwhile; the first or last
                       piece never is
 
@@ -41,13 +42,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.communication import STRATEGIES, Links, Work
 from benchmarks.record import RESULTS, keep_record
 from slowfast_mvit.config import load_config
-from slowfast_mvit.models.variants import SIZES, VARIANTS
+from slowfast_mvit.models.variants import VARIANTS, create_model
 
 KINETICS = Path(__file__).resolve().parents[1] / "configs" / "Kinetics"
 NUM_GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -158,8 +162,16 @@ def make_work(given: argparse.Namespace) -> tuple[Work, str]:
             f"**assumed, not measured**: {flops / 1e12:.2f} TFLOP at {given.utilisation:.0%} of "
             f"{given.peak_tflops:g} TFLOP/s"
         )
-    num_blocks = sum(SIZES[variant.size].stages)
-    return Work(step_s, passes, variant.num_params, num_blocks, given.overlap), source
+    with torch.device("meta"):
+        blocks = create_model(model.variant).blocks
+    num_linear = sum(
+        parameter.numel()
+        for layer in blocks.modules()
+        if isinstance(layer, nn.Linear)
+        for parameter in layer.parameters()
+    )
+    work = Work(step_s, passes, variant.num_params, num_linear, len(blocks), given.overlap)
+    return work, source
 
 
 def decode_costs(result: Path, decoding: str | None) -> dict[str, float]:
