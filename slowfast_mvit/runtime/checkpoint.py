@@ -32,6 +32,7 @@ from slowfast_mvit.runtime.checkpoint_files import (
     newest_first,
     prune_mid_epoch,
 )
+from slowfast_mvit.runtime.parallel import bare_model, fill_module, fill_optimizer
 from slowfast_mvit.storage import read_torch, save_torch
 
 logger = logging.getLogger(__name__)
@@ -177,6 +178,8 @@ def load_training_state(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None = None,
+    *,
+    ema: nn.Module | None = None,
 ) -> TrainingState:
     """Put a run back to where a checkpoint was written, in place.
 
@@ -186,11 +189,31 @@ def load_training_state(
         path: a checkpoint of ours or of PySlowFast.
         scaler: of a float16 run; it starts afresh, with a warning, where the file has no state
             for it.
+        ema: the moving average of the weights; the same.
 
     Raises:
         WeightsError: the file cannot be read, or does not fit the model or the optimizer.
     """
-    content = _read(path)
+    return restore(path, _read(path), model, optimizer, scaler, ema=ema)
+
+
+def restore(
+    path: str | Path,
+    content: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+    *,
+    ema: nn.Module | None = None,
+) -> TrainingState:
+    """``load_training_state`` from what was read already.
+
+    Args:
+        path: where from, for messages.
+        content: laid out as at the top of this file. A tensor is whole, or sliced like that of the
+            model which it belongs to.
+        (the rest): see ``load_training_state``.
+    """
     _load_model(path, content["model_state"], model)
     _load_optimizer(path, content.get("optimizer_state"), optimizer)
     if scaler is not None and scaler.is_enabled():
@@ -198,6 +221,10 @@ def load_training_state(
             scaler.load_state_dict(content["scaler_state"])
         else:
             logger.warning("%s: no state of a float16 loss scaler; it starts afresh", path)
+    if ema is not None:
+        if "ema_state" not in content:
+            logger.warning("%s: no moving average; it starts afresh from the weights", path)
+        _load_model(path, content.get("ema_state", content["model_state"]), ema)
     return TrainingState(epoch=int(content["epoch"]), extra=dict(content.get(OUR_KEY, {})))
 
 
@@ -222,9 +249,9 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 def _load_model(path: str | Path, saved: Mapping[str, Tensor], model: nn.Module) -> None:
     saved = _with_plain_names(saved)
-    own_names = {plain_name(name): name for name in model.state_dict()}
+    own_names = {plain_name(name): name for name in bare_model(model).state_dict()}
     try:
-        model.load_state_dict({own_names.get(name, name): t for name, t in saved.items()})
+        fill_module(model, {own_names.get(name, name): t for name, t in saved.items()})
     except RuntimeError as error:
         problems = [line.strip() for line in str(error).splitlines()[1:]]
         raise WeightsError(
@@ -252,7 +279,7 @@ def _load_optimizer(
     if problems:
         raise WeightsError(in_one_message(f"{path}: optimizer state does not fit", problems))
     _tell_changed_settings(path, saved["param_groups"], own["param_groups"])
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+    fill_optimizer(optimizer, {"state": saved["state"], "param_groups": own["param_groups"]})
 
 
 def _misfits(state: Mapping[int, Mapping[str, Any]], optimizer: Optimizer) -> list[str]:

@@ -176,6 +176,11 @@ def evaluation_model(module: nn.Module, model: nn.Module) -> nn.Module:
     return copied
 
 
+def bare_model(module: nn.Module) -> nn.Module:
+    """The model that ``parallelise`` wrapped, with its own names."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor that slices make up, in every process; any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -193,8 +198,7 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     All processes call it together; only the main one gets them, one tensor gathered at a time. What
     was on the CPU and whole already is not copied.
     """
-    bare = module.module if isinstance(module, DistributedDataParallel) else module
-    gathered = {name: _on_main(tensor) for name, tensor in bare.state_dict().items()}
+    gathered = {name: _on_main(tensor) for name, tensor in bare_model(module).state_dict().items()}
     return {name: tensor for name, tensor in gathered.items() if tensor is not None}
 
 
@@ -220,13 +224,13 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """``load_state_dict`` from whole tensors, whatever the strategy; each process takes its slices.
 
     Args:
-        module: from ``parallelise``; filled in place.
-        state: what ``whole_state`` gave, in every process.
+        module: from ``parallelise``, or the model that was given to it; filled in place.
+        state: whole tensors, in every process, as the bare model's ``state_dict`` names them.
 
     Raises:
         RuntimeError: names or shapes differ; names each of them, as torch does.
     """
-    bare = module.module if isinstance(module, DistributedDataParallel) else module
+    bare = bare_model(module)
     own = bare.state_dict()
     bare.load_state_dict({name: _sliced(tensor, own.get(name)) for name, tensor in state.items()})
 
@@ -248,7 +252,9 @@ def fill_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 def _sliced(value: Any, like: Tensor | None) -> Any:
     """This process's slice of a whole tensor, if ``like`` is a slice of such a tensor."""
-    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+    if isinstance(value, DTensor) or not isinstance(value, Tensor):
+        return value
+    if not isinstance(like, DTensor) or value.shape != like.shape:
         return value
     # Every process has the whole tensor, so none needs to be sent.
     return distribute_tensor(
