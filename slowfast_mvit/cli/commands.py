@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from slowfast_mvit import __version__
+from slowfast_mvit.cli.launch_flags import add_launch_arguments
+from slowfast_mvit.cli.slurm import add_slurm_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words
-from slowfast_mvit.errors import ConfigError, UserError
+from slowfast_mvit.errors import ConfigError, Stopped, UserError
+from slowfast_mvit.runtime.launcher import die_with_agent, tells_of_lost_rank
 
 DEMO_CONFIG = "Demo/motion.yaml"
 CFG_HELP = (
@@ -20,6 +27,7 @@ CFG_HELP = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command of ``slowfast-mvit``; returns the exit status."""
     arguments = _parser().parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else list(argv)
     return _guarded(lambda: arguments.command(arguments))
 
 
@@ -31,14 +39,10 @@ def run_net(argv: Sequence[str] | None = None) -> int:
         epilog="example: run_net.py --cfg configs/Kinetics/MVITv2_S_16x4.yaml "
         "DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR runs/k400",
     )
-    _add_config_arguments(parser)
-    parser.add_argument("--shard_id", type=int, default=None, help="number of this node, from 0")
-    parser.add_argument("--num_shards", type=int, default=None, help="number of nodes")
-    parser.add_argument(
-        "--init_method", default=None, help="how several nodes meet; not read for one"
-    )
+    _add_run_net_arguments(parser)
     arguments = parser.parse_args(argv)
-    return _guarded(lambda: _for_each_config(arguments, _train_and_test))
+    arguments.words = ["run_net", *(sys.argv[1:] if argv is None else argv)]
+    return _guarded(lambda: arguments.command(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,13 +54,54 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"slowfast_mvit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for name, run, what in (
-        ("train", _train, "train, and validate on the way"),
-        ("test", _test, "test over several views of each video and write a report"),
-    ):
-        command = commands.add_parser(name, help=what, description=what.capitalize() + ".")
-        _add_config_arguments(command)
-        command.set_defaults(command=lambda arguments, run=run: _for_each_config(arguments, run))
+    command = commands.add_parser(
+        "train",
+        help="train, and validate on the way",
+        description="Train, and validate on the way.",
+    )
+    _add_config_arguments(command)
+    command.set_defaults(command=lambda arguments: _for_each_config(arguments, _train))
+
+    command = commands.add_parser(
+        "test",
+        help="test over several views of each video and write a report",
+        description="Test over several views of each video and write a report. A test that was "
+        "killed goes on with the videos that it had not scored.",
+    )
+    _add_config_arguments(command)
+    command.add_argument(
+        "--part",
+        default="1/1",
+        metavar="N/M",
+        help="score one of M parts of the list, as a job of its own; then: slowfast-mvit merge",
+    )
+    command.set_defaults(
+        command=lambda arguments: _for_each_config(arguments, partial(_test, part=arguments.part))
+    )
+
+    command = commands.add_parser(
+        "merge",
+        help="join the parts of a test",
+        description="Join the parts of a test that several jobs have scored (test --part), and "
+        "write results and report into the first folder.",
+    )
+    command.add_argument("output_dir", nargs="+", help="OUTPUT_DIR of one or several of the jobs")
+    command.set_defaults(command=_merge)
+
+    command = commands.add_parser(
+        "run_net",
+        help="train and test as the config asks for: PySlowFast's tools/run_net.py",
+        description="Train and test as the config files ask for, as PySlowFast's tools/run_net.py.",
+    )
+    _add_run_net_arguments(command)
+
+    command = commands.add_parser("launch", help="start a command as several processes (torchrun)")
+    add_launch_arguments(command)
+    command.set_defaults(command=_launch)
+
+    command = commands.add_parser("slurm", help="submit a run that queues itself again to Slurm")
+    add_slurm_arguments(command)
+    command.set_defaults(command=_slurm)
 
     command = commands.add_parser(
         "predict", help="name what happens in a video", description="Name what happens in a video."
@@ -100,7 +145,54 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="more overrides")
 
 
-def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None]) -> None:
+def _add_run_net_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_config_arguments(parser)
+    parser.add_argument("--shard_id", type=int, default=None, help="number of this node, from 0")
+    parser.add_argument("--num_shards", type=int, default=None, help="number of nodes")
+    parser.add_argument(
+        "--init_method",
+        metavar="tcp://HOST:PORT",
+        help="where several nodes meet: a free port of node 0; not read for one node",
+    )
+    parser.set_defaults(command=lambda arguments: _for_each_config(arguments, _train_and_test))
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from slowfast_mvit.cli.launch import launch_job
+
+    return launch_job(arguments)
+
+
+def _slurm(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.cli.slurm import slurm_job
+
+    words = arguments.job_words[1:] if arguments.job_words[:1] == ["--"] else arguments.job_words
+    if words[:1] not in (["train"], ["test"], ["run_net"]):
+        raise ConfigError(
+            "slurm runs train, test or run_net on the nodes, as in slowfast-mvit slurm "
+            f"--gpus-per-node 8 -- train --cfg FILE; got {shlex.join(words) or 'nothing'}"
+        )
+    slurm_job(arguments, words, _configs(_parser().parse_args(words)))
+
+
+def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None]) -> int | None:
+    configs = _configs(arguments)
+
+    from slowfast_mvit.cli.launch import launch_as_configured
+    from slowfast_mvit.cli.start import run_in_group
+
+    init_method = getattr(arguments, "init_method", None)
+    status = launch_as_configured(configs, arguments.words, init_method=init_method)
+    if status is None:
+        run_in_group(configs, run)
+    return status
+
+
+def _configs(arguments: argparse.Namespace) -> list[Config]:
+    """What the words of a command load, all of it.
+
+    All files are read before the first run starts: a typo in the last must not show up tomorrow.
+    """
     files, overrides = split_cfg_words(arguments.cfg_words)
     if not files:
         raise ConfigError("no config file given. Name one, as in --cfg Kinetics/MVITv2_S_16x4.yaml")
@@ -111,9 +203,7 @@ def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None
     ):
         if value is not None:
             overrides += [key, str(value)]
-    # All files are read before the first run starts: a typo in the last must not show up tomorrow.
-    for config in [load_config(file, overrides) for file in files]:
-        run(config)
+    return [load_config(file, overrides) for file in files]
 
 
 def _train(config: Config) -> None:
@@ -122,10 +212,16 @@ def _train(config: Config) -> None:
     train_job(config)
 
 
-def _test(config: Config) -> None:
-    from slowfast_mvit.cli.testing import test_job
+def _test(config: Config, part: str = "1/1") -> None:
+    from slowfast_mvit.cli.testing import parse_part, test_job
 
-    test_job(config)
+    test_job(config, parse_part(part))
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.cli.merge import merge_job
+
+    merge_job(arguments.output_dir)
 
 
 def _train_and_test(config: Config) -> None:
@@ -164,14 +260,45 @@ def _demo(arguments: argparse.Namespace) -> None:
         _train_and_test(config)
 
 
-def _guarded(run: Callable[[], None]) -> int:
+def _guarded(run: Callable[[], int | None]) -> int:
     """Turn what a user can cause into one message and an exit status, without a traceback."""
+    die_with_agent()
     try:
-        run()
+        return run() or 0
+    except Stopped as stop:
+        _say_once(str(stop))
+        return 128 + stop.signal_number
     except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        _say(f"{type(error).__name__}: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        _say_once("\nInterrupted. The same command goes on from the last checkpoint.")
         return 130
-    return 0
+    except RuntimeError as error:
+        if not tells_of_lost_rank(error):
+            raise  # with several ranks, torch prints the number of the rank before each line
+        _say(f"Another process of this run has ended, and this one with it ({error})")
+        return 1
+
+
+def _say_once(message: str) -> None:
+    """Print what all ranks have to say."""
+    if _rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+def _say(message: str) -> None:
+    """Print what all ranks may have to say, or this one alone (its own node lacks a file).
+
+    If rank 0 has said it too and ended, its launcher ends the others while they hesitate. If not,
+    it comes a moment later, with the number of the rank.
+    """
+    if rank := _rank():
+        time.sleep(1.0 if os.environ.get("LOCAL_RANK") == "0" else 2.0)
+        message = "\n".join(f"[rank {rank}] {line}" for line in message.splitlines())
+    print(message, file=sys.stderr, flush=True)
+
+
+def _rank() -> int:
+    number = os.environ.get("RANK", "0")
+    return int(number) if number.isdecimal() else 0

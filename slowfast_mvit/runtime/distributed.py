@@ -25,6 +25,7 @@ from slowfast_mvit.runtime.launcher import (
 )
 
 __all__ = [
+    "backend",
     "from_main",
     "gather_objects",
     "is_launched",
@@ -73,6 +74,11 @@ def local_world_size() -> int:
 def num_nodes() -> int:
     """How many nodes the run has."""
     return world_size() // local_world_size()
+
+
+def backend() -> str:
+    """What carries the words of the processes: gloo, nccl; empty where there is only one."""
+    return str(distributed.get_backend_config()) if _several() else ""
 
 
 def is_main() -> bool:
@@ -126,12 +132,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     _join(place, device)
-    try:
-        yield
-    except BaseException:
-        if device.type == "cpu":  # leaving nccl waits for ranks that may be elsewhere by now
-            distributed.destroy_process_group()
-        raise
+    yield
+    # Not after an error: nccl would wait for ranks that do not know of it, and gloo would tell them
+    # before this one has said what it is.
     distributed.destroy_process_group()
 
 
@@ -139,10 +142,11 @@ def _join(place: Place, device: torch.device) -> None:
     die_with_agent()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # Keep the last collectives, for the file that tells after a time-out who was missing.
+        os.environ.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000")
     store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_LIMIT))
     # A store of the agent outlives its processes: those of the next attempt would find in it the
-    # addresses of the dead. Agents of several nodes count attempts each for itself, so there the
-    # launcher must see to it that each attempt has a store of its own.
+    # addresses of the dead. (Several nodes: see ``attempts_share_a_store``.)
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = PrefixStore(f"attempt {attempt}", store)

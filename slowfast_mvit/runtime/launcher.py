@@ -17,6 +17,7 @@ from slowfast_mvit.errors import UserError, in_one_message
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
 
+_SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -87,6 +88,25 @@ def _contradictions(values: Mapping[str, int]) -> list[str]:
             "each node must run the same number of processes"
         )
     return problems
+
+
+def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether ranks that are started again would find the addresses of the dead ones.
+
+    Torch's agents of several nodes keep one store for all attempts, unless told not to. Each counts
+    the attempts for itself, so that the count cannot tell them apart; on one node it can.
+    """
+    return (
+        environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        and environment.get("GROUP_WORLD_SIZE", "1") != "1"
+        and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    )
+
+
+def tells_of_lost_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone, whose own words say why."""
+    text = str(error)
+    return "gloo/transport" in text and any(sign in text for sign in _SIGNS_OF_LOSS)
 
 
 def die_with_agent(environment: Mapping[str, str] = os.environ) -> None:

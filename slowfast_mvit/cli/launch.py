@@ -1,0 +1,167 @@
+"""Starting the processes of a run: ``slowfast-mvit launch``, and ``NUM_GPUS`` and ``NUM_SHARDS``.
+
+A process that is started here runs the same command line again; its environment tells it that it is
+one of several, and it starts none itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+import slowfast_mvit
+from slowfast_mvit.cli.launch_flags import LAUNCHED
+from slowfast_mvit.config import Config
+from slowfast_mvit.errors import ConfigError, nearest
+from slowfast_mvit.runtime.agent import Launch, run_agent
+from slowfast_mvit.runtime.launcher import is_launched
+
+
+def launch_job(arguments: argparse.Namespace) -> int:
+    """What ``slowfast-mvit launch`` does; returns the exit status."""
+    words = arguments.launched[arguments.launched[:1] == ["--"] :]
+    command = _command(words)
+    min_nodes, max_nodes = _nodes(arguments.nnodes)
+    if max_nodes > 1 and not arguments.rdzv_endpoint:
+        raise ConfigError(
+            f"--nnodes {arguments.nnodes}: several nodes need a place to meet. Give each the same "
+            "--rdzv_endpoint HOST:PORT, HOST being the first of them"
+        )
+    if arguments.node_rank is not None and arguments.max_restarts:
+        raise ConfigError(
+            "--node_rank and --max_restarts exclude each other: nodes with fixed numbers cannot "
+            "start again together. Leave --node_rank out, and the nodes number themselves"
+        )
+    launch = Launch(
+        num_processes=arguments.nproc_per_node or max(1, _num_gpus()),
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        endpoint=_endpoint(arguments.rdzv_endpoint),
+        node_rank=arguments.node_rank,
+        run_id=arguments.rdzv_id or ("slowfast_mvit" if max_nodes > 1 else ""),
+        max_restarts=arguments.max_restarts,
+        shutdown_timeout_s=arguments.shutdown_timeout,
+        local_addr=arguments.local_addr,
+        rendezvous=_settings(arguments.rdzv_conf),
+    )
+    return _run(launch, command)
+
+
+def launch_as_configured(
+    configs: Sequence[Config], words: Sequence[str], *, init_method: str | None = None
+) -> int | None:
+    """Start the processes that ``NUM_GPUS`` and ``NUM_SHARDS`` ask for.
+
+    Args:
+        configs: all that one command is to run.
+        words: of that command, as ``slowfast-mvit`` understands them.
+        init_method: where nodes meet, as PySlowFast writes it: ``tcp://host:port``.
+
+    Returns:
+        The exit status; None where nothing has to be started: this process is one of several
+        already, or the only one that is wanted.
+
+    Raises:
+        ConfigError: several nodes are wanted that have no place to meet; the place is none; or the
+            configs want different numbers of processes.
+    """
+    if is_launched():
+        return None
+    asked = {(config.num_gpus, config.num_shards, config.shard_id) for config in configs}
+    if len(asked) > 1:
+        raise ConfigError(
+            "the configs of one command must agree in NUM_GPUS, NUM_SHARDS and SHARD_ID, "
+            f"as one group of processes runs them all; got {sorted(asked)}. Run them one by one"
+        )
+    [(num_gpus, num_shards, shard_id)] = asked
+    num_processes = max(1, min(num_gpus, _num_gpus()))
+    if num_shards == 1:
+        if num_processes == 1:
+            return None
+        return _run(Launch(num_processes), _command(words))
+    if not init_method:
+        raise ConfigError(
+            f"NUM_SHARDS is {num_shards}: several nodes need a process group. Start this on each "
+            f"of them with --init_method tcp://HOST:PORT --num_shards {num_shards} --shard_id I "
+            f"(I from 0 to {num_shards - 1}, HOST being node 0), or with slowfast-mvit launch "
+            f"--nnodes {num_shards} --rdzv_endpoint HOST:PORT -- run_net --cfg ..."
+        )
+    launch = Launch(
+        num_processes,
+        min_nodes=num_shards,
+        max_nodes=num_shards,
+        endpoint=_endpoint_of_url(init_method),
+        node_rank=shard_id,
+        run_id="slowfast_mvit",
+    )
+    return _run(launch, _command(words))
+
+
+def _run(launch: Launch, command: Sequence[str]) -> int:
+    # The ranks run the code of this process, installed or not.
+    root = str(Path(slowfast_mvit.__file__).resolve().parents[1])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, before] if before else [root])
+    if launch.num_processes > 1:
+        share = 1 if _num_gpus() else len(os.sched_getaffinity(0)) // launch.num_processes
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    return run_agent(launch, command)
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    """How a rank is started; unbuffered, as what it printed last matters when it is killed."""
+    if words and words[0].endswith(".py"):
+        return [sys.executable, "-u", *words]
+    if words and words[0] in LAUNCHED:
+        return [sys.executable, "-u", "-m", "slowfast_mvit", *words]
+    got = f"got {words[0]!r}" if words else "got nothing"
+    guess = nearest(words[0], LAUNCHED) if words else None
+    hint = f". Did you mean {guess}?" if guess else ""
+    raise ConfigError(
+        f"launch starts {', '.join(LAUNCHED)} or a Python script, as in "
+        f"slowfast-mvit launch -- train --cfg FILE; {got}{hint}"
+    )
+
+
+def _num_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _nodes(text: str) -> tuple[int, int]:
+    low, _, high = text.partition(":")
+    if low.isdecimal() and (high or low).isdecimal() and 1 <= int(low) <= int(high or low):
+        return int(low), int(high or low)
+    raise ConfigError(f"--nnodes: expected a number of nodes, or MIN:MAX, got {text!r}")
+
+
+def _endpoint(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if text and not (host and port.isdecimal()):
+        raise ConfigError(f"--rdzv_endpoint: expected HOST:PORT, got {text!r}")
+    return text
+
+
+def _endpoint_of_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        raise ConfigError(
+            f"--init_method {url}: a file is no place to meet: one that a killed run has left "
+            "behind would stop the next. Use tcp://HOST:PORT, HOST being node 0"
+        )
+    host, _, port = parts.netloc.rpartition(":")
+    if parts.scheme != "tcp" or not (host and port.isdecimal()):
+        raise ConfigError(f"--init_method: expected tcp://HOST:PORT, got {url!r}")
+    return parts.netloc
+
+
+def _settings(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    if not all(key and value for key, _, value in pairs):
+        raise ConfigError(f"--rdzv_conf: expected KEY=VALUE,KEY=VALUE, got {text!r}")
+    return {key: value for key, _, value in pairs}
