@@ -21,6 +21,7 @@ from slowfast_mvit.build.data import (
     test_forward_batch,
     test_plans,
     val_forward_batch,
+    videos_per_process,
     view_plan,
 )
 from slowfast_mvit.build.model import (
@@ -59,5 +60,6 @@ __all__ = [
     "test_forward_batch",
     "test_plans",
     "val_forward_batch",
+    "videos_per_process",
     "view_plan",
 ]

@@ -16,7 +16,8 @@ from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loader import Loader, eval_loader, train_loader
 from slowfast_mvit.data.train_videos import TrainVideos
 from slowfast_mvit.data.transforms import TrainTransform, normalise
-from slowfast_mvit.runtime.distributed import rank, world_size
+from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.runtime.distributed import local_world_size, rank, world_size
 from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
 
 CLIP_COUNTS_OF_MINUS_1 = (1, 3, 5, 7, 10)  # what PySlowFast tests for NUM_ENSEMBLE_VIEWS -1
@@ -78,7 +79,7 @@ def config_of_plan(config: Config, plan: ViewPlan) -> Config:
 
 
 def build_train_loader(config: Config, videos: VideoList) -> Loader:
-    """The training batches: ``AUG.NUM_SAMPLE`` augmented views of each video."""
+    """The training batches of this process: ``AUG.NUM_SAMPLE`` augmented views of each video."""
     catalog.check_flip(config.train.dataset, config.data.random_flip)
     data, aug = config.data, config.aug
     transform = TrainTransform(
@@ -103,13 +104,30 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
     )
     return train_loader(
         dataset,
-        batch_size=config.train.batch_size,
+        batch_size=videos_per_process(config),
         seed=config.rng_seed,
+        rank=rank(),
+        world_size=world_size(),
         num_workers=config.data_loader.num_workers,
         pin_memory=config.data_loader.pin_memory,
         start_method=config.data_loader.start_method,
         timeout_s=config.data_loader.timeout_s,
     )
+
+
+def videos_per_process(config: Config) -> int:
+    """Videos in a training batch of one process: its share of those of its node.
+
+    Raises:
+        ConfigError: the processes of a node cannot share them evenly.
+    """
+    num_videos, num_processes = config.train.batch_size, local_world_size()
+    if num_videos % num_processes:
+        raise ConfigError(
+            f"TRAIN.BATCH_SIZE {num_videos} counts the videos of a node, and cannot be shared "
+            f"evenly by its {num_processes} processes. Choose a multiple of {num_processes}"
+        )
+    return num_videos // num_processes
 
 
 def build_val_loader(config: Config, videos: VideoList) -> Loader:

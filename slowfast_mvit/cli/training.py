@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from slowfast_mvit import build
+from slowfast_mvit.cli.curves import opened_curves
+from slowfast_mvit.cli.plan import tell_model, tell_plan
 from slowfast_mvit.cli.start import started, write_config
 from slowfast_mvit.config import Config
-from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loader import Loader
+from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
 from slowfast_mvit.engine.test import validate
-from slowfast_mvit.engine.train import TrainSettings, train
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.models import MViT
+from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
-from slowfast_mvit.runtime.distributed import pick_device
+from slowfast_mvit.runtime.checkpoint_files import newest_first
+from slowfast_mvit.runtime.distributed import (
+    from_main,
+    is_main,
+    num_nodes,
+    pick_device,
+    require_agreement,
+)
+from slowfast_mvit.runtime.parallel import compile_blocks, evaluation_model, parallelise
 from slowfast_mvit.storage import local_copy
 
 logger = logging.getLogger(__name__)
@@ -32,56 +46,114 @@ def _train(config: Config, output_dir: Path) -> None:
     device = pick_device(config.num_gpus)
     videos = build.build_videos(config, "train")
     val_videos = build.build_videos(config, "val")
+    require_agreement({"training list": videos.digest(), "validation list": val_videos.digest()})
     loader = build.build_train_loader(config, videos)
     val_loader = build.build_val_loader(config, val_videos)
 
-    torch.manual_seed(config.rng_seed)
+    torch.manual_seed(config.rng_seed)  # every process begins with the same weights
     model = build.build_model(config)
     model.input_spec = build.input_spec(config, videos.class_names)
     resume_from = _starting_point(config, output_dir, model)
+    _freeze(config, model)
     model.to(device)
-    objective = build.build_objective(config)
-    _tell_plan(config, device, model, loader, videos, val_videos)
-    write_config(config, output_dir)
+    average = moving_average(model, config.train.ema_decay) if config.train.ema_decay else None
+    if config.model.compile:
+        compile_blocks(model)
+    module, evaluated = _spread(config, model, average, device)
 
-    train(
-        model,
-        objective,
-        optimizer=build.build_optimizer(config, model),
-        lr_at=build.build_schedule(config),
-        loader=loader,
-        settings=TrainSettings(
-            max_epoch=config.solver.max_epoch,
-            seed=config.rng_seed,
-            checkpoint_period=config.train.checkpoint_period,
-            eval_period=config.train.eval_period,
-            log_period=config.log_period,
-            precision=config.train.precision,
-            clip_value=config.solver.clip_grad_val,
-            clip_norm=config.solver.clip_grad_l2norm,
-            max_failed_fraction=config.data.max_failed_fraction,
-        ),
-        device=device,
-        output_dir=output_dir,
-        cfg_text=config.to_yaml(),
-        extra={"input_spec": model.input_spec},
-        validate=lambda epoch: validate(
-            model,
-            val_loader,
-            build.prepare_views(config),
-            objective.loss,
-            device=device,
-            forward_batch=build.val_forward_batch(config, val_videos),
-            failed_path=output_dir / "failed_videos.csv",
-            epoch=epoch,
-        ),
-        resume_from=resume_from,
+    objective = build.build_objective(config)
+    settings = _settings(config)
+    num_steps = steps_in_epoch(loader, settings.accum_steps)
+    tell_model(config, model)
+    tell_plan(
+        config,
+        device,
+        num_steps=num_steps,
+        num_train=len(videos),
+        num_val=len(val_videos),
     )
+    if is_main():
+        write_config(config, output_dir)
+
+    with opened_curves(config, output_dir, steps_per_epoch=num_steps) as curves:
+        train(
+            model,
+            objective,
+            optimizer=build.build_optimizer(config, model),
+            lr_at=build.build_schedule(config, num_nodes()),
+            loader=loader,
+            settings=settings,
+            device=device,
+            output_dir=output_dir,
+            cfg_text=config.to_yaml(),
+            extra={"input_spec": model.input_spec},
+            module=module,
+            curves=curves,
+            average=average,
+            validate=lambda epoch, should_stop: validate(
+                evaluated(),
+                val_loader,
+                build.prepare_views(config),
+                objective.loss,
+                device=device,
+                forward_batch=build.val_forward_batch(config, val_videos),
+                failed_path=output_dir / "failed_videos.csv",
+                epoch=epoch,
+                should_stop=should_stop,
+            ),
+            resume_from=resume_from,
+        )
+
+
+def _settings(config: Config) -> TrainSettings:
+    return TrainSettings(
+        max_epoch=config.solver.max_epoch,
+        seed=config.rng_seed,
+        checkpoint_period=config.train.checkpoint_period,
+        checkpoint_steps=config.train.checkpoint_steps,
+        eval_period=config.train.eval_period,
+        early_stopping=config.train.early_stopping,
+        log_period=config.log_period,
+        accum_steps=config.train.grad_accum_steps,
+        precision=config.train.precision,
+        clip_value=config.solver.clip_grad_val,
+        clip_norm=config.solver.clip_grad_l2norm,
+        max_failed_fraction=config.data.max_failed_fraction,
+    )
+
+
+def _freeze(config: Config, model: MViT) -> None:
+    frozen = build.freeze_parameters(config, model)
+    if frozen:
+        logger.info(
+            "TRAIN.FREEZE: %d of %d parameters are not trained: %s",
+            len(frozen),
+            sum(1 for _ in model.parameters()),
+            ", ".join(frozen),
+        )
+
+
+def _spread(
+    config: Config, model: MViT, average: AveragedModel | None, device: torch.device
+) -> tuple[nn.Module, Callable[[], nn.Module]]:
+    """What training calls, and what gives the model that is validated."""
+    spread = partial(
+        parallelise,
+        strategy=config.train.strategy,
+        device=device,
+        precision=config.train.precision,
+    )
+    module = spread(model, find_unused=config.model.detach_final_fc)
+    if average is None:
+        return module, lambda: evaluation_model(module, model)
+    if config.train.strategy == "fsdp":
+        spread(average.module)
+    return module, lambda: evaluation_model(average.module, average.module)
 
 
 def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | None:
     """The checkpoint to go on from, or None after filling the model with weights to start from."""
-    newest = latest_checkpoint(output_dir) if config.train.auto_resume else None
+    newest = from_main(_newest(config, output_dir) if is_main() else None)
     path = config.train.checkpoint_file_path
     if newest is not None or not path:
         return newest
@@ -91,38 +163,18 @@ def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | Non
     return local_copy(path)
 
 
-def _tell_plan(
-    config: Config,
-    device: torch.device,
-    model: MViT,
-    loader: Loader,
-    videos: VideoList,
-    val_videos: VideoList,
-) -> None:
-    """What is about to happen, in words, once."""
-    if config.log_model_info:
-        num_params = sum(parameter.numel() for parameter in model.parameters())
-        logger.info("model: %d blocks, %s parameters", len(model.blocks), f"{num_params:,}")
-    if config.num_gpus > 1:
-        logger.warning(
-            "NUM_GPUS is %d, but this process trains alone on one device (%s): all %d videos of "
-            "TRAIN.BATCH_SIZE go through it, and the learning rate stays %r",
-            config.num_gpus,
-            device,
-            config.train.batch_size,
-            config.solver.base_lr,
-        )
-    logger.info(
-        "training on %d videos (%s), validating on %d: %d epochs of %d steps, %d videos x %d views "
-        "a step, clips of %s, on %s in %s",
-        len(videos),
-        config.train.dataset,
-        len(val_videos),
-        config.solver.max_epoch,
-        len(loader),
-        config.train.batch_size,
-        config.aug.num_sample,
-        build.clip_spec(config, config.train.dataset),
-        device,
-        config.train.precision,
-    )
+def _newest(config: Config, output_dir: Path) -> Path | None:
+    """The checkpoint of this run that is furthest on."""
+    if not config.train.auto_resume:
+        left = newest_first(output_dir)
+        if left:
+            logger.warning(
+                "TRAIN.AUTO_RESUME is False, but %s holds %d checkpoints of a run before, up to "
+                "%s. This run begins anew beside them; a later resume would take those that are "
+                "furthest on. Choose another OUTPUT_DIR, or move them away",
+                output_dir,
+                len(left),
+                left[0].name,
+            )
+        return None
+    return latest_checkpoint(output_dir)

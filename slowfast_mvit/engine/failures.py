@@ -6,11 +6,12 @@ import csv
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.runtime.distributed import is_main
+from slowfast_mvit.runtime.distributed import gather_objects, is_main
 from slowfast_mvit.structures import ClipBatch, FailedVideo
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,9 @@ class FailureLimit:
     """Counts the failed videos of an epoch and stops the run when they exceed a share of it.
 
     A failure counts against all videos of the epoch while it runs, so that no early cluster of
-    them stops a run that would have stayed below the limit; at its end, against those tried.
+    them stops a run that would have stayed below the limit; at its end, against those tried. Each
+    process notes its own (``add``); when a line of the log is due they are counted together
+    (``counts``, summed over the processes, back to ``agree``), so that all stop at the same step.
     """
 
     def __init__(self, path: str | Path, *, max_fraction: float, num_videos: int) -> None:
@@ -85,32 +88,48 @@ class FailureLimit:
         Args:
             path: ``failed_videos.csv`` of the run.
             max_fraction: ``DATA.MAX_FAILED_FRACTION``, from 0 to 1.
-            num_videos: videos in an epoch.
+            num_videos: videos in an epoch, of all processes.
         """
         self.path = Path(path)
         self.max_fraction = max_fraction
         self.num_videos = num_videos
-        self.epoch = 0
-        self.num_tried = 0
-        self.failed: list[FailedVideo] = []
+        self.start_epoch()
 
     def start_epoch(self, epoch: int = 0) -> None:
-        """Count from zero. A resumed run does so too: it goes on where an epoch starts."""
+        """Count from zero."""
         self.epoch = epoch
         self.num_tried = 0
-        self.failed = []
+        self.failed: list[FailedVideo] = []
+        self._own = {"num_tried": 0.0, "num_failed": 0.0}
+        self._new: list[FailedVideo] = []
 
     def add(self, batch: ClipBatch) -> None:
-        """Count a batch, write its failures down, and stop if the epoch is over the limit now.
+        """Note what this process read and could not read."""
+        self._own["num_tried"] += len(batch.video_ids) + len(batch.failures)
+        self._own["num_failed"] += len(batch.failures)
+        self._new += batch.failures
+
+    def counts(self) -> dict[str, float]:
+        """What this process noted in this epoch, to be summed over the processes."""
+        return dict(self._own)
+
+    def agree(self, counts: Mapping[str, float]) -> None:
+        """Take in what all processes noted, write it down, and stop if that is too much already.
+
+        Args:
+            counts: the sums of ``counts`` over the processes.
 
         Raises:
             UserError: more videos failed than the limit allows in a whole epoch.
         """
-        self.num_tried += len(batch.video_ids) + len(batch.failures)
-        if batch.failures:
-            self.failed += batch.failures
-            record_failed_videos(self.path, batch.failures, split="train", epoch=self.epoch)
-            self._stop_above(max(self.num_tried, self.num_videos))
+        self.num_tried = int(counts["num_tried"])
+        if counts["num_failed"] == len(self.failed):
+            return
+        new, self._new = self._new, []
+        everybodys = [failed for part in gather_objects(new) for failed in part]
+        self.failed += everybodys
+        record_failed_videos(self.path, everybodys, split="train", epoch=self.epoch)
+        self._stop_above(max(self.num_tried, self.num_videos))
 
     def end_epoch(self) -> None:
         """Tell how many failed and why; stop if that was over the limit.
@@ -127,6 +146,18 @@ class FailureLimit:
                 in_kinds(self.failed),
             )
         self._stop_above(self.num_tried)
+
+    def state(self) -> dict[str, Any]:
+        """The counts so far, as plain values, for a checkpoint inside the epoch."""
+        failed = [[failed.video_id, failed.path, failed.reason] for failed in self.failed]
+        return {"num_tried": self.num_tried, "failed": failed}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the counts of an epoch that was cut off; the main process answers for them."""
+        self.num_tried = int(state["num_tried"])
+        self.failed = [FailedVideo(*texts) for texts in state["failed"]]
+        if is_main():
+            self._own = {"num_tried": self.num_tried, "num_failed": len(self.failed)}
 
     def _stop_above(self, num_videos: int) -> None:
         if len(self.failed) <= self.max_fraction * num_videos:

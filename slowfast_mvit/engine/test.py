@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from slowfast_mvit.engine.failures import in_words, record_failed_videos
 from slowfast_mvit.engine.measure import num_correct
-from slowfast_mvit.engine.train import BatchSource
+from slowfast_mvit.engine.settings import BatchSource
 from slowfast_mvit.errors import UserError, WeightsError
 from slowfast_mvit.optim.objectives import Loss
 from slowfast_mvit.runtime.distributed import gather_objects, wait_for_all

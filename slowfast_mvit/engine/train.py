@@ -3,80 +3,41 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from slowfast_mvit.engine.failures import FailureLimit
 from slowfast_mvit.engine.measure import EpochMeter
+from slowfast_mvit.engine.saving import RunState, resume_state, save_best_weights, save_state
+from slowfast_mvit.engine.settings import (
+    BatchSource,
+    Objective,
+    TrainSettings,
+    steps_in_epoch,
+)
+from slowfast_mvit.engine.step import train_step
 from slowfast_mvit.engine.telling import tell
-from slowfast_mvit.optim.objectives import Outcome
+from slowfast_mvit.engine.validating import Validate, Validations
+from slowfast_mvit.errors import Stopped
 from slowfast_mvit.optim.schedule import Schedule, set_lr
-from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
-from slowfast_mvit.runtime.checkpoint import load_training_state, save_checkpoint
-from slowfast_mvit.runtime.checkpoint_files import remove_unfinished
-from slowfast_mvit.runtime.distributed import is_main, rank
-from slowfast_mvit.runtime.log import StatsLog, memory_in_use, progress
-from slowfast_mvit.runtime.precision import autocast, loss_scaler
-from slowfast_mvit.structures import ClipBatch
+from slowfast_mvit.runtime.checkpoint_files import Position, remove_mid_epoch, remove_unfinished
+from slowfast_mvit.runtime.curves import Curves
+from slowfast_mvit.runtime.distributed import is_main, world_size
+from slowfast_mvit.runtime.log import StatsLog, progress
+from slowfast_mvit.runtime.precision import loss_scaler
+from slowfast_mvit.runtime.stopping import StopRequest, stop_requests
 
 logger = logging.getLogger(__name__)
 
-Objective = Callable[[nn.Module, ClipBatch, np.random.Generator], Outcome]
-
-
-class BatchSource(Protocol):
-    """What the loops need of ``data.loader.Loader``."""
-
-    @property
-    def num_videos(self) -> int:
-        """Videos in the list."""
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[ClipBatch]:
-        """The batches of one epoch from a step on; equal arguments give equal batches."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The plain numbers of a training run.
-
-    Attributes:
-        max_epoch: epochs of the whole run.
-        seed: every random draw follows from it.
-        checkpoint_period: a checkpoint after every so many epochs, and after the last.
-        eval_period: a validation after every so many epochs, and after the last.
-        log_period: a line of the log after every so many steps.
-        precision: "fp32", "bf16" or "fp16".
-        clip_value: each element of a gradient is cut to plus or minus this; None for no cut.
-        clip_norm: all gradients are shrunk together to this L2 norm; None for not. Not read where
-            there is a ``clip_value``, as in PySlowFast.
-        max_failed_fraction: share of unreadable videos at which the run stops.
-    """
-
-    max_epoch: int
-    seed: int
-    checkpoint_period: int = 10
-    eval_period: int = 10
-    log_period: int = 10
-    precision: str = "fp32"
-    clip_value: float | None = None
-    clip_norm: float | None = None
-    max_failed_fraction: float = 0.01
-
-    def is_due(self, epoch: int, period: int) -> bool:
-        """Whether something done every ``period`` epochs is done after the 0-based ``epoch``."""
-        return (epoch + 1) % period == 0 or epoch + 1 == self.max_epoch
+# Plain values with which an epoch that was cut off goes on: what was counted in it so far.
+Memory = Mapping[str, Any]
+Save = Callable[[Position, Memory], None]
 
 
 def train(
@@ -91,196 +52,221 @@ def train(
     output_dir: str | Path,
     cfg_text: str,
     extra: Mapping[str, Any] | None = None,
-    validate: Callable[[int], Mapping[str, float]] | None = None,
+    module: nn.Module | None = None,
+    average: AveragedModel | None = None,
+    validate: Validate | None = None,
+    curves: Sequence[Curves] = (),
     resume_from: str | Path | None = None,
 ) -> None:
-    """Train a model in place, writing checkpoints and logs.
+    """Train a model in place, writing checkpoints and logs; every process of the run calls this.
 
     A run that is cut off and goes on from its checkpoint ends with the same weights, to the bit, as
-    one that was not, on the same machine.
+    one that was not, on the same machines and as many of them.
 
     Args:
         model: on ``device``.
         objective: what is minimised, see ``optim.objectives``.
         optimizer: over ``optim.params.parameter_groups``.
         lr_at: learning rate at a fractional epoch.
-        loader: the training batches.
+        loader: the training batches of this process.
         settings: plain numbers.
-        output_dir: gets ``checkpoints/``, ``json_stats.log`` and ``failed_videos.csv``.
+        output_dir: gets ``checkpoints/``, ``mid_epoch/``, ``json_stats.log`` and
+            ``failed_videos.csv``.
         cfg_text: the resolved config, kept in each checkpoint.
         extra: plain values kept in each checkpoint beside the step and the seed.
-        validate: called with the 0-based epoch; gives "top1_err", "top5_err" and the like.
-        resume_from: a checkpoint to go on from; its epoch counts.
+        module: what ``runtime.parallel.parallelise`` made of the model; None for the model itself.
+        average: the moving average of the weights; it then is what is validated.
+        validate: see ``engine.validating``.
+        curves: where else the numbers of the log go.
+        resume_from: a checkpoint to go on from; its epoch and step count.
 
     Raises:
         UserError: the loss is not finite, or too many videos cannot be read.
         WeightsError: ``resume_from`` does not fit.
+        Stopped: a signal asked for it; what was done is saved.
     """
-    stats = StatsLog(output_dir)
     scaler = loss_scaler(device, settings.precision)
-    start_epoch, start_step = 0, 0
+    state = RunState(model, module or model, optimizer, scaler, average)
+    num_steps = steps_in_epoch(loader, settings.accum_steps)
+    num_videos = loader.num_videos // len(loader) * settings.accum_steps * world_size()
+    kept = {**(extra or {}), "seed": settings.seed, "videos_per_step": num_videos}
+    start = Position(0)
+    memory: Memory = {}
     if resume_from is not None:
-        start_epoch, start_step = _resume(resume_from, model, optimizer, scaler, settings)
-    stats.keep_until(start_epoch, start_step)
+        start, memory = _resume(state, resume_from, kept, settings.max_epoch)
     if is_main():
         remove_unfinished(output_dir)
+    stats = StatsLog(output_dir)
+    stats.keep_until(*start)
+
+    def save(position: Position, memory: Memory) -> None:
+        save_state(state, output_dir, position, cfg_text=cfg_text, extra={**kept, **memory})
+
+    def save_best(epoch: int) -> None:
+        save_best_weights(state, output_dir, epoch, cfg_text=cfg_text, extra=kept)
+
+    validations = Validations(
+        validate,
+        stats,
+        curves,
+        settings=settings,
+        save_best=save_best,
+    )
     failures = FailureLimit(
         Path(output_dir) / "failed_videos.csv",
         max_fraction=settings.max_failed_fraction,
-        num_videos=loader.num_videos,
+        num_videos=loader.num_videos * world_size(),
     )
-    for epoch in range(start_epoch, settings.max_epoch):
-        train_epoch(
-            model,
-            objective,
-            optimizer=optimizer,
-            scaler=scaler,
-            lr_at=lr_at,
-            loader=loader,
-            settings=settings,
-            device=device,
-            stats=stats,
-            failures=failures,
-            epoch=epoch,
-            start_step=start_step if epoch == start_epoch else 0,
-        )
-        if settings.is_due(epoch, settings.checkpoint_period) and is_main():
-            path = save_checkpoint(
-                output_dir,
-                epoch=epoch,
-                model_state=model.state_dict(),
-                optimizer_state=optimizer.state_dict(),
-                cfg_text=cfg_text,
-                extra={**(extra or {}), "step": 0, "seed": settings.seed},
-                scaler_state=scaler.state_dict() if scaler.is_enabled() else None,
+    with stop_requests() as stop:
+        if start.step == 0 and validations.were_cut_off(start.epoch - 1):
+            validations.run(start.epoch - 1, stop.raise_if_asked)
+        for epoch in range(start.epoch, settings.max_epoch):
+            if validations.have_stalled():
+                break
+            memory = train_epoch(
+                state,
+                objective,
+                lr_at=lr_at,
+                loader=loader,
+                settings=settings,
+                device=device,
+                stats=stats,
+                curves=curves,
+                failures=failures,
+                stop=stop,
+                save=save,
+                start=Position(epoch, start.step if epoch == start.epoch else 0),
+                memory=memory if epoch == start.epoch else {},
             )
-            logger.info("epoch %d/%d: saved %s", epoch + 1, settings.max_epoch, path)
-        if validate is not None and settings.is_due(epoch, settings.eval_period):
-            _validate(validate, epoch, settings.max_epoch, stats)
+            is_saved = settings.is_due(epoch, settings.checkpoint_period)
+            if is_saved:
+                save(Position(epoch + 1), {})
+            if validations.are_due(epoch):
+                try:
+                    validations.run(epoch, stop.raise_if_asked)
+                except Stopped:
+                    save(Position(epoch, num_steps), memory)
+                    raise
+            if validations.have_stalled() and not is_saved:
+                save(Position(epoch + 1), {})
+    if validations.have_stalled():
+        logger.info("top-1 got no better in %d validations: done", settings.early_stopping)
+    if is_main():
+        remove_mid_epoch(output_dir)
 
 
 def train_epoch(
-    model: nn.Module,
+    state: RunState,
     objective: Objective,
     *,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
     lr_at: Schedule,
     loader: BatchSource,
     settings: TrainSettings,
     device: torch.device,
     stats: StatsLog,
+    curves: Sequence[Curves],
     failures: FailureLimit,
-    epoch: int,
-    start_step: int = 0,
-) -> None:
-    """One epoch of ``train``, whose arguments these are, from ``start_step`` on."""
-    num_steps = len(loader)
+    stop: StopRequest,
+    save: Save,
+    start: Position,
+    memory: Memory,
+) -> Memory:
+    """One epoch of ``train``, or what is left of it.
+
+    Args:
+        stop: asked after each step.
+        save: writes a checkpoint.
+        start: the epoch, and how many of its steps are done.
+        memory: what was counted in those steps.
+        (the rest): see ``train``.
+
+    Returns:
+        What was counted in the epoch.
+
+    Raises:
+        Stopped: a signal asked for it; what was done is saved.
+    """
+    epoch, num_steps = start.epoch, steps_in_epoch(loader, settings.accum_steps)
     meter = EpochMeter(
         epoch=epoch,
         max_epoch=settings.max_epoch,
         num_steps=num_steps,
         device=device,
-        skips_infinite_gradients=scaler.is_enabled(),
+        skips_infinite_gradients=state.scaler.is_enabled(),
     )
     failures.start_epoch(epoch)
-    model.train()
-    batches = progress(
-        loader.epoch(epoch, start_step),
+    if memory:
+        meter.restore(memory["meter"])
+        failures.restore(memory["failures"])
+    state.module.train()
+    batches = loader.epoch(epoch, start.step * settings.accum_steps)
+    steps = progress(
+        range(start.step, num_steps),
         total=num_steps,
+        start=start.step,
         what=f"epoch {epoch + 1}/{settings.max_epoch}",
-        start=start_step,
     )
-    meter.batch_wanted()
-    for step, batch in enumerate(batches, start=start_step):
-        meter.batch_arrived()
-        failures.add(batch)
+    for step in steps:
         lr = lr_at(epoch + step / num_steps)
-        set_lr(optimizer, lr)
-        seed_model_masks(settings.seed, epoch, step)
-        rng = generator(settings.seed, epoch, step, BATCH, rank())
-        with autocast(device, settings.precision):
-            outcome = objective(model, batch.to(device, non_blocking=True), rng)
-        grad_norm = update(outcome.loss, model, optimizer, scaler, settings)
-        meter.add(outcome, batch.video_ids)
+        set_lr(state.optimizer, lr)
+        grad_norm = train_step(
+            state,
+            objective,
+            batches,
+            Position(epoch, step),
+            settings=settings,
+            device=device,
+            meter=meter,
+            failures=failures,
+        )
+        if state.average is not None:
+            state.average.update_parameters(state.model)
         meter.end_step(step, lr, grad_norm)
+
         if (step + 1) % settings.log_period == 0 or step + 1 == num_steps:
-            tell(meter.read(), stats, bar=batches)
-        meter.batch_wanted()
+            tell(meter.read(failures.counts()), stats, curves, steps)
+            failures.agree(meter.counts)
+        asked = stop.agreed()
+        here = Position(epoch, step + 1)
+        if asked or settings.saves_at(here, num_steps):
+            meter.settle(failures.counts())
+            failures.agree(meter.counts)
+            save(here, {"meter": meter.state(), "failures": failures.state()})
+        if asked:
+            raise Stopped(asked)
     failures.end_epoch()
-    tell({**meter.summary(lr), "num_failed": len(failures.failed)}, stats)
-
-
-def update(
-    loss: Tensor,
-    model: nn.Module,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    settings: TrainSettings,
-) -> Tensor:
-    """Move the weights down the gradient of ``loss``, in place.
-
-    Returns:
-        The L2 norm of all gradients together, (), as it was before it was clipped.
-    """
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
-    if settings.clip_value is not None:
-        clip_grad_value_(parameters, settings.clip_value)
-    elif settings.clip_norm is not None:
-        clip_grads_with_norm_(parameters, settings.clip_norm, norm)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad()
-    return norm
-
-
-def seed_model_masks(seed: int, epoch: int, step: int) -> None:
-    """Make dropout and drop path of this step the same in every run with this seed."""
-    rng = generator(seed, epoch, step, MODEL_MASKS, rank())
-    torch.manual_seed(int(rng.integers(1 << 63)))
+    tell(meter.summary(lr_at(epoch + (num_steps - 1) / num_steps)), stats, curves)
+    return {"meter": meter.state(), "failures": failures.state()}
 
 
 def _resume(
-    path: str | Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    settings: TrainSettings,
-) -> tuple[int, int]:
-    """Go back to a checkpoint; returns the epoch and the step to go on with."""
-    state = load_training_state(path, model, optimizer, scaler)
-    seed = state.extra.get("seed", settings.seed)
-    if seed != settings.seed:
-        logger.warning("RNG_SEED was %s and is now %s: other draws follow", seed, settings.seed)
-    epoch, step = state.epoch + 1, int(state.extra.get("step", 0))
-    if epoch >= settings.max_epoch:
-        logger.info("%s: all %d epochs are done already", path, settings.max_epoch)
-    else:
-        logger.info("going on from %s with epoch %d/%d", path, epoch + 1, settings.max_epoch)
-    return epoch, step
-
-
-def _validate(
-    validate: Callable[[int], Mapping[str, float]], epoch: int, max_epoch: int, stats: StatsLog
-) -> None:
-    start_s = time.monotonic()
-    measured = dict(validate(epoch))
-    before = stats.read("val_epoch")
-    least = {
-        f"min_{name}": min([measured[name], *(record[name] for record in before)])
-        for name in ("top1_err", "top5_err")
-    }
-    tell(
-        {
-            "_type": "val_epoch",
-            "epoch": f"{epoch + 1}/{max_epoch}",
-            "time_diff": round(time.monotonic() - start_s, 3),
-            "RAM": memory_in_use(),
-            **measured,
-            **least,
-        },
-        stats,
+    state: RunState, path: str | Path, kept: Mapping[str, Any], max_epoch: int
+) -> tuple[Position, Memory]:
+    """Go back to a checkpoint; where to go on, and with what memory of the epoch under way."""
+    start, extra = resume_state(state, path)
+    for name, words in (("seed", "RNG_SEED"), ("videos_per_step", "the number of videos a step")):
+        before = extra.get(name, kept[name])
+        if before != kept[name]:
+            logger.warning(
+                "%s was %s and is now %s: other draws and other steps follow than in a run that "
+                "was never cut off",
+                words,
+                before,
+                kept[name],
+            )
+    if start.epoch >= max_epoch:
+        logger.info("%s: all %d epochs are done already", path, max_epoch)
+        return start, {}
+    if start.step == 0:
+        logger.info("going on from %s with epoch %d/%d", path, start.epoch + 1, max_epoch)
+        return start, {}
+    num_videos = start.step * extra.get("videos_per_step", kept["videos_per_step"])
+    start = Position(start.epoch, num_videos // kept["videos_per_step"])
+    logger.info(
+        "going on from %s inside epoch %d/%d, after step %d",
+        path,
+        start.epoch + 1,
+        max_epoch,
+        start.step,
     )
+    return start, {name: extra[name] for name in ("meter", "failures") if name in extra}

@@ -2,7 +2,7 @@
 
     OUTPUT_DIR/checkpoints/checkpoint_epoch_00003.pyth        after epoch 3; kept
     OUTPUT_DIR/checkpoints/best.pyth                          the weights that validated best
-    OUTPUT_DIR/mid_epoch/epoch_00004_step_00000250.pyth       inside epoch 4; the newest two are kept
+    OUTPUT_DIR/mid_epoch/epoch_00004_step_00000250.pyth       inside epoch 4; the newest two stay
 
 PySlowFast resumes from the last file in ``checkpoints`` whose name begins with "checkpoint", so no
 other file there may.

@@ -103,8 +103,26 @@ def test_a_limit_of_zero_stops_at_the_first_failure(tmp_path):
     limit = FailureLimit(tmp_path / "failed.csv", max_fraction=0.0, num_videos=1000)
 
     limit.add(clip_batch("ab"))
+    limit.agree(limit.counts())
+    limit.add(clip_batch("ab", failures=[failed("x")]))
     with pytest.raises(UserError, match=r"1 of 1,000 videos .* First: /data/x.mp4: truncated\."):
-        limit.add(clip_batch("ab", failures=[failed("x")]))
+        limit.agree(limit.counts())
+
+
+def test_an_epoch_that_was_cut_off_goes_on_counting(tmp_path):
+    limit = FailureLimit(tmp_path / "failed.csv", max_fraction=0.2, num_videos=10)
+    limit.add(clip_batch("abcd", failures=[failed("x")]))
+    limit.agree(limit.counts())
+    again = FailureLimit(tmp_path / "failed.csv", max_fraction=0.2, num_videos=10)
+    again.start_epoch(0)
+
+    again.restore(limit.state())
+
+    again.add(clip_batch("ab", failures=[failed("y")]))
+    again.agree(again.counts())
+    assert again.num_tried == 8
+    with pytest.raises(UserError, match="2 of 8 videos"):
+        again.end_epoch()
 
 
 def test_videos_are_listed_with_where_they_were_first_met(tmp_path):
@@ -114,12 +132,14 @@ def test_videos_are_listed_with_where_they_were_first_met(tmp_path):
     for epoch in (3, 4):
         limit.start_epoch(epoch)
         limit.add(clip_batch("ab", failures=[failed("x")]))
+        limit.agree(limit.counts())
     validate(
         tiny_net(),
         Batches([clip_batch("ab", failures=[failed("x"), failed("y")])]),
         prepare_views,
         cross_entropy,
         device=next(tiny_net().parameters()).device,
+        forward_batch=2,
         failed_path=path,
         epoch=4,
     )

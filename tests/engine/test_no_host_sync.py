@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from slowfast_mvit import build
 from slowfast_mvit.config import load_config
-from slowfast_mvit.engine.train import TrainSettings, train
+from slowfast_mvit.engine.settings import TrainSettings
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.structures import ClipBatch
 
 DEVICE = torch.device("meta")

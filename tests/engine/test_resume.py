@@ -91,7 +91,7 @@ save_checkpoint({str(tmp_path)!r}, epoch=1, model_state={{}}, optimizer_state={{
 
 
 def test_validation_moves_no_random_stream(tmp_path):
-    def validate(epoch):
+    def validate(epoch, should_stop):
         torch.manual_seed(epoch)
         torch.rand(1000)
         return {"top1_err": 1.0, "top5_err": 1.0}

@@ -18,7 +18,8 @@ from torch import nn
 
 from slowfast_mvit.engine.failures import FailureLimit, record_failed_videos
 from slowfast_mvit.engine.measure import num_correct
-from slowfast_mvit.engine.train import TrainSettings, update
+from slowfast_mvit.engine.settings import TrainSettings
+from slowfast_mvit.engine.step import apply_gradients
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
 from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
@@ -92,10 +93,10 @@ def test_gradients_are_clipped(clip_value, clip_norm, expected):
     model = nn.Linear(2, 1, bias=False)
     start = model.weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    loss = model(torch.tensor([[3.0, -4.0]])).sum()  # its gradient is the input
+    model(torch.tensor([[3.0, -4.0]])).sum().backward()  # the gradient is the input
     settings = TrainSettings(1, 0, clip_value=clip_value, clip_norm=clip_norm)
 
-    norm = update(loss, model, optimizer, loss_scaler(CPU, "fp32"), settings)
+    norm = apply_gradients(model, optimizer, loss_scaler(CPU, "fp32"), settings)
 
     torch.testing.assert_close((start - model.weight)[0], torch.tensor(expected))
     assert norm.item() == pytest.approx(5.0)
@@ -134,7 +135,7 @@ def test_an_unknown_precision_is_named(tmp_path):
 def test_checkpoints_and_validations_come_when_due_and_at_the_end(tmp_path):
     validated = []
 
-    def validate(epoch):
+    def validate(epoch, should_stop):
         validated.append(epoch)
         return {"top1_err": 10.0 - epoch if epoch < 4 else 50.0, "top5_err": 0.0}
 
@@ -143,7 +144,7 @@ def test_checkpoints_and_validations_come_when_due_and_at_the_end(tmp_path):
     )
 
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == [f"checkpoint_epoch_0000{epoch}.pyth" for epoch in (2, 4, 5)]
+    assert names == ["best.pyth", *(f"checkpoint_epoch_0000{epoch}.pyth" for epoch in (2, 4, 5))]
     assert validated == [2, 4]
     records = StatsLog(tmp_path).read("val_epoch")
     assert [record["epoch"] for record in records] == ["3/5", "5/5"]
@@ -156,8 +157,8 @@ def test_the_log_has_the_fields_of_pyslowfast(tmp_path):
     steps = StatsLog(tmp_path).read("train_iter_")
     assert [record["iter"] for record in steps] == ["2/5", "4/5", "5/5"]
     fields = (
-        "clips_per_s dt dt_data dt_net epoch eta gpu_mem grad_norm iter loss lr num_skipped "
-        "top1_err top5_err"
+        "clips_per_s dt dt_data dt_net epoch eta gpu_mem grad_norm iter loss lr num_failed "
+        "num_skipped num_tried top1_err top5_err"
     )
     assert fields.split() == sorted(steps[0].keys() - {"_type"})
     (epoch,) = StatsLog(tmp_path).read("train_epoch")
@@ -170,7 +171,7 @@ def test_the_log_has_the_fields_of_pyslowfast(tmp_path):
 def test_people_read_the_numbers_in_a_line(tmp_path, caplog):
     caplog.set_level("INFO")
 
-    def validate(epoch):
+    def validate(epoch, should_stop):
         return {"top1_err": 40.0, "top5_err": 0.0, "num_failed": 2}
 
     tiny_train(tiny_net(), tmp_path, max_epoch=1, lr_at=lambda epoch: 1e-06, validate=validate)
@@ -179,7 +180,7 @@ def test_people_read_the_numbers_in_a_line(tmp_path, caplog):
     assert step.startswith("epoch 1/1 training: step 3/3  loss 1.")
     assert "  lr 1e-06  " in step and "GPU" not in step and "ETA 0:00:00" in step
     assert epoch.startswith("epoch 1/1 trained: loss 1.")
-    assert saved == f"epoch 1/1: saved {checkpoint_path(tmp_path, 0)}"
+    assert saved == f"saved {checkpoint_path(tmp_path, 0)}"
     assert "top-1 error 40.00 %  (least 40.00 %)" in validated
     assert "failed videos 2" in validated
 
@@ -245,9 +246,9 @@ def test_a_gradient_that_is_not_finite_in_the_last_step_stops_too(tmp_path):
 def test_a_crash_leaves_the_checkpoint_before(tmp_path):
     class Crashing(Batches):
         def epoch(self, epoch, start_step=0):
-            yield self.batches[0]
             if epoch == 2:
                 raise OSError("the disk went away")
+            yield self.batches[0]
 
     with pytest.raises(OSError, match="the disk went away"):
         tiny_train(tiny_net(), tmp_path, loader=Crashing(tiny_batches(1).batches))
@@ -267,7 +268,14 @@ def test_a_checkpoint_has_the_keys_that_pyslowfast_reads_and_plain_values_of_our
     assert content["cfg"] == "RNG_SEED: 3\n"
     assert content["model_state"].keys() == tiny_net().state_dict().keys()
     assert all("layer_decay" in group for group in content["optimizer_state"]["param_groups"])
-    assert content["slowfast_mvit"] == {"step": 0, "seed": 3, "input_spec": {"mean": [0.45]}}
+    assert content["slowfast_mvit"] == {
+        "step": 0,
+        "seed": 3,
+        "videos_per_step": 6,
+        "world_size": 1,
+        "num_averaged": None,
+        "input_spec": {"mean": [0.45]},
+    }
 
 
 def test_failed_videos_are_listed_once_and_a_few_are_tolerated(tmp_path):
@@ -287,7 +295,7 @@ def test_too_many_failed_videos_stop_the_run(tmp_path):
     with pytest.raises(UserError) as caught:
         tiny_train(tiny_net(), tmp_path, loader=Batches(batches), max_failed_fraction=0.1)
 
-    assert "2 of 12 videos" in str(caught.value)
+    assert "2 of 14 videos" in str(caught.value)
     assert "/data/x.mp4: truncated" in str(caught.value)
     assert "failed_videos.csv" in str(caught.value)
 

@@ -46,7 +46,7 @@ def test_validating_before_and_between_changes_no_weight(tmp_path):
     def run(folder, validated):
         model = small_mvit()
 
-        def measure(epoch):
+        def measure(epoch, should_stop=None):
             return validate(
                 model, clips(1), prepare_views, cross_entropy, device=CPU, forward_batch=4
             )

@@ -9,7 +9,8 @@ import sys
 import torch
 from torch import nn
 
-from slowfast_mvit.engine.train import TrainSettings, train
+from slowfast_mvit.engine.settings import TrainSettings
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
 from slowfast_mvit.optim.params import build_optimizer, parameter_groups
 from slowfast_mvit.optim.schedule import cosine
@@ -115,10 +116,10 @@ def tiny_train(model, output_dir, *, objective=None, method="adamw", loader=None
     return model
 
 
-TRAIN_ARGUMENTS = {"optimizer", "lr_at", "validate", "resume_from", "extra"}
+TRAIN_ARGUMENTS = {"optimizer", "lr_at", "validate", "resume_from", "extra", "average", "curves"}
 
 
-def wait_after_two(epoch):
+def wait_after_two(epoch, should_stop):
     if epoch == 1:
         print("two epochs are done", flush=True)
         sys.stdin.read()

@@ -1,0 +1,117 @@
+"""What a run must remember to go on where it was cut off: gathered, written, put back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from slowfast_mvit.runtime.checkpoint import load_training_state, save_best, save_checkpoint
+from slowfast_mvit.runtime.checkpoint_files import Position
+from slowfast_mvit.runtime.distributed import is_main, world_size
+from slowfast_mvit.runtime.parallel import whole_optimizer_state, whole_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What training changes, and so what a checkpoint holds.
+
+    Attributes:
+        model: with PySlowFast's names.
+        module: what training calls: the model, or what spreads it over processes.
+        optimizer: over the model's parameters.
+        scaler: of the loss, in float16.
+        average: the moving average of the weights, if one is kept.
+    """
+
+    model: nn.Module
+    module: nn.Module
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None = None
+
+    @property
+    def best_module(self) -> nn.Module:
+        """Whose weights are validated and tested: the moving average, if there is one."""
+        return self.module if self.average is None else self.average.module
+
+
+def save_state(
+    state: RunState,
+    output_dir: str | Path,
+    position: Position,
+    *,
+    cfg_text: str,
+    extra: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint; every process must call this.
+
+    Args:
+        position: how far the run has come.
+        (the rest): see ``runtime.checkpoint.save_checkpoint``.
+    """
+    average = state.average
+    extra = {
+        **extra,
+        "world_size": world_size(),
+        "num_averaged": None if average is None else int(average.n_averaged),
+    }
+    model_state = whole_state(state.module)
+    optimizer_state = whole_optimizer_state(state.optimizer)
+    ema_state = None if average is None else whole_state(average.module)
+    if not is_main():
+        return
+    path = save_checkpoint(
+        output_dir,
+        epoch=position.epoch - 1,
+        step=position.step,
+        model_state=model_state,
+        optimizer_state=optimizer_state,
+        cfg_text=cfg_text,
+        extra=extra,
+        scaler_state=state.scaler.state_dict() if state.scaler.is_enabled() else None,
+        ema_state=ema_state,
+    )
+    logger.info("saved %s", path)
+
+
+def save_best_weights(
+    state: RunState,
+    output_dir: str | Path,
+    epoch: int,
+    *,
+    cfg_text: str,
+    extra: Mapping[str, Any],
+) -> None:
+    """Write the weights that have just validated best; every process must call this."""
+    weights = whole_state(state.best_module)
+    if is_main():
+        save_best(output_dir, epoch=epoch, model_state=weights, cfg_text=cfg_text, extra=extra)
+
+
+def resume_state(state: RunState, path: str | Path) -> tuple[Position, dict[str, Any]]:
+    """Put a run back to where a checkpoint was written, in place.
+
+    Args:
+        path: a file of ours or of PySlowFast.
+
+    Returns:
+        How far the run had come, and the plain values kept beside; none in PySlowFast's own files.
+
+    Raises:
+        WeightsError: it cannot be read or does not fit.
+    """
+    average = None if state.average is None else state.average.module
+    saved = load_training_state(path, state.module, state.optimizer, state.scaler, ema=average)
+    if state.average is not None:
+        state.average.n_averaged.fill_(int(saved.extra.get("num_averaged") or 0))
+    return Position(saved.epoch + 1, int(saved.extra.get("step", 0))), saved.extra
