@@ -23,7 +23,8 @@ def test_one_config_gives_checkpoints_results_scores_and_a_report(trained):
     scores = np.load(trained / "test_scores.npz", allow_pickle=False)
 
     assert names >= {"stdout.log", "json_stats.log", "report.html", "config.yaml"}
-    assert ["best.pyth", path.name for path in sorted((trained / "checkpoints").iterdir())] == [
+    assert [path.name for path in sorted((trained / "checkpoints").iterdir())] == [
+        "best.pyth",
         "checkpoint_epoch_00001.pyth",
         "checkpoint_epoch_00002.pyth",
     ]
