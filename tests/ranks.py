@@ -60,7 +60,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
 
 def _result(link, rank: int) -> Any:
     try:
-        value, error, trace = link.recv()
+        value, error, trace = pickle.loads(link.recv_bytes())
     except EOFError:
         raise RankFailed(f"rank {rank} ended without a result: killed?") from None
     if trace:
@@ -105,7 +105,8 @@ def _run_rank(rank: int, world_size: int, folder: Path, link, function, args) ->
         distributed.destroy_process_group()
     except BaseException as error:
         message = (None, _picklable(error), traceback.format_exc())
-    link.send(message)
+    # Plain pickle: multiprocessing's own would leave tensors in the memory of a process that ends.
+    link.send_bytes(pickle.dumps(message))
 
 
 def _picklable(error: BaseException) -> BaseException | None:

@@ -93,7 +93,7 @@ def save_checkpoint(
     Raises:
         TypeError: ``extra`` holds something else, which could not be read back safely.
     """
-    _require_plain(extra, OUR_KEY)
+    require_plain(extra, OUR_KEY)
     content: dict[str, Any] = {
         "epoch": epoch,
         "model_state": _with_plain_names(model_state),
@@ -127,7 +127,7 @@ def save_best(
         epoch: 0-based epoch after which they were validated.
         (the rest): see ``save_checkpoint``.
     """
-    _require_plain(extra, OUR_KEY)
+    require_plain(extra, OUR_KEY)
     content = {
         "epoch": epoch,
         "model_state": _with_plain_names(model_state),
@@ -320,13 +320,13 @@ def _tell_changed_settings(
         )
 
 
-def _require_plain(value: object, where: str) -> None:
+def require_plain(value: object, where: str) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _require_plain(key, where)
-            _require_plain(item, f"{where}.{key}")
+            require_plain(key, where)
+            require_plain(item, f"{where}.{key}")
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _require_plain(item, where)
+            require_plain(item, where)
     elif type(value) not in PLAIN:
         raise TypeError(f"{where} must hold plain values only, got {type(value).__name__}")

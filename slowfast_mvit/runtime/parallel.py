@@ -74,10 +74,12 @@ def parallelise(
 def _wrap_ddp(
     model: nn.Module, device: torch.device, dtype: torch.dtype | None, find_unused: bool
 ) -> nn.Module:
+    # The gradient of a pooling filter counts its axis of length 1 with another stride, which is no
+    # other layout; the models have no buffers that would be sent around in each step.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
     )

@@ -1,0 +1,116 @@
+"""Training a small MViT on one process or several, for the tests of both ways of spreading it."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch.nn.utils import clip_grads_with_norm_
+from torch.optim import AdamW
+
+from slowfast_mvit.models.mvit import MViT, mvit_from_lists
+from slowfast_mvit.optim.averaging import moving_average
+from slowfast_mvit.optim.params import parameter_groups
+from slowfast_mvit.runtime.distributed import rank, world_size
+from slowfast_mvit.runtime.parallel import (
+    gradients_stay_local,
+    parallelise,
+    total_norm,
+    whole,
+    whole_optimizer_state,
+    whole_state,
+)
+
+CPU = torch.device("cpu")
+LR = 1e-4  # warm-up of the recipe is past it after 2 epochs
+NUM_CLASSES = 5
+
+
+def small_mvit(seed: int = 0, **options) -> MViT:
+    """Three blocks, 8 to 16 channels wide; no random parts."""
+    torch.manual_seed(seed)
+    return mvit_from_lists(
+        input_size=(4, 32, 32),
+        num_classes=NUM_CLASSES,
+        embed_dim=8,
+        depth=3,
+        dim_mul=[[1, 2.0]],
+        head_mul=[[1, 2.0]],
+        pool_q_stride=[[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1]],
+        pool_kv_stride_adaptive=[1, 4, 4],
+        pool_kvq_kernel=[3, 3, 3],
+        **options,
+    )
+
+
+def global_batch(step: int, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips (size, 3, 4, 32, 32) and labels (size,), the same on every rank."""
+    numbers = torch.Generator().manual_seed(100 + step)
+    clips = torch.randn(size, 3, 4, 32, 32, generator=numbers)
+    return clips, torch.randint(NUM_CLASSES, (size,), generator=numbers)
+
+
+class SmallRun:
+    """What a run has: the model, what spreads it, the optimizer, a moving average."""
+
+    def __init__(self, strategy: str, *, seed: int = 0, precision: str = "fp32", **options) -> None:
+        self.precision = precision
+        self.model = small_mvit(seed, **options)
+        self.average = moving_average(self.model, 0.9)
+        spread = {"strategy": strategy, "device": CPU, "precision": precision}
+        self.module = parallelise(
+            self.model, **spread, find_unused=options.get("detach_head", False)
+        )
+        if strategy == "fsdp":
+            parallelise(self.average.module, **spread)
+        self.optimizer = AdamW(
+            parameter_groups(self.model.named_parameters(), weight_decay=0.05, zero_wd_1d=True),
+            lr=LR,
+        )
+
+    def backward(self, step: int, accum: int = 1) -> None:
+        """The gradients of a global batch, each rank working on its own part of it."""
+        clips, labels = (part.chunk(world_size() * accum) for part in global_batch(step))
+        for number in range(accum):
+            mine = number * world_size() + rank()
+            if number < accum - 1:
+                with gradients_stay_local(self.module):
+                    self._loss(clips[mine], labels[mine], accum).backward()
+            else:
+                self._loss(clips[mine], labels[mine], accum).backward()
+
+    def step(self, step: int, accum: int = 1) -> None:
+        self.backward(step, accum)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        clip_grads_with_norm_(parameters, 1.0, total_norm(parameters))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.model)
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Whole gradients by name, where there are some."""
+        return {
+            name: whole(p.grad).detach().clone()
+            for name, p in self.model.named_parameters()
+            if p.grad is not None
+        }
+
+    def states(self) -> dict[str, dict]:
+        """What a checkpoint would hold, in the main process."""
+        return copy.deepcopy(
+            {
+                "model": whole_state(self.module),
+                "optimizer": whole_optimizer_state(self.optimizer),
+                "ema": whole_state(self.average.module),
+            }
+        )
+
+    def _loss(self, clips, labels, accum):
+        is_rounded = self.precision == "bf16"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_rounded):
+            return F.cross_entropy(self.module(clips), labels) / accum
+
+
+def largest_difference(actual: dict, expected: dict) -> float:
+    """Over all tensors of two dicts with the same names."""
+    assert list(actual) == list(expected)
+    return max((actual[name] - expected[name]).abs().max().item() for name in expected)
