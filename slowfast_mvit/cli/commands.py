@@ -122,6 +122,28 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_report)
 
     command = commands.add_parser(
+        "watch",
+        help="show a training run in the terminal while it goes on",
+        description="Show the state and the curves of a training run, from the files it writes, "
+        "until Ctrl-C.",
+    )
+    command.add_argument("output_dir", help="OUTPUT_DIR of the run, a local folder")
+    command.add_argument("--once", action="store_true", help="show it once and end")
+    command.set_defaults(command=_watch)
+
+    command = commands.add_parser(
+        "unshard",
+        help="make one .pyth file of a checkpoint that many processes wrote",
+        description="Make one .pyth file of a sharded checkpoint (TRAIN.SHARDED_CHECKPOINTS), the "
+        "one that the run would have written without sharding.",
+    )
+    command.add_argument("folder", help="like OUTPUT_DIR/sharded/epoch_00003_step_00000")
+    command.add_argument(
+        "--to", metavar="FILE", help="file to write (default: among the run's other checkpoints)"
+    )
+    command.set_defaults(command=_unshard)
+
+    command = commands.add_parser(
         "demo",
         help="make a video data set, train on it, test, write a report (minutes on 2 CPU cores)",
         description="Make a data set of synthetic motion, train a small MViTv2 on it, test it and "
@@ -249,6 +271,18 @@ def _report(arguments: argparse.Namespace) -> None:
     from slowfast_mvit.cli import reporting
 
     reporting.report_job(arguments.output_dir)
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.cli.watch import watch_job
+
+    watch_job(arguments.output_dir, once=arguments.once)
+
+
+def _unshard(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.cli.unshard import unshard_job
+
+    unshard_job(arguments.folder, arguments.to)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -110,11 +110,8 @@ class StatsLog:
             return []
         records = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = simplejson.loads(line.removeprefix(STATS_PREFIX))
-            except simplejson.JSONDecodeError:
-                record = None
-            if not isinstance(record, dict):
+            record = parse_record(line)
+            if record is None:
                 logger.warning("%s: a line that was not written to its end is left out", self.path)
                 continue
             if kind is None or record.get("_type") == kind:
@@ -134,6 +131,15 @@ class StatsLog:
             return
         kept = [record for record in self.read() if _is_before(record, epoch, step)]
         write_text_atomically(self.path, "".join(_stats_line(record) for record in kept))
+
+
+def parse_record(line: str) -> dict[str, Any] | None:
+    """The record of a line of ``json_stats.log``; None for a torn line, or one that is none."""
+    try:
+        record = simplejson.loads(line.removeprefix(STATS_PREFIX))
+    except simplejson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _stats_line(record: Record) -> str:
