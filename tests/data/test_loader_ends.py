@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -37,6 +38,18 @@ def started(folder, start_method):
     return run, [int(pid) for pid in run.stdout.readline().split()]
 
 
+def processes_of_session(leader):
+    """The living processes of the session that ``leader`` began."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(session) == leader and state != "Z":
+                    found.add(int(folder.name))
+    return found
+
+
 def wait_for_end(pids):
     deadline_s = time.monotonic() + 120
     while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
@@ -54,6 +67,24 @@ def test_ctrl_c_ends_workers_without_a_word_from_them(folder):
     assert len(pids) == 2
     assert stderr.count("Traceback") == 1 and stderr.rstrip().endswith("KeyboardInterrupt")
     wait_for_end(pids)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes run")
+def test_a_scheduler_that_signals_all_processes_ends_no_worker(folder):
+    run, pids = started(folder, "forkserver")
+    others = processes_of_session(run.pid) - {run.pid}
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        for pid in others:
+            os.kill(pid, number)
+    time.sleep(0.5)
+
+    assert set(pids) <= others
+    assert processes_of_session(run.pid) == {run.pid, *others}
+    os.killpg(run.pid, signal.SIGTERM)
+    _, stderr = run.communicate(timeout=120)
+    wait_for_end(pids)
+    assert run.returncode == -signal.SIGTERM and stderr == ""
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes run")

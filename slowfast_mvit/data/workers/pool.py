@@ -12,11 +12,11 @@ import ctypes
 import logging
 import multiprocessing
 import sys
-import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from math import prod
 from multiprocessing.context import SpawnContext
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import cast
 
@@ -81,7 +81,8 @@ class WorkerPool:
         self._asked = list[deque[Task]]()  # of each worker, and not answered
         self._lost_in_a_row = 0
         self._reading: object = None  # whose answers are awaited
-        weakref.finalize(self, _stop, self._workers)
+        # At exit, multiprocessing first does this and then waits for what still runs.
+        Finalize(self, _stop, args=(self._workers,), exitpriority=10)
 
     def batches(self, epoch: int, steps: Sequence[int]) -> Iterator[ClipBatch]:
         """The batches of these steps of an epoch.

@@ -36,6 +36,10 @@ from slowfast_mvit.structures import ClipBatch
 START_LIMIT_S = 600.0  # importing from a busy network file system can take minutes
 ORPHAN_CHECK_S = 5.0
 
+# A terminal or a scheduler sends these to all processes of a run. They are for the main process to
+# deal with, which may want more batches before it ends.
+LEFT_TO_MAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 # What a worker marks: how many videos it has begun, and the one it is busy with.
 NUM_BEGUN, EPOCH, POSITION, INDEX = range(4)
 NO_VIDEO = -1
@@ -172,10 +176,12 @@ class Worker:
         self._marks = context.RawArray(ctypes.c_int64, 4)
         self._marks[INDEX] = NO_VIDEO
         self._link, theirs = context.Pipe()
-        resource_tracker.ensure_running()  # else ``start`` does this, and unblocks the signal
-        # Blocked and so passed on: Ctrl-C reaches all processes, and is for this one to deal with.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Blocked here, they are blocked in what is started: the worker, and the processes that
+        # multiprocessing starts beside it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_MAIN)
         try:
+            resource_tracker.ensure_running()  # else ``start`` does this, and unblocks them
+            signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_MAIN)
             self._process = context.Process(
                 target=serve, args=(theirs, self._marks, job), name="reader", daemon=True
             )
@@ -248,7 +254,8 @@ class Worker:
 
 def serve(link: Connection, marks: ctypes.Array[ctypes.c_int64], job: Job) -> None:
     """What a worker does: answer until the main process is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in LEFT_TO_MAIN:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # there is a worker for each core that is meant to be used
     parent = os.getppid()
     buffers = WrittenBuffers(job.num_bytes)
