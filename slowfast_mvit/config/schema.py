@@ -124,7 +124,11 @@ class Test:
         "kinetics", "Kind of data set for testing, as `TRAIN.DATASET`.", any_case=True
     )
     batch_size: int = setting(
-        8, "Views per node in one forward pass.", minimum=1, decides_numbers=False
+        8,
+        "Views per node in one forward pass. Each pass has `BATCH_SIZE / NUM_GPUS` (never more "
+        "than there are videos), however many processes test, so that scores are the same bits.",
+        minimum=1,
+        decides_numbers=False,
     )
     checkpoint_file_path: str = setting(
         "",
@@ -134,8 +138,9 @@ class Test:
     )
     weights: str = setting(
         "last",
-        "Which weights of a run are tested where `CHECKPOINT_FILE_PATH` is empty: of the newest "
-        "checkpoint (`last`), the moving average in it (`ema`), or those that validated best.",
+        "Which weights of a run are tested: of the newest checkpoint (`last`), the moving average "
+        "in it (`ema`; also in the one that `CHECKPOINT_FILE_PATH` names), or those that validated "
+        "`best`.",
         choices=("last", "ema", "best"),
         ours=True,
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slowfast_mvit import __version__
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.storage import write_text_atomically
+from slowfast_mvit.storage import remove_outputs, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,20 @@ def records_in(output_dir: str | Path) -> list[Records]:
                 f"{path}: damaged, so nobody knows whose records these are. Delete {path.parent}"
             ) from error
     return found
+
+
+def remove_records(folder: Path) -> None:
+    """Remove the records of a test whose results are written.
+
+    Kept, they would stand for the videos even after these were mended: the same command tests
+    again instead.
+
+    Args:
+        folder: ``records_folder``.
+    """
+    remove_outputs(folder)
+    if not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
 
 
 def differences(facts: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
