@@ -37,6 +37,7 @@ bench: $(VENV)/.installed-dev runs/demo/report.html
 	$(BIN)/python benchmarks/motion.py --quick
 	$(BIN)/python benchmarks/decode.py --quick
 	$(BIN)/python benchmarks/loader.py --quick
+	$(BIN)/python benchmarks/end_to_end.py --quick
 
 runs/demo/report.html:
 	$(MAKE) demo
