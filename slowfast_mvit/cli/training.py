@@ -17,6 +17,7 @@ from slowfast_mvit.cli.plan import tell_model, tell_plan
 from slowfast_mvit.cli.start import started, write_config
 from slowfast_mvit.config import Config
 from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
+from slowfast_mvit.engine.telling import ToldLoader
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.engine.train import train
 from slowfast_mvit.models import MViT
@@ -30,6 +31,7 @@ from slowfast_mvit.runtime.distributed import (
     pick_device,
     require_agreement,
 )
+from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.parallel import compile_blocks, evaluation_model, parallelise
 from slowfast_mvit.storage import local_copy
 
@@ -92,7 +94,13 @@ def _train(config: Config, output_dir: Path) -> None:
             average=average,
             validate=lambda epoch, should_stop: validate(
                 evaluated(),
-                val_loader,
+                ToldLoader(
+                    val_loader,
+                    epoch_validated=epoch,
+                    max_epoch=settings.max_epoch,
+                    stats=StatsLog(output_dir),
+                    log_period=settings.log_period,
+                ),
                 build.prepare_views(config),
                 objective.loss,
                 device=device,

@@ -97,7 +97,7 @@ def _lines(folder: Path, log: GrowingLog) -> list[str]:
 def _look_at(folder: Path, now_s: float) -> Folder:
     checkpoints = {
         path: changed_s
-        for place in ("checkpoints", "mid_epoch")
+        for place in ("checkpoints", "mid_epoch", "sharded")
         for path in folder.glob(f"{place}/*epoch_*")
         if not path.name.startswith(".") and (changed_s := _changed_s(path)) is not None
     }

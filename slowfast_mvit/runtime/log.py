@@ -130,6 +130,8 @@ class StatsLog:
         if not is_main() or not self.path.is_file():
             return
         kept = [record for record in self.read() if _is_before(record, epoch, step)]
+        while kept and kept[-1].get("_type") == "val_iter":  # of a validation that was cut off
+            kept.pop()
         write_text_atomically(self.path, "".join(_stats_line(record) for record in kept))
 
 
