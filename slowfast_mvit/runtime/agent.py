@@ -28,9 +28,8 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from slowfast_mvit.errors import UserError
-
 USER_ERROR = 2
+NOT_MET = 1  # no error of the user's: the first node may have been lost, and come back
 STOPPED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT))
 
 # Passed on to the ranks, which save and end. torchrun leaves out SIGUSR1, Slurm's early warning.
@@ -87,10 +86,8 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
 
     Returns:
         0 if all ranks did their work; 2 if one ended with a message for the user; 128 + n if signal
-        n asked them to stop, or killed one; else the exit status of the first that failed.
-
-    Raises:
-        UserError: the nodes did not meet.
+        n asked them to stop, or killed one; 1 if the nodes did not meet; else the status of the first
+        that failed.
     """
     # Else ranks that are started again find the addresses of the dead ones, and eat up restarts.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -102,10 +99,13 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except RendezvousError as error:
-        raise UserError(
-            f"the nodes of this run did not meet at {launch.endpoint or 'localhost'}: {error}. "
-            "Is the first node up, and does it let the others reach that port?"
-        ) from error
+        print(
+            f"launch: the nodes of this run did not meet at {launch.endpoint or 'localhost'}, or "
+            f"have lost each other: {error} Is the first node up, and does it let the others "
+            "reach that port?",
+            file=sys.stderr,
+        )
+        return NOT_MET
 
 
 def _run_to_the_end(agent: _Agent) -> int:
