@@ -279,7 +279,11 @@ def _load_optimizer(
     if problems:
         raise WeightsError(in_one_message(f"{path}: optimizer state does not fit", problems))
     _tell_changed_settings(path, saved["param_groups"], own["param_groups"])
-    fill_optimizer(optimizer, {"state": saved["state"], "param_groups": own["param_groups"]})
+    groups = [
+        {**now, "lr": before["lr"]}  # of the last step: a run that is at its end saves it again
+        for now, before in zip(own["param_groups"], saved["param_groups"], strict=True)
+    ]
+    fill_optimizer(optimizer, {"state": saved["state"], "param_groups": groups})
 
 
 def _misfits(state: Mapping[int, Mapping[str, Any]], optimizer: Optimizer) -> list[str]:

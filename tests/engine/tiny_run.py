@@ -116,7 +116,16 @@ def tiny_train(model, output_dir, *, objective=None, method="adamw", loader=None
     return model
 
 
-TRAIN_ARGUMENTS = {"optimizer", "lr_at", "validate", "resume_from", "extra", "average", "curves"}
+TRAIN_ARGUMENTS = {
+    "optimizer",
+    "lr_at",
+    "module",
+    "average",
+    "validate",
+    "curves",
+    "extra",
+    "resume_from",
+}
 
 
 def wait_after_two(epoch, should_stop):
