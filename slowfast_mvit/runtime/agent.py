@@ -86,8 +86,8 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
 
     Returns:
         0 if all ranks did their work; 2 if one ended with a message for the user; 128 + n if signal
-        n asked them to stop, or killed one; 1 if the nodes did not meet; else the status of the first
-        that failed.
+        n asked them to stop, or killed one; 1 if the nodes did not meet; else the status of the
+        first that failed.
     """
     # Else ranks that are started again find the addresses of the dead ones, and eat up restarts.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
