@@ -12,6 +12,7 @@ from functools import partial
 
 from slowfast_mvit import __version__
 from slowfast_mvit.cli.launch_flags import add_launch_arguments
+from slowfast_mvit.cli.ray_flags import add_ray_arguments
 from slowfast_mvit.cli.slurm import add_slurm_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words
 from slowfast_mvit.errors import ConfigError, Stopped, UserError
@@ -103,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     add_slurm_arguments(command)
     command.set_defaults(command=_slurm)
 
+    command = commands.add_parser("ray", help="train as a job of Ray Train")
+    add_ray_arguments(command)
+    command.set_defaults(command=_ray)
+
     command = commands.add_parser(
         "predict", help="name what happens in a video", description="Name what happens in a video."
     )
@@ -188,13 +193,27 @@ def _launch(arguments: argparse.Namespace) -> int:
 def _slurm(arguments: argparse.Namespace) -> None:
     from slowfast_mvit.cli.slurm import slurm_job
 
-    words = arguments.job_words[1:] if arguments.job_words[:1] == ["--"] else arguments.job_words
-    if words[:1] not in (["train"], ["test"], ["run_net"]):
-        raise ConfigError(
-            "slurm runs train, test or run_net on the nodes, as in slowfast-mvit slurm "
-            f"--gpus-per-node 8 -- train --cfg FILE; got {shlex.join(words) or 'nothing'}"
-        )
+    words = _job_words(arguments, "train", "test", "run_net")
     slurm_job(arguments, words, _configs(_parser().parse_args(words)))
+
+
+def _ray(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.cli.ray_train import ray_job
+
+    words = _job_words(arguments, "train")
+    ray_job(arguments, _configs(_parser().parse_args(words)))
+
+
+def _job_words(arguments: argparse.Namespace, *allowed: str) -> list[str]:
+    """The command that a job is to run, which comes after ``--``."""
+    words: list[str] = arguments.job_words
+    words = words[1:] if words[:1] == ["--"] else words
+    if not words or words[0] not in allowed:
+        raise ConfigError(
+            f"after -- comes what the job runs ({', '.join(allowed)}), as in -- train --cfg FILE; "
+            f"got {shlex.join(words) or 'nothing'}"
+        )
+    return words
 
 
 def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None]) -> int | None:

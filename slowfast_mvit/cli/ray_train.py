@@ -1,0 +1,130 @@
+"""``slowfast-mvit ray``: the same training as a job of Ray Train.
+
+Ray starts the workers on the nodes of its cluster, joins them in a process group, and starts all of
+them again when one dies. All else is as under any launcher: the run's own checkpoints in
+``OUTPUT_DIR``, which all nodes must share, are what a worker group that was started again goes on
+from; Ray keeps none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slowfast_mvit.config import Config
+from slowfast_mvit.errors import ConfigError, UserError
+from slowfast_mvit.runtime.distributed import BACKENDS, COLLECTIVE_LIMIT
+from slowfast_mvit.runtime.log import StatsLog
+from slowfast_mvit.storage import is_remote
+
+INSTALL = 'pip install "slowfast_mvit[ray]"'
+
+
+@dataclass(frozen=True)
+class RayJob:
+    """What to ask Ray for.
+
+    Attributes:
+        num_workers: processes of the run; each has a GPU, unless ``NUM_GPUS`` is 0.
+        cpus_per_worker: cores for each; it needs one for itself and one for each loader worker.
+        max_failures: how often all workers are started again after one has died.
+    """
+
+    num_workers: int
+    cpus_per_worker: int
+    max_failures: int
+
+
+def ray_job(arguments: argparse.Namespace, configs: Sequence[Config]) -> None:
+    """What ``slowfast-mvit ray`` does."""
+    for config in configs:
+        fit(
+            config,
+            RayJob(
+                num_workers=arguments.num_workers,
+                cpus_per_worker=arguments.cpus_per_worker or max(1, config.data_loader.num_workers),
+                max_failures=arguments.max_failures,
+            ),
+        )
+
+
+def fit(config: Config, job: RayJob) -> None:
+    """Train in a Ray cluster: the one that ``RAY_ADDRESS`` names, or one of this machine alone.
+
+    Raises:
+        UserError: Ray is not installed, or training ended with a message for the user.
+    """
+    if is_remote(config.output_dir):
+        raise ConfigError(
+            f"OUTPUT_DIR {config.output_dir}: training under Ray needs a folder that all nodes "
+            "share, by the same path on each"
+        )
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError as error:
+        raise UserError(f"Ray Train is needed for this ({error}). {INSTALL}") from error
+
+    use_gpu = config.num_gpus > 0
+    trainer = TorchTrainer(
+        train_on_worker,
+        train_loop_config={"config": config, "folder": str(Path.cwd())},
+        torch_config=TorchConfig(
+            backend=BACKENDS["cuda" if use_gpu else "cpu"],
+            timeout_s=int(COLLECTIVE_LIMIT.total_seconds()),
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=job.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(Path(config.output_dir).resolve()),
+            failure_config=FailureConfig(max_failures=job.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        message = message_for_user(error.worker_failures)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+def train_on_worker(settings: dict[str, Any]) -> None:
+    """What each worker does.
+
+    Args:
+        settings: "config", and "folder": where relative paths start.
+    """
+    import ray.train
+
+    from slowfast_mvit.cli.training import train_job
+
+    config: Config = settings["config"]
+    os.chdir(settings["folder"])  # Ray starts its workers in a folder of its own
+    train_job(config)
+    # By every worker, as Ray waits for all of them.
+    validations = StatsLog(config.output_dir).read("val_epoch")
+    ray.train.report(validations[-1] if validations else {})
+
+
+def message_for_user(failures: dict[int, Exception]) -> str | None:
+    """What to tell the user if a worker failed by a mistake of theirs, or None.
+
+    Args:
+        failures: the exception of each worker that failed, by rank.
+    """
+    for rank, error in sorted(failures.items()):
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                return f"worker {rank}: {cause}"
+            cause = cause.__cause__
+    return None
