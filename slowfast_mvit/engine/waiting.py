@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 # Above this share of the time something should be done about it, and how often that is said.
 NOTABLE_SHARE = 0.1
 HINT_PERIOD_S = 1800.0
+SLOW_WINDOWS = 2  # in a row
 
 
 class DataWait:
@@ -91,17 +92,18 @@ class DataWaitHint:
         if num_workers >= num_cores:
             advice.append("take nodes with more cores for each GPU")
         self._advice = "; ".join(advice)
-        self._is_first = True
+        self._num_slow = -1  # windows in a row; the first of a process does not count
         self._told_s = -math.inf
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Look at a record; not at the first of this process, in which the workers start."""
+        """Look at a record. One slow window is no reason: workers start, epochs begin."""
         if record["_type"] != "train_iter_":
             return
-        is_first, self._is_first = self._is_first, False
         share = share_waiting(record) or 0.0
+        is_slow = share > NOTABLE_SHARE or self._num_slow < 0
+        self._num_slow = self._num_slow + 1 if is_slow else 0
         now_s = time.monotonic()
-        if is_first or share <= NOTABLE_SHARE or now_s - self._told_s < HINT_PERIOD_S:
+        if self._num_slow < SLOW_WINDOWS or now_s - self._told_s < HINT_PERIOD_S:
             return
         self._told_s = now_s
         logger.warning(

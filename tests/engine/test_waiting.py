@@ -24,9 +24,10 @@ def hint(**changes):
     return DataWaitHint(**{"num_workers": 8, "num_cores": 32, "can_fuse": True} | changes)
 
 
-def test_the_first_window_of_a_process_gives_no_hint(caplog, clock):
+def test_two_slow_windows_after_the_first_of_a_process_give_a_hint(caplog, clock):
     told = hint()
 
+    told.write(record(0.9))
     told.write(record(0.9))
     assert caplog.text == ""
     told.write(record(0.34))
@@ -52,6 +53,15 @@ def test_a_hint_is_repeated_after_a_while_and_not_in_each_line(caplog, clock):
     assert len(caplog.records) == 2
 
 
+def test_a_slow_window_here_and_there_gives_no_hint(caplog, clock):
+    told = hint()
+
+    for share in (0.9, 0.5, 0.0, 0.5, 0.1, 0.5):
+        told.write(record(share))
+
+    assert caplog.text == ""
+
+
 def test_a_tenth_of_the_time_is_no_reason_for_a_hint(caplog, clock):
     told = hint()
 
@@ -73,8 +83,8 @@ def test_a_tenth_of_the_time_is_no_reason_for_a_hint(caplog, clock):
 def test_the_advice_is_what_can_be_done(caplog, clock, changes, said, unsaid):
     told = hint(**changes)
 
-    told.write(record(0.5))
-    told.write(record(0.5))
+    for _ in range(3):
+        told.write(record(0.5))
 
     assert said in caplog.text and unsaid not in caplog.text
 
