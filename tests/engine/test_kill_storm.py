@@ -86,11 +86,13 @@ def prepare_mixed(batch, rng):
     return mix(*prepare_noisy(batch, rng), rng, num_classes=NUM_CLASSES)
 
 
-def whole_run(output_dir, *, tell=lambda place: None, precision="fp32", **changes):
+def whole_run(output_dir, *, tell=lambda place: None, strategy="ddp", precision="fp32", **changes):
     """Train from wherever the run is to its end."""
     model = tiny_net()
     average = moving_average(model, 0.9)
-    module = parallelise(model, strategy="ddp", device=CPU)
+    module = parallelise(model, strategy=strategy, device=CPU)
+    if strategy == "fsdp":
+        parallelise(average.module, strategy=strategy, device=CPU)
     tiny_train(
         model,
         output_dir,
@@ -288,22 +290,23 @@ def test_a_run_that_is_asked_to_stop_in_its_last_step_saves_what_it_would_have(t
     assert_same_run(tmp_path, unbroken / "fp32")
 
 
-def test_two_ranks_of_which_one_is_killed_go_on_to_the_same_bits(tmp_path):
-    run_ranks(live_as_rank, 2, tmp_path / "unbroken", None)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_of_which_one_is_killed_go_on_to_the_same_bits(tmp_path, strategy):
+    run_ranks(live_as_rank, 2, tmp_path / "unbroken", None, strategy)
 
     for place in ((1, 5), (3, 8)):
         with pytest.raises(RankFailed, match="rank 1 ended without a result"):
-            run_ranks(live_as_rank, 2, tmp_path / "broken", place)
-    run_ranks(live_as_rank, 2, tmp_path / "broken", None)
+            run_ranks(live_as_rank, 2, tmp_path / "broken", place, strategy)
+    run_ranks(live_as_rank, 2, tmp_path / "broken", None, strategy)
 
-    assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken", num_epochs=5)
 
 
-def live_as_rank(output_dir, place_of_death):
+def live_as_rank(output_dir, place_of_death, strategy):
     """One life of one of two ranks; the second kills itself when it comes to a step."""
 
     def die(place):
         if place == place_of_death and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    whole_run(output_dir, tell=die)
+    whole_run(output_dir, tell=die, strategy=strategy, max_epoch=5)
