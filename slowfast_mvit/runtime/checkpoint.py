@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 OUR_KEY = "slowfast_mvit"
 PLAIN = (str, int, float, bool, type(None))
 WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module"}
+# Keys of an optimizer's groups that the config does not set: a GPU has its step done in one kernel.
+NO_SETTINGS = {"params", "lr", "fused"}
 # What each optimizer of torch remembers of a parameter, and so must find in a checkpoint.
 REMEMBERED = {
     "SGD": {"momentum_buffer"},
@@ -314,7 +316,7 @@ def _tell_changed_settings(
         f"{name} {before[name]!r} -> {now[name]!r}"
         for before, now in zip(saved, own, strict=True)
         for name in now
-        if name not in ("params", "lr") and name in before and before[name] != now[name]
+        if name not in NO_SETTINGS and name in before and before[name] != now[name]
     }
     if changed:
         logger.warning(

@@ -21,7 +21,10 @@ from torch.utils._pytree import tree_leaves
 from slowfast_mvit import build
 from slowfast_mvit.config import load_config
 from slowfast_mvit.engine.settings import TrainSettings
+from slowfast_mvit.engine.step import apply_gradients
 from slowfast_mvit.engine.train import train
+from slowfast_mvit.optim.averaging import moving_average
+from slowfast_mvit.runtime.precision import loss_scaler
 from slowfast_mvit.structures import ClipBatch
 
 DEVICE = torch.device("meta")
@@ -120,7 +123,9 @@ def allow_the_device(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *words, **options: contextlib.nullcontext())
 
 
-def train_some_steps(output_dir, *, changed_objective=lambda outcome: outcome, **clipping):
+def train_some_steps(
+    output_dir, *, changed_objective=lambda outcome: outcome, average=None, **settings
+):
     config = load_config("configs/Demo/motion.yaml", DEMO_WITH_ALL_THAT_IS_RANDOM)
     model = build.build_model(config).to(DEVICE)
     objective = build.build_objective(config)
@@ -132,7 +137,8 @@ def train_some_steps(output_dir, *, changed_objective=lambda outcome: outcome, *
             optimizer=build.build_optimizer(config, model),
             lr_at=build.build_schedule(config),
             loader=Steps(waiting),
-            settings=TrainSettings(max_epoch=1, seed=0, log_period=1000, **clipping),
+            average=average and average(model),
+            settings=TrainSettings(max_epoch=1, seed=0, log_period=1000, **settings),
             device=DEVICE,
             output_dir=output_dir,
             cfg_text="",
@@ -140,9 +146,47 @@ def train_some_steps(output_dir, *, changed_objective=lambda outcome: outcome, *
     return waiting.noted
 
 
-@pytest.mark.parametrize("clipping", [{"clip_norm": 1.0}, {"clip_value": 1.0}], ids=str)
-def test_steps_without_a_line_of_the_log_never_wait(tmp_path, clipping):
-    assert train_some_steps(tmp_path, **clipping) == []
+@pytest.mark.parametrize("settings", [{"clip_norm": 1.0}, {"clip_value": 1.0}], ids=str)
+def test_steps_without_a_line_of_the_log_never_wait(tmp_path, settings):
+    assert train_some_steps(tmp_path, **settings) == []
+
+
+def test_neither_do_steps_of_several_batches_with_a_moving_average(tmp_path):
+    def average(model):
+        return moving_average(model, decay=0.99)
+
+    assert train_some_steps(tmp_path, average=average, accum_steps=2) == []
+
+
+class Reading(TorchDispatchMode):
+    """Counts the numbers that Python asks of tensors, on whatever device."""
+
+    num_read = 0
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.num_read += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("fused", "waits"), [(True, False), (None, True)])
+def test_only_a_fused_optimizer_leaves_out_a_float16_step_without_waiting(fused, waits):
+    model = torch.nn.Linear(2, 2, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    scaler = loss_scaler(torch.device("cpu"), "fp16")
+
+    with Reading() as reading:
+        for _ in range(NUM_STEPS):
+            scaler.scale(model(torch.ones(1, 2)).sum()).backward()
+            apply_gradients(
+                model,
+                optimizer,
+                scaler,
+                TrainSettings(max_epoch=1, seed=0, precision="fp16", clip_norm=1.0),
+            )
+
+    assert reading.num_read == (NUM_STEPS if waits else 0)
 
 
 def test_a_number_that_is_read_would_be_noticed(tmp_path):

@@ -159,6 +159,21 @@ def test_an_unknown_optimizer_is_named_with_the_nearest():
         build_optimizer([], method="adamm", lr=0.1)
 
 
+def test_a_step_on_the_cpu_is_torchs_plain_one():
+    optimizer = build_optimizer([{"params": tiny_net().parameters()}], method="adamw", lr=0.1)
+
+    assert optimizer.defaults["fused"] is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["adamw", "adam", "sgd"])
+def test_a_step_on_a_gpu_is_one_kernel(method):
+    groups = [{"params": list(tiny_net().cuda().parameters())}]
+
+    assert build_optimizer(groups, method=method, lr=0.1).defaults["fused"]
+
+
 def test_numbers_that_torch_refuses_are_a_config_error():
     groups = parameter_groups(tiny_net().named_parameters(), weight_decay=0.0, zero_wd_1d=False)
 
