@@ -1,19 +1,26 @@
 """One test on several processes, in parts, and killed: always the bytes of a single process."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from ranks import RankFailed, run_ranks
 
 from slowfast_mvit.cli import main
 from slowfast_mvit.cli.testing import test_job as run_test_job
 from slowfast_mvit.config import load_config
+from slowfast_mvit.errors import UserError
 from slowfast_mvit.evaluation import records
 
+ROOT = Path(__file__).resolve().parents[2]
 NUM_VIDEOS = 13
 NUM_READABLE = 11
 # Views in a pass that end within a video; two numbers of clips in one reading.
@@ -194,3 +201,72 @@ def test_a_folder_without_records_is_not_merged(tmp_path, capsys):
     assert main(["merge", str(tmp_path)]) == 2
 
     assert "no records of a test there" in capsys.readouterr().err
+
+
+def job_with_threads(words, output_dir):
+    torch.set_num_threads(1 + int(os.environ["RANK"]))
+    job(words, output_dir)
+
+
+def test_ranks_whose_arithmetic_differs_do_not_test_together(words, tmp_path):
+    with pytest.raises(UserError, match=r"rank 1 differs from rank 0 in arithmetic: .*2 threads"):
+        run_ranks(job_with_threads, 2, words, tmp_path / "out")
+
+
+def test_a_test_that_was_asked_to_stop_goes_on_from_a_remote_folder(
+    words, single, shelf, monkeypatch
+):
+    command = ["test", *words, "PATH_HANDLERS", "['shelf:ShelfHandler']"]
+    command += ["OUTPUT_DIR", "shelf://run"]
+    whole_line, written = records.record_line, []
+
+    def stop_at_the_sixth(outcome):
+        written.append(outcome)
+        if len(written) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole_line(outcome)
+
+    monkeypatch.setattr(records, "record_line", stop_at_the_sixth)
+    assert main(command) == 128 + signal.SIGTERM
+    assert list((shelf / "run").rglob("part_00001_of_00001_rank_00000.jsonl"))
+    assert main(command) == 0
+
+    assert results(shelf / "run") == single
+    assert numbers_scored(shelf / "run") == [5]  # one of the six could not be read
+    assert not [path for path in shelf.rglob("test_records/**/*") if path.is_file()]
+
+
+def test_a_launched_test_that_was_asked_to_stop_goes_on_with_the_same_command(
+    words, tmp_path, motion_data
+):
+    videos = sorted((motion_data / "val").glob("*.mp4"))
+    lines = [f"{number:02d}.mp4 {number % 8}\n" for number in range(24)]
+    for number, line in enumerate(lines):
+        (tmp_path / "data" / line.split()[0]).unlink(missing_ok=True)
+        (tmp_path / "data" / line.split()[0]).symlink_to(videos[number % len(videos)])
+    (tmp_path / "data" / "val.csv").write_text("".join(lines))
+    many_views = ["TEST.NUM_SPATIAL_CROPS", "3", "TEST.NUM_TEMPORAL_CLIPS", "[10,1]"]
+    command = [sys.executable, "-m", "slowfast_mvit", "launch", "--nproc_per_node", "2", "--"]
+    command += ["test", *words, *many_views, "OUTPUT_DIR", str(tmp_path / "stopped")]
+
+    with subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
+    ) as launch:
+        try:
+            while not any(path.stat().st_size for path in (tmp_path / "stopped").rglob("*.jsonl")):
+                assert launch.poll() is None
+                time.sleep(0.02)
+            launch.terminate()
+            status = launch.wait(60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(launch.pid, signal.SIGKILL)
+    run_ranks(job, 3, [*words, *many_views], tmp_path / "stopped")
+    run_ranks(job, 1, [*words, *many_views], tmp_path / "unbroken")
+
+    assert status == 128 + signal.SIGTERM
+    assert 1 <= numbers_scored(tmp_path / "stopped")[0] < len(lines)
+    names = [f"test_{count}_clips/test_scores.npz" for count in (10, 1)]
+    for name in names:
+        ours, theirs = (tmp_path / run / name for run in ("stopped", "unbroken"))
+        assert ours.read_bytes() == theirs.read_bytes()
