@@ -220,11 +220,12 @@ def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None
     configs = _configs(arguments)
 
     from slowfast_mvit.cli.launch import launch_as_configured
-    from slowfast_mvit.cli.start import run_in_group
 
     init_method = getattr(arguments, "init_method", None)
     status = launch_as_configured(configs, arguments.words, init_method=init_method)
     if status is None:
+        from slowfast_mvit.cli.start import run_in_group
+
         run_in_group(configs, run)
     return status
 

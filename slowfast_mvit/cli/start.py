@@ -17,7 +17,6 @@ from slowfast_mvit.cli.reporting import CONFIG_FILE
 from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.runtime.distributed import (
-    backend,
     from_main,
     gather_objects,
     is_launched,
@@ -60,7 +59,8 @@ def started(config: Config) -> Iterator[Path]:
         ConfigError: ``NUM_SHARDS`` is not the number of nodes that take part.
     """
     register_path_handlers(config.path_handlers)
-    with process_group(pick_device(config.num_gpus)):
+    device = pick_device(config.num_gpus)
+    with process_group(device):
         _require_shards(config)
         require_agreement(
             {
@@ -80,7 +80,7 @@ def started(config: Config) -> Iterator[Path]:
             if not is_remote(config.output_dir):
                 require_shared_folder(output_dir)
             setup_logging(output_dir)
-            _tell_group()
+            _tell_group(device)
             yield output_dir
 
 
@@ -146,11 +146,12 @@ def _require_shards(config: Config) -> None:
     raise ConfigError(f"NUM_SHARDS is {config.num_shards} nodes, but {found}. {todo}")
 
 
-def _tell_group() -> None:
+def _tell_group(device: torch.device) -> None:
     if world_size() == 1:
         return
     nodes = "1 node" if num_nodes() == 1 else f"{num_nodes()} nodes"
-    logger.info("%d processes on %s have met, over %s", world_size(), nodes, backend())
+    over = "gloo" if device.type == "cpu" else "nccl"
+    logger.info("%d processes on %s have met, over %s", world_size(), nodes, over)
     if attempts_share_a_store():
         logger.warning(
             "if a process dies, torchrun will start all again, and they will wait in vain for the "

@@ -25,7 +25,6 @@ from slowfast_mvit.runtime.launcher import (
 )
 
 __all__ = [
-    "backend",
     "from_main",
     "gather_objects",
     "is_launched",
@@ -74,11 +73,6 @@ def local_world_size() -> int:
 def num_nodes() -> int:
     """How many nodes the run has."""
     return world_size() // local_world_size()
-
-
-def backend() -> str:
-    """What carries the words of the processes: gloo, nccl; empty where there is only one."""
-    return str(distributed.get_backend_config()) if _several() else ""
 
 
 def is_main() -> bool:
@@ -162,7 +156,7 @@ def _join(place: Place, device: torch.device) -> None:
 
 def _require_backend(device: torch.device) -> None:
     config = distributed.get_backend_config()
-    if device.type not in config and device.type != "cpu":
+    if device.type == "cuda" and "nccl" not in config:
         raise UserError(
             f"the process group of this run ({config}) was joined for CPUs and cannot carry "
             f"tensors of {device}: configs of one command must have NUM_GPUS 0 all, or none"

@@ -1,6 +1,6 @@
 """A program for the tests of launchers: one of several ranks, which does what its words say.
 
-rank_program.py FOLDER WORD...    a word is ACT@RANK (fail@1, refuse@0, kill@1, wait@all)
+rank_program.py FOLDER WORD...    a word is ACT@RANK (refuse@1, kill@1, wait@all)
 """
 
 import os
@@ -17,28 +17,25 @@ from slowfast_mvit.runtime.distributed import process_group, rank, sum_over_rank
 from slowfast_mvit.runtime.stopping import stop_requests
 
 
-def refuse():
+def refuse(folder):
     raise UserError("the list is empty")
 
 
-def fail():
-    raise RuntimeError("a bug")
-
-
-def kill():
+def kill(folder):
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_stop():
+def wait_for_stop(folder):
     with stop_requests() as request:
+        (folder / f"rank{rank()}.waits").touch()
         while not request.agreed():
             time.sleep(0.02)
         request.finish()
         raise Stopped(request.asked or signal.SIGTERM)
 
 
-ACTS = {"refuse": refuse, "fail": fail, "kill": kill, "wait": wait_for_stop}
+ACTS = {"refuse": refuse, "kill": kill, "wait": wait_for_stop}
 
 
 def run(folder, words):
@@ -46,14 +43,14 @@ def run(folder, words):
         total = int(sum_over_ranks(torch.tensor(1.0)))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "-")
         (folder / f"rank{rank()}.txt").write_text(f"{os.getpid()} {total} {attempt}")
-        for word in words:
-            act, _, where = word.partition("@")
-            if where in ("all", str(rank())):
-                ACTS[act]()
-        total = int(sum_over_ranks(torch.tensor(1.0)))
         if rank() == 0:
             threads = os.environ["OMP_NUM_THREADS"]
             print(f"{world_size()} ranks, {total} counted, attempt {attempt}, {threads} threads")
+        for word in words:
+            act, _, where = word.partition("@")
+            if where in ("all", str(rank())):
+                ACTS[act](folder)
+        sum_over_ranks(torch.tensor(1.0))
 
 
 if __name__ == "__main__":
