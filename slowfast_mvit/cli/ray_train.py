@@ -9,6 +9,7 @@ from; Ray keeps none.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
 
     config: Config = settings["config"]
     os.chdir(settings["folder"])  # Ray starts its workers in a folder of its own
+    logging.getLogger("slowfast_mvit").propagate = False  # or Ray prints each line again
     train_job(config)
     # By every worker, as Ray waits for all of them.
     validations = StatsLog(config.output_dir).read("val_epoch")
