@@ -151,9 +151,10 @@ class Wandb:
                 config=dict(config),
             )
         except wandb.Error as error:
+            reason = str(error).rstrip(".")
             raise UserError(
-                f"WANDB.ENABLE is True, but no run of {project} could be opened: {error}. "
-                "Log in with `wandb login`, set WANDB_MODE=offline, or set WANDB.ENABLE False"
+                f"WANDB.ENABLE is True, but no run of {project} could be opened: {reason}. Log in "
+                "with `wandb login`, set WANDB_MODE=offline, or set WANDB.ENABLE False"
             ) from error
 
     def write(self, record: Record) -> None:
