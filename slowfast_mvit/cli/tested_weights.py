@@ -9,7 +9,8 @@ from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint
-from slowfast_mvit.runtime.checkpoint_files import best_path
+from slowfast_mvit.runtime.checkpoint_files import best_path, position_of
+from slowfast_mvit.runtime.sharded_files import sharded_newest_first, sharded_position
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.weights import load_weights
 
@@ -30,7 +31,7 @@ def _load_last(config: Config, output_dir: Path, model: MViT) -> str:
     """As PySlowFast chooses weights to test."""
     path = (
         config.test.checkpoint_file_path
-        or latest_checkpoint(output_dir)
+        or _newest(output_dir)
         or config.train.checkpoint_file_path
     )
     if not path:
@@ -44,8 +45,23 @@ def _load_last(config: Config, output_dir: Path, model: MViT) -> str:
     return f"weights of {Path(path).name}"
 
 
+def _newest(output_dir: Path) -> Path | None:
+    """The newest checkpoint of the run.
+
+    Raises:
+        WeightsError: it is in parts.
+    """
+    whole, sharded = latest_checkpoint(output_dir), sharded_newest_first(output_dir)
+    if sharded and (whole is None or position_of(whole) < sharded_position(sharded[0])):
+        raise WeightsError(
+            f"{sharded[0]}: the newest checkpoint is in parts (TRAIN.SHARDED_CHECKPOINTS), and a "
+            f"test reads whole ones. Make one of it: slowfast-mvit unshard {sharded[0]}"
+        )
+    return whole
+
+
 def _load_average(config: Config, output_dir: Path, model: MViT) -> str:
-    path = config.test.checkpoint_file_path or latest_checkpoint(output_dir)
+    path = config.test.checkpoint_file_path or _newest(output_dir)
     if not path:
         raise WeightsError(
             f"TEST.WEIGHTS is ema, and there is no checkpoint in {output_dir} to take the moving "

@@ -23,7 +23,7 @@ from slowfast_mvit.engine.train import train
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
-from slowfast_mvit.runtime.checkpoint_files import newest_first
+from slowfast_mvit.runtime.checkpoint_files import newest_first, position_of
 from slowfast_mvit.runtime.distributed import (
     from_main,
     is_main,
@@ -33,6 +33,8 @@ from slowfast_mvit.runtime.distributed import (
 )
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.parallel import compile_blocks, evaluation_model, parallelise
+from slowfast_mvit.runtime.sharded import newest_sharded
+from slowfast_mvit.runtime.sharded_files import sharded_newest_first, sharded_position
 from slowfast_mvit.storage import local_copy
 
 logger = logging.getLogger(__name__)
@@ -127,6 +129,7 @@ def _settings(config: Config) -> TrainSettings:
         clip_value=config.solver.clip_grad_val,
         clip_norm=config.solver.clip_grad_l2norm,
         max_failed_fraction=config.data.max_failed_fraction,
+        sharded_checkpoints=config.train.sharded_checkpoints,
     )
 
 
@@ -172,9 +175,9 @@ def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | Non
 
 
 def _newest(config: Config, output_dir: Path) -> Path | None:
-    """The checkpoint of this run that is furthest on."""
+    """The checkpoint of this run that is furthest on, whole or sharded."""
     if not config.train.auto_resume:
-        left = newest_first(output_dir)
+        left = [*newest_first(output_dir), *sharded_newest_first(output_dir)]
         if left:
             logger.warning(
                 "TRAIN.AUTO_RESUME is False, but %s holds %d checkpoints of a run before, up to "
@@ -185,4 +188,7 @@ def _newest(config: Config, output_dir: Path) -> Path | None:
                 left[0].name,
             )
         return None
-    return latest_checkpoint(output_dir)
+    whole, sharded = latest_checkpoint(output_dir), newest_sharded(output_dir)
+    if whole is None or sharded is None:
+        return whole or sharded
+    return whole if position_of(whole) >= sharded_position(sharded) else sharded

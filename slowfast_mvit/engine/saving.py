@@ -17,6 +17,7 @@ from slowfast_mvit.runtime.checkpoint import load_training_state, save_best, sav
 from slowfast_mvit.runtime.checkpoint_files import Position
 from slowfast_mvit.runtime.distributed import is_main, world_size
 from slowfast_mvit.runtime.parallel import whole_optimizer_state, whole_state
+from slowfast_mvit.runtime.sharded import load_sharded, save_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,13 @@ def save_state(
     *,
     cfg_text: str,
     extra: Mapping[str, Any],
+    sharded: bool = False,
 ) -> None:
     """Write a checkpoint; every process must call this.
 
     Args:
         position: how far the run has come.
+        sharded: each process writes its own part of the weights, see ``runtime.sharded``.
         (the rest): see ``runtime.checkpoint.save_checkpoint``.
     """
     average = state.average
@@ -65,23 +68,44 @@ def save_state(
         "world_size": world_size(),
         "num_averaged": None if average is None else int(average.n_averaged),
     }
-    model_state = whole_state(state.module)
-    optimizer_state = whole_optimizer_state(state.optimizer)
-    ema_state = None if average is None else whole_state(average.module)
-    if not is_main():
-        return
-    path = save_checkpoint(
+    save = _save_sharded if sharded else _save_whole
+    path = save(
+        state,
         output_dir,
         epoch=position.epoch - 1,
         step=position.step,
-        model_state=model_state,
-        optimizer_state=optimizer_state,
         cfg_text=cfg_text,
         extra=extra,
         scaler_state=state.scaler.state_dict() if state.scaler.is_enabled() else None,
-        ema_state=ema_state,
     )
     logger.info("saved %s", path)
+
+
+def _save_whole(state: RunState, output_dir: str | Path, **plain: Any) -> Path | None:
+    """One file, written by the main process."""
+    model_state = whole_state(state.module)
+    optimizer_state = whole_optimizer_state(state.optimizer)
+    ema_state = None if state.average is None else whole_state(state.average.module)
+    if not is_main():
+        return None
+    return save_checkpoint(
+        output_dir,
+        model_state=model_state,
+        optimizer_state=optimizer_state,
+        ema_state=ema_state,
+        **plain,
+    )
+
+
+def _save_sharded(state: RunState, output_dir: str | Path, **plain: Any) -> Path:
+    """A folder, to which every process writes."""
+    return save_sharded(
+        output_dir,
+        module=state.module,
+        optimizer=state.optimizer,
+        ema=None if state.average is None else state.average.module,
+        **plain,
+    )
 
 
 def save_best_weights(
@@ -102,7 +126,7 @@ def resume_state(state: RunState, path: str | Path) -> tuple[Position, dict[str,
     """Put a run back to where a checkpoint was written, in place.
 
     Args:
-        path: a file of ours or of PySlowFast.
+        path: a file of ours or of PySlowFast, or the folder of a sharded checkpoint.
 
     Returns:
         How far the run had come, and the plain values kept beside; none in PySlowFast's own files.
@@ -111,7 +135,8 @@ def resume_state(state: RunState, path: str | Path) -> tuple[Position, dict[str,
         WeightsError: it cannot be read or does not fit.
     """
     average = None if state.average is None else state.average.module
-    saved = load_training_state(path, state.module, state.optimizer, state.scaler, ema=average)
+    load = load_sharded if Path(path).is_dir() else load_training_state
+    saved = load(path, state.module, state.optimizer, state.scaler, ema=average)
     if state.average is not None:
         state.average.n_averaged.fill_(int(saved.extra.get("num_averaged") or 0))
     return Position(saved.epoch + 1, int(saved.extra.get("step", 0))), saved.extra

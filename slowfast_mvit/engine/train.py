@@ -100,7 +100,15 @@ def train(
     stats.keep_until(*start)
 
     def save(position: Position, memory: Memory) -> None:
-        save_state(state, output_dir, position, cfg_text=cfg_text, extra={**kept, **memory})
+        save_state(
+            state,
+            output_dir,
+            position,
+            cfg_text=cfg_text,
+            extra={**kept, **memory},
+            # The last one is for others to read: tests, and whoever takes the weights.
+            sharded=settings.sharded_checkpoints and position.epoch < settings.max_epoch,
+        )
 
     def save_best(epoch: int) -> None:
         save_best_weights(state, output_dir, epoch, cfg_text=cfg_text, extra=kept)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,8 +48,19 @@ def best_path(output_dir: str | Path) -> Path:
 
 def newest_first(output_dir: str | Path) -> list[Path]:
     """Every checkpoint of a run that it could go on from, the one furthest on first."""
-    positions = {**dict(_numbered(output_dir)), **dict(_mid_epoch(output_dir))}
-    return sorted(positions, key=lambda path: (positions[path], path.name), reverse=True)
+    numbered = (Path(output_dir) / "checkpoints").glob("checkpoint*.pyth")
+    paths = [*numbered, *_mid_epoch(output_dir)]
+    return sorted(paths, key=lambda path: (position_of(path), path.name), reverse=True)
+
+
+def position_of(path: str | Path) -> Position:
+    """How far the run had come that wrote this file, by its name."""
+    name = Path(path).name
+    if match := _NUMBERED.fullmatch(name):
+        return Position(int(match[1]))
+    if match := _MID_EPOCH.fullmatch(name):
+        return Position(int(match[1]) - 1, int(match[2]))
+    return Position(0)  # somebody named it otherwise: it comes after those that say where they are
 
 
 def prune_mid_epoch(output_dir: str | Path, newest: Position) -> None:
@@ -58,14 +68,14 @@ def prune_mid_epoch(output_dir: str | Path, newest: Position) -> None:
 
     Those beyond it belong to another run, and are left to their owner.
     """
-    passed = sorted((at, path) for path, at in _mid_epoch(output_dir) if at <= newest)
-    for _, path in passed[:-NUM_MID_EPOCH_KEPT]:
+    passed = [path for path in _mid_epoch(output_dir) if position_of(path) <= newest]
+    for path in sorted(passed, key=position_of)[:-NUM_MID_EPOCH_KEPT]:
         path.unlink(missing_ok=True)
 
 
 def remove_mid_epoch(output_dir: str | Path) -> None:
     """Delete them all, once the run is at its end and its last checkpoint is written."""
-    for path, _ in _mid_epoch(output_dir):
+    for path in _mid_epoch(output_dir):
         path.unlink(missing_ok=True)
     folder = Path(output_dir) / "mid_epoch"
     if folder.is_dir() and not any(folder.iterdir()):
@@ -83,15 +93,6 @@ def remove_unfinished(output_dir: str | Path) -> None:
             logger.info("removed an unfinished checkpoint, %s", path)
 
 
-def _numbered(output_dir: str | Path) -> Iterator[tuple[Path, Position]]:
-    for path in (Path(output_dir) / "checkpoints").glob("checkpoint*.pyth"):
-        match = _NUMBERED.fullmatch(path.name)
-        # A file that somebody named otherwise comes after those that say where they are.
-        yield path, Position(int(match[1])) if match else Position(0)
-
-
-def _mid_epoch(output_dir: str | Path) -> Iterator[tuple[Path, Position]]:
-    for path in (Path(output_dir) / "mid_epoch").glob("*.pyth"):
-        match = _MID_EPOCH.fullmatch(path.name)
-        if match:
-            yield path, Position(int(match[1]) - 1, int(match[2]))
+def _mid_epoch(output_dir: str | Path) -> list[Path]:
+    paths = (Path(output_dir) / "mid_epoch").glob("*.pyth")
+    return [path for path in paths if _MID_EPOCH.fullmatch(path.name)]

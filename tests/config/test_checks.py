@@ -20,6 +20,10 @@ FAULTS = {
         ["TRAIN.MIXED_PRECISION=True", "TRAIN.PRECISION=fp32"],
         "TRAIN.PRECISION: 'fp32' contradicts",
     ),
+    "parts_of_checkpoints_come_from_parts_of_weights": (
+        ["TRAIN.SHARDED_CHECKPOINTS=True"],
+        "TRAIN.SHARDED_CHECKPOINTS: needs TRAIN.STRATEGY fsdp, got 'ddp'",
+    ),
     "learning_rate_falls": (
         ["SOLVER.COSINE_END_LR=0.1"],
         "SOLVER.COSINE_END_LR: must be below SOLVER.BASE_LR, 0.1, got 0.1",
