@@ -30,9 +30,7 @@ def load_test_weights(config: Config, output_dir: Path, model: MViT) -> str:
 def _load_last(config: Config, output_dir: Path, model: MViT) -> str:
     """As PySlowFast chooses weights to test."""
     path = (
-        config.test.checkpoint_file_path
-        or _newest(output_dir)
-        or config.train.checkpoint_file_path
+        config.test.checkpoint_file_path or _newest(output_dir) or config.train.checkpoint_file_path
     )
     if not path:
         logger.warning(
