@@ -1,0 +1,47 @@
+"""A run from a config, seen through everything that shows it."""
+
+import pytest
+
+from slowfast_mvit.cli import main
+from slowfast_mvit.runtime.log import StatsLog
+
+
+def test_a_run_that_goes_on_is_told_without_a_gap_or_a_repeat(tiny_config, capsys):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    output_dir = tiny_config.parent / "out"
+    words = ["train", "--cfg", str(tiny_config), "TENSORBOARD.ENABLE", "True", "LOG_PERIOD", "1"]
+
+    assert main([*words, "SOLVER.MAX_EPOCH", "1"]) == 0
+    log = output_dir / "json_stats.log"
+    log.write_text(log.read_text() + log.read_text().replace('"1/1"', '"2/2"') + "json_stats: {to")
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(["watch", str(output_dir), "--once"]) == 0
+
+    records = StatsLog(output_dir).read()
+    told = [(record["_type"], record["epoch"][0], record.get("iter")) for record in records]
+    assert told == [
+        (kind, epoch, step)
+        for epoch in "12"
+        for kind, step in [
+            ("train_iter_", "1/2"),
+            ("train_iter_", "2/2"),
+            ("train_epoch", None),
+            ("val_iter", "1/1"),
+            ("val_epoch", None),
+        ]
+    ]
+    events = accumulator.EventAccumulator(str(output_dir / "tensorboard"))
+    events.Reload()
+    losses = {event.step: event.value for event in events.Scalars("Train/loss")}
+    expected = [record["loss"] for record in records if record["_type"] == "train_iter_"]
+    assert list(losses) == [1, 2, 3, 4]
+    assert list(losses.values()) == pytest.approx(expected, rel=1e-6)
+    assert [event.step for event in events.Scalars("Val/Top1_err")] == [2, 4]
+    (text, *_) = (
+        event.tensor_proto.string_val[0] for event in events.Tensors("config/text_summary")
+    )
+    assert b"    TRAIN:" in text and b"TENSORBOARD:" in text
+    shown = capsys.readouterr().out
+    assert "epoch 2/2, step 2/2   finished" in shown.replace("\n", "   ")
+    assert "checkpoint: checkpoint_epoch_00002.pyth" in shown
