@@ -10,7 +10,8 @@ from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint
 from slowfast_mvit.runtime.checkpoint_files import best_path, position_of
-from slowfast_mvit.runtime.sharded_files import sharded_newest_first, sharded_position
+from slowfast_mvit.runtime.distributed import from_main, is_main, wait_for_all
+from slowfast_mvit.runtime.sharded import newest_sharded, sharded_position, unshard
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.weights import load_weights
 
@@ -44,18 +45,18 @@ def _load_last(config: Config, output_dir: Path, model: MViT) -> str:
 
 
 def _newest(output_dir: Path) -> Path | None:
-    """The newest checkpoint of the run.
+    """The newest checkpoint of the run; the main process makes one file of one in parts."""
+    newest = _newest_file(output_dir) if is_main() else None
+    wait_for_all("the newest checkpoint")
+    return from_main(newest)
 
-    Raises:
-        WeightsError: it is in parts.
-    """
-    whole, sharded = latest_checkpoint(output_dir), sharded_newest_first(output_dir)
-    if sharded and (whole is None or position_of(whole) < sharded_position(sharded[0])):
-        raise WeightsError(
-            f"{sharded[0]}: the newest checkpoint is in parts (TRAIN.SHARDED_CHECKPOINTS), and a "
-            f"test reads whole ones. Make one of it: slowfast-mvit unshard {sharded[0]}"
-        )
-    return whole
+
+def _newest_file(output_dir: Path) -> Path | None:
+    whole, sharded = latest_checkpoint(output_dir), newest_sharded(output_dir)
+    if sharded is None or (whole and position_of(whole) >= sharded_position(sharded)):
+        return whole
+    logger.info("making one file of %s, which is in parts (TRAIN.SHARDED_CHECKPOINTS)", sharded)
+    return unshard(sharded)
 
 
 def _load_average(config: Config, output_dir: Path, model: MViT) -> str:

@@ -9,6 +9,7 @@ from slowfast_mvit.cli.tested_weights import load_test_weights
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.runtime.checkpoint import save_best, save_checkpoint
+from slowfast_mvit.runtime.sharded import save_sharded
 
 
 def weights_filled_with(model, value):
@@ -85,6 +86,23 @@ def test_a_checkpoint_without_a_moving_average_is_not_tested_as_one(tiny_config,
 
     with pytest.raises(WeightsError, match=r"best\.pyth: holds no moving average \(ema_state\)"):
         load(tiny_config, run, *best, "TEST.WEIGHTS", "ema")
+
+
+@pytest.mark.parametrize(("weights", "value"), [("last", 3.0), ("ema", 13.0)])
+def test_a_newer_checkpoint_in_parts_is_made_whole(tiny_config, run, weights, value):
+    model, average = (build.build_model(load_config(tiny_config)) for _ in range(2))
+    model.load_state_dict(weights_filled_with(model, 3.0))
+    average.load_state_dict(weights_filled_with(model, 13.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plain = {"cfg_text": "", "extra": {}}
+    save_sharded(run, epoch=1, step=4, module=model, optimizer=optimizer, ema=average, **plain)
+
+    assert load(tiny_config, run, "TEST.WEIGHTS", weights)[1] == {value}
+    assert load(tiny_config, run, "TEST.WEIGHTS", weights)[1] == {value}
+
+    whole = model.state_dict()
+    save_checkpoint(run, epoch=2, model_state=whole, optimizer_state={}, **plain)
+    assert load(tiny_config, run)[0] == "weights of checkpoint_epoch_00003.pyth"
 
 
 def test_the_report_names_the_weights(tiny_config, run):
