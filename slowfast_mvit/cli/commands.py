@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from slowfast_mvit import __version__
+from slowfast_mvit.cli.guard import guarded
 from slowfast_mvit.cli.launch_flags import add_launch_arguments
 from slowfast_mvit.cli.ray_flags import add_ray_arguments
 from slowfast_mvit.cli.slurm import add_slurm_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words
-from slowfast_mvit.errors import ConfigError, Stopped, UserError
-from slowfast_mvit.runtime.launcher import die_with_agent, tells_of_lost_rank
+from slowfast_mvit.errors import ConfigError
 
 DEMO_CONFIG = "Demo/motion.yaml"
 CFG_HELP = (
@@ -29,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command of ``slowfast-mvit``; returns the exit status."""
     arguments = _parser().parse_args(argv)
     arguments.words = sys.argv[1:] if argv is None else list(argv)
-    return _guarded(lambda: arguments.command(arguments))
+    return guarded(lambda: arguments.command(arguments))
 
 
 def run_net(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +41,7 @@ def run_net(argv: Sequence[str] | None = None) -> int:
     _add_run_net_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.words = ["run_net", *(sys.argv[1:] if argv is None else argv)]
-    return _guarded(lambda: arguments.command(arguments))
+    return guarded(lambda: arguments.command(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -312,47 +310,3 @@ def _demo(arguments: argparse.Namespace) -> None:
     jobs.make_demo_data(config)
     if not arguments.data_only:
         _train_and_test(config)
-
-
-def _guarded(run: Callable[[], int | None]) -> int:
-    """Turn what a user can cause into one message and an exit status, without a traceback."""
-    die_with_agent()
-    try:
-        return run() or 0
-    except Stopped as stop:
-        _say_once(str(stop))
-        return 128 + stop.signal_number
-    except UserError as error:
-        _say(f"{type(error).__name__}: {error}")
-        return 2
-    except KeyboardInterrupt:
-        _say_once("\nInterrupted. The same command goes on from the last checkpoint.")
-        return 130
-    except RuntimeError as error:
-        if not tells_of_lost_rank(error):
-            raise  # with several ranks, torch prints the number of the rank before each line
-        _say(f"Another process of this run has ended, and this one with it ({error})")
-        return 1
-
-
-def _say_once(message: str) -> None:
-    """Print what all ranks have to say."""
-    if _rank() == 0:
-        print(message, file=sys.stderr, flush=True)
-
-
-def _say(message: str) -> None:
-    """Print what all ranks may have to say, or this one alone (its own node lacks a file).
-
-    If rank 0 has said it too and ended, its launcher ends the others while they hesitate. If not,
-    it comes a moment later, with the number of the rank.
-    """
-    if rank := _rank():
-        time.sleep(1.0 if os.environ.get("LOCAL_RANK") == "0" else 2.0)
-        message = "\n".join(f"[rank {rank}] {line}" for line in message.splitlines())
-    print(message, file=sys.stderr, flush=True)
-
-
-def _rank() -> int:
-    number = os.environ.get("RANK", "0")
-    return int(number) if number.isdecimal() else 0

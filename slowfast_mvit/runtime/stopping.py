@@ -18,7 +18,7 @@ import torch
 from torch import distributed
 
 from slowfast_mvit.errors import Stopped
-from slowfast_mvit.runtime.distributed import world_size
+from slowfast_mvit.runtime.distributed import is_main, world_size
 
 # What asks a run to stop: a scheduler (Slurm, Kubernetes, torchrun), Slurm's early warning, Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -73,8 +73,9 @@ class StopRequest:
         if number == signal.SIGINT:
             if self.asked == signal.SIGINT:
                 raise KeyboardInterrupt
-            words = b"\nStopping after this step, and saving. Ctrl-C again to stop at once.\n"
-            os.write(sys.stderr.fileno(), words)
+            if is_main():
+                words = b"\nStopping after this step, and saving. Ctrl-C again to stop at once.\n"
+                os.write(sys.stderr.fileno(), words)
         self.asked = number
 
 

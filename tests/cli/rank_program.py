@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from slowfast_mvit.cli.commands import _guarded
+from slowfast_mvit.cli.guard import guarded
 from slowfast_mvit.errors import Stopped, UserError
 from slowfast_mvit.runtime.distributed import process_group, rank, sum_over_ranks, world_size
 from slowfast_mvit.runtime.stopping import stop_requests
@@ -54,4 +54,4 @@ def run(folder, words):
 
 
 if __name__ == "__main__":
-    sys.exit(_guarded(lambda: run(Path(sys.argv[1]), sys.argv[2:])))
+    sys.exit(guarded(lambda: run(Path(sys.argv[1]), sys.argv[2:])))
