@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from slowfast_mvit import __version__
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.storage import remove_outputs, write_text_atomically
+from slowfast_mvit.storage import upload_changes, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,8 @@ def remove_records(folder: Path) -> None:
     Args:
         folder: ``records_folder``.
     """
-    remove_outputs(folder)
+    shutil.rmtree(folder)
+    upload_changes(folder)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()
 

@@ -2,7 +2,8 @@
 
 Loops and reports write to a folder of this machine and know nothing of it. Each file that is
 written atomically takes with it whatever has changed since (logs grow line by line), so that after
-a crash the remote folder holds all that was finished.
+a crash the remote folder holds all that was finished. What was sent or fetched and is deleted here
+is deleted there.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class _Mirror:
         Returns:
             What could not be sent, and why.
         """
+        self._remove_deleted()
         problems = []
         for path in self._files():
             state = _state(path)
@@ -86,23 +88,27 @@ class _Mirror:
                 problems.append(f"{name} ({type(error).__name__}: {error})")
         return problems
 
-    def remove(self, folder: Path) -> list[str]:
-        """Remove what was sent or fetched of a local folder; says what could not be."""
+    def _remove_deleted(self) -> None:
         problems = []
-        for path in [path for path in self._sent if folder in path.parents]:
+        for path in [path for path in self._sent if not path.is_file()]:
+            del self._sent[path]
             name = path.relative_to(self.folder).as_posix()
             try:
                 path_manager().rm(f"{self.url}/{name}")
-            except Exception as error:  # as in ``send``
+            except Exception as error:  # as in ``send``; some handlers cannot remove anything
                 problems.append(f"{name} ({type(error).__name__}: {error})")
-            del self._sent[path]
-        return problems
+        if problems:
+            _log.warning(
+                "OUTPUT_DIR %s: no longer needed and not removed there, delete it by hand: %s",
+                self.url,
+                ", ".join(problems),
+            )
 
     def _files(self) -> list[Path]:
         return sorted(
             path
             for path in self.folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".tmp-")
+            if path.is_file() and not _is_unfinished(path.relative_to(self.folder))
         )
 
 
@@ -218,17 +224,8 @@ def upload_changes(written: Path) -> None:
                 )
 
 
-def remove_outputs(folder: Path) -> None:
-    """Remove a folder with results that are no longer needed, there too where it was sent to."""
-    shutil.rmtree(folder)
-    for mirror in _mirrors:
-        problems = mirror.remove(folder) if mirror.folder in folder.parents else []
-        if problems:
-            _log.warning(
-                "OUTPUT_DIR %s: not removed, delete them by hand: %s",
-                mirror.url,
-                ", ".join(problems),
-            )
+def _is_unfinished(path: Path) -> bool:
+    return any(name.startswith(".tmp-") for name in path.parts)
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -22,9 +22,9 @@ from slowfast_mvit.storage import (
     output_folder,
     read_torch,
     register_path_handlers,
-    remove_outputs,
     save_torch,
     shared_output_folder,
+    upload_changes,
     write_text_atomically,
 )
 
@@ -156,22 +156,34 @@ def test_a_local_output_folder_is_itself(tmp_path: Path) -> None:
         assert folder == tmp_path
 
 
-def test_what_is_no_longer_needed_is_removed_from_the_remote_folder_too(
+def test_what_is_deleted_here_is_deleted_there(
     shelf: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    save_torch(shelf / "run/checkpoints/checkpoint_epoch_00001.pyth", {"epoch": 0})
+    for epoch in (2, 3):
+        save_torch(shelf / f"run/checkpoints/checkpoint_epoch_{epoch:05d}.pyth", {"epoch": epoch})
     with output_folder("shelf://run") as folder:
         for name in ("records/a/1.jsonl", "records/b/1.jsonl", "results.json"):
             write_text_atomically(folder / name, "1")
+        unfinished = folder / "sharded" / ".tmp-epoch_00001" / "manifest.json"
+        write_text_atomically(unfinished, "1")
 
-        remove_outputs(folder / "records" / "a")
+        shutil.rmtree(folder / "records" / "a")
+        (folder / "checkpoints" / "checkpoint_epoch_00002.pyth").unlink()
+        upload_changes(folder / "records" / "a")
+        shutil.rmtree(folder / "records")
         ShelfHandler.is_down = True
-        remove_outputs(folder / "records" / "b")
+        upload_changes(folder / "records")
         ShelfHandler.is_down = False
 
-        assert not (folder / "records" / "a").exists()
     names = {path.relative_to(shelf / "run").as_posix() for path in shelf.rglob("*.*")}
-    assert names == {"records/b/1.jsonl", "results.json"}
-    assert "delete them by hand: records/b/1.jsonl" in caplog.text
+    assert {name for name in names if "." in name.rpartition("/")[2]} == {
+        "checkpoints/checkpoint_epoch_00001.pyth",  # was not fetched
+        "checkpoints/checkpoint_epoch_00003.pyth",
+        "records/b/1.jsonl",
+        "results.json",
+    }
+    assert "delete it by hand: records/b/1.jsonl" in caplog.text
 
 
 def write_from_every_rank(shelf: Path, url: str, num_nodes: int) -> str:
