@@ -36,6 +36,7 @@ from slowfast_mvit.runtime.checkpoint_files import best_path, checkpoint_path
 from slowfast_mvit.runtime.distributed import rank, world_size
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
+from slowfast_mvit.runtime.sharded import newest_sharded
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.structures import FailedVideo
 
@@ -110,7 +111,7 @@ def whole_run(output_dir, *, tell=lambda place: None, strategy="ddp", precision=
             epoch=epoch,
             should_stop=should_stop,
         ),
-        resume_from=latest_checkpoint(output_dir),
+        resume_from=newest_sharded(output_dir) or latest_checkpoint(output_dir),
         precision=precision,
         **SETTINGS | changes,
     )
@@ -309,4 +310,5 @@ def live_as_rank(output_dir, place_of_death, strategy):
         if place == place_of_death and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    whole_run(output_dir, tell=die, strategy=strategy, max_epoch=5)
+    in_parts = strategy == "fsdp"  # each rank writes its part of a checkpoint
+    whole_run(output_dir, tell=die, strategy=strategy, sharded_checkpoints=in_parts, max_epoch=5)
