@@ -289,7 +289,8 @@ def _require_compiler(device: torch.device, backend: str) -> None:
     try:
         trial(torch.zeros(1, device=device))
     except Exception as error:  # a compiler that is missing or broken fails in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        cause = getattr(error, "inner_exception", error)
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
         raise UserError(
             f"MODEL.COMPILE True: torch.compile does not work on this machine for {device.type} "
             f"({reason}). Install a C++ compiler (g++) and Python's headers, for a GPU triton "

@@ -12,6 +12,7 @@ from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.params import parameter_groups
 from slowfast_mvit.runtime.distributed import rank, world_size
 from slowfast_mvit.runtime.parallel import (
+    compile_blocks,
     gradients_stay_local,
     parallelise,
     total_norm,
@@ -25,17 +26,17 @@ LR = 1e-4  # warm-up of the recipe is past it after 2 epochs
 NUM_CLASSES = 5
 
 
-def small_mvit(seed: int = 0, **options) -> MViT:
-    """Three blocks, 8 to 16 channels wide; no random parts."""
+def small_mvit(seed: int = 0, *, depth: int = 3, **options) -> MViT:
+    """Three blocks or fewer, 8 to 16 channels wide; no random parts."""
     torch.manual_seed(seed)
     return mvit_from_lists(
         input_size=(4, 32, 32),
         num_classes=NUM_CLASSES,
         embed_dim=8,
-        depth=3,
-        dim_mul=[[1, 2.0]],
-        head_mul=[[1, 2.0]],
-        pool_q_stride=[[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1]],
+        depth=depth,
+        dim_mul=[[1, 2.0]][: depth - 1],
+        head_mul=[[1, 2.0]][: depth - 1],
+        pool_q_stride=[[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1]][:depth],
         pool_kv_stride_adaptive=[1, 4, 4],
         pool_kvq_kernel=[3, 3, 3],
         **options,
@@ -50,16 +51,34 @@ def global_batch(step: int, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]
 
 
 class SmallRun:
-    """What a run has: the model, what spreads it, the optimizer, a moving average."""
+    """What a run has: the model, what spreads it, the optimizer, a moving average.
 
-    def __init__(self, strategy: str, *, seed: int = 0, precision: str = "fp32", **options) -> None:
+    With the strategy "alone" a process takes whole batches, whatever the others do.
+    """
+
+    def __init__(
+        self,
+        strategy: str,
+        *,
+        seed: int = 0,
+        precision: str = "fp32",
+        frozen: tuple[str, ...] = (),
+        compile_backend: str | None = None,
+        **options,
+    ) -> None:
+        self.is_alone = strategy == "alone"
         self.precision = precision
         self.model = small_mvit(seed, **options)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(frozen))
         self.average = moving_average(self.model, 0.9)
+        if compile_backend is not None:
+            compile_blocks(self.model, backend=compile_backend)
         spread = {"strategy": strategy, "device": CPU, "precision": precision}
-        self.module = parallelise(
-            self.model, **spread, find_unused=options.get("detach_head", False)
-        )
+        self.module = self.model
+        if not self.is_alone:
+            find_unused = options.get("detach_head", False)
+            self.module = parallelise(self.model, **spread, find_unused=find_unused)
         if strategy == "fsdp":
             parallelise(self.average.module, **spread)
         self.optimizer = AdamW(
@@ -69,9 +88,10 @@ class SmallRun:
 
     def backward(self, step: int, accum: int = 1) -> None:
         """The gradients of a global batch, each rank working on its own part of it."""
-        clips, labels = (part.chunk(world_size() * accum) for part in global_batch(step))
+        num_ranks, own_rank = (1, 0) if self.is_alone else (world_size(), rank())
+        clips, labels = (part.chunk(num_ranks * accum) for part in global_batch(step))
         for number in range(accum):
-            mine = number * world_size() + rank()
+            mine = number * num_ranks + own_rank
             if number < accum - 1:
                 with gradients_stay_local(self.module):
                     self._loss(clips[mine], labels[mine], accum).backward()
@@ -114,3 +134,14 @@ def largest_difference(actual: dict, expected: dict) -> float:
     """Over all tensors of two dicts with the same names."""
     assert list(actual) == list(expected)
     return max((actual[name] - expected[name]).abs().max().item() for name in expected)
+
+
+def equal(actual, expected) -> bool:
+    """To the bit, names in the same order."""
+    if isinstance(expected, torch.Tensor):
+        return actual.dtype == expected.dtype and torch.equal(actual, expected)
+    if isinstance(expected, dict):
+        return list(actual) == list(expected) and all(
+            equal(actual[name], value) for name, value in expected.items()
+        )
+    return actual == expected
