@@ -120,20 +120,28 @@ def _run_to_the_end(agent: _Agent) -> int:
     meeting.shutdown()
     if result is None or not result.is_failed():
         return 0
-    status = _status(result.failures)
+    status = status_of(result.failures)
     if status not in (USER_ERROR, *STOPPED):
         print(f"launch: {_in_words(result.failures)}. Giving up", file=sys.stderr)
     return status
+
+
+def meeting_settings(launch: Launch) -> dict[str, Any]:
+    """How the agents meet, in torch's terms."""
+    settings: dict[str, Any] = {"timeout": MEETING_LIMIT_S, **RENDEZVOUS}
+    if launch.node_rank is not None:
+        settings["rank"] = launch.node_rank
+    elif launch.local_addr:  # else torch compares host names, which containers often lack
+        settings["is_host"] = launch.endpoint.rpartition(":")[0] == launch.local_addr
+    return {**settings, **launch.rendezvous}
 
 
 def _spec(launch: Launch, command: Sequence[str]) -> WorkerSpec:
     endpoint = launch.endpoint or "localhost:0"
     # One node's host name need not be known to any name server.
     local_addr = launch.local_addr or ("127.0.0.1" if launch.max_nodes == 1 else None)
-    settings: dict[str, Any] = {"timeout": MEETING_LIMIT_S, **RENDEZVOUS, **launch.rendezvous}
     master_addr, master_port = None, None
     if launch.node_rank is not None:
-        settings["rank"] = launch.node_rank
         master_addr, _, port = endpoint.rpartition(":")
         master_port = int(port)
     handler = get_rendezvous_handler(
@@ -144,7 +152,7 @@ def _spec(launch: Launch, command: Sequence[str]) -> WorkerSpec:
             min_nodes=launch.min_nodes,
             max_nodes=launch.max_nodes,
             local_addr=local_addr,
-            **settings,
+            **meeting_settings(launch),
         )
     )
     return WorkerSpec(
@@ -170,7 +178,7 @@ class _Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            if _status(result.failures) in (USER_ERROR, *STOPPED):
+            if status_of(result.failures) in (USER_ERROR, *STOPPED):
                 self._remaining_restarts = 0
             if self._remaining_restarts:
                 attempt = worker_group.spec.max_restarts - self._remaining_restarts + 1
@@ -188,7 +196,7 @@ class _Agent(LocalElasticAgent):
             self._pcontext.close(death_sig, self._shutdown_timeout_s)
 
 
-def _status(failures: Mapping[int, ProcessFailure]) -> int:
+def status_of(failures: Mapping[int, ProcessFailure]) -> int:
     """One exit status for all ranks; those after the first often failed because it did."""
     codes = [_as_status(failure.exitcode) for failure in failures.values()]
     return USER_ERROR if USER_ERROR in codes else _as_status(_first(failures)[1].exitcode)
