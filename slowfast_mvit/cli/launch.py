@@ -81,6 +81,12 @@ def launch_as_configured(
         )
     [(num_gpus, num_shards, shard_id)] = asked
     num_processes = max(1, min(num_gpus, _num_gpus()))
+    if 1 < num_processes < num_gpus:
+        print(
+            f"NUM_GPUS is {num_gpus}, but this node has {num_processes}: starting {num_processes} "
+            "processes, which share the videos of a batch",
+            file=sys.stderr,
+        )
     if num_shards == 1:
         if num_processes == 1:
             return None

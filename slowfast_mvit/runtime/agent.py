@@ -192,6 +192,8 @@ class _Agent(LocalElasticAgent):
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 0) -> None:
         # Asked for by name in torch 2.14, unknown to 2.11, which waits 30 s: not enough to save.
+        if death_sig == signal.SIGHUP:  # a lost connection: the ranks would end without saving
+            death_sig = signal.SIGTERM
         if self._pcontext:
             self._pcontext.close(death_sig, self._shutdown_timeout_s)
 

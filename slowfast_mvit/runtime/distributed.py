@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 # Longer than any step, shorter than a night: how long a collective waits for a rank that is silent.
 COLLECTIVE_LIMIT = datetime.timedelta(minutes=10)
-_NO_LIMIT = datetime.timedelta(days=365)
+_NO_LIMIT = datetime.timedelta(days=20)  # milliseconds in 31 bits: stores cannot wait longer
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 

@@ -13,7 +13,13 @@ import torch
 
 from slowfast_mvit.cli.guard import guarded
 from slowfast_mvit.errors import Stopped, UserError
-from slowfast_mvit.runtime.distributed import process_group, rank, sum_over_ranks, world_size
+from slowfast_mvit.runtime.distributed import (
+    process_group,
+    rank,
+    sum_over_ranks,
+    wait_for_all,
+    world_size,
+)
 from slowfast_mvit.runtime.stopping import stop_requests
 
 
@@ -46,6 +52,7 @@ def run(folder, words):
         if rank() == 0:
             threads = os.environ["OMP_NUM_THREADS"]
             print(f"{world_size()} ranks, {total} counted, attempt {attempt}, {threads} threads")
+        wait_for_all("the first line")
         for word in words:
             act, _, where = word.partition("@")
             if where in ("all", str(rank())):

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from slowfast_mvit.cli import launch
 from slowfast_mvit.cli.commands import main, run_net
+from slowfast_mvit.config import load_config
+from slowfast_mvit.runtime.agent import Launch
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = str(Path(__file__).with_name("rank_program.py"))
@@ -111,6 +114,47 @@ def test_two_shards_train_one_model(tiny_config):
     assert "2 processes on 2 nodes have met, over gloo" in printed
     assert "INFO" not in said_by_second
     assert (folder / "out" / "checkpoints" / "checkpoint_epoch_00001.pyth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["NUM_GPUS", "2"], Launch(2)),
+        (["NUM_GPUS", "4"], Launch(4)),
+        (["NUM_GPUS", "8", "TEST.BATCH_SIZE", "16"], Launch(4)),
+        (
+            ["NUM_GPUS", "4", "--num_shards", "3", "--shard_id", "2"],
+            Launch(
+                4,
+                min_nodes=3,
+                max_nodes=3,
+                endpoint="node0:29500",
+                node_rank=2,
+                run_id="slowfast_mvit",
+            ),
+        ),
+    ],
+)
+def test_each_gpu_that_is_asked_for_gets_a_process(tiny_config, monkeypatch, words, expected):
+    started_with = []
+    monkeypatch.setattr(launch, "_num_gpus", lambda: 4)
+    monkeypatch.setattr(launch, "run_agent", lambda *given: started_with.append(given) or 143)
+    monkeypatch.setenv("PYTHONPATH", "")
+    words = ["--cfg", str(tiny_config), *words, "--init_method", "tcp://node0:29500"]
+
+    assert run_net(words) == 143
+
+    [(asked, command)] = started_with
+    assert asked == expected
+    assert command == [sys.executable, "-u", "-m", "slowfast_mvit", "run_net", *words]
+    assert os.environ["PYTHONPATH"] == str(ROOT)
+
+
+def test_one_gpu_is_for_this_process(tiny_config, monkeypatch):
+    config = load_config(tiny_config, ["NUM_GPUS", "1"])
+    monkeypatch.setattr(launch, "_num_gpus", lambda: 4)
+
+    assert launch.launch_as_configured([config], ["train"]) is None
 
 
 @pytest.mark.parametrize(
