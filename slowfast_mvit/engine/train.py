@@ -31,6 +31,7 @@ from slowfast_mvit.runtime.curves import Curves
 from slowfast_mvit.runtime.distributed import is_main, world_size
 from slowfast_mvit.runtime.log import StatsLog, progress
 from slowfast_mvit.runtime.precision import loss_scaler
+from slowfast_mvit.runtime.sharded_files import remove_unfinished_sharded
 from slowfast_mvit.runtime.stopping import StopRequest, stop_requests
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def train(
         start, memory = _resume(state, resume_from, kept, settings.max_epoch)
     if is_main():
         remove_unfinished(output_dir)
+        remove_unfinished_sharded(output_dir)
     stats = StatsLog(output_dir)
     stats.keep_until(*start)
 

@@ -262,6 +262,18 @@ def test_kills_before_each_step_of_writing_change_no_bit(tmp_path):
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken", num_epochs=2)
 
 
+def test_what_a_killed_run_left_of_checkpoints_is_deleted(tmp_path):
+    left = [tmp_path / "mid_epoch" / ".tmp-1-epoch_00001_step_00000003.pyth"]
+    left += [tmp_path / "sharded" / f"{dot}epoch_00000_step_00003/part" for dot in ("", ".tmp-")]
+    for path in left:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"half")
+
+    tiny_train(tiny_net(), tmp_path, max_epoch=1)
+
+    assert not any(tmp_path.glob("mid_epoch/*")) and not any(tmp_path.glob("sharded/*"))
+
+
 def test_a_run_that_is_asked_to_stop_loses_no_step(tmp_path, unbroken):
     rng, places = generator(5, 0, 0, 0), []
     for _ in range(5):
