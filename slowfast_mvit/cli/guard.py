@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 
 from slowfast_mvit.errors import Stopped, UserError
@@ -19,6 +20,8 @@ def guarded(run: Callable[[], int | None]) -> int:
         signal n; 1 where another rank is gone. Any other error is a bug, and goes on.
     """
     die_with_agent()
+    if _rank():
+        warnings.simplefilter("ignore")  # all ranks would warn of the same
     try:
         return run() or 0
     except Stopped as stop:
