@@ -13,6 +13,7 @@ import torch
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.storage.atomic import write_atomically
 from slowfast_mvit.storage.remote import local_copy
+from slowfast_mvit.storage.signatures import described_mistake
 
 # How torch names what a file would have had to run or to build.
 _REFUSED = re.compile(r"(?:GLOBAL|class|function) [\w.]+")
@@ -50,6 +51,9 @@ def read_torch(path: str | Path) -> Any:
                 f"{refused.group()}. Files from a stranger can run code this way. If you trust "
                 "it, load it where it was made and save only its state dict"
             ) from error
+        mistake = described_mistake(path)
+        if mistake is not None:
+            raise WeightsError(f"{path}: not a readable PyTorch file: {mistake}") from error
         # The text of an UnpicklingError is advice to load the file unsafely.
         reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
         raise WeightsError(

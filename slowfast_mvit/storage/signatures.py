@@ -1,0 +1,114 @@
+"""What a file is that was taken for weights and is none, told by its first bytes."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+_SEEN = 512  # bytes; the name of a tar archive's kind stands at 257
+
+
+class Mistake(NamedTuple):
+    """What may be found in place of weights.
+
+    Attributes:
+        is_it: whether a file is one, given its first bytes and its path.
+        what: in words.
+        remedy: what to do.
+    """
+
+    is_it: Callable[[bytes, Path], object]
+    what: str
+    remedy: str
+
+
+def described_mistake(path: Path) -> str | None:
+    """What the file is and what to do, if it is something that is often saved under a wrong name.
+
+    Returns:
+        None where nothing is recognised: it may be a damaged file of weights.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_SEEN)
+    for mistake in _MISTAKES:
+        if mistake.is_it(start, path):
+            return f"{mistake.what}. {mistake.remedy}"
+    return None
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever it is called: a length, then JSON."""
+    with open(path, "rb") as file:
+        start = file.read(_SEEN)
+    length = int.from_bytes(start[:8], "little")
+    return start[8:10] == b'{"' and length <= path.stat().st_size
+
+
+def _begins(*signatures: bytes) -> Callable[[bytes, Path], bool]:
+    return lambda start, _: start.startswith(signatures)
+
+
+def _holds(*endings: str) -> Callable[[bytes, Path], bool]:
+    """A test for zip archives in which some name ends like this."""
+
+    def test(_: bytes, path: Path) -> bool:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(endings) for name in archive.namelist())
+
+    return test
+
+
+def _is_web_page(start: bytes, _: Path) -> bool:
+    return re.match(rb"\s*<(!doctype|html|head|\?xml)", start, re.IGNORECASE) is not None
+
+
+def _is_text(start: bytes, _: Path) -> bool:
+    return bool(start) and all(byte >= 32 or byte in b"\t\r\n" for byte in start)
+
+
+_AGAIN = "Copy or download it again"
+_UNPACK = "Unpack it and give the file of weights inside"
+
+_MISTAKES = (
+    Mistake(lambda start, _: not start, "it is empty (0 bytes)", _AGAIN),
+    Mistake(
+        _is_web_page,
+        "it is a web page",
+        "The address led to a page about the file, or to an error: download the file itself",
+    ),
+    Mistake(
+        _begins(b"version https://git-lfs"),
+        "it is a pointer of Git LFS, not the file itself",
+        "Run git lfs pull where it was cloned",
+    ),
+    Mistake(
+        _holds("/constants.pkl"),
+        "it is a TorchScript program, not weights",
+        "Load it with torch.jit.load where you trust it, and save its state_dict() with torch.save",
+    ),
+    Mistake(
+        lambda start, path: start.startswith(b"PK") and not zipfile.is_zipfile(path),
+        "it is cut off: it begins as PyTorch's files do, and its end is missing",
+        _AGAIN,
+    ),
+    Mistake(
+        lambda start, path: start.startswith(b"PK") and not _holds("/data.pkl")(start, path),
+        "it is a zip archive of other files",
+        _UNPACK,
+    ),
+    Mistake(_begins(b"\x1f\x8b"), "it is a gzip archive (.gz, .tgz)", _UNPACK),
+    Mistake(lambda start, _: start[257:262] == b"ustar", "it is a tar archive", _UNPACK),
+    Mistake(_begins(b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "it is an image", "Give the weights"),
+    Mistake(lambda start, _: start[4:8] == b"ftyp", "it is a video", "Give the weights"),
+    Mistake(
+        _begins(b"\x89HDF"),
+        "it is an HDF5 file, as Keras and MATLAB write",
+        "Weights of PyTorch are wanted: there is no MViT of those",
+    ),
+    Mistake(_is_text, "it is a text", "Give the file of weights; a config goes to --cfg"),
+)
