@@ -35,10 +35,10 @@ STOPPED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGUSR1, sign
 # Passed on to the ranks, which save and end. torchrun leaves out SIGUSR1, Slurm's early warning.
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
-# How soon a silent node counts as lost, and how long the others wait for one more to join, in s.
-# With torch's 15 and 30 it takes 47 s to go on without a lost node, with these less than 10.
+# A node that is silent for 2 x 3 s counts as lost, and the others wait 3 s for one more to join;
+# torch's own 15 s and 30 s would leave them idle for three quarters of a minute.
 RENDEZVOUS = {
-    "last_call_timeout": 5,
+    "last_call_timeout": 3,
     "keep_alive_interval": 2,
     "keep_alive_max_attempt": 3,
 }

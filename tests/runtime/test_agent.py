@@ -22,7 +22,7 @@ def test_each_agent_knows_whether_the_others_meet_at_its_node(launch, expected):
     settings = meeting_settings(launch)
 
     assert {name: settings[name] for name in ("rank", "is_host") if name in settings} == expected
-    assert settings["last_call_timeout"] == launch.rendezvous.get("last_call_timeout", 5)
+    assert settings["last_call_timeout"] == launch.rendezvous.get("last_call_timeout", 3)
 
 
 @pytest.mark.parametrize(
