@@ -1,14 +1,20 @@
-"""The plan for clusters, against numbers worked out by hand."""
+"""The plan for clusters, against numbers worked out by hand, and the tables in the document."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from benchmarks import communication, scale_model
 from benchmarks.communication import Links, Work
 from benchmarks.scale_model import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "clusters.md"
 
 # 100 GB/s inside a node and 80 Gbit/s = 10 GB/s between nodes.
 LINKS = Links(8, nvlink_gb_s=100, network_gbps=80, nvlink_us=1, network_us=100)
@@ -126,3 +132,22 @@ def test_a_measured_step_is_taken_as_it_is(tmp_path, capsys):
     assert record["work"]["passes"] == 4  # its recipe computes each block twice
     assert "assumed, not measured" not in told
     assert str(tmp_path) not in told
+
+
+def documented_commands() -> list[str]:
+    return re.findall(r"^python benchmarks/scale_model\.py.*$", DOCUMENT.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_the_document_shows_what_its_command_prints(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command, comments=True)[2:]
+
+    assert scale_model.main([*words, "--results", str(tmp_path)]) == 0
+
+    table, *_ = capsys.readouterr().out.split("\nMeasured")
+    assert table in DOCUMENT.read_text()
+
+
+def test_the_document_has_such_commands():
+    assert len(documented_commands()) >= 2
