@@ -34,6 +34,7 @@ def load_weights(
     *,
     inflate: str = "center",
     head: str = "auto",
+    ema: bool = False,
     clear_name_patterns: Collection[str] = (),
     min_filled: float = 0.9,
 ) -> LoadReport:
@@ -42,13 +43,15 @@ def load_weights(
     Args:
         model: an ``MViT``, wrapped by DDP or torch.compile or not. Filled in place, or, when this
             raises, left as it was.
-        path_or_state: a file, a state dict, or the content of a checkpoint (see ``files.py``).
+        path_or_state: a file, a folder with ``model.safetensors``, a state dict, or the content of
+            a checkpoint (see ``files.py``).
         inflate: how an image's convolutions get a time axis: "center", "mean" or "repeat" (see
             ``inflate.py``). "center" also sets the temporal tables to zero; with the others they
             keep the model's own values.
         head: "auto" takes the file's head if it has as many classes, and leaves the model's new one
             otherwise; "keep" insists on the file's head (testing, predicting); "new" leaves it in
             the file (other classes of the same number).
+        ema: take the moving average of the weights that a checkpoint holds, instead of the weights.
         clear_name_patterns: each is taken out of every name of the file where it first occurs
             (PySlowFast's TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN).
         min_filled: least share of the backbone's values, 0 to 1, that has to come from the file.
@@ -57,15 +60,16 @@ def load_weights(
         What became of every parameter. It is logged too, as a warning if something did not fit.
 
     Raises:
-        WeightsError: if the file cannot be read, is not of an MViT, grows its channels elsewhere
-            than the model does, or fills less than ``min_filled``.
+        WeightsError: if the file cannot be read, is not of an MViT, holds no moving average where
+            one is wanted, grows its channels elsewhere than the model does, or fills less than
+            ``min_filled``.
         ConfigError: for an ``inflate`` or ``head`` that does not exist.
     """
     if head not in HEADS:
         raise ConfigError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
     inflation = pick(sizes.INFLATIONS, inflate, "way to inflate")
     own = {strip_wrappers(name): value for name, value in model.state_dict().items()}
-    file = read_weights(path_or_state)
+    file = read_weights(path_or_state, ema=ema)
     state, source = to_ours(_clean_names(file, clear_name_patterns), file.path)
     _check_growth(state, own, file.path)
 
@@ -88,6 +92,7 @@ def load_weights(
     _fill(model, fates)
     clean = not (report.missing or report.unexpected)
     log.log(logging.INFO if clean else logging.WARNING, report.table())
+    log.debug("%s", report.full_table())
     return report
 
 
@@ -190,7 +195,7 @@ def _account(
     )
     return LoadReport(
         path=file.path,
-        source=source,
+        source="ours" if file.is_ours else source,
         filled=from_file / sum(backbone.values()),
         epoch=file.epoch,
         details=details,

@@ -31,7 +31,8 @@ class LoadReport:
 
     Attributes:
         path: the file, or "(a state dict)".
-        source: whose names the file has: a key of ``names.SOURCES``.
+        source: whose names the file has: a key of ``names.SOURCES``, or "ours" for a file that this
+            project wrote.
         filled: share of the backbone's values that come from the file, 0 to 1.
         epoch: 0-based epoch of the file if it is a training checkpoint, with an optimizer's state.
         loaded: same values, perhaps with axes of length one more or fewer.
@@ -59,6 +60,13 @@ class LoadReport:
 
     def table(self) -> str:
         """A short text: one line for each list that is not empty, with the first of its names."""
+        return self._table(_EXAMPLES)
+
+    def full_table(self) -> str:
+        """The same with every name that is not simply loaded, and what happened to it."""
+        return self._table(len(self.details))
+
+    def _table(self, num_examples: int) -> str:
         epoch = "" if self.epoch is None else f", a training checkpoint of epoch {self.epoch + 1}"
         # Rounded down: 100.0% is said only when everything was filled.
         share = math.floor(1000 * self.filled) / 10
@@ -66,7 +74,7 @@ class LoadReport:
         for name, meaning in _MEANINGS.items():
             names = getattr(self, name)
             if names:
-                told = "" if name in _WITHOUT_EXAMPLES else self._examples(names)
+                told = "" if name in _WITHOUT_EXAMPLES else self._examples(names, num_examples)
                 lines.append(f"  {name:<12}{len(names):>5}  {meaning}{told}")
         return "\n".join(lines)
 
@@ -78,10 +86,10 @@ class LoadReport:
             key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
         }
 
-    def _examples(self, names: tuple[str, ...]) -> str:
+    def _examples(self, names: tuple[str, ...], num_examples: int) -> str:
         told = [f"{name} ({self.details[name]})" for name in names if name in self.details]
         if not told:
             return ""
-        more = len(told) - _EXAMPLES
+        more = len(told) - num_examples
         rest = f", and {more} more" if more > 0 else ""
-        return ": " + ", ".join(told[:_EXAMPLES]) + rest
+        return ": " + ", ".join(told[:num_examples]) + rest

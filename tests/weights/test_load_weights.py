@@ -315,6 +315,21 @@ def test_a_checkpoint_tells_its_epoch(tmp_path):
     assert "a training checkpoint of epoch 200" in report.table()
 
 
+def test_our_checkpoints_are_told_and_their_moving_average_is_taken_on_request():
+    trained, averaged, model = scrambled(video()), scrambled(video()), video()
+    content = {
+        "epoch": 0,
+        "model_state": trained.state_dict(),
+        "ema_state": averaged.state_dict(),
+        "slowfast_mvit": {"step": 0},
+    }
+
+    report = load_weights(model, content, ema=True)
+
+    assert report.source == "ours"
+    assert_unchanged(model, averaged.state_dict())
+
+
 def test_half_precision_files_fill_a_model_in_its_own_precision():
     trained, model = scrambled(video()), video()
 
@@ -477,3 +492,12 @@ def test_the_table_counts_each_group_and_shows_two_examples():
         ["dropped", "2"],
     ]
     assert lines[2].endswith(", and 8 more")
+
+
+def test_the_full_table_shows_every_name_that_is_not_simply_loaded():
+    report = load_weights(video(num_classes=7), image().state_dict())
+
+    full = report.full_table()
+
+    assert all(f"{name} ({report.details[name]})" in full for name in report.inflated)
+    assert len(full.splitlines()) == len(report.table().splitlines())

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.runtime import checkpoint
 from slowfast_mvit.weights import files
-from slowfast_mvit.weights.files import read_weights
+from slowfast_mvit.weights.files import OUR_KEY, read_weights
 
 STATE = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3)}
 
@@ -101,3 +102,71 @@ def test_weights_may_lie_on_a_server(tmp_path, monkeypatch):
 
     assert file.state.keys() == STATE.keys()
     assert file.path == "https://host/model.safetensors"
+
+
+@pytest.mark.parametrize("key", ["ema_state", "state_dict_ema"])
+def test_the_moving_average_is_taken_on_request(key):
+    average = {name: value + 1 for name, value in STATE.items()}
+    content = {"epoch": 3, "model_state": STATE, key: average, "slowfast_mvit": {"step": 0}}
+
+    plain, averaged = read_weights(content), read_weights(content, ema=True)
+
+    assert plain.has_average and averaged.has_average
+    assert torch.equal(plain.state["norm.weight"], STATE["norm.weight"])
+    assert torch.equal(averaged.state["norm.weight"], average["norm.weight"])
+
+
+def test_without_a_moving_average_a_request_for_one_is_an_error(tmp_path):
+    torch.save({"model_state": STATE}, tmp_path / "weights.pyth")
+    save_file(STATE, tmp_path / "model.safetensors")
+
+    for path in (tmp_path / "weights.pyth", tmp_path / "model.safetensors", tmp_path):
+        with pytest.raises(WeightsError, match=r"holds no moving average .*EMA_DECAY"):
+            read_weights(path, ema=True)
+
+
+def test_what_stands_beside_the_weights_of_a_checkpoint_is_kept():
+    beside = {"cfg": "DATA: {NUM_FRAMES: 16}", OUR_KEY: {"input_spec": {"num_frames": 16}}}
+
+    file = read_weights({"model_state": STATE, "epoch": 1, **beside})
+
+    assert file.is_ours and file.cfg_text == "DATA: {NUM_FRAMES: 16}"
+    assert file.extra["input_spec"] == {"num_frames": 16}
+    assert OUR_KEY == checkpoint.OUR_KEY
+
+
+def test_safetensors_are_read_under_any_name(tmp_path):
+    save_file(STATE, tmp_path / "renamed.pyth")
+
+    assert read_weights(tmp_path / "renamed.pyth").state.keys() == STATE.keys()
+
+
+def test_a_torch_file_named_safetensors_is_to_be_renamed(tmp_path):
+    torch.save(STATE, tmp_path / "renamed.safetensors")
+
+    with pytest.raises(WeightsError, match=r"a file of torch\.save\. Name it \.pth"):
+        read_weights(tmp_path / "renamed.safetensors")
+
+
+def test_a_folder_of_a_hub_is_read_without_its_config(tmp_path):
+    save_file(STATE, tmp_path / "model.safetensors")
+
+    assert read_weights(tmp_path).state.keys() == STATE.keys()
+
+
+def test_a_folder_without_weights_and_one_in_parts_say_what_to_do(tmp_path):
+    with pytest.raises(WeightsError, match=r"a folder without model\.safetensors"):
+        read_weights(tmp_path)
+    (tmp_path / ".metadata").touch()
+    with pytest.raises(WeightsError, match=r"slowfast-mvit unshard"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"], ids=["absent", "cut off", "a list"])
+def test_our_folder_without_a_readable_config_says_so(tmp_path, content):
+    save_file(STATE, tmp_path / "model.safetensors", metadata={OUR_KEY: "0.1"})
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+
+    with pytest.raises(WeightsError, match=r"config\.json: "):
+        read_weights(tmp_path)
