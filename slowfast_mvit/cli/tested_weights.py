@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from slowfast_mvit.cli.start_file import TEST_LOAD_REPORT, write_load_report
 from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.models import MViT
@@ -40,7 +41,7 @@ def _load_last(config: Config, output_dir: Path, model: MViT) -> str:
             output_dir,
         )
         return "random weights: no checkpoint was given or found"
-    load_weights(model, path, head="keep")
+    _fill(model, path, output_dir)
     return f"weights of {Path(path).name}"
 
 
@@ -67,13 +68,7 @@ def _load_average(config: Config, output_dir: Path, model: MViT) -> str:
             "average from. Train first, with TRAIN.EMA_DECAY, or name a checkpoint as "
             "TEST.CHECKPOINT_FILE_PATH"
         )
-    content = read_torch(path)
-    if not isinstance(content, dict) or "ema_state" not in content:
-        raise WeightsError(
-            f"{path}: holds no moving average (ema_state), which TEST.WEIGHTS ema asks for. Was it "
-            "trained without TRAIN.EMA_DECAY? To test its weights, set TEST.WEIGHTS last"
-        )
-    load_weights(model, content["ema_state"], head="keep")
+    _fill(model, path, output_dir, ema=True)
     return f"moving average in {Path(path).name}"
 
 
@@ -90,9 +85,15 @@ def _load_best(config: Config, output_dir: Path, model: MViT) -> str:
             "validation that is better than all before; to test the newest weights, set "
             "TEST.WEIGHTS last"
         )
-    load_weights(model, path, head="keep")
+    _fill(model, path, output_dir)
     epoch = read_torch(path)["epoch"]
     return f"weights of {path.name}, which validated best, of epoch {epoch + 1}"
+
+
+def _fill(model: MViT, path: str | Path, output_dir: Path, *, ema: bool = False) -> None:
+    """Load weights and leave in the folder what became of every parameter."""
+    report = load_weights(model, path, head="keep", ema=ema)
+    write_load_report(report, output_dir / TEST_LOAD_REPORT)
 
 
 _LOADERS = {"last": _load_last, "ema": _load_average, "best": _load_best}

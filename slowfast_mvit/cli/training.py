@@ -15,6 +15,12 @@ from slowfast_mvit import build
 from slowfast_mvit.cli.curves import opened_curves
 from slowfast_mvit.cli.plan import tell_model, tell_plan
 from slowfast_mvit.cli.start import started, write_config
+from slowfast_mvit.cli.start_file import (
+    LOAD_REPORT,
+    explained_start,
+    require_epochs_left,
+    write_load_report,
+)
 from slowfast_mvit.config import Config
 from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
 from slowfast_mvit.engine.telling import ToldLoader
@@ -79,7 +85,10 @@ def _train(config: Config, output_dir: Path) -> None:
     if is_main():
         write_config(config, output_dir)
 
-    with opened_curves(config, output_dir, steps_per_epoch=num_steps) as curves:
+    with (
+        opened_curves(config, output_dir, steps_per_epoch=num_steps) as curves,
+        explained_start(config, resume_from),
+    ):
         train(
             model,
             objective,
@@ -168,9 +177,12 @@ def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | Non
     path = config.train.checkpoint_file_path
     if newest is not None or not path:
         return newest
-    if config.train.checkpoint_epoch_reset or training_epoch(path) is None:
-        build.load_start_weights(config, model)
+    last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
+    if last_epoch is None:
+        report = build.load_start_weights(config, model)
+        write_load_report(report, output_dir / LOAD_REPORT)
         return None
+    require_epochs_left(config, last_epoch)
     return local_copy(path)
 
 

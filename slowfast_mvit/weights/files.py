@@ -146,7 +146,7 @@ def _refuse_average(path: str, ema: bool) -> None:
     if ema:
         raise WeightsError(
             f"{path}: holds no moving average ({', '.join(_AVERAGE_KEYS)}). Was it trained without "
-            "TRAIN.EMA_DECAY? Then take its weights"
+            "TRAIN.EMA_DECAY? Then take its weights (for a test, TEST.WEIGHTS last)"
         )
 
 
