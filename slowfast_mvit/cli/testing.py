@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 
 from slowfast_mvit import build
 from slowfast_mvit.cli.reporting import write_clip_counts, write_results
-from slowfast_mvit.cli.start import started, write_config
+from slowfast_mvit.cli.start import APPEARS_WITHIN_S, started, write_config
 from slowfast_mvit.cli.tested_weights import load_test_weights
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList
@@ -44,6 +45,7 @@ from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.distributed import (
     from_main,
     is_main,
+    num_nodes,
     pick_device,
     rank,
     require_agreement,
@@ -118,7 +120,7 @@ def _test(config: Config, output_dir: Path, part: Part) -> None:
     if part != WHOLE:
         logger.info("part %d of %d is scored: when all are, run slowfast-mvit merge", *part)
     elif is_main():
-        outcomes = join_records([folder], all_views(plans))
+        outcomes = _join_all(folder, all_views(plans), len(videos))
         require_every_video(outcomes, videos, "Do all nodes write to one shared OUTPUT_DIR?")
         write_test(config, plans, outcomes, videos=videos, weights=weights, output_dir=output_dir)
         remove_records(folder)
@@ -166,6 +168,16 @@ def _missing(videos: VideoList, folder: Path, views: np.ndarray, part: Part) -> 
             len(missing),
         )
     return np.array(missing, dtype=np.int64)
+
+
+def _join_all(folder: Path, views: np.ndarray, num_videos: int) -> dict[str, Outcome]:
+    """The records of all ranks; those of other nodes may take a while to be seen here."""
+    deadline_s = time.monotonic() + (APPEARS_WITHIN_S if num_nodes() > 1 else 0.0)
+    while True:
+        outcomes = join_records([folder], views)
+        if len(outcomes) == num_videos or time.monotonic() > deadline_s:
+            return outcomes
+        time.sleep(1.0)
 
 
 def all_views(plans: Sequence[ViewPlan]) -> np.ndarray:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from ranks import RankFailed, run_ranks
 
-from slowfast_mvit.cli import main
+from slowfast_mvit.cli import main, testing
 from slowfast_mvit.cli.testing import test_job as run_test_job
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
@@ -147,6 +147,17 @@ def test_parts_of_several_jobs_are_merged_to_the_bytes_of_one(words, single, tmp
     assert numbers_scored(folders[0]) == [NUM_READABLE if is_shared else 3]
 
 
+def test_merging_writes_the_report_of_a_single_job_too(words, single, tmp_path):
+    (tmp_path / "single").rename(tmp_path / "kept")  # a report names its folder
+    for part in ("1/2", "2/2"):
+        assert run_part(words, tmp_path / "single", part) == 0
+
+    assert main(["merge", str(tmp_path / "single")]) == 0
+
+    for name in ("test_3_clips/report.html", "test_1_clips/report.html", "test_clip_counts.json"):
+        assert (tmp_path / "single" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
+
+
 def test_parts_that_leave_a_gap_are_not_merged(words, tmp_path, capsys):
     output_dir = tmp_path / "parts"
     for part in ("1/4", "3/4"):
@@ -201,6 +212,22 @@ def test_a_folder_without_records_is_not_merged(tmp_path, capsys):
     assert main(["merge", str(tmp_path)]) == 2
 
     assert "no records of a test there" in capsys.readouterr().err
+
+
+def test_records_of_other_nodes_may_take_a_while_to_be_seen(words, single, tmp_path, monkeypatch):
+    seen, waited_s = [], []
+
+    def join_with_delay(folders, views):
+        seen.append(records.join_records(folders, views))
+        return seen[-1] if len(seen) > 2 else {}
+
+    monkeypatch.setattr(testing, "join_records", join_with_delay)
+    monkeypatch.setattr(testing, "num_nodes", lambda: 2)
+    monkeypatch.setattr(testing.time, "sleep", waited_s.append)
+    job(words, tmp_path / "out")
+
+    assert results(tmp_path / "out") == single
+    assert waited_s == [1.0, 1.0]
 
 
 def job_with_threads(words, output_dir):
