@@ -25,6 +25,7 @@ from typing import Any
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.runtime.checkpoint_files import Position
 from slowfast_mvit.storage import write_text_atomically
+from slowfast_mvit.storage.outputs import upload_changes
 
 MANIFEST = "manifest.json"
 PLAIN_VALUES = "plain.pyth"
@@ -141,6 +142,7 @@ def publish(unfinished: Path, folder: Path) -> None:
         os.fsync(descriptor)  # the new name
     finally:
         os.close(descriptor)
+    upload_changes(folder / MANIFEST)
 
 
 def read_manifest(folder: str | Path) -> dict[str, FileFacts]:

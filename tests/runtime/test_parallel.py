@@ -71,7 +71,7 @@ def described(states):
 
 
 def save_after_three_steps(output_dir):
-    run = SmallRun("fsdp")
+    run = SmallRun("fsdp", depth=1)
     for step in range(3):
         run.step(step)
     states = run.states()
@@ -90,7 +90,7 @@ def save_after_three_steps(output_dir):
 
 
 def resume_one_step(path):
-    run = SmallRun("fsdp", seed=99)
+    run = SmallRun("fsdp", seed=99, depth=1)
     load_training_state(path, run.module, run.optimizer, ema=run.average.module)
     run.average.n_averaged.fill_(3)
     states = run.states()
@@ -266,9 +266,8 @@ def compiled_gradients(strategy):
     return difference, list(run.states()["model"])
 
 
-@by_strategy
-def test_compiled_blocks_keep_names_and_numbers(strategy):
-    difference, names = run_ranks(compiled_gradients, 2, strategy)[0]
+def test_compiled_blocks_keep_names_and_numbers_when_they_are_sliced():
+    difference, names = run_ranks(compiled_gradients, 2, "fsdp")[0]
 
     assert difference <= 1e-6
     assert names == list(small_mvit(depth=1).state_dict())
@@ -287,7 +286,7 @@ class OneBlock(nn.Module):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_the_compiler_of_this_machine_gives_the_same_numbers():
-    model = OneBlock()
+    model = OneBlock().requires_grad_(False)
     numbers = torch.randn(2, 4)
     expected = model(numbers)
 

@@ -28,13 +28,14 @@ from slowfast_mvit.runtime.sharded import (
     unshard,
 )
 from slowfast_mvit.runtime.sharded_files import file_facts, read_manifest, write_manifest
+from slowfast_mvit.storage import output_folder
 
 EXTRA = {"seed": 3, "input_spec": {"mean": [0.45], "size": (4, 32, 32)}, "nothing": None}
 
 
 def save_both_ways(output_dir):
     """A sharded checkpoint and, beside it, the file of an unsharded run."""
-    run = SmallRun("fsdp")
+    run = SmallRun("fsdp", depth=1)
     for step in range(2):
         run.step(step)
     states = run.states()
@@ -67,7 +68,7 @@ def saved(tmp_path_factory):
 
 
 def resume_one_step(output_dir, strategy):
-    run = SmallRun(strategy, seed=7)
+    run = SmallRun(strategy, seed=7, depth=1)
     scaler = torch.amp.GradScaler("cpu")
     folder = newest_sharded(output_dir)
     state = load_sharded(folder, run.module, run.optimizer, scaler, ema=run.average.module)
@@ -159,6 +160,17 @@ def test_the_two_newest_are_kept_and_leftovers_go(tmp_path):
     assert names == [beyond.name, "epoch_00002_step_00000", "epoch_00001_step_00007"]
     assert len(list((tmp_path / "sharded").iterdir())) == 3
     assert sharded_position(beyond) == Position(9, 0)
+
+
+def test_a_remote_output_folder_gets_what_is_complete(shelf):
+    with output_folder("shelf://run") as output_dir:
+        save_alone(output_dir)
+
+        sent = {path.relative_to(shelf).as_posix() for path in shelf.rglob("*") if path.is_file()}
+
+    folder = "run/sharded/epoch_00001_step_00000"
+    names = ("__0_0.distcp", ".metadata", "plain.pyth", "manifest.json")
+    assert sent == {f"{folder}/{name}" for name in names}
 
 
 def test_the_same_place_is_written_again(tmp_path):
