@@ -1,5 +1,6 @@
 """Weights from anywhere into a model, with an account of every parameter.
 
+sources.py   other origins: what their files show, and the key map of each
 names.py     whose file it is, and what its parameters are called here
 inflate.py   image to video, other numbers of frames and pixels
 fates.py     what becomes of one parameter

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slowfast_mvit.kernels import THW
 from slowfast_mvit.weights import inflate as sizes
+from slowfast_mvit.weights.names import why_absent
 
 HEADS = ("auto", "keep", "new")
 
@@ -41,6 +42,7 @@ class Terms:
     """What decides a parameter's fate besides its name and shape.
 
     Attributes:
+        source: whose names the file has: a key of ``SOURCES``.
         inflate: what makes a convolution over time of one without.
         zero_time: temporal tables that an image does not have become zero.
         head: one of ``HEADS``.
@@ -49,6 +51,7 @@ class Terms:
         prefix: class tokens (0 or 1) of the file and of the model.
     """
 
+    source: str
     inflate: sizes.Inflation
     zero_time: bool
     head: str
@@ -94,6 +97,9 @@ def _decide_head(value: Tensor | None, own: Tensor, terms: Terms) -> Fate:
 
 
 def _decide_absent(name: str, own: Tensor, terms: Terms) -> Fate:
+    reason = why_absent(terms.source, name)
+    if reason is not None:
+        return Fate("initialised", detail=reason)
     if terms.from_image and _OF_TIME.fullmatch(name):
         if terms.zero_time:
             return Fate("initialised", torch.zeros_like(own), "zero: an image has no time")

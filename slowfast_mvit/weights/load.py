@@ -22,7 +22,7 @@ from slowfast_mvit.kernels import THW
 from slowfast_mvit.weights import inflate as sizes
 from slowfast_mvit.weights.fates import HEADS, Fate, Terms, decide
 from slowfast_mvit.weights.files import WeightsFile, read_weights
-from slowfast_mvit.weights.names import check_unique, strip_wrappers, to_ours
+from slowfast_mvit.weights.names import check_unique, strip_wrappers, to_ours, why_left_out
 from slowfast_mvit.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ def load_weights(
     if from_image and "pos_embed_spatial" in own:
         state = _separate_positions(state)
     terms = Terms(
+        source=source,
         inflate=inflation,
         zero_time=inflate == "center",
         head=head,
@@ -183,8 +184,9 @@ def _account(
         groups.setdefault(fate.group, []).append(name)
     for name, value in state.items():
         if name not in fates:
-            groups.setdefault("unexpected", []).append(name)
-            details[name] = f"{tuple(value.shape)}"
+            reason = why_left_out(source, name)
+            groups.setdefault("dropped" if reason else "unexpected", []).append(name)
+            details[name] = reason or f"{tuple(value.shape)}"
         elif name.startswith("head.") and fates[name].group == "initialised":
             groups.setdefault("dropped", []).append(name)
     backbone = {name: value.numel() for name, value in own.items() if not name.startswith("head.")}

@@ -1,74 +1,37 @@
 """Parameter names: what other projects call the parameters of this one.
 
-Ours are PySlowFast's. Every other source has a row in ``SOURCES``: how to recognise its files by
-the names in them, and what each name is called here. A key map is a tuple of pairs, (theirs, ours),
-read in either direction; in both spellings
+Ours are PySlowFast's. ``sources.py`` has the tables, a key map for every origin; here they are
+applied:
 
-    ``#`` stands for a number    ``?`` for one of q, k, v    ``*`` for whatever is left
-
-and the first pair that fits a name counts. A name that no pair fits stays as it is.
-
-Where the maps come from: torchvision 0.29.1 (``mvit_v2_s``, ``mvit_v1_b``) and timm 1.0.31
-(``mvitv2_*``, ``mvitv2_*_cls``), from the state dicts of those models.
-``tests/weights/test_weight_names.py`` compares with the installed versions.
+    names of a file -> whose they are, and what stands before all of them -> our names
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from slowfast_mvit.errors import WeightsError
-
-KeyMap = tuple[tuple[str, str], ...]
+from slowfast_mvit.weights.sources import (
+    FIRST_CHOICES,
+    FOREIGN,
+    LEFT_OUT,
+    SOURCES,
+    TORCHVISION,
+    KeyMap,
+    Reasons,
+    Source,
+)
 
 # Put around a module's name by torch.compile, activation checkpointing and FSDP, at any depth.
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 # Put in front of every name by DistributedDataParallel and by training scripts around the model.
 _FRONTS = ("module.", "model.")
-
-_TORCHVISION: KeyMap = (
-    ("conv_proj.*", "patch_embed.proj.*"),
-    ("pos_encoding.class_token", "cls_token"),
-    ("pos_encoding.spatial_pos", "pos_embed_spatial"),
-    ("pos_encoding.temporal_pos", "pos_embed_temporal"),
-    ("pos_encoding.class_pos", "pos_embed_class"),
-    ("blocks.#.attn.project.0.*", "blocks.#.attn.proj.*"),
-    ("blocks.#.attn.pool_?.pool.weight", "blocks.#.attn.pool_?.weight"),
-    ("blocks.#.attn.pool_?.norm_act.0.*", "blocks.#.attn.norm_?.*"),
-    ("blocks.#.project.*", "blocks.#.proj.*"),
-    ("blocks.#.mlp.0.*", "blocks.#.mlp.fc1.*"),
-    ("blocks.#.mlp.3.*", "blocks.#.mlp.fc2.*"),
-    ("head.1.*", "head.projection.*"),
-)
-
-# After the blocks of all stages have been numbered through.
-_TIMM: KeyMap = (
-    ("blocks.#.shortcut_proj_attn.*", "blocks.#.proj.*"),
-    ("blocks.#.shortcut_proj_mlp.*", "blocks.#.proj.*"),
-    ("head.fc.*", "head.projection.*"),
-)
-
-
-@dataclass(frozen=True)
-class SourceMap:
-    """One origin of weights.
-
-    Attributes:
-        title: what the origin is called in messages.
-        recognise: whether a state dict with these names comes from there.
-        rename: their name -> our name, for all names of a state dict at once (the number of a
-            block in a staged model depends on the other names).
-    """
-
-    title: str
-    recognise: Callable[[Collection[str]], bool]
-    rename: Callable[[Collection[str]], dict[str, str]]
 
 
 def strip_wrappers(name: str) -> str:
@@ -89,20 +52,76 @@ def to_ours(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor],
 
     Returns:
         The state dict in our names, and the source it was recognised as: a key of ``SOURCES``.
+        Names that are of no network of ours stay; ``why_left_out`` may know them.
 
     Raises:
-        WeightsError: if no source has such names, or two names become one.
+        WeightsError: if no source has such names, several networks are in the file, or two names
+            become one.
     """
-    for source, source_map in SOURCES.items():
-        if source_map.recognise(state.keys()):
-            names = source_map.rename(state.keys())
-            check_unique(names, where)
-            return fuse_qkv({names[key]: _shaped(names[key], state[key]) for key in state}), source
-    known = "; ".join(source_map.title for source_map in SOURCES.values())
-    raise WeightsError(
-        f"{where}: these are not the weights of an MViT. The first of its {len(state)} names are "
-        f"{', '.join(list(state)[:3]) or '(none)'}. Known: {known}"
-    )
+    source, front = recognise(state.keys(), where)
+    names = rename(state.keys(), SOURCES[source], front)
+    check_unique(names, where)
+    return fuse_qkv({names[key]: _shaped(names[key], state[key]) for key in state}), source
+
+
+def recognise(names: Collection[str], where: str) -> tuple[str, str]:
+    """Whose names these are.
+
+    Args:
+        names: names as the file has them, without wrappers' prefixes.
+        where: the file, for the message.
+
+    Returns:
+        A key of ``SOURCES``, and what stands before every name of the network, often "".
+
+    Raises:
+        WeightsError: if no source has such names, or several networks are in the file.
+    """
+    for source, described in SOURCES.items():
+        fronts = _fronts(names, described)
+        chosen = [front for front in FIRST_CHOICES if front in fronts] or fronts
+        if chosen[1:] and chosen[0] not in FIRST_CHOICES:
+            raise WeightsError(
+                f"{where}: {len(fronts)} networks are in it, with names that begin with "
+                f"{', '.join(map(repr, fronts))}. Say which: give that beginning as a pattern to "
+                "clear from the names (clear_name_patterns, TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN)"
+            )
+        if chosen:
+            return source, chosen[0]
+    raise _unknown(names, where)
+
+
+def rename(names: Collection[str], source: Source, front: str = "") -> dict[str, str]:
+    """Their names -> our names, for all names of a state dict at once.
+
+    Args:
+        names: the number of a block in a staged model depends on the other names.
+        source: whose they are.
+        front: what stands before every name of the network.
+    """
+    bare = {name: name[len(front) :] for name in names if name.startswith(front)}
+    ordered = source.order(list(bare.values()))
+    return {
+        name: translate(ordered[bare[name]], source.key_map + source.outside)
+        if name in bare
+        else translate(name, source.outside)
+        for name in names
+    }
+
+
+def why_left_out(source: str, name: str) -> str | None:
+    """Why a name of a file is in no model of ours, or None if there is no good reason.
+
+    Args:
+        source: a key of ``SOURCES``.
+        name: as ``to_ours`` returned it.
+    """
+    return _reason(name, SOURCES[source].left_out + LEFT_OUT)
+
+
+def why_absent(source: str, name: str) -> str | None:
+    """Why files of this source never have what we call so, or None if they should have it."""
+    return _reason(name, SOURCES[source].absent)
 
 
 def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +133,7 @@ def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         The same tensors under torchvision's names; tokens and positions lose their leading ones.
     """
-    backwards = tuple((theirs, ours) for ours, theirs in _TORCHVISION)
+    backwards = tuple((theirs, ours) for ours, theirs in TORCHVISION)
     translated = {}
     for name, value in state.items():
         if name in ("cls_token", "pos_embed_class"):
@@ -128,7 +147,7 @@ def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def translate(name: str, key_map: KeyMap) -> str:
     """One name through a key map, from the left spelling to the right one."""
     for theirs, ours in key_map:
-        found = re.fullmatch(_as_pattern(theirs), name)
+        found = _as_pattern(theirs).fullmatch(name)
         if found:
             parts = iter(found.groups())
             return re.sub(r"[#?*]", lambda _: next(parts), ours)  # noqa: B023 - used at once
@@ -166,11 +185,73 @@ def fuse_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-def _as_pattern(spelling: str) -> str:
+@cache
+def _as_pattern(spelling: str) -> re.Pattern[str]:
     escaped = re.escape(spelling)
     for letter, pattern in ((r"\#", r"(\d+)"), (r"\?", "([qkv])"), (r"\*", "(.+)")):
         escaped = escaped.replace(letter, pattern)
-    return escaped
+    return re.compile(escaped)
+
+
+def _fronts(names: Collection[str], source: Source) -> list[str]:
+    """What stands before the names of each network of this source; empty if there is none."""
+    first, *others = source.signs
+    return [
+        name.removesuffix(first)
+        for name in names
+        if f".{name}".endswith(f".{first}")
+        and all(_shows(names, sign, name.removesuffix(first)) for sign in others)
+    ]
+
+
+def _shows(names: Collection[str], sign: str, front: str = "") -> bool:
+    """Whether there is a name like ``sign`` behind ``front``."""
+    pattern = _as_pattern(sign)
+    return any(name.startswith(front) and pattern.fullmatch(name, len(front)) for name in names)
+
+
+def _unknown(names: Collection[str], where: str) -> WeightsError:
+    """The error for names of no source: what they look like, and what comes nearest."""
+    like = next((what for sign, what in FOREIGN if any(re.search(sign, n) for n in names)), None)
+    near = [
+        f"{source.title} (here there is no {', '.join(map(_example, lacking))})"
+        for source, lacking in _nearest(names)
+    ]
+    known = "; ".join(source.title for source in SOURCES.values())
+    return WeightsError(
+        f"{where}: these are not the weights of an MViT"
+        + (f", but of {like}" if like else "")
+        + f". The first of its {len(names)} names are {', '.join(list(names)[:3]) or '(none)'}. "
+        + (f"Nearest: {'; '.join(near)}" if near else f"Known: {known}")
+    )
+
+
+def _nearest(names: Collection[str]) -> list[tuple[Source, list[str]]]:
+    """The sources of which a file shows some signs but not all, each with those that it lacks."""
+    lacking = {
+        source: [
+            sign
+            for sign in described.signs
+            if not any(_as_pattern(sign).search(name) for name in names)
+        ]
+        for source, described in SOURCES.items()
+    }
+    shown = {source: len(SOURCES[source].signs) - len(signs) for source, signs in lacking.items()}
+    best = min((len(lacking[source]), -shown[source]) for source in SOURCES)
+    return [
+        (SOURCES[source], signs)
+        for source, signs in lacking.items()
+        if shown[source] and (len(signs), -shown[source]) == best
+    ]
+
+
+def _example(sign: str) -> str:
+    """A name that fits a spelling."""
+    return sign.replace("#", "0").replace("?", "q")
+
+
+def _reason(name: str, reasons: Reasons) -> str | None:
+    return next((why for names, why in reasons if _as_pattern(names).fullmatch(name)), None)
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:
@@ -178,50 +259,3 @@ def _shaped(name: str, value: Tensor) -> Tensor:
     if name == "cls_token" or name.startswith("pos_embed"):
         return value.reshape(1, -1, value.shape[-1])
     return value
-
-
-def _rename_slowfast(names: Collection[str]) -> dict[str, str]:
-    return {name: name for name in names}
-
-
-def _rename_torchvision(names: Collection[str]) -> dict[str, str]:
-    return {name: translate(name, _TORCHVISION) for name in names}
-
-
-def _rename_timm(names: Collection[str]) -> dict[str, str]:
-    """``stages.S.blocks.B`` becomes ``blocks.N``: the blocks of all stages, counted through."""
-    staged = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)")
-    places = {(int(m[1]), int(m[2])) for m in map(staged.fullmatch, names) if m}
-    numbers = {place: number for number, place in enumerate(sorted(places))}
-
-    def rename(name: str) -> str:
-        found = staged.fullmatch(name)
-        if found:
-            name = f"blocks.{numbers[int(found[1]), int(found[2])]}.{found[3]}"
-        return translate(name, _TIMM)
-
-    return {name: rename(name) for name in names}
-
-
-def _has(*wanted: str) -> Callable[[Collection[str]], bool]:
-    """A test for state dicts that hold all of these names."""
-    return lambda names: all(name in names for name in wanted)
-
-
-SOURCES: dict[str, SourceMap] = {
-    "slowfast": SourceMap(
-        "PySlowFast, facebookresearch/mvit and this project",
-        _has("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.proj.weight"),
-        _rename_slowfast,
-    ),
-    "torchvision": SourceMap(
-        "torchvision's mvit_v2_s and mvit_v1_b",
-        _has("conv_proj.weight", "pos_encoding.class_token", "blocks.0.attn.project.0.weight"),
-        _rename_torchvision,
-    ),
-    "timm": SourceMap(
-        "timm's mvitv2_*",
-        _has("patch_embed.proj.weight", "stages.0.blocks.0.attn.proj.weight"),
-        _rename_timm,
-    ),
-}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 _EXAMPLES = 2  # names per line of the table
-_WITHOUT_EXAMPLES = ("dropped",)  # said on the line of the new head already
+# Of what is dropped, the old head needs no telling: the line of the new head says it.
+_UNTOLD = {"dropped": ("head.projection.weight", "head.projection.bias")}
 
 # What is said about each list, in the order of the table.
 _MEANINGS = {
@@ -31,7 +32,7 @@ class LoadReport:
 
     Attributes:
         path: the file, or "(a state dict)".
-        source: whose names the file has: a key of ``names.SOURCES``, or "ours" for a file that this
+        source: whose names the file has: a key of ``SOURCES``, or "ours" for a file that this
             project wrote.
         filled: share of the backbone's values that come from the file, 0 to 1.
         epoch: 0-based epoch of the file if it is a training checkpoint, with an optimizer's state.
@@ -39,7 +40,8 @@ class LoadReport:
         resized: position tables, resampled.
         inflated: convolutions of an image model that became convolutions over time.
         initialised: not in the file for a reason: a new head, time in an image's weights.
-        dropped: the file's old head.
+        dropped: the file's old head, and what only other uses of the network have (a detector's
+            parts, the decoder of a pre-training).
         missing: in the model; the file has none, or none that fits.
         unexpected: in the file; the model has no such parameter, or not in that shape.
         details: name -> what happened in words, for every name that is not simply loaded.
@@ -74,7 +76,7 @@ class LoadReport:
         for name, meaning in _MEANINGS.items():
             names = getattr(self, name)
             if names:
-                told = "" if name in _WITHOUT_EXAMPLES else self._examples(names, num_examples)
+                told = self._examples(names, num_examples, untold=_UNTOLD.get(name, ()))
                 lines.append(f"  {name:<12}{len(names):>5}  {meaning}{told}")
         return "\n".join(lines)
 
@@ -86,8 +88,14 @@ class LoadReport:
             key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
         }
 
-    def _examples(self, names: tuple[str, ...], num_examples: int) -> str:
-        told = [f"{name} ({self.details[name]})" for name in names if name in self.details]
+    def _examples(
+        self, names: tuple[str, ...], num_examples: int, *, untold: tuple[str, ...]
+    ) -> str:
+        told = [
+            f"{name} ({self.details[name]})"
+            for name in names
+            if name in self.details and name not in untold
+        ]
         if not told:
             return ""
         more = len(told) - num_examples

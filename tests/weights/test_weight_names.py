@@ -10,13 +10,15 @@ from torchvision.models.video import mvit_v1_b, mvit_v2_s
 
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.weights.names import (
-    SOURCES,
     check_unique,
+    recognise,
+    rename,
     strip_wrappers,
     to_ours,
     to_torchvision,
     translate,
 )
+from slowfast_mvit.weights.sources import SOURCES
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "state_dicts"
 
@@ -84,7 +86,7 @@ def test_timm_blocks_are_counted_through_the_stages():
     # T has 1, 2, 5 and 2 blocks, so the first of the last stage is block 8.
     names = on_meta(timm.create_model, "mvitv2_tiny").keys()
 
-    renamed = SOURCES["timm"].rename(names)
+    renamed = rename(names, SOURCES["timm"])
 
     assert renamed["stages.0.blocks.0.norm1.weight"] == "blocks.0.norm1.weight"
     assert renamed["stages.1.blocks.0.shortcut_proj_attn.bias"] == "blocks.1.proj.bias"
@@ -93,13 +95,21 @@ def test_timm_blocks_are_counted_through_the_stages():
     assert renamed["head.fc.weight"] == "head.projection.weight"
 
 
-def test_timm_models_with_a_class_token_and_growth_in_the_mlp_are_known():
-    with_token = ["cls_token", "patch_embed.proj.weight", "stages.0.blocks.0.attn.proj.weight"]
-    in_mlp = [*with_token[1:], "stages.0.blocks.1.shortcut_proj_mlp.weight"]
+@pytest.mark.parametrize(
+    ("make", "sign"),
+    [
+        ("mvitv2_base_cls", "cls_token"),
+        ("mvitv2_large", "stages.0.blocks.1.shortcut_proj_mlp.weight"),
+    ],
+)
+def test_timm_models_with_a_class_token_and_growth_in_the_mlp_are_known(make, sign):
+    names = on_meta(timm.create_model, make).keys()
 
-    assert SOURCES["timm"].recognise(with_token)
-    assert SOURCES["timm"].rename(with_token)["cls_token"] == "cls_token"
-    assert "blocks.1.proj.weight" in SOURCES["timm"].rename(in_mlp).values()
+    renamed = rename(names, SOURCES["timm"])
+
+    assert sign in names
+    assert recognise(names, "a file") == ("timm", "")
+    assert {"cls_token", "blocks.1.proj.weight"} & set(renamed.values())
 
 
 @pytest.mark.parametrize("published", [path.stem for path in sorted(REFERENCE.glob("*.json"))])
