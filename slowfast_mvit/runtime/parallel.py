@@ -90,9 +90,9 @@ def _shard(
 ) -> nn.Module:
     """Cut the weights of each block, then those outside the blocks, into slices, in place.
 
-    Linear layers hold nearly all weights, and autocast rounds exactly theirs before it uses them.
-    Rounding them before they travel halves the bytes and changes no number; norms and position
-    tables travel in float32, gradients are added up in float32.
+    Linear layers hold nearly all weights, and autocast rounds them before it uses them. To round
+    them before they travel halves the bytes and changes no number; norms and position tables
+    travel in float32, and gradients are added up in float32.
     """
     for tensor in chain(model.parameters(), model.buffers()):
         distributed.broadcast(tensor.data, src=0)
@@ -115,7 +115,9 @@ def _shard(
 def _sharding(mesh: DeviceMesh, dtype: torch.dtype | None) -> dict[str, Any]:
     # Autocast casts inputs: to cast them here would round the residual stream as well.
     policy = MixedPrecisionPolicy(
-        param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        param_dtype=dtype,
+        reduce_dtype=None if dtype is None else torch.float32,
+        cast_forward_inputs=False,
     )
     return {"mesh": mesh, "mp_policy": policy}
 
