@@ -25,9 +25,7 @@ def run(output_dir, *, ema=0.9, **changes):
     """A run with a moving average, accumulation and a failed video; gives model and average."""
     lost = FailedVideo("lost", "/data/lost.mp4", "truncated")
     failures = [(), (lost,), (), (), (), (), (), ()]
-    batches = [
-        clip_batch("abcdef", seed=seed, failures=lost) for seed, lost in enumerate(failures)
-    ]
+    batches = [clip_batch("abcdef", seed=seed, failures=lost) for seed, lost in enumerate(failures)]
     model = tiny_net()
     average = moving_average(model, ema)
     settings = {"max_epoch": 2, "accum_steps": 2, "log_period": 3, "max_failed_fraction": 0.5}
