@@ -127,5 +127,6 @@ def load_start_weights(config: Config, model: MViT) -> LoadReport:
         model,
         train.checkpoint_file_path,
         inflate="mean" if train.checkpoint_inflate else inflate,
+        head="new" if train.checkpoint_new_head else "auto",
         clear_name_patterns=train.checkpoint_clear_name_pattern,
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from slowfast_mvit import __version__
+from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
 from slowfast_mvit.cli.guard import guarded
 from slowfast_mvit.cli.launch_flags import add_launch_arguments
 from slowfast_mvit.cli.ray_flags import add_ray_arguments
@@ -93,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Train and test as the config files ask for, as PySlowFast's tools/run_net.py.",
     )
     _add_run_net_arguments(command)
+
+    command = commands.add_parser("finetune", help="train on your own classes, from weights")
+    add_finetune_arguments(command)
+    command.set_defaults(command=_finetune)
 
     command = commands.add_parser("launch", help="start a command as several processes (torchrun)")
     add_launch_arguments(command)
@@ -225,6 +230,21 @@ def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None
         from slowfast_mvit.cli.start import run_in_group
 
         run_in_group(configs, run)
+    return status
+
+
+def _finetune(arguments: argparse.Namespace) -> int | None:
+    from slowfast_mvit.cli.finetune import finetune_config, finetune_job
+    from slowfast_mvit.cli.launch import launch_as_configured
+    from slowfast_mvit.runtime.log import setup_logging
+
+    setup_logging()
+    config = finetune_config(arguments)
+    status = launch_as_configured([config], arguments.words)
+    if status is None:
+        from slowfast_mvit.cli.start import run_in_group
+
+        run_in_group([config], finetune_job)
     return status
 
 

@@ -69,6 +69,11 @@ class Train:
     checkpoint_clear_name_pattern: tuple[str, ...] = setting(
         (), "Texts to cut, once each, out of the parameter names of the start weights."
     )
+    checkpoint_new_head: bool = setting(
+        False,
+        "Train a new classifier, even if the start weights have one for as many classes.",
+        ours=True,
+    )
     mixed_precision: bool = setting(
         False, "PySlowFast's switch for float16 with a gradient scaler: `PRECISION: fp16`."
     )

@@ -1,0 +1,242 @@
+"""Fine-tuning on one's own videos with one command; what is not said follows from what is there.
+
+    folder  -> classes, training and held-out videos                        own_videos.py
+    weights -> the model they are of, and its clips, or a published size
+    both, the recipe and the command's words -> Config -> train -> test -> results by class
+
+All of it is an ordinary config in the end: ``OUTPUT_DIR/config.yaml`` says what was chosen, and
+``slowfast-mvit train`` and ``test`` do the same with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slowfast_mvit.cli.own_videos import OwnVideos, survey
+from slowfast_mvit.cli.reporting import REPORT_FILE, RESULTS_FILE
+from slowfast_mvit.cli.testing import test_job
+from slowfast_mvit.cli.training import train_job
+from slowfast_mvit.config import Config, load_config, load_config_text
+from slowfast_mvit.config.config import KEYS
+from slowfast_mvit.data.listing.class_names import folded
+from slowfast_mvit.errors import ConfigError, UserError, WeightsError
+from slowfast_mvit.evaluation.results import load_results
+from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
+from slowfast_mvit.runtime.distributed import is_main
+from slowfast_mvit.storage import local_copy
+from slowfast_mvit.weights.files import read_weights
+
+logger = logging.getLogger(__name__)
+
+RECIPE = "Finetune/small.yaml"
+MIXED_FROM = 1000  # training videos; with fewer, mixing them takes longer than a fine-tuning lasts
+PROBE_RATE = 5  # times the rate of fine-tuning: a classifier alone can move faster
+
+_CONFIG_OF_VARIANT = {
+    "S": "Kinetics/MVITv2_S_16x4.yaml",
+    "B": "Kinetics/MVITv2_B_32x3.yaml",
+    "L": "Kinetics/MVITv2_L_40x3.yaml",
+}
+# Besides all of MVIT: what the weights were trained to see.
+_OF_THE_MODEL = (
+    "MODEL.ACT_CHECKPOINT",
+    "DATA.NUM_FRAMES",
+    "DATA.SAMPLING_RATE",
+    "DATA.TARGET_FPS",
+    "DATA.TRAIN_JITTER_SCALES",
+    "DATA.TRAIN_CROP_SIZE",
+    "DATA.TEST_CROP_SIZE",
+    "DATA.MEAN",
+    "DATA.STD",
+    "DATA.REVERSE_INPUT_CHANNEL",
+)
+# A class whose name holds one of these becomes another one in a mirror.
+_SIDES = {"left", "right", "leftwards", "rightwards", "clockwise", "anticlockwise"} | {
+    "counterclockwise"
+}
+_EVERYTHING_BUT_HEAD = "[!h]*"  # no other parameter's name begins with an h
+
+Words = dict[str, Any]
+
+
+def finetune_config(arguments: argparse.Namespace) -> Config:
+    """The config of a run: the recipe, what follows from videos and weights, and what was said.
+
+    Args:
+        arguments: of ``add_finetune_arguments``.
+
+    Raises:
+        UserError: what is wrong with the folder and with the weights, at once; or a value is out
+            of range.
+    """
+    videos, source = _both(
+        lambda: survey(arguments.data), lambda: _model_of(arguments.weights, arguments.variant)
+    )
+    recipe = load_config(RECIPE)
+    words = {
+        **_words_of_model(source),
+        **_words_of_videos(videos),
+        **_words_of_training(recipe, videos, epochs=arguments.epochs, batch=arguments.batch_size),
+        "DATA.PATH_TO_DATA_DIR": arguments.data,
+        "TRAIN.CHECKPOINT_FILE_PATH": arguments.weights,
+        "TRAIN.FREEZE": arguments.freeze,
+        "OUTPUT_DIR": arguments.out or f"runs/finetune/{Path(arguments.data).resolve().name}",
+    }
+    if arguments.linear_probe:
+        words |= _words_of_probe(words)
+    logger.info(
+        "%d classes, %d videos to train on, %d held out: %s",
+        len(videos.class_names),
+        videos.num_train,
+        videos.num_val,
+        ", ".join(videos.class_names),
+    )
+    return load_config(
+        RECIPE, [f"{key}={value}" for key, value in words.items()] + arguments.overrides
+    )
+
+
+def finetune_job(config: Config) -> None:
+    """Train, test on the videos that were held out, and say the results by class."""
+    train_job(config)
+    if not config.test.enable:
+        return
+    test_job(config)
+    if is_main() and not config.test.num_temporal_clips:
+        _tell(config)
+
+
+def _both(
+    look_at_videos: Callable[[], OwnVideos], look_at_weights: Callable[[], Config]
+) -> tuple[OwnVideos, Config]:
+    """Both answers, or both problems."""
+    problems: list[UserError] = []
+    videos = source = None
+    try:
+        videos = look_at_videos()
+    except UserError as error:
+        problems.append(error)
+    try:
+        source = look_at_weights()
+    except UserError as error:
+        problems.append(error)
+    if videos is None or source is None:
+        if len(problems) == 1:
+            raise problems[0]
+        raise UserError("\n".join(str(problem) for problem in problems))
+    return videos, source
+
+
+# What the weights tell
+
+
+def _model_of(weights: str, variant: str | None) -> Config:
+    """A config that describes the model of the weights, or the published model of a size."""
+    if not weights:
+        raise WeightsError(
+            "--weights is missing: name the file to start from. A few hundred videos do not teach "
+            "an MViT to see; to train from nothing all the same, use slowfast-mvit train"
+        )
+    file = read_weights(weights)
+    if variant:
+        return load_config(_CONFIG_OF_VARIANT[variant])
+    if file.cfg_text is None:
+        raise WeightsError(
+            f"{weights}: holds no config that would say which model it is of. "
+            f"Say its size: --variant {' or '.join(_CONFIG_OF_VARIANT)}"
+        )
+    source = load_config_text(file.cfg_text, source=f"the config in {weights}")
+    if source.mvit.patch_2d:
+        raise WeightsError(
+            f"{weights}: these are weights of a model for images. Say the size of the video model "
+            f"that is to take them: --variant {' or '.join(_CONFIG_OF_VARIANT)}"
+        )
+    return source
+
+
+def _words_of_model(source: Config) -> Words:
+    """The keys that describe a model and what it sees, but for those its variant is to fill."""
+    return {
+        name: key.value_in(source)
+        for name, key in KEYS.items()
+        if (key.section == "mvit" or name in _OF_THE_MODEL)
+        and not (key.rule.from_variant and source.mvit.variant and not source.is_set(name))
+    }
+
+
+# What the videos tell
+
+
+def _words_of_videos(videos: OwnVideos) -> Words:
+    sided = [name for name in videos.class_names if _SIDES & set(folded(name).split())]
+    if sided:
+        logger.info(
+            "videos are not mirrored (DATA.RANDOM_FLIP), since that would make another class of %s",
+            ", ".join(map(repr, sided)),
+        )
+    return {
+        "MODEL.NUM_CLASSES": len(videos.class_names),
+        "TRAIN.DATASET": videos.dataset,
+        "TEST.DATASET": videos.dataset,
+        "DATA.RANDOM_FLIP": not sided,
+        "MIXUP.PROB": float(videos.num_train >= MIXED_FROM),
+    }
+
+
+def _words_of_training(
+    recipe: Config, videos: OwnVideos, *, epochs: int | None, batch: int | None
+) -> Words:
+    """Epochs and batch, and what goes with them in proportion."""
+    for flag, number in (("--epochs", epochs), ("--batch-size", batch)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{flag} {number}: expected a whole number of at least 1")
+    solver = recipe.solver
+    epochs = epochs or solver.max_epoch
+    batch = min(batch or recipe.train.batch_size, videos.num_train)
+    factor = batch / recipe.train.batch_size
+    return {
+        "TRAIN.BATCH_SIZE": batch,
+        "SOLVER.BASE_LR": solver.base_lr * factor,
+        "SOLVER.COSINE_END_LR": solver.cosine_end_lr * factor,
+        "SOLVER.WARMUP_START_LR": solver.warmup_start_lr * factor,
+        "SOLVER.WARMUP_EPOCHS": solver.warmup_epochs * epochs / solver.max_epoch,
+        "SOLVER.MAX_EPOCH": epochs,
+    }
+
+
+def _words_of_probe(words: Words) -> Words:
+    """What a linear probe changes: fixed features, so no noise in them, and a faster classifier."""
+    return {
+        "TRAIN.FREEZE": [_EVERYTHING_BUT_HEAD],
+        "SOLVER.BASE_LR": PROBE_RATE * words["SOLVER.BASE_LR"],
+        "MVIT.DROPPATH_RATE": 0.0,
+        "MODEL.DROPOUT_RATE": 0.0,
+    }
+
+
+# What came out
+
+
+def _tell(config: Config) -> None:
+    folder = config.output_dir.rstrip("/")
+    result = load_results(local_copy(f"{folder}/{RESULTS_FILE}"))
+    width = max(map(len, result.per_class))
+    lines = [
+        f"  {name:<{width}}  {rate:6.1f} %"
+        for name, rate in sorted(result.per_class.items(), key=lambda item: -item[1])
+    ]
+    weights = checkpoint_path(folder, config.solver.max_epoch - 1)
+    logger.info(
+        "%.1f %% of %d held-out videos are right; by class:\n%s\n"
+        "report:  %s/%s\npredict: slowfast-mvit predict VIDEO --weights %s",
+        result.top1,
+        result.num_videos,
+        "\n".join(lines),
+        folder,
+        REPORT_FILE,
+        weights,
+    )
