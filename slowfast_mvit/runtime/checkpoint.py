@@ -275,7 +275,8 @@ def _load_optimizer(
     if sizes != found:
         raise WeightsError(
             f"{path}: its optimizer has parameter groups of {found} tensors, this run's has "
-            f"{sizes}. Was SOLVER.ZERO_WD_1D_PARAM, LAYER_DECAY or MVIT.ZERO_DECAY_POS_CLS changed?"
+            f"{sizes}. Was TRAIN.FREEZE, SOLVER.ZERO_WD_1D_PARAM, SOLVER.LAYER_DECAY or "
+            "MVIT.ZERO_DECAY_POS_CLS changed?"
         )
     problems = _misfits(saved["state"], optimizer)
     if problems:

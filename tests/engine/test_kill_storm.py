@@ -307,12 +307,12 @@ def test_a_run_that_is_asked_to_stop_in_its_last_step_saves_what_it_would_have(t
 def test_two_ranks_of_which_one_is_killed_go_on_to_the_same_bits(tmp_path, strategy):
     run_ranks(live_as_rank, 2, tmp_path / "unbroken", None, strategy)
 
-    for place in ((1, 5), (3, 8)):
+    for place in ((0, 5), (2, 8)):
         with pytest.raises(RankFailed, match="rank 1 ended without a result"):
             run_ranks(live_as_rank, 2, tmp_path / "broken", place, strategy)
     run_ranks(live_as_rank, 2, tmp_path / "broken", None, strategy)
 
-    assert_same_run(tmp_path / "broken", tmp_path / "unbroken", num_epochs=5)
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken", num_epochs=3)
 
 
 def live_as_rank(output_dir, place_of_death, strategy):
@@ -323,4 +323,4 @@ def live_as_rank(output_dir, place_of_death, strategy):
             os.kill(os.getpid(), signal.SIGKILL)
 
     in_parts = strategy == "fsdp"  # each rank writes its part of a checkpoint
-    whole_run(output_dir, tell=die, strategy=strategy, sharded_checkpoints=in_parts, max_epoch=5)
+    whole_run(output_dir, tell=die, strategy=strategy, sharded_checkpoints=in_parts, max_epoch=3)

@@ -261,7 +261,7 @@ def test_20_steps_in_float64_are_those_of_the_reference(recipe, tmp_path):
         torch.testing.assert_close(parameter, trained[name], rtol=0, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["Kinetics", "Something-Something"])
 def test_20_steps_in_float32_have_the_losses_of_the_reference(recipe, tmp_path):
     theirs = their_model(RECIPES[recipe])
     ours = our_model(theirs.state_dict(), RECIPES[recipe])
