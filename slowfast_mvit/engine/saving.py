@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from slowfast_mvit.runtime.checkpoint import load_training_state, save_best, save_checkpoint
 from slowfast_mvit.runtime.checkpoint_files import Position
-from slowfast_mvit.runtime.distributed import is_main, world_size
+from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.runtime.parallel import whole_optimizer_state, whole_state
 from slowfast_mvit.runtime.sharded import load_sharded, save_sharded
 
@@ -65,7 +65,6 @@ def save_state(
     average = state.average
     extra = {
         **extra,
-        "world_size": world_size(),
         "num_averaged": None if average is None else int(average.n_averaged),
     }
     save = _save_sharded if sharded else _save_whole

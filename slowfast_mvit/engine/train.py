@@ -41,6 +41,14 @@ Memory = Mapping[str, Any]
 Save = Callable[[Position, Memory], None]
 
 
+# Kept in checkpoints: with another of these a resumed run is no longer the one that was cut off.
+DECIDES_DRAWS = {
+    "seed": "RNG_SEED",
+    "videos_per_step": "the number of videos a step",
+    "world_size": "the number of processes",
+}
+
+
 def train(
     model: nn.Module,
     objective: Objective,
@@ -90,7 +98,12 @@ def train(
     state = RunState(model, module or model, optimizer, scaler, average)
     num_steps = steps_in_epoch(loader, settings.accum_steps)
     num_videos = loader.num_videos // len(loader) * settings.accum_steps * world_size()
-    kept = {**(extra or {}), "seed": settings.seed, "videos_per_step": num_videos}
+    kept = {
+        **(extra or {}),
+        "seed": settings.seed,
+        "videos_per_step": num_videos,
+        "world_size": world_size(),
+    }
     start = Position(0)
     memory: Memory = {}
     if resume_from is not None:
@@ -254,7 +267,7 @@ def _resume(
 ) -> tuple[Position, Memory]:
     """Go back to a checkpoint; where to go on, and with what memory of the epoch under way."""
     start, extra = resume_state(state, path)
-    for name, words in (("seed", "RNG_SEED"), ("videos_per_step", "the number of videos a step")):
+    for name, words in DECIDES_DRAWS.items():
         before = extra.get(name, kept[name])
         if before != kept[name]:
             logger.warning(
