@@ -51,7 +51,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1380
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page"),
         (POINTER, "a pointer of Git LFS.* git lfs pull"),
         (zipped(), "a zip archive of other files. Unpack it"),
-        (gzip.compress(b"weights"), "a gzip archive"),
+        (gzip.compress(b"weights", mtime=0), "a gzip archive"),
         (tarred(), "a tar archive"),
         (cut_off(), "cut off.* its end is missing"),
         (b"\x89PNG\r\n\x1a\n0000", "an image"),
