@@ -133,13 +133,19 @@ def _unwrap(path: str, content: Any, ema: bool) -> WeightsFile:
     extra = content.get(OUR_KEY)
     return WeightsFile(
         path,
-        _tensors(path, content[keys[0]]),
+        _tensors(path, _innermost(content[keys[0]])),
         epoch=content.get("epoch") if "optimizer_state" in content else None,
         is_ours=OUR_KEY in content,
         has_average=bool(averages),
         cfg_text=cfg_text if isinstance(cfg_text, str) else None,
         extra=dict(extra) if isinstance(extra, Mapping) else {},
     )
+
+
+def _innermost(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict of a checkpoint that was saved as the state dict of another."""
+    inner = [content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)]
+    return _innermost(inner[0]) if inner else content
 
 
 def _refuse_average(path: str, ema: bool) -> None:

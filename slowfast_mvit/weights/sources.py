@@ -146,6 +146,7 @@ SOURCES: dict[str, Source] = {
             ("mask_token", _MASKED),
             ("neck.*", _MASKED),
             ("target_generator.*", _MASKED),
+            ("roi_head.*", _DETECTOR),
         ),
     ),
     "detectron2": Source(

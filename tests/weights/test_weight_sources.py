@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import nn
 
 from slowfast_mvit.errors import WeightsError
@@ -161,6 +162,37 @@ def test_pytorchvideos_image_model_gives_equal_logits_and_goes_into_a_video_mode
     assert report.resized == ("pos_embed_temporal",)
     assert len(report.inflated) == 1 + 2 * 3 + 1  # patches; keys and values; queries of block 1
     assert not report.missing and not report.unexpected
+
+
+# timm
+
+
+@pytest.mark.parametrize("expand_attn", [True, False], ids=["grows in attention", "in the MLP"])
+@pytest.mark.parametrize("cls_token", [False], ids=["no class token"])
+def test_timm_weights_give_equal_logits_however_channels_grow(cls_token, expand_attn):
+    config = MultiScaleVitCfg(
+        depths=(1, 2),
+        embed_dim=16,
+        num_heads=1,
+        mlp_ratio=4.0,
+        stride_q=((1, 1), (2, 2)),
+        stride_kv=None,
+        stride_kv_adaptive=(4, 4),
+        use_cls_token=cls_token,
+        expand_attn=expand_attn,
+    )
+    theirs = scrambled(MultiScaleVit(config, img_size=64, num_classes=5).double().eval())
+    ours = image(
+        cls_token=cls_token,
+        dim_mul_in_att=expand_attn,
+        pool_q_stride=[[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1]],
+    )
+    pixels = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+
+    load_weights(ours, theirs.state_dict(), head="keep")
+
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixels), theirs(pixels), rtol=0, atol=1e-10)
 
 
 # mmaction2
@@ -391,6 +423,16 @@ def test_averaged_weights_of_torch_are_read_without_their_count():
 
     assert_equal_states(source, ours)
     assert report.dropped == ("n_averaged",)
+
+
+def test_a_checkpoint_inside_another_is_found(tmp_path):
+    source, ours = scrambled(small()), small()
+    path = tmp_path / "wrapped.pth"
+    torch.save({"state_dict": {"model_state": source.state_dict(), "cfg": "TRAIN: {}"}}, path)
+
+    load_weights(ours, path, head="keep")
+
+    assert_equal_states(source, ours)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
