@@ -65,8 +65,8 @@ class MultiScaleAttention(nn.Module):
        the pooled query before it is scaled;
     3. the pooled query is added back to the output (residual pooling).
 
-    The class token, if any, is neither pooled, nor offset, nor given the residual, but it passes
-    the three norms.
+    The class token, if any, is neither pooled nor offset, but it passes the three norms. It gets no
+    residual either in PySlowFast's models; it does in the image models of facebookresearch/mvit.
 
     Args:
         dim: width of the tokens that come in.
@@ -84,6 +84,7 @@ class MultiScaleAttention(nn.Module):
         rel_pos_spatial: offsets for height and width.
         rel_pos_temporal: offsets for time.
         residual_pooling: step 3.
+        residual_cls_token: step 3 for the class token, too.
         dropout: rate of the dropout after ``proj``.
         attention: "folded" or "plain", the same function computed in two ways.
 
@@ -112,6 +113,7 @@ class MultiScaleAttention(nn.Module):
         rel_pos_spatial: bool = True,
         rel_pos_temporal: bool = True,
         residual_pooling: bool = True,
+        residual_cls_token: bool = False,
         dropout: float = 0.0,
         attention: str = "folded",
     ) -> None:
@@ -123,6 +125,7 @@ class MultiScaleAttention(nn.Module):
         self.scale = 1.0 / math.sqrt(head_dim)
         self.num_prefix_tokens = num_prefix_tokens
         self.residual_pooling = residual_pooling
+        self.num_without_residual = 0 if residual_cls_token else num_prefix_tokens
         self.attend = pick(ATTENTIONS, attention, "attention")
 
         t, h, w = input_thw
@@ -169,7 +172,8 @@ class MultiScaleAttention(nn.Module):
         ).transpose(1, 2)  # (B, Lq, N, D)
 
         if self.residual_pooling:
-            out = with_prefix(out[:, :p], out[:, p:] + q[:, p:])
+            bare = self.num_without_residual
+            out = with_prefix(out[:, :bare], out[:, bare:] + q[:, bare:])
         return self.dropout(self.proj(out.flatten(2))), q_thw
 
     def _pool(

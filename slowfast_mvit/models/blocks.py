@@ -44,6 +44,7 @@ class MultiScaleBlock(nn.Module):
         rel_pos_spatial: bool,
         rel_pos_temporal: bool,
         residual_pooling: bool,
+        residual_cls_token: bool,
         dropout: float,
         attention: str,
     ) -> None:
@@ -68,6 +69,7 @@ class MultiScaleBlock(nn.Module):
             rel_pos_spatial=rel_pos_spatial,
             rel_pos_temporal=rel_pos_temporal,
             residual_pooling=residual_pooling,
+            residual_cls_token=residual_cls_token,
             dropout=dropout,
             attention=attention,
         )

@@ -118,6 +118,7 @@ class MViT(nn.Module):
         rel_pos_temporal: relative positions for time.
         rel_pos_zero_init: relative positions start at 0 instead of small random values.
         residual_pooling: attention adds the pooled queries to its output.
+        residual_cls_token: it adds that of the class token, too.
         mean_pooling: classify by the mean of the tokens, without the class token's; the norm then
             comes after the mean.
         norm_stem: a norm before the first block.
@@ -159,6 +160,7 @@ class MViT(nn.Module):
         rel_pos_temporal: bool = True,
         rel_pos_zero_init: bool = False,
         residual_pooling: bool = True,
+        residual_cls_token: bool = False,
         mean_pooling: bool = False,
         norm_stem: bool = False,
         dropout: float = 0.0,
@@ -201,6 +203,7 @@ class MViT(nn.Module):
                 rel_pos_spatial=rel_pos_spatial,
                 rel_pos_temporal=rel_pos_temporal,
                 residual_pooling=residual_pooling,
+                residual_cls_token=residual_cls_token,
                 dropout=dropout,
                 attention=attention,
             )

@@ -131,7 +131,11 @@ _IMAGE: dict[str, Any] = {
     "pooling": {"first_stride_kv": (1, 4, 4), "kernel": (1, 3, 3)},
 }
 _IN1K = {**_IMAGE, "num_classes": 1000, "trunk": {**_IMAGE_TRUNK, "cls_token": False}}
-_IN21K = {**_IMAGE, "num_classes": 19168, "trunk": _IMAGE_TRUNK}
+_IN21K = {
+    **_IMAGE,
+    "num_classes": 19168,
+    "trunk": {**_IMAGE_TRUNK, "residual_cls_token": True},
+}
 
 VARIANTS = {
     # MViTv2, Kinetics-400
@@ -211,14 +215,34 @@ def create_model(
     Raises:
         ConfigError: if there is no such model; says which is nearest.
     """
+    arguments = variant_arguments(name)
+    given = {
+        "num_classes": num_classes,
+        "input_size": None if input_size is None else _thw(input_size),
+        "drop_path": drop_path,
+        "head_dropout": head_dropout,
+    }
+    arguments |= {key: value for key, value in given.items() if value is not None}
+    return mvit_from_lists(attention=attention, **arguments)
+
+
+def variant_arguments(name: str) -> dict[str, Any]:
+    """The plain arguments of ``mvit_from_lists`` for a published model.
+
+    Raises:
+        ConfigError: if there is no such model; says which is nearest.
+    """
     variant = pick(VARIANTS, name, "model")
-    t, h, w = variant.input_size if input_size is None else input_size
-    return mvit_from_lists(
-        input_size=(t, h, w),
-        num_classes=variant.num_classes if num_classes is None else num_classes,
-        drop_path=variant.drop_path if drop_path is None else drop_path,
-        head_dropout=variant.head_dropout if head_dropout is None else head_dropout,
-        attention=attention,
+    return {
+        "input_size": variant.input_size,
+        "num_classes": variant.num_classes,
+        "drop_path": variant.drop_path,
+        "head_dropout": variant.head_dropout,
         **variant_lists(variant.size, **variant.pooling),
         **variant.trunk,
-    )
+    }
+
+
+def _thw(values: Sequence[int]) -> THW:
+    t, h, w = values
+    return t, h, w

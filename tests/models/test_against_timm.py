@@ -7,8 +7,8 @@ import timm
 import torch
 from renaming import from_timm
 
-from slowfast_mvit.models import create_model
-from slowfast_mvit.models.variants import SIZES, VARIANTS
+from slowfast_mvit.models import create_model, mvit_from_lists, variant_lists
+from slowfast_mvit.models.variants import SIZES, VARIANTS, variant_arguments
 
 LIKE_TIMM = {
     "mvitv2_t_in1k": "mvitv2_tiny",
@@ -38,6 +38,23 @@ def test_logits_are_those_of_timm(name):
 
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(with_time_axis, actual, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("attention", ["folded", "plain"])
+def test_logits_with_a_class_token_are_those_of_timm(attention):
+    """The class token gets the residual of pooling there, unlike in PySlowFast's video models."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("mvitv2_small_cls", num_classes=10, img_size=64).double().eval()
+    ours = mvit_from_lists(
+        **variant_arguments("mvitv2_b_in21k")
+        | variant_lists("S", first_stride_kv=(1, 4, 4), kernel=(1, 3, 3))
+        | {"num_classes": 10, "input_size": (1, 64, 64), "attention": attention}
+    )
+    ours.double().eval().load_state_dict(from_timm(theirs.state_dict(), SIZES["S"].stages))
+    pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(pixels), theirs(pixels), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", LIKE_TIMM_CLS)
