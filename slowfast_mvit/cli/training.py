@@ -26,10 +26,11 @@ from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
 from slowfast_mvit.engine.telling import ToldLoader
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.engine.train import train
+from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
-from slowfast_mvit.runtime.checkpoint_files import newest_first, position_of
+from slowfast_mvit.runtime.checkpoint_files import Position, newest_first, position_of
 from slowfast_mvit.runtime.distributed import (
     from_main,
     is_main,
@@ -200,7 +201,15 @@ def _newest(config: Config, output_dir: Path) -> Path | None:
                 left[0].name,
             )
         return None
-    whole, sharded = latest_checkpoint(output_dir), newest_sharded(output_dir)
-    if whole is None or sharded is None:
-        return whole or sharded
-    return whole if position_of(whole) >= sharded_position(sharded) else sharded
+    found, problems = dict[Path, Position](), list[WeightsError]()
+    for newest, position in ((latest_checkpoint, position_of), (newest_sharded, sharded_position)):
+        try:
+            path = newest(output_dir)
+        except WeightsError as error:  # all of one kind are damaged: the other may do
+            problems.append(error)
+            continue
+        if path is not None:
+            found[path] = position(path)
+    if problems and not found:
+        raise problems[0]
+    return max(found, key=lambda path: found[path], default=None)
