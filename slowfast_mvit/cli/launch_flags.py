@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-LAUNCHED = ("train", "test", "run_net")
+LAUNCHED = ("train", "test", "run_net", "finetune")
 
 FLAGS: dict[str, dict[str, Any]] = {
     "--nproc_per_node": {

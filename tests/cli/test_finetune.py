@@ -242,3 +242,14 @@ def test_weights_that_do_not_tell_their_model_ask_for_its_size(tmp_path):
 
     with pytest.raises(UserError, match="--variant S or B or L"):
         config_of(data, tmp_path / "w.pyth")
+
+
+def test_it_can_be_launched_as_several_processes(monkeypatch):
+    commands = []
+    monkeypatch.setattr(
+        "slowfast_mvit.cli.launch.run_agent", lambda launch, command: commands.append(command) or 0
+    )
+
+    assert main(["launch", "--nproc_per_node", "2", "--", "finetune", "--data", "clips"]) == 0
+
+    assert commands[0][-3:] == ["finetune", "--data", "clips"]
