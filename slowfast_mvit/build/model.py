@@ -9,9 +9,8 @@ from slowfast_mvit.build.data import channel_statistics, clip_spec, view_plan
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import MViT, mvit_from_lists, variant_lists
-from slowfast_mvit.runtime.checkpoint import OUR_KEY
-from slowfast_mvit.storage import read_torch
 from slowfast_mvit.weights import load_weights
+from slowfast_mvit.weights.files import read_weights
 
 
 def build_model(config: Config, *, attention: str = "folded") -> MViT:
@@ -114,24 +113,26 @@ def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> di
 
 
 def model_of_checkpoint(path: str | Path, config_file: str | Path | None = None) -> MViT:
-    """A trained model, ready to predict, from a checkpoint of this project or of PySlowFast.
+    """A trained model, ready to predict, from a checkpoint or a folder.
 
     Args:
-        path: the checkpoint.
-        config_file: the config it was trained with; None to take the one inside the checkpoint.
+        path: a checkpoint of this project or of PySlowFast, or a folder with ``model.safetensors``
+            and ``config.json``, as ``slowfast-mvit weights convert`` writes it.
+        config_file: the config it was trained with; None to take what stands in the file.
 
     Raises:
         WeightsError: the file cannot be read or does not fit the config.
-        ConfigError: the checkpoint holds no config and none is given.
+        ConfigError: the file does not say what model it is and no config is given.
     """
-    content = read_torch(path) if config_file is None else {}
+    file = read_weights(path)
     if config_file is not None:
-        config = load_config(config_file)
-    elif isinstance(content, dict) and isinstance(content.get("cfg"), str):
-        config = load_config_text(content["cfg"], source=f"the config in {path}")
+        model = build_model(load_config(config_file))
+    elif "model" in file.extra:
+        model = mvit_from_lists(**file.extra["model"])
+    elif file.cfg_text:
+        model = build_model(load_config_text(file.cfg_text, source=f"the config in {path}"))
     else:
         raise ConfigError(f"{path}: holds no config. Name the one it was trained with (--cfg)")
-    model = build_model(config)
     load_weights(model, path, head="keep")
-    model.input_spec = content.get(OUR_KEY, {}).get("input_spec") or model.input_spec
+    model.input_spec = file.extra.get("input_spec") or model.input_spec
     return model.eval()

@@ -14,6 +14,7 @@ from slowfast_mvit.cli.guard import guarded
 from slowfast_mvit.cli.launch_flags import add_launch_arguments
 from slowfast_mvit.cli.ray_flags import add_ray_arguments
 from slowfast_mvit.cli.slurm import add_slurm_arguments
+from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words
 from slowfast_mvit.errors import ConfigError
 
@@ -138,6 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("output_dir", help="OUTPUT_DIR of the run, a local folder")
     command.add_argument("--once", action="store_true", help="show it once and end")
     command.set_defaults(command=_watch)
+
+    command = commands.add_parser(
+        "weights",
+        help="show what a file of weights is, or convert it",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_weights_arguments(command)
 
     command = commands.add_parser(
         "unshard",

@@ -112,6 +112,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: expected names and values, found {_described(content)}")
+    if "model" in content:
+        content["model"]["input_size"] = tuple(content["model"]["input_size"])  # JSON has none
     return content
 
 

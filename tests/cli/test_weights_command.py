@@ -1,0 +1,122 @@
+"""``slowfast-mvit weights``: what a file is on one screen, and converted files."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+from slowfast_mvit import build
+from slowfast_mvit.cli import main
+from slowfast_mvit.config import load_config
+from slowfast_mvit.runtime.checkpoint import save_checkpoint
+
+
+@pytest.fixture
+def checkpoint(tiny_config, tmp_path):
+    config = load_config(tiny_config)
+    model = build.build_model(config)
+    return save_checkpoint(
+        tmp_path / "run",
+        epoch=1,
+        model_state=model.state_dict(),
+        ema_state=model.state_dict(),
+        optimizer_state=build.build_optimizer(config, model).state_dict(),
+        cfg_text=config.to_yaml(),
+        extra={"input_spec": build.input_spec(config, tuple("abcdefgh"))},
+    )
+
+
+@pytest.fixture
+def image_weights(tmp_path):
+    path = tmp_path / "mvitv2_tiny.pth"
+    torch.save(timm.create_model("mvitv2_tiny", num_classes=10).state_dict(), path)
+    return path
+
+
+def lines_of(text):
+    return {line[2:16].strip(): line[16:] for line in text.splitlines()[1:]}
+
+
+def test_a_checkpoint_is_shown_on_one_screen(checkpoint, capsys):
+    assert main(["weights", "inspect", str(checkpoint)]) == 0
+
+    text = capsys.readouterr().out
+    told = lines_of(text)
+    assert text.startswith(f"{checkpoint}\n") and len(text.splitlines()) < 20
+    assert told["source"] == "this project"
+    assert told["model"] == "none of the published models"
+    assert told["blocks"] == "2, 8 to 16 channels, growing in attention, 1 to 2 heads"
+    assert told["input"] == "video, 4 frames of 32 x 32 px"
+    assert (told["classes"], told["class token"]) == ("8", "yes")
+    assert told["inside too"] == "optimizer, moving average, config, 8 class names, epoch 2"
+    assert told["values"].endswith("tensors, float32")
+
+
+def test_what_a_file_is_goes_into_json(image_weights, capsys):
+    assert main(["weights", "inspect", str(image_weights), "--json"]) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["source"] == "timm" and told["model"]["variant"] == "mvitv2_t_in1k"
+    assert told["model"]["input_size"] == [1, 224, 224] and told["model"]["num_classes"] == 10
+    assert told["num_values"] == 24_173_320 - 990 * 769  # as published, with 1000 classes
+    assert told["inside"] == {
+        "epoch": None,
+        "optimizer": False,
+        "moving_average": False,
+        "config": False,
+        "class_names": 0,
+    }
+    assert len(told["sha256"]) == 64
+
+
+@pytest.mark.parametrize("words", [["inspect"], ["convert", "--to", "timm"]], ids=["show", "write"])
+def test_a_file_that_is_no_weights_gives_one_message(tmp_path, capsys, words):
+    page = tmp_path / "mvit.pyth"
+    page.write_text("<!DOCTYPE html><title>404</title>")
+    out = [str(tmp_path / "out.pth")] if words[0] == "convert" else []
+
+    assert main(["weights", words[0], str(page), *out, *words[1:]]) == 2
+
+    told = capsys.readouterr().err
+    assert "it is a web page" in told and len(told.splitlines()) == 1
+
+
+def test_another_network_is_refused(tmp_path, capsys):
+    path = tmp_path / "resnet.pth"
+    torch.save({"conv1.weight": torch.ones(1), "layer1.0.conv1.weight": torch.ones(1)}, path)
+
+    assert main(["weights", "inspect", str(path)]) == 2
+    assert "not the weights of an MViT" in capsys.readouterr().err
+
+
+def test_a_file_is_converted_there_and_back(image_weights, tmp_path, capsys):
+    folder, back = tmp_path / "folder", tmp_path / "back.pth"
+
+    assert main(["weights", "convert", str(image_weights), str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert main(["weights", "convert", str(folder), str(back), "--to", "timm"]) == 0
+
+    assert "tensors from timm names" in told and "nothing says how pixels are made" in told
+    before, after = (torch.load(path, weights_only=True) for path in (image_weights, back))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_converted_folder_predicts(checkpoint, motion_data, tmp_path, capsys):
+    folder, video = tmp_path / "folder", next((motion_data / "val").glob("*.mp4"))
+
+    assert main(["weights", "convert", str(checkpoint), str(folder), "--ema"]) == 0
+    assert main(["weights", "convert", str(checkpoint), str(folder)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["predict", str(video), "--weights", str(folder), "--top-k", "2"]) == 0
+
+    assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()} <= set("abcdefgh")
+
+
+def test_the_examples_in_the_help_name_every_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["weights", "--help"])
+
+    told = capsys.readouterr().out
+    assert all(option in told for option in ("--json", "--ema", "--cfg", "--to", "--overwrite"))
