@@ -206,8 +206,13 @@ def _fronts(names: Collection[str], source: Source) -> list[str]:
 
 def _shows(names: Collection[str], sign: str, front: str = "") -> bool:
     """Whether there is a name like ``sign`` behind ``front``."""
-    pattern = _as_pattern(sign)
-    return any(name.startswith(front) and pattern.fullmatch(name, len(front)) for name in names)
+    patterns = [_as_pattern(alternative) for alternative in sign.split("|")]
+    return any(
+        pattern.fullmatch(name, len(front))
+        for name in names
+        if name.startswith(front)
+        for pattern in patterns
+    )
 
 
 def _unknown(names: Collection[str], where: str) -> WeightsError:
@@ -232,7 +237,7 @@ def _nearest(names: Collection[str]) -> list[tuple[Source, list[str]]]:
         source: [
             sign
             for sign in described.signs
-            if not any(_as_pattern(sign).search(name) for name in names)
+            if not any(_as_pattern(_first(sign)).search(name) for name in names)
         ]
         for source, described in SOURCES.items()
     }
@@ -245,9 +250,13 @@ def _nearest(names: Collection[str]) -> list[tuple[Source, list[str]]]:
     ]
 
 
+def _first(sign: str) -> str:
+    return sign.partition("|")[0]
+
+
 def _example(sign: str) -> str:
-    """A name that fits a spelling."""
-    return sign.replace("#", "0").replace("?", "q")
+    """A name that fits a sign."""
+    return _first(sign).replace("#", "0").replace("?", "q")
 
 
 def _reason(name: str, reasons: Reasons) -> str | None:

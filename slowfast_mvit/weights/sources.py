@@ -61,8 +61,9 @@ class Source:
 
     Attributes:
         title: what the origin is called in messages.
-        signs: names that its files have, as in a key map. The first, of the patch embedding, has no
-            placeholder: what stands before it stands before every name of the network.
+        signs: names that its files have, as in a key map, ``|`` between alternatives. The first, of
+            the patch embedding, has no placeholder: what stands before it stands before every name
+            of the network.
         key_map: the names of the network.
         outside: names beside the network, where something stands before the network's names.
         order: what has to be counted before the key map is applied, over all names.
@@ -92,6 +93,8 @@ TORCHVISION: KeyMap = (
     ("blocks.#.mlp.0.*", "blocks.#.mlp.fc1.*"),
     ("blocks.#.mlp.3.*", "blocks.#.mlp.fc2.*"),
     ("head.1.*", "head.projection.*"),
+    ("head.weight", "head.projection.weight"),  # of whoever put a linear layer in place of the head
+    ("head.bias", "head.projection.bias"),
 )
 
 # After the blocks of all stages have been counted through.
@@ -179,7 +182,7 @@ SOURCES: dict[str, Source] = {
     ),
     "slowfast": Source(
         "PySlowFast, facebookresearch/mvit and this project",
-        signs=("patch_embed.proj.weight", _POOLING),
+        signs=("patch_embed.proj.weight", f"{_POOLING}|head.projection.weight"),
         left_out=(
             ("backbone_hist.*", _CONTRASTIVE),
             ("queue_*", _CONTRASTIVE),

@@ -15,7 +15,7 @@ from torch import nn
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.models import create_model, mvit_from_lists
 from slowfast_mvit.weights import load_weights
-from slowfast_mvit.weights.names import recognise, to_ours
+from slowfast_mvit.weights.names import recognise, to_ours, to_torchvision
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "state_dicts"
 
@@ -195,6 +195,21 @@ def test_timm_weights_give_equal_logits_however_channels_grow(cls_token, expand_
         torch.testing.assert_close(ours(pixels), theirs(pixels), rtol=0, atol=1e-10)
 
 
+# torchvision
+
+
+def test_a_linear_layer_in_place_of_torchvisions_head_is_the_head():
+    state = on_meta(names_and_shapes("mvitv2_s_16x4.json"))
+    theirs = to_torchvision(state)
+    for kind in ("weight", "bias"):
+        theirs[f"head.{kind}"] = theirs.pop(f"head.1.{kind}")
+
+    ours, source = to_ours(theirs, "a file")
+
+    assert source == "torchvision"
+    assert ours.keys() == state.keys()
+
+
 # mmaction2
 
 
@@ -359,6 +374,17 @@ def test_of_a_contrastive_pre_training_the_trained_network_is_taken():
     assert_equal_states(source, ours)
     assert "queue_x" in report.dropped and "backbone_hist.norm.weight" in report.dropped
     assert not report.unexpected
+
+
+def test_a_network_without_any_pooling_is_known_by_its_head():
+    # PySlowFast's ViTs are MViTs that pool nothing.
+    plain = {"pool_q_stride": [], "pool_kv_stride_adaptive": None, "pool_kvq_kernel": None}
+    source, ours = scrambled(small(**plain)), small(**plain)
+
+    report = load_weights(ours, source.state_dict(), head="keep")
+
+    assert report.source == "slowfast"
+    assert_equal_states(source, ours)
 
 
 def test_a_head_of_several_parts_is_left_out():
