@@ -168,7 +168,7 @@ def test_pytorchvideos_image_model_gives_equal_logits_and_goes_into_a_video_mode
 
 
 @pytest.mark.parametrize("expand_attn", [True, False], ids=["grows in attention", "in the MLP"])
-@pytest.mark.parametrize("cls_token", [False], ids=["no class token"])
+@pytest.mark.parametrize("cls_token", [True, False], ids=["class token", "no class token"])
 def test_timm_weights_give_equal_logits_however_channels_grow(cls_token, expand_attn):
     config = MultiScaleVitCfg(
         depths=(1, 2),
@@ -184,6 +184,7 @@ def test_timm_weights_give_equal_logits_however_channels_grow(cls_token, expand_
     theirs = scrambled(MultiScaleVit(config, img_size=64, num_classes=5).double().eval())
     ours = image(
         cls_token=cls_token,
+        residual_cls_token=True,
         dim_mul_in_att=expand_attn,
         pool_q_stride=[[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1]],
     )
