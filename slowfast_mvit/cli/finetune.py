@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from slowfast_mvit.build.recognise import matching_variant
 from slowfast_mvit.cli.own_videos import OwnVideos, survey
 from slowfast_mvit.cli.reporting import REPORT_FILE, RESULTS_FILE
 from slowfast_mvit.cli.testing import test_job
@@ -23,12 +24,14 @@ from slowfast_mvit.cli.training import train_job
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.data.listing.class_names import folded
-from slowfast_mvit.errors import ConfigError, UserError, WeightsError
+from slowfast_mvit.errors import ConfigError, UserError, WeightsError, in_one_message
 from slowfast_mvit.evaluation.results import load_results
-from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
+from slowfast_mvit.runtime.checkpoint import OUR_KEY
+from slowfast_mvit.runtime.checkpoint_files import checkpoint_path, newest_first
 from slowfast_mvit.runtime.distributed import is_main
-from slowfast_mvit.storage import local_copy
+from slowfast_mvit.storage import is_remote, local_copy, read_torch
 from slowfast_mvit.weights.files import read_weights
+from slowfast_mvit.weights.translated import state_in_our_names
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,20 @@ _CONFIG_OF_VARIANT = {
     "S": "Kinetics/MVITv2_S_16x4.yaml",
     "B": "Kinetics/MVITv2_B_32x3.yaml",
     "L": "Kinetics/MVITv2_L_40x3.yaml",
+}
+# The video model that takes the weights of a published one, by its name in models/variants.py.
+_CONFIG_OF_MODEL = {
+    "mvitv2_s_16x4": "Kinetics/MVITv2_S_16x4.yaml",
+    "mvitv2_b_32x3": "Kinetics/MVITv2_B_32x3.yaml",
+    "mvitv2_l_40x3": "Kinetics/MVITv2_L_40x3.yaml",
+    "maskfeat_s_16x4": "Kinetics/MVIT_S_16x4_MaskFeat_FT.yaml",
+    "maskfeat_l_16x4": "Kinetics/MVIT_L_16x4_MaskFeat_FT.yaml",
+    "mvitv1_b_16x4": "Kinetics/MVIT_B_16x4_CONV.yaml",
+    "mvitv1_b_32x3": "Kinetics/MVIT_B_32x3_CONV.yaml",
+    "mvitv2_s_in1k": "Kinetics/MVITv2_S_16x4_from_IN1K.yaml",
+    "mvitv2_b_in1k": "Kinetics/MVITv2_B_32x3_from_IN1K.yaml",
+    "mvitv2_b_in21k": "Kinetics/MVITv2_B_32x3_from_IN21K.yaml",
+    "mvitv2_l_in21k": "Kinetics/MVITv2_L_16x4_from_IN21K.yaml",
 }
 # Besides all of MVIT: what the weights were trained to see.
 _OF_THE_MODEL = (
@@ -54,6 +71,8 @@ _OF_THE_MODEL = (
     "DATA.STD",
     "DATA.REVERSE_INPUT_CHANNEL",
 )
+# What a run cannot change half-way.
+_OF_THE_RUN = ("TRAIN.CHECKPOINT_FILE_PATH", "TRAIN.FREEZE", "MODEL.NUM_CLASSES")
 # A class whose name holds one of these becomes another one in a mirror.
 _SIDES = {"left", "right", "leftwards", "rightwards", "clockwise", "anticlockwise"} | {
     "counterclockwise"
@@ -88,6 +107,9 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
     }
     if arguments.linear_probe:
         words |= _words_of_probe(words)
+    overrides = [f"{key}={value}" for key, value in words.items()] + arguments.overrides
+    config = load_config(RECIPE, overrides)
+    _require_same_run(config, videos.class_names)
     logger.info(
         "%d classes, %d videos to train on, %d held out: %s",
         len(videos.class_names),
@@ -95,9 +117,7 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
         videos.num_val,
         ", ".join(videos.class_names),
     )
-    return load_config(
-        RECIPE, [f"{key}={value}" for key, value in words.items()] + arguments.overrides
-    )
+    return config
 
 
 def finetune_job(config: Config) -> None:
@@ -144,18 +164,21 @@ def _model_of(weights: str, variant: str | None) -> Config:
     file = read_weights(weights)
     if variant:
         return load_config(_CONFIG_OF_VARIANT[variant])
-    if file.cfg_text is None:
+    if file.cfg_text is not None:
+        source = load_config_text(file.cfg_text, source=f"the config in {weights}")
+        if not source.mvit.patch_2d:
+            return source
+    state, _, _ = state_in_our_names(file)
+    name = matching_variant(state)
+    if name not in _CONFIG_OF_MODEL:
+        found = "of no published model" if name is None else f"{name}, which is in no video model"
         raise WeightsError(
-            f"{weights}: holds no config that would say which model it is of. "
-            f"Say its size: --variant {' or '.join(_CONFIG_OF_VARIANT)}"
+            f"{weights}: holds no config of a video model, and by its shapes it is {found}. "
+            f"Say the size of the model to train: --variant {' or '.join(_CONFIG_OF_VARIANT)}"
         )
-    source = load_config_text(file.cfg_text, source=f"the config in {weights}")
-    if source.mvit.patch_2d:
-        raise WeightsError(
-            f"{weights}: these are weights of a model for images. Say the size of the video model "
-            f"that is to take them: --variant {' or '.join(_CONFIG_OF_VARIANT)}"
-        )
-    return source
+    config_file = _CONFIG_OF_MODEL[name]
+    logger.info("%s: %s by its shapes, so the model is that of %s", weights, name, config_file)
+    return load_config(config_file)
 
 
 def _words_of_model(source: Config) -> Words:
@@ -216,6 +239,36 @@ def _words_of_probe(words: Words) -> Words:
         "MVIT.DROPPATH_RATE": 0.0,
         "MODEL.DROPOUT_RATE": 0.0,
     }
+
+
+# What is in OUTPUT_DIR
+
+
+def _require_same_run(config: Config, class_names: Sequence[str]) -> None:
+    """Refuse to go on with a run that was begun with other classes, weights or parameters.
+
+    Raises:
+        ConfigError: there is such a run in ``OUTPUT_DIR``; says in what it differs.
+    """
+    folder = config.output_dir
+    if is_remote(folder) or not config.train.auto_resume or not newest_first(folder):
+        return
+    newest = newest_first(folder)[0]
+    content = read_torch(newest)
+    before = load_config_text(content["cfg"], source=f"the config in {newest}")
+    problems = [
+        f"{name}: was {KEYS[name].value_in(before)!r}, is {KEYS[name].value_in(config)!r}"
+        for name in _OF_THE_RUN
+        if KEYS[name].value_in(before) != KEYS[name].value_in(config)
+    ]
+    names = content[OUR_KEY]["input_spec"]["class_names"]
+    if names is not None and list(names) != list(class_names):
+        problems.append(f"classes: were {', '.join(names)}; are {', '.join(class_names)}")
+    if problems:
+        raise ConfigError(
+            in_one_message(f"{folder}: holds another run, which this one is not", problems)
+            + "\nChoose another folder with --out, or take that one away"
+        )
 
 
 # What came out

@@ -14,6 +14,7 @@ from slowfast_mvit.cli.finetune import finetune_config
 from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
+from slowfast_mvit.models import create_model
 
 CLASSES = ("growing", "moving left", "turning")
 QUICK = ["NUM_GPUS", "0", "DATA_LOADER.NUM_WORKERS", "0", "TRAIN.CHECKPOINT_PERIOD", "1"]
@@ -118,6 +119,18 @@ def test_a_killed_run_goes_on_to_the_same_weights(clips, weights, tmp_path):
     assert resumed["epoch"] == whole["epoch"] == 1
     for name, value in whole["model_state"].items():
         assert torch.equal(resumed["model_state"][name], value), name
+
+
+def test_another_run_in_the_folder_is_not_gone_on_with(clips, weights, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    finetune(clips, weights, tmp_path / "out", "--epochs", "1")
+    others = folder_of(tmp_path / "others", **{name.upper(): 2 for name in CLASSES})
+
+    with pytest.raises(UserError, match="classes: were growing, moving left, turning; are GROW"):
+        config_of(others, weights, *out)
+    with pytest.raises(UserError, match=r"TRAIN.FREEZE: was \(\), is \('\[!h\]\*',\)"):
+        config_of(clips, weights, *out, "--linear-probe")
+    assert config_of(clips, weights, *out, "--epochs", "3").solver.max_epoch == 3
 
 
 def test_a_linear_probe_moves_two_tensors(clips, weights, tmp_path):
@@ -236,12 +249,43 @@ def test_without_weights_it_says_why_it_will_not(tmp_path, capsys):
     assert "--weights is missing" in capsys.readouterr().err
 
 
-def test_weights_that_do_not_tell_their_model_ask_for_its_size(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "depth", "num_frames", "message"),
+    [
+        ("mvitv2_s_16x4", 16, 16, None),
+        ("mvitv1_b_32x3", 24, 32, None),
+        ("mvitv2_b_in1k", 24, 32, None),
+        ("mvitv2_l_in1k", 0, 0, "mvitv2_l_in1k, which is in no video model"),
+    ],
+)
+def test_weights_without_a_config_tell_their_model_by_their_shapes(
+    tmp_path, name, depth, num_frames, message
+):
     data = folder_of(tmp_path / "data", a=4, b=4)
-    torch.save({"model_state": {"patch_embed.proj.weight": torch.zeros(1)}}, tmp_path / "w.pyth")
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in create_model(name).state_dict().items()}
+    # One number behind each parameter, whatever its shape.
+    torch.save(
+        {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, tmp_path / "w.pyth"
+    )
 
-    with pytest.raises(UserError, match="--variant S or B or L"):
-        config_of(data, tmp_path / "w.pyth")
+    if message:
+        with pytest.raises(UserError, match=message):
+            config_of(data, tmp_path / "w.pyth")
+        return
+    config = config_of(data, tmp_path / "w.pyth")
+
+    assert build.model_arguments(config)["depth"] == depth
+    assert config.data.num_frames == num_frames and not config.mvit.patch_2d
+
+
+def test_weights_that_do_not_tell_their_model_ask_for_its_size(tmp_path, weights):
+    data = folder_of(tmp_path / "data", a=4, b=4)
+    state = torch.load(weights, weights_only=True)["model_state"]
+    torch.save({"model_state": state}, tmp_path / "bare.pyth")
+
+    with pytest.raises(UserError, match=r"of no published model.*--variant S or B or L"):
+        config_of(data, tmp_path / "bare.pyth")
 
 
 def test_it_can_be_launched_as_several_processes(monkeypatch):
