@@ -1,12 +1,17 @@
 """Weights from anywhere into a model, with an account of every parameter.
 
-sources.py   other origins: what their files show, and the key map of each
-names.py     whose file it is, and what its parameters are called here
-inflate.py   image to video, other numbers of frames and pixels
-fates.py     what becomes of one parameter
-load.py      ``load_weights``: decide the fate of every parameter, then fill the model, or raise
-files.py     what is in a file
-report.py    ``LoadReport``: the account
+sources.py     other origins: what their files show, and the key map of each
+names.py       whose file it is, and what its parameters are called here
+translated.py  a file's state dict in our names
+inflate.py     image to video, other numbers of frames and pixels
+anatomy.py     what names and shapes alone say about a model
+grids.py       the grid that absolute positions were made for
+fates.py       what becomes of one parameter
+load.py        ``load_weights``: decide the fate of every parameter, then fill the model, or raise
+files.py       what is in a file
+report.py      ``LoadReport``: the account
+exports.py     the layouts of other libraries
+folders.py     writing files, and folders that are complete models
 """
 
 from slowfast_mvit.weights.load import load_weights

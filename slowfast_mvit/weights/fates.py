@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from slowfast_mvit.kernels import THW
 from slowfast_mvit.weights import inflate as sizes
+from slowfast_mvit.weights.grids import Told, grid_of_joint, plane_of
 from slowfast_mvit.weights.names import why_absent
 
 HEADS = ("auto", "keep", "new")
@@ -17,6 +19,8 @@ HEADS = ("auto", "keep", "new")
 # What an image model cannot have; a video model starts these from zero or from its own values.
 _OF_TIME = re.compile(r".*\.rel_pos_t|pos_embed_temporal")
 _OF_CLASS_TOKEN = ("cls_token", "pos_embed_class")
+
+_UNTOLD = "and nothing tells which: load a checkpoint that holds its config"
 
 _KERNEL = re.compile(r"patch_embed\.proj\.weight|blocks\.\d+\.attn\.pool_[qkv]\.weight")
 _TABLE = re.compile(r"blocks\.\d+\.attn\.rel_pos_[thw]")
@@ -48,6 +52,7 @@ class Terms:
         head: one of ``HEADS``.
         from_image: an image's weights for a video model.
         grid: the model's token grid (T, H, W).
+        told: the file's, as far as it is known (see ``grids.py``).
         prefix: class tokens (0 or 1) of the file and of the model.
     """
 
@@ -57,6 +62,7 @@ class Terms:
     head: str
     from_image: bool
     grid: THW
+    told: Told
     prefix: tuple[int, int]
 
 
@@ -74,6 +80,8 @@ def decide(name: str, value: Tensor | None, own: Tensor, terms: Terms) -> Fate:
         return _decide_absent(name, own, terms)
     if not value.is_floating_point():
         return Fate("missing", detail=f"{value.dtype} in the file")
+    if name in _ABSOLUTE and value.ndim == 3 and value.shape[-1] == own.shape[-1]:
+        return _ABSOLUTE[name](value, own, terms)
     if value.shape == own.shape:
         return Fate("loaded", value)
     change = f"{tuple(value.shape)} -> {tuple(own.shape)}"
@@ -121,23 +129,38 @@ def _fit(name: str, value: Tensor, shape: torch.Size, terms: Terms) -> tuple[str
         return "resized", sizes.resize_table(value, shape[0])
     if name == "pos_embed_temporal":
         return "resized", sizes.resample_temporal(value, shape[1])
-    if name == "pos_embed_spatial":
-        return "resized", sizes.resample_spatial(value, *terms.grid[1:])
-    if name == "pos_embed":
-        return "resized", _fit_joint(value, shape, terms)
     return "missing", None
 
 
-def _fit_joint(value: Tensor, shape: torch.Size, terms: Terms) -> Tensor | None:
-    """Joint positions, (1, P + T*H*W, C): the class token's row stays as it is."""
+def _decide_spatial(value: Tensor, own: Tensor, terms: Terms) -> Fate:
+    """Positions in space, (1, H*W, C)."""
+    trained, wanted = plane_of(value.shape[1], terms.told), terms.grid[1:]
+    if trained == wanted or (trained is None and value.shape == own.shape):
+        return Fate("loaded", value)
+    if trained is None:
+        return Fate("missing", detail=f"{value.shape[1]} places are no square, {_UNTOLD}")
+    resampled = sizes.resample_spatial(value, trained, wanted)
+    return Fate("resized", resampled, f"{_times(trained)} -> {_times(wanted)} places")
+
+
+def _decide_joint(value: Tensor, own: Tensor, terms: Terms) -> Fate:
+    """Positions over space and time together, (1, P + T*H*W, C): the class token's row stays."""
     in_file, in_model = terms.prefix
     tokens = value[:, in_file:]
-    num_frames = sizes.frames_of_joint(tokens.shape[1], terms.grid, terms.from_image)
-    resampled = None
-    if num_frames is not None:
-        resampled = sizes.resample_joint(tokens, num_frames, terms.grid)
-    if resampled is None:
-        return None
+    trained = grid_of_joint(tokens.shape[1], terms.told, terms.grid)
+    if trained is None:
+        return Fate("missing", detail=f"{tokens.shape[1]} tokens may be many grids, {_UNTOLD}")
+    if trained == terms.grid and in_file == in_model:
+        return Fate("loaded", value)
+    resampled = sizes.resample_joint(tokens, trained, terms.grid)
     # A class token that the file does not have starts at position zero.
-    prefix = value[:, :in_file] if in_file else value.new_zeros(1, 1, shape[-1])
-    return torch.cat([prefix, resampled], dim=1) if in_model else resampled
+    prefix = value[:, :in_file] if in_file else value.new_zeros(1, 1, value.shape[-1])
+    joined = torch.cat([prefix, resampled], dim=1) if in_model else resampled
+    return Fate("resized", joined, f"{_times(trained)} -> {_times(terms.grid)} tokens")
+
+
+def _times(lengths: Sequence[int]) -> str:
+    return " x ".join(map(str, lengths))
+
+
+_ABSOLUTE = {"pos_embed_spatial": _decide_spatial, "pos_embed": _decide_joint}

@@ -20,7 +20,6 @@ Letters used in shapes:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -96,60 +95,24 @@ def resample_temporal(positions: Tensor, num_frames: int) -> Tensor:
     return resize_table(positions[0], num_frames).unsqueeze(0)
 
 
-def resample_spatial(positions: Tensor, height: int, width: int) -> Tensor | None:
-    """Positions on a square grid, (1, H*H, C) -> (1, height*width, C), bicubic.
-
-    Returns:
-        None if the tokens in the file make no square.
-    """
-    side = math.isqrt(positions.shape[1])
-    if side * side != positions.shape[1]:
-        return None
-    grid = _exact_enough(positions).reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, H, H)
-    resampled = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
-    return resampled.flatten(2).transpose(1, 2).to(positions.dtype)  # (1, height*width, C)
+def resample_spatial(positions: Tensor, trained_hw: tuple[int, int], hw: tuple[int, int]) -> Tensor:
+    """Positions in space, (1, H*W, C) of one grid -> (1, H'*W', C) of another, bicubic."""
+    plane = _exact_enough(positions).transpose(1, 2).unflatten(2, trained_hw)  # (1, C, H, W)
+    resampled = F.interpolate(plane, size=hw, mode="bicubic", align_corners=False)
+    return resampled.flatten(2).transpose(1, 2).to(positions.dtype)  # (1, H'*W', C)
 
 
-def resample_joint(positions: Tensor, num_frames: int, grid: THW) -> Tensor | None:
-    """Positions over space and time together, (1, T*H*H, C) -> (1, N, C), trilinear.
+def resample_joint(positions: Tensor, trained_thw: THW, thw: THW) -> Tensor:
+    """Positions over space and time together, (1, N, C) of one grid -> another, trilinear.
 
     Args:
         positions: without the class token's row.
-        num_frames: T of the file.
-        grid: (T, H, W) of the model.
-
-    Returns:
-        None if the tokens of a frame make no square.
+        trained_thw: the grid (T, H, W) they were made for.
+        thw: the grid wanted.
     """
-    if not _is_square(positions.shape[1], num_frames):
-        return None
-    side = math.isqrt(positions.shape[1] // num_frames)
-    volume = _exact_enough(positions).transpose(1, 2).unflatten(2, (num_frames, side, side))
-    resampled = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False)
+    volume = _exact_enough(positions).transpose(1, 2).unflatten(2, trained_thw)
+    resampled = F.interpolate(volume, size=thw, mode="trilinear", align_corners=False)
     return resampled.flatten(2).transpose(1, 2).to(positions.dtype)  # (1, N, C)
-
-
-def frames_of_joint(num_tokens: int, grid: THW, from_image: bool) -> int | None:
-    """T of a table of joint positions, which itself tells only its number of tokens, T * H * H.
-
-    The frames of an image are one. Otherwise the model's T counts if squares remain, else the
-    model's H * W if a whole number of frames remains.
-
-    Returns:
-        None if neither fits: several readings are possible then.
-    """
-    num_frames, height, width = grid
-    if from_image:
-        return 1
-    if _is_square(num_tokens, num_frames):
-        return num_frames
-    frames, rest = divmod(num_tokens, height * width)
-    return None if rest else frames
-
-
-def _is_square(num_tokens: int, num_frames: int) -> bool:
-    per_frame, rest = divmod(num_tokens, num_frames)
-    return rest == 0 and math.isqrt(per_frame) ** 2 == per_frame
 
 
 def _exact_enough(values: Tensor) -> Tensor:

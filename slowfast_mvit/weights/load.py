@@ -22,8 +22,10 @@ from slowfast_mvit.kernels import THW
 from slowfast_mvit.weights import inflate as sizes
 from slowfast_mvit.weights.fates import HEADS, Fate, Terms, decide
 from slowfast_mvit.weights.files import WeightsFile, read_weights
-from slowfast_mvit.weights.names import check_unique, strip_wrappers, to_ours, why_left_out
+from slowfast_mvit.weights.grids import told_grid
+from slowfast_mvit.weights.names import strip_wrappers, to_ours, why_left_out
 from slowfast_mvit.weights.report import LoadReport
+from slowfast_mvit.weights.translated import without_wrappers
 
 log = logging.getLogger(__name__)
 
@@ -70,19 +72,21 @@ def load_weights(
     inflation = pick(sizes.INFLATIONS, inflate, "way to inflate")
     own = {strip_wrappers(name): value for name, value in model.state_dict().items()}
     file = read_weights(path_or_state, ema=ema)
-    state, source = to_ours(_clean_names(file, clear_name_patterns), file.path)
+    state, source = to_ours(without_wrappers(file, clear_name_patterns), file.path)
     _check_growth(state, own, file.path)
 
     from_image = _is_from_image(state, own)
     if from_image and "pos_embed_spatial" in own:
         state = _separate_positions(state)
+    grid, num_frames = _trained_sizes(model)
     terms = Terms(
         source=source,
         inflate=inflation,
         zero_time=inflate == "center",
         head=head,
         from_image=from_image,
-        grid=_token_grid(model),
+        grid=grid,
+        told=told_grid(file, state, own, grid=grid, num_frames=num_frames, from_image=from_image),
         prefix=(int("cls_token" in state), int("cls_token" in own)),
     )
     fates = {name: decide(name, state.get(name), own[name], terms) for name in own}
@@ -106,17 +110,6 @@ def _fill(model: nn.Module, fates: Mapping[str, Fate]) -> None:
     model.load_state_dict(values)
 
 
-def _clean_names(file: WeightsFile, patterns: Collection[str]) -> dict[str, Tensor]:
-    names = {}
-    for name in file.state:
-        cleared = name
-        for pattern in patterns:
-            cleared = cleared.replace(pattern, "", 1)
-        names[name] = strip_wrappers(cleared)
-    check_unique(names, file.path)
-    return {names[name]: value for name, value in file.state.items()}
-
-
 def _is_from_image(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
     """Whether the weights are of an image model and the model is for video."""
     theirs, ours = (names["patch_embed.proj.weight"] for names in (state, own))
@@ -135,10 +128,10 @@ def _separate_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _token_grid(model: Any) -> THW:
-    """The grid of the tokens that a model's first block sees at the training resolution."""
-    grid: THW = getattr(model, "module", model).trained_thw  # DDP hides what the model knows
-    return grid
+def _trained_sizes(model: Any) -> tuple[THW, int]:
+    """The token grid of a model's first block, and the frames of the clips that it is for."""
+    bare = getattr(model, "module", model)  # DDP hides what the model knows
+    return bare.trained_thw, bare.input_size[0]
 
 
 def _growth(state: Mapping[str, Tensor]) -> dict[str, list[int]]:

@@ -8,7 +8,6 @@ from slowfast_mvit.weights.inflate import (
     INFLATIONS,
     center,
     fit_kernel,
-    frames_of_joint,
     mean,
     repeat,
     resample_joint,
@@ -126,7 +125,7 @@ def test_spatial_positions_follow_their_place_in_a_wider_grid():
     rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     positions = torch.stack([rows, columns], dim=-1).reshape(1, 64, 2)
 
-    resized = resample_spatial(positions, 8, 16).reshape(8, 16, 2)
+    resized = resample_spatial(positions, (8, 8), (8, 16)).reshape(8, 16, 2)
 
     # Away from the edges the ramp stays, to within 3/64 (PyTorch's cubic has the slope -0.75).
     expected = (torch.arange(16.0) + 0.5) / 2 - 0.5
@@ -134,16 +133,12 @@ def test_spatial_positions_follow_their_place_in_a_wider_grid():
     torch.testing.assert_close(resized[2:6, 7, 0], torch.arange(2.0, 6.0))
 
 
-def test_spatial_positions_that_are_no_square_are_left():
-    assert resample_spatial(random(1, 15, 4), 4, 4) is None
-
-
 def test_joint_positions_are_resampled_in_space_and_in_time():
     # A place's value is 100 t + 10 row + column, on 2 frames of 4 x 4 places.
     t, row, column = torch.meshgrid(*map(torch.arange, (2, 4, 4)), indexing="ij")
     positions = (100.0 * t + 10 * row + column).reshape(1, 32, 1)
 
-    resized = resample_joint(positions, 2, (2, 4, 2)).reshape(2, 4, 2)
+    resized = resample_joint(positions, (2, 4, 4), (2, 4, 2)).reshape(2, 4, 2)
 
     # Two columns for four: each lies in the middle of two.
     assert resized[0].tolist() == [[0.5, 2.5], [10.5, 12.5], [20.5, 22.5], [30.5, 32.5]]
@@ -153,19 +148,6 @@ def test_joint_positions_are_resampled_in_space_and_in_time():
 def test_joint_positions_of_an_image_are_the_same_in_all_frames():
     positions = random(1, 16, 4)
 
-    resized = resample_joint(positions, 1, (3, 4, 4))
+    resized = resample_joint(positions, (1, 4, 4), (3, 4, 4))
 
     torch.testing.assert_close(resized, positions.repeat(1, 3, 1))
-
-
-@pytest.mark.parametrize(
-    ("num_tokens", "from_image", "num_frames"),
-    [
-        (196, True, 1),
-        (8 * 14 * 14, False, 8),  # the model's number of frames, more pixels
-        (4 * 7 * 7, False, 4),  # the model's pixels, fewer frames
-        (5 * 6 * 6, False, None),
-    ],
-)
-def test_the_frames_of_joint_positions(num_tokens, from_image, num_frames):
-    assert frames_of_joint(num_tokens, (8, 7, 7), from_image) == num_frames
