@@ -70,7 +70,13 @@ def predict(
         segment_clips=spec.get("segment_clips", "same"),  # older checkpoints do not say it
         offset_sampling=True,
     )
-    plan = ViewPlan(num_clips, num_crops, scale_px=spec["scale_px"], crop_px=spec["crop_px"])
+    plan = ViewPlan(
+        num_clips,
+        num_crops,
+        scale_px=spec["scale_px"],
+        crop_px=spec["crop_px"],
+        resizing=spec.get("resizing", "clip"),
+    )
     pixels, places = read_views(VideoRecord(str(path), str(path), 0), clip, plan)
     was_training = model.training
     model.eval()

@@ -21,6 +21,7 @@ from slowfast_mvit.errors import MissingViewsError
 
 SAMPLING_POLICIES = ("interval", "segments")
 SEGMENT_CLIPS = ("same", "shifted")
+RESIZINGS = ("clip", "image", "whole image")
 
 
 class VideoReader(Protocol):
@@ -118,12 +119,16 @@ class ViewPlan:
         num_crops: 1 (centre) or 3 (along the longer side).
         scale_px: length of the short side before cropping, in pixels.
         crop_px: S, side of the square crop, in pixels.
+        resizing: how pictures get there (see ``data/augment/crops.py``): "clip" as PySlowFast's
+            videos, "image" as ImageNet's pictures, "whole image" likewise, but squeezed to a
+            square, so that nothing is cut off.
     """
 
     num_clips: int
     num_crops: int
     scale_px: int
     crop_px: int
+    resizing: str = "clip"
 
     def __post_init__(self) -> None:
         _require(self.num_clips >= 1, f"num_clips must be at least 1, got {self.num_clips}")
@@ -131,6 +136,10 @@ class ViewPlan:
         _require(
             1 <= self.crop_px <= self.scale_px,
             f"crop_px must be from 1 to scale_px ({self.scale_px}), got {self.crop_px}",
+        )
+        _require(
+            self.resizing in RESIZINGS,
+            f"resizing must be one of {RESIZINGS}, got {self.resizing!r}",
         )
 
     @property

@@ -29,6 +29,10 @@ S = "Kinetics/MVITv2_S_16x4.yaml"
         ("SSv2/MVITv2_S_16x4.yaml", 34_363_950),
         ("SSv2/MVITv2_B_32x3.yaml", 51_056_334),
         ("SSv2/MVITv2_L_40x3.yaml", 213_129_534),
+        ("ImageNet/MVITv2_T.yaml", 24_173_320),
+        ("ImageNet/MVITv2_S.yaml", 34_870_216),
+        ("ImageNet/MVITv2_B.yaml", 51_472_744),
+        ("ImageNet/MVITv2_L.yaml", 217_992_952),
     ],
 )
 def test_a_shipped_config_builds_the_published_model(name, num_params):
@@ -40,12 +44,17 @@ def test_a_shipped_config_builds_the_published_model(name, num_params):
     assert sum(parameter.numel() for parameter in model.parameters()) == num_params
 
 
-def test_a_config_and_a_name_build_the_same_model():
-    config = load_config(S)
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [(S, "mvitv2_s_16x4")]
+    + [(f"ImageNet/MVITv2_{size}.yaml", f"mvitv2_{size.lower()}_in1k") for size in "TSBL"],
+)
+def test_a_config_and_a_name_build_the_same_model(file, name):
+    config = load_config(file)
 
     with torch.device("meta"):
         by_config = mvit_from_lists(**build.model_arguments(config))
-        by_name = create_model("mvitv2_s_16x4")
+        by_name = create_model(name)
 
     assert str(by_config) == str(by_name)
 

@@ -22,6 +22,10 @@ from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
 
 CLIP_COUNTS_OF_MINUS_1 = (1, 3, 5, 7, 10)  # what PySlowFast tests for NUM_ENSEMBLE_VIEWS -1
 
+# Random crops of images where a file names none: timm's, which PySlowFast takes for ImageNet.
+IMAGE_AREA_RANGE = (0.08, 1.0)
+IMAGE_ASPECT_RANGE = (3 / 4, 4 / 3)
+
 
 def build_videos(config: Config, split: str) -> VideoList:
     """The list of a split, "train", "val" or "test", read and checked."""
@@ -56,11 +60,29 @@ def clip_spec(config: Config, dataset: str) -> ClipSpec:
 def view_plan(config: Config, *, num_clips: int, num_crops: int) -> ViewPlan:
     """The views of a test. As in PySlowFast, three crops are cut from a picture as small as they
     allow, and so is every crop of the "segments" policy; a single crop from a larger one."""
+    if config.mvit.patch_2d:
+        crop_px = config.data.test_crop_size
+        return _image_plan(config, crop_px, num_clips=num_clips, num_crops=num_crops)
     segments = catalog.find_dataset(config.test.dataset).policy == "segments"
     crop_px = config.data.test_crop_size
     small = segments or num_crops == 3
     scale_px = crop_px if small else max(config.data.train_jitter_scales[0], crop_px)
     return ViewPlan(num_clips=num_clips, num_crops=num_crops, scale_px=scale_px, crop_px=crop_px)
+
+
+def _image_plan(
+    config: Config, crop_px: int, *, num_clips: int = 1, num_crops: int = 1
+) -> ViewPlan:
+    """The views of an image: as ``DATA.IN_VAL_CROP_RATIO`` says, or three along its longer side."""
+    ratio = config.data.in_val_crop_ratio
+    scale_px = crop_px if num_crops == 3 or not ratio else int(crop_px / ratio)
+    return ViewPlan(
+        num_clips=num_clips,
+        num_crops=num_crops,
+        scale_px=scale_px,
+        crop_px=crop_px,
+        resizing="image" if ratio else "whole image",
+    )
 
 
 def test_plans(config: Config) -> list[ViewPlan]:
@@ -81,26 +103,13 @@ def config_of_plan(config: Config, plan: ViewPlan) -> Config:
 def build_train_loader(config: Config, videos: VideoList) -> Loader:
     """The training batches of this process: ``AUG.NUM_SAMPLE`` augmented views of each video."""
     catalog.check_flip(config.train.dataset, config.data.random_flip)
-    data, aug = config.data, config.aug
-    transform = TrainTransform(
-        crop_px=data.train_crop_size,
-        scales_px=data.train_jitter_scales,
-        inverse_scales=data.inv_uniform_sample,
-        area_range=data.train_jitter_scales_relative,
-        aspect_range=data.train_jitter_aspect_relative,
-        flip=data.random_flip,
-        randaugment=aug.aa_type if aug.enable else "",
-        interpolation=aug.interpolation,
-        method=aug.aa_method,
-        colour_jitter=(aug.color_jitter or 0.0) if aug.enable else 0.0,
-    )
     dataset = TrainVideos(
         videos,
         clip_spec(config, config.train.dataset),
-        transform=transform,
-        num_views=aug.num_sample,
+        transform=_train_transform(config),
+        num_views=config.aug.num_sample,
         seed=config.rng_seed,
-        backend=working_reader(data.decoding_backend),
+        backend=working_reader(config.data.decoding_backend),
     )
     return train_loader(
         dataset,
@@ -112,6 +121,26 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
         pin_memory=config.data_loader.pin_memory,
         start_method=config.data_loader.start_method,
         timeout_s=config.data_loader.timeout_s,
+    )
+
+
+def _train_transform(config: Config) -> TrainTransform:
+    """The augmentation of clips, or of images: then, where a file says nothing else, timm's way,
+    which is PySlowFast's for ImageNet: a random resized crop, and RandAugment after it."""
+    data, aug, images = config.data, config.aug, config.mvit.patch_2d
+    timms_order = images and not config.is_set("AUG.AA_METHOD")
+    return TrainTransform(
+        crop_px=data.train_crop_size,
+        scales_px=data.train_jitter_scales,
+        inverse_scales=data.inv_uniform_sample,
+        area_range=data.train_jitter_scales_relative or (IMAGE_AREA_RANGE if images else ()),
+        aspect_range=data.train_jitter_aspect_relative or (IMAGE_ASPECT_RANGE if images else ()),
+        flip=data.random_flip,
+        randaugment=aug.aa_type if aug.enable else "",
+        interpolation=aug.interpolation,
+        method="crop_first" if timms_order else aug.aa_method,
+        colour_jitter=(aug.color_jitter or 0.0) if aug.enable else 0.0,
+        resizing="image" if images else "clip",
     )
 
 
@@ -133,8 +162,11 @@ def videos_per_process(config: Config) -> int:
 def build_val_loader(config: Config, videos: VideoList) -> Loader:
     """The centre view of each video of this rank's part, in the order of the list."""
     data = config.data
-    scale_px = max(data.train_jitter_scales[0], data.train_crop_size)
-    plan = ViewPlan(num_clips=1, num_crops=1, scale_px=scale_px, crop_px=data.train_crop_size)
+    if config.mvit.patch_2d:
+        plan = _image_plan(config, data.train_crop_size)
+    else:
+        scale_px = max(data.train_jitter_scales[0], data.train_crop_size)
+        plan = ViewPlan(num_clips=1, num_crops=1, scale_px=scale_px, crop_px=data.train_crop_size)
     # Offset sampling puts a single clip into the middle; without it, it would be the first.
     clip = replace(clip_spec(config, config.train.dataset), offset_sampling=True)
     return _eval_loader(config, videos, clip, plan, batch_size=val_forward_batch(config, videos))

@@ -106,6 +106,7 @@ def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> di
         "segment_clips": clip.segment_clips,
         "crop_px": plan.crop_px,
         "scale_px": plan.scale_px,
+        "resizing": plan.resizing,
         "mean": list(mean),
         "std": list(std),
         "class_names": None if class_names is None else list(class_names),

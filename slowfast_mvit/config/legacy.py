@@ -83,7 +83,6 @@ IGNORED: dict[str, Unread] = {
     "DATA.PATH_TO_PRELOAD_IMDB": Unread("is not read; images are listed by folder", ("", None)),
     "DATA.DECODING_SHORT_SIZE": Unread(NEVER_READ, (256,)),
     "DATA.IN22K_TRAINVAL": Unread(NEVER_READ, (False,)),
-    "DATA.IN_VAL_CROP_RATIO": Unread("is not read; see DATA.TRAIN_JITTER_SCALES", (0.875,)),
     "DATA.LOADER_CHUNK_SIZE": Unread(LONG_LISTS, (0,)),
     "DATA.LOADER_CHUNK_OVERALL_SIZE": Unread(LONG_LISTS, (0,)),
     "DATA.SKIP_ROWS": Unread(LONG_LISTS, (0,)),

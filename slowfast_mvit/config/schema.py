@@ -190,7 +190,8 @@ class Aug:
     aa_method: str = setting(
         "exact",
         "How RandAugment and the crop are worked out: in PySlowFast's order, the "
-        "crop first as timm does, or in one sampling (`docs/augmentation.md`).",
+        "crop first as timm does, or in one sampling (`docs/augmentation.md`). Images: unless set, "
+        "the crop first.",
         choices=("exact", "crop_first", "fused"),
         ours=True,
     )
@@ -383,7 +384,7 @@ class Data:
     train_jitter_scales: tuple[int, int] = setting(
         (256, 320),
         "Short side of a training clip before its crop, in pixels, from and to; "
-        "the first is also that of a single test crop.",
+        "the first is also that of a single test crop. Not read for images.",
         minimum=1,
     )
     train_jitter_scales_relative: tuple[float, ...] = setting(
@@ -393,6 +394,13 @@ class Data:
         (), "Random resized crop: its width over height, from and to.", above=0
     )
     inv_uniform_sample: bool = setting(False, "Draw the short side evenly in 1 / pixels.")
+    in_val_crop_ratio: float = setting(
+        0.875,
+        "Images (`MVIT.PATCH_2D`): side of a validation or test crop as a share of the short side; "
+        "1: the short side; 0: the whole image, squeezed to a square (full crop).",
+        minimum=0,
+        maximum=1,
+    )
     train_crop_size: int = setting(224, "Side of a training crop, in pixels.", minimum=1)
     test_crop_size: int = setting(256, "Side of a test crop, in pixels.", minimum=1)
     random_flip: bool = setting(True, "Mirror half of the training clips.")

@@ -27,7 +27,7 @@ from slowfast_mvit.data.augment.crops import (
     cut_out,
     draw_random_cut,
     draw_resized_cut,
-    resize_short_side,
+    resize_pictures,
 )
 from slowfast_mvit.data.augment.operations import Frames, Step
 from slowfast_mvit.data.randaugment import RandAugment, parse_randaugment
@@ -69,6 +69,7 @@ class TrainTransform:
             does not depend on it.
         colour_jitter: spread of brightness, contrast and saturation where there is no RandAugment;
             0 for none.
+        resizing: "clip", or "image" (see ``augment/crops.py``): this needs ``area_range``.
 
     Raises:
         ConfigError: when these cannot be met.
@@ -84,6 +85,7 @@ class TrainTransform:
     interpolation: str = "bicubic"
     method: str = "exact"
     colour_jitter: float = 0.0
+    resizing: str = "clip"
     _augment: RandAugment | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -116,7 +118,7 @@ class TrainTransform:
         """What is done to frames of this height and width."""
         steps = self._augment.draw(rng) if self._augment else ()
         if self.area_range:
-            cut = draw_resized_cut(size, self.area_range, self.aspect_range, rng)
+            cut = draw_resized_cut(size, self.area_range, self.aspect_range, rng, self.resizing)
         else:
             cut = draw_random_cut(size, self.crop_px, self.scales_px, self.inverse_scales, rng)
         return ViewDraws(steps, cut, flip=bool(self.flip and rng.random() < 0.5))
@@ -178,6 +180,11 @@ def _check_choices(transform: TrainTransform) -> None:
     ):
         if value not in table:
             raise ConfigError(f"{key} {value!r} is not a choice. Choose from: {table}")
+    if transform.resizing != "clip" and transform.method == "fused":
+        raise ConfigError(
+            "AUG.AA_METHOD 'fused' samples bilinearly, and images are resized as Pillow does it. "
+            "Choose 'crop_first', as timm does, or 'exact'"
+        )
 
 
 def _check_ranges(transform: TrainTransform) -> None:
@@ -195,6 +202,8 @@ def _check_ranges(transform: TrainTransform) -> None:
         raise ConfigError(
             f"DATA.TRAIN_JITTER_ASPECT_RELATIVE must be two ratios above 0, got {aspect}"
         )
+    if transform.resizing != "clip" and not area:
+        raise ConfigError("images are cropped at random sizes: DATA.TRAIN_JITTER_SCALES_RELATIVE")
     least, greatest = transform.scales_px
     if not area and not transform.crop_px <= least <= greatest:
         raise ConfigError(
@@ -225,8 +234,9 @@ def scaled_planes(frames: Tensor, plan: ViewPlan) -> tuple[Tensor, list[tuple[in
     Returns:
         Planes (3, T, H', W') uint8, contiguous, and where in them each crop has its top and left.
     """
-    clip = resize_short_side(frames.permute(0, 3, 1, 2), plan.scale_px)
-    boxes = crop_boxes(clip.shape[-2], clip.shape[-1], plan.crop_px, plan.num_crops)
+    clip = resize_pictures(frames, plan.scale_px, plan.resizing)
+    height, width = clip.shape[-2:]
+    boxes = crop_boxes(height, width, plan.crop_px, plan.num_crops, resizing=plan.resizing)
     (top, left), (bottom, right) = boxes[0], boxes[-1]  # corners of the first and the last
     part = clip[:, :, top : bottom + plan.crop_px, left : right + plan.crop_px]
     planes = torch.empty_like(part.transpose(0, 1), memory_format=torch.contiguous_format)

@@ -179,6 +179,7 @@ VARIANTS = {
         "L",
         num_params=217_992_952,
         gflops=43.8693,
+        drop_path=0.5,
         **{**_IN1K, "trunk": {**_IN1K["trunk"], "dim_mul_in_att": False}},
     ),
     # MViTv2 for images, ImageNet-21K, with a class token

@@ -29,6 +29,9 @@ RELEASED = {
     "SSv2/MVITv2_S_16x4.yaml": "SSv2/MVITv2_S_16x4.yaml",
     "SSv2/MVITv2_B_32x3.yaml": "SSv2/MVITv2_B_32x3.yaml",
     "SSv2/MVITv2_L_40x3.yaml": "SSv2/MVITv2_L_40x3.yaml",
+    "ImageNet/MVITv2_T.yaml": "ImageNet/MVITv2_T.yaml",
+    "ImageNet/MVITv2_S.yaml": "ImageNet/MVITv2_S.yaml",
+    "ImageNet/MVITv2_B.yaml": "ImageNet/MVITv2_B.yaml",
     "Kinetics/MVIT_S_16x4_MaskFeat_FT.yaml": "masked_ssl/k400_MVITv2_S_16x4_FT.yaml",
     "Kinetics/MVIT_L_16x4_MaskFeat_FT.yaml": "masked_ssl/k400_MVITv2_L_16x4_FT.yaml",
 }
@@ -107,7 +110,7 @@ def test_the_variant_is_the_released_size(ours):
     config = load_config(ROOT / "configs" / ours)
 
     depth = REFERENCE["MVIT.DEPTH"]["set_in_mvit_yamls"][RELEASED[ours]]
-    assert config.mvit.variant == {16: "S", 24: "B", 48: "L"}[depth]
+    assert config.mvit.variant == {10: "T", 16: "S", 24: "B", 48: "L"}[depth]
     assert not config.is_set("MVIT.DEPTH")
 
 

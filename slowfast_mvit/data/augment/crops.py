@@ -1,5 +1,9 @@
-"""Where crops lie and how pictures are resized. Resizing is bilinear without antialiasing, as in
-PySlowFast."""
+"""Where crops lie and how pictures are resized.
+
+clip           bilinear without antialiasing, as PySlowFast resizes the frames of videos
+image          bicubic with antialiasing: what Pillow, and so torchvision and timm, do to images
+whole image    the same, to a square: all of the picture, not in proportion
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -27,10 +32,12 @@ class Cut:
     Attributes:
         size: height and width that the picture is resized to first.
         box: the part of the resized picture; it is resized to the view.
+        resizing: how that is done: "clip" or "image". An image is cut in the size that it has.
     """
 
     size: tuple[int, int]
     box: Box
+    resizing: str = "clip"
 
     def to_picture(self, size: tuple[int, int], side: int, *, mirrored: bool = False) -> Affine:
         """The map from a pixel of the view to the picture of ``size`` that is cut."""
@@ -59,11 +66,12 @@ def cut_out(window: Window, cut: Cut, side: int) -> Frames:
     """The view (T, side, side, 3) uint8 of a window that holds at least ``cut.source_box``."""
     pixels, box = window.pixels, cut.box
     if cut.size != window.size:
-        pixels = _resized(_in_its_picture(window), cut.size)
+        pixels = _as_clip(_in_its_picture(window), cut.size)
     else:
         box = (box[0] - window.box[0], box[1] - window.box[1], *box[2:])
     top, left, height, width = box
-    return _resized(pixels[:, top : top + height, left : left + width], (side, side))
+    part = pixels[:, top : top + height, left : left + width]
+    return (_as_clip if cut.resizing == "clip" else _as_image)(part, (side, side))
 
 
 def _in_its_picture(window: Window) -> Frames:
@@ -79,12 +87,20 @@ def _in_its_picture(window: Window) -> Frames:
     return frames
 
 
-def _resized(frames: Frames, size: tuple[int, int]) -> Frames:
+def _as_clip(frames: Frames, size: tuple[int, int]) -> Frames:
     if frames.shape[1:3] == size:
         return frames
     clip = resize(torch.from_numpy(frames).permute(0, 3, 1, 2), list(size))
     resized: Frames = clip.permute(0, 2, 3, 1).numpy()
     return resized
+
+
+def _as_image(frames: Frames, size: tuple[int, int]) -> Frames:
+    if frames.shape[1:3] == size:
+        return frames
+    pictures = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+    resized = [picture.resize(size[::-1], Image.Resampling.BICUBIC) for picture in pictures]
+    return np.stack([np.asarray(picture) for picture in resized])
 
 
 def draw_random_cut(
@@ -105,9 +121,10 @@ def draw_resized_cut(
     area_range: Sequence[float],
     aspect_range: Sequence[float],
     rng: Draws,
+    resizing: str = "clip",
 ) -> Cut:
     """A random part of the picture, to be resized to a square (the crop of Inception)."""
-    return Cut(size, draw_crop(*size, area_range, aspect_range, rng))
+    return Cut(size, draw_crop(*size, area_range, aspect_range, rng), resizing)
 
 
 def draw_short_side(scales_px: tuple[int, int], inverse: bool, rng: Draws) -> int:
@@ -143,9 +160,13 @@ def draw_crop(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def crop_boxes(height: int, width: int, side: int, num_crops: int) -> list[tuple[int, int]]:
-    """(top, left) of each crop; the centre is rounded up."""
-    top, left = math.ceil((height - side) / 2), math.ceil((width - side) / 2)
+def crop_boxes(
+    height: int, width: int, side: int, num_crops: int, *, resizing: str = "clip"
+) -> list[tuple[int, int]]:
+    """(top, left) of each crop; the centre is rounded up, for images half to even as torchvision
+    does."""
+    rounded = math.ceil if resizing == "clip" else round
+    top, left = rounded((height - side) / 2), rounded((width - side) / 2)
     if num_crops == 1:
         return [(top, left)]
     if height > width:
@@ -161,6 +182,22 @@ def short_side_at(size: tuple[int, int], short_px: int) -> tuple[int, int]:
     if width < height:
         return math.floor(height / width * short_px), short_px
     return short_px, math.floor(width / height * short_px)
+
+
+def resize_pictures(frames: Tensor, scale_px: int, resizing: str) -> Tensor:
+    """Pictures as a test scales them: (T, H, W, 3) uint8 -> (T, 3, H', W') uint8.
+
+    Args:
+        frames: of one video, or an image.
+        scale_px: of the shorter side; of both sides of a "whole image".
+        resizing: one of ``structures.RESIZINGS``.
+    """
+    if resizing == "clip":
+        return resize_short_side(frames.permute(0, 3, 1, 2), scale_px)
+    size = (scale_px, scale_px)
+    if resizing == "image":
+        size = short_side_at((frames.shape[1], frames.shape[2]), scale_px)
+    return torch.from_numpy(_as_image(frames.numpy(), size)).permute(0, 3, 1, 2)
 
 
 def resize_short_side(clip: Tensor, short_px: int) -> Tensor:
