@@ -28,6 +28,14 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "videos a step; the learning rate changes in proportion (default: 8)",
     },
+    "--out": {
+        "metavar": "DIR",
+        "help": "OUTPUT_DIR (default: runs/finetune/NAME, NAME being that of FOLDER)",
+    },
+}
+
+# One of these at most.
+FROZEN: dict[str, dict[str, Any]] = {
     "--freeze": {
         "action": "append",
         "default": [],
@@ -37,10 +45,6 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--linear-probe": {
         "action": "store_true",
         "help": "train the classifier only, on the features of the weights as they are",
-    },
-    "--out": {
-        "metavar": "DIR",
-        "help": "OUTPUT_DIR (default: runs/finetune/NAME, NAME being that of FOLDER)",
     },
 }
 
@@ -61,6 +65,9 @@ def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for flag, options in FLAGS.items():
         parser.add_argument(flag, **options)
+    group = parser.add_mutually_exclusive_group()
+    for flag, options in FROZEN.items():
+        group.add_argument(flag, **options)
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="changes to the config of the run"
     )

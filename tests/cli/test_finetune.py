@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_CONFIG
+from tiny_config import TINY_CONFIG
 
 from slowfast_mvit import build
 from slowfast_mvit.cli import main
@@ -239,6 +239,25 @@ def test_what_is_wrong_with_folder_and_weights_is_told_at_once(tmp_path, classes
 
     for message in [*messages, "nowhere.pyth"]:
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "0"], "--epochs 0: expected a whole number of at least 1"),
+        (["--batch-size", "-8"], "--batch-size -8: expected"),
+        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR: expected a number"),
+        (["MVIT.DEPHT", "3"], "Did you mean MVIT.DEPTH?"),
+    ],
+    ids=["epochs", "batch", "value", "key"],
+)
+def test_a_wrong_word_is_told(weights, tmp_path, words, message):
+    data = folder_of(tmp_path / "data", a=4, b=4)
+
+    with pytest.raises(UserError) as caught:
+        config_of(data, weights, *words)
+
+    assert message in str(caught.value)
 
 
 def test_without_weights_it_says_why_it_will_not(tmp_path, capsys):
