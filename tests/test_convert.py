@@ -121,6 +121,28 @@ def test_weights_that_are_not_those_of_the_config_are_refused(checkpoint, tiny_c
     assert not (tmp_path / "out.pyth").exists()
 
 
+# As facebookresearch/mvit dumps it: PySlowFast's names, for a model of images.
+MVIT_CONFIG = """
+DATA: {IN22K_TRAINVAL: false, TRAIN_CROP_SIZE: 224, VAL_CROP_RATIO: 0.875}
+MVIT: {CLS_EMBED_ON: false, DEPTH: 10, PATCH_KERNEL: [7, 7], POOL_KVQ_KERNEL: !!python/tuple [3, 3]}
+"""
+
+
+@pytest.mark.parametrize("cfg", [MVIT_CONFIG, "MVIT: {DEPTH: 4}"], ids=["mvit", "another model"])
+def test_a_config_that_does_not_describe_the_weights_gives_way_to_their_shapes(
+    tmp_path, caplog, cfg
+):
+    state = create_model("mvitv2_t_in1k", num_classes=5).state_dict()
+    flat = {n: v.squeeze(2) if v.ndim == 5 else v for n, v in state.items()}
+    torch.save({"model_state": flat, "cfg": cfg}, tmp_path / "in.pyth")
+
+    converted = convert(tmp_path / "in.pyth", tmp_path / "folder")
+
+    assert converted.description.variant == "mvitv2_t_in1k"
+    assert "the config in it is not used" in caplog.text
+    assert_same(read_weights(tmp_path / "folder").state, state)
+
+
 @pytest.mark.parametrize("out", ["out.pyth", "folder"])
 def test_nothing_is_written_over_unless_asked(checkpoint, tmp_path, out):
     convert(checkpoint, tmp_path / out)

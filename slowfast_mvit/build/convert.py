@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -22,8 +22,6 @@ from slowfast_mvit.weights.folders import (
     write_state,
 )
 from slowfast_mvit.weights.translated import state_in_our_names
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ def convert(
     layout: str = "slowfast",
     ema: bool = False,
     config: Config | None = None,
+    class_names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Converted:
     """Read weights from anywhere and write them for PySlowFast, a hub, torchvision or timm.
@@ -64,11 +63,13 @@ def convert(
         layout: "slowfast", "torchvision" or "timm"; a folder is always in the first.
         ema: take the moving average of the weights.
         config: the config the weights were trained with, where the file does not hold it.
+        class_names: kept with how pixels are made, for predictions by name.
         overwrite: write over what is there.
 
     Raises:
         WeightsError: the file cannot be read, or that library has no such model.
-        ConfigError: ``out`` is there already, or what model it is must be told for a folder.
+        ConfigError: ``out`` is there already, what model it is must be told for a folder, or there
+            are not as many names as classes.
     """
     kind = kind_of_output(out)
     _require_free(Path(out), kind, overwrite)
@@ -77,12 +78,29 @@ def convert(
     file = read_weights(path, ema=ema)
     state, source, left_out = state_in_our_names(file)
     description = describe(file, state, config)
+    if class_names is not None:
+        description = _named(description, class_names)
     if description is not None:
         state = exact_state(state, description.arguments, file.path)
     translated = to_layout(state, layout, file.path)
     cfg_text = file.cfg_text if config is None else config.to_yaml()
     _write(out, kind, translated, layout, description, cfg_text)
     return Converted(kind, source, len(state), description, left_out)
+
+
+def _named(description: Description | None, class_names: Sequence[str]) -> Description:
+    if description is None or description.input_spec is None:
+        raise ConfigError(
+            "class names go with how pixels are made, which nothing tells here. Name the config "
+            "the weights were trained with (--cfg)"
+        )
+    num_classes = description.arguments["num_classes"]
+    if len(class_names) != num_classes:
+        raise ConfigError(
+            f"there are {len(class_names)} class names, but the model has {num_classes} classes"
+        )
+    spec = {**description.input_spec, "class_names": list(class_names)}
+    return replace(description, input_spec=spec)
 
 
 def _write(

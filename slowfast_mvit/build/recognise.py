@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from slowfast_mvit.build.model import input_spec, model_arguments
 from slowfast_mvit.config import Config, load_config_text
-from slowfast_mvit.errors import WeightsError, in_one_message
+from slowfast_mvit.errors import ConfigError, WeightsError, in_one_message
 from slowfast_mvit.models import mvit_from_lists
 from slowfast_mvit.models.variants import SIZES, VARIANTS, variant_arguments
 from slowfast_mvit.weights.anatomy import Anatomy, anatomy_of
 from slowfast_mvit.weights.files import WeightsFile
+
+logger = logging.getLogger(__name__)
 
 _EXAMPLES = 3  # names told of those that do not fit
 
@@ -62,19 +65,45 @@ def describe(
         config: the config it was trained with, if it is known; counts before what the file says.
 
     Raises:
-        ConfigError: the config in the file cannot be used.
+        ConfigError: the config in the file cannot be used, and the shapes tell no published model.
     """
     spec = file.extra.get("input_spec")
     variant = matching_variant(state)
     if config is None and "model" in file.extra:
         return Description(file.extra["model"], variant, spec)
     if config is None and file.cfg_text:
-        config = load_config_text(file.cfg_text, source=f"the config in {file.path}")
+        config = _config_inside(file, state, variant)
     if config is not None:
         return Description(model_arguments(config), variant, spec or input_spec(config))
     if variant is not None:
         return Description(_sized(variant_arguments(variant), anatomy_of(state)), variant, spec)
     return None
+
+
+def _config_inside(
+    file: WeightsFile, state: Mapping[str, Tensor], variant: str | None
+) -> Config | None:
+    """The config in a checkpoint; None, with a warning, where its shapes tell what it does not.
+
+    facebookresearch/mvit writes configs with keys of PySlowFast's names for another model.
+    """
+    try:
+        config = load_config_text(file.cfg_text or "", source=f"the config in {file.path}")
+        problems = misfits(state, _state_on_meta(model_arguments(config)))
+    except ConfigError as error:
+        if variant is None:
+            raise
+        problems = str(error).splitlines()
+    if problems and variant is not None:
+        logger.warning(
+            "%s: the config in it is not used, since it does not describe these weights (%s); "
+            "by their shapes they are %s",
+            file.path,
+            problems[0],
+            variant,
+        )
+        return None
+    return config
 
 
 def exact_state(

@@ -12,7 +12,8 @@ EXAMPLES = """examples:
   slowfast-mvit weights inspect FILE --json
   slowfast-mvit weights convert FILE OUT.pyth              for PySlowFast
   slowfast-mvit weights convert FILE OUT.safetensors --ema
-  slowfast-mvit weights convert FILE OUT/ --cfg CONFIG     a complete model, as a hub keeps it
+  slowfast-mvit weights convert FILE OUT/ --cfg CONFIG --class-names FILE
+                                                           a complete model, as a hub keeps it
   slowfast-mvit weights convert FILE OUT.pth --to timm     or --to torchvision; --overwrite
 """
 
@@ -47,6 +48,9 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--ema", action="store_true", help="take the moving average")
     command.add_argument("--cfg", help="the config of the weights, if the file holds none")
+    command.add_argument(
+        "--class-names", metavar="FILE", help="names of the classes: one a line, or JSON"
+    )
     command.add_argument("--overwrite", action="store_true", help="write over what is there")
     command.set_defaults(command=convert_job)
 
@@ -121,13 +125,17 @@ def convert_job(arguments: argparse.Namespace) -> None:
     """Write weights into another file, and say what was written."""
     from slowfast_mvit.build.convert import convert
     from slowfast_mvit.config import load_config
+    from slowfast_mvit.data.listing.class_names import read_class_names
+    from slowfast_mvit.storage import local_copy
 
+    names = arguments.class_names
     converted = convert(
         arguments.file,
         arguments.out,
         layout=arguments.to,
         ema=arguments.ema,
         config=load_config(arguments.cfg) if arguments.cfg else None,
+        class_names=names and read_class_names(local_copy(names)),
         overwrite=arguments.overwrite,
     )
     print(f"wrote {arguments.out}: {converted.num_tensors} tensors from {converted.source} names")

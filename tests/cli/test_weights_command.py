@@ -114,9 +114,30 @@ def test_a_converted_folder_predicts(checkpoint, motion_data, tmp_path, capsys):
     assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()} <= set("abcdefgh")
 
 
+def test_classes_get_names_from_a_file(tiny_config, motion_data, tmp_path, capsys):
+    weights, folder = tmp_path / "in.pth", str(tmp_path / "folder")
+    torch.save(build.build_model(load_config(tiny_config)).state_dict(), weights)
+    words = ["weights", "convert", str(weights), folder]
+    cfg, names = ["--cfg", str(tiny_config)], ["--class-names", str(motion_data / "classes.txt")]
+    (tmp_path / "few.txt").write_text("run\nwalk\n")
+
+    assert main([*words, *cfg, "--class-names", str(tmp_path / "few.txt")]) == 2
+    assert "2 class names, but the model has 8 classes" in capsys.readouterr().err
+    assert main([*words, *names]) == 2
+    assert "Name the config" in capsys.readouterr().err
+    assert main([*words, *cfg, *names]) == 0
+
+    told = json.loads((tmp_path / "folder" / "config.json").read_text())
+    expected = (motion_data / "classes.txt").read_text().splitlines()
+    assert told["input_spec"]["class_names"] == expected
+
+
+OPTIONS = ("--json", "--ema", "--cfg", "--class-names", "--to", "--overwrite")
+
+
 def test_the_examples_in_the_help_name_every_option(capsys):
     with pytest.raises(SystemExit):
         main(["weights", "--help"])
 
     told = capsys.readouterr().out
-    assert all(option in told for option in ("--json", "--ema", "--cfg", "--to", "--overwrite"))
+    assert all(option in told for option in OPTIONS)
