@@ -13,7 +13,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from ranks import PRELOADED, RankFailed, run_ranks
+from ranks import RankFailed, run_ranks
 from tiny_run import (
     CPU,
     NUM_CLASSES,
@@ -308,7 +308,8 @@ def test_two_ranks_of_which_one_is_killed_go_on_to_the_same_bits(tmp_path, strat
     run_ranks(live_as_rank, 2, tmp_path / "unbroken", None, strategy)
 
     for place in ((0, 5), (2, 8)):
-        with pytest.raises(RankFailed, match="rank 1 ended without a result"):
+        # Rank 0 may notice that rank 1 is gone before this process does.
+        with pytest.raises((RankFailed, RuntimeError), match=r"rank 1 ended|by peer"):
             run_ranks(live_as_rank, 2, tmp_path / "broken", place, strategy)
     run_ranks(live_as_rank, 2, tmp_path / "broken", None, strategy)
 
