@@ -13,7 +13,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from ranks import RankFailed, run_ranks
+from ranks import PRELOADED, RankFailed, run_ranks
 from tiny_run import (
     CPU,
     NUM_CLASSES,
