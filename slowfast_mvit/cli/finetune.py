@@ -166,6 +166,14 @@ def _model_of(weights: str, variant: str | None) -> Config:
         return load_config(_CONFIG_OF_VARIANT[variant])
     if file.cfg_text is not None:
         source = load_config_text(file.cfg_text, source=f"the config in {weights}")
+        if source.train.dataset.lower() == "ssv2":
+            logger.warning(
+                "%s: trained on frames spread over whole videos; here a clip is %d frames at a "
+                "step of %d. Set DATA.SAMPLING_RATE so that it spans what happens in your videos",
+                weights,
+                source.data.num_frames,
+                source.data.sampling_rate,
+            )
         if not source.mvit.patch_2d:
             return source
     state, _, _ = state_in_our_names(file)
@@ -282,7 +290,9 @@ def _tell(config: Config) -> None:
         f"  {name:<{width}}  {rate:6.1f} %"
         for name, rate in sorted(result.per_class.items(), key=lambda item: -item[1])
     ]
-    weights = checkpoint_path(folder, config.solver.max_epoch - 1)
+    # A run that stopped early has none of the last epoch.
+    last = checkpoint_path("", config.solver.max_epoch - 1)
+    weights = f"{folder}/{last}" if is_remote(folder) else newest_first(folder)[0]
     logger.info(
         "%.1f %% of %d held-out videos are right; by class:\n%s\n"
         "report:  %s/%s\npredict: slowfast-mvit predict VIDEO --weights %s",

@@ -97,7 +97,7 @@ def test_a_folder_and_a_file_give_a_classifier_with_names(clips, weights, tmp_pa
 
 
 def test_the_command_it_ends_with_names_a_class(clips, weights, tmp_path, capsys):
-    finetune(clips, weights, tmp_path, "--epochs", "1")
+    finetune(clips, weights, tmp_path, "--epochs", "4", "TRAIN.EARLY_STOPPING", "1")
     line = capsys.readouterr().out.splitlines()[-1]
 
     words = line.partition("slowfast-mvit ")[2].split()
@@ -266,6 +266,17 @@ def test_without_weights_it_says_why_it_will_not(tmp_path, capsys):
     assert main(["finetune", "--data", str(data)]) == 2
 
     assert "--weights is missing" in capsys.readouterr().err
+
+
+def test_weights_of_something_something_warn_of_their_sampling(weights, tmp_path, caplog):
+    data = folder_of(tmp_path / "data", a=4, b=4)
+    content = torch.load(weights, weights_only=True)
+    content["cfg"] = content["cfg"].replace("DATASET: kinetics", "DATASET: ssv2")
+    torch.save(content, tmp_path / "ssv2.pyth")
+
+    config_of(data, tmp_path / "ssv2.pyth")
+
+    assert "trained on frames spread over whole videos" in caplog.text
 
 
 @pytest.mark.parametrize(
