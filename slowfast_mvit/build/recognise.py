@@ -38,18 +38,21 @@ class Description:
     input_spec: Mapping[str, Any] | None = None
 
 
-def matching_variant(state: Mapping[str, Tensor]) -> str | None:
+def matching_variant(state: Mapping[str, Tensor], *, ignoring: tuple[str, ...] = ()) -> str | None:
     """The published model whose parameters have these names and shapes, at any input size.
 
     Args:
         state: in our names, with a head of any number of classes or without one.
+        ignoring: beginnings of names that do not count, such as "norm.", which detectors and
+            pre-training by masks do not have.
     """
     anatomy = anatomy_of(state)
     for name, variant in VARIANTS.items():
         size = SIZES[variant.size]
         if (sum(size.stages), size.embed_dim) == (anatomy.depth, anatomy.widths[0]):
             own = _state_on_meta(_sized(variant_arguments(name), anatomy))
-            if not misfits(state, own):
+            counted = {n: value for n, value in own.items() if not n.startswith(ignoring)}
+            if not misfits(state, counted):
                 return name
     return None
 

@@ -87,14 +87,15 @@ def inspect(path: str) -> dict[str, Any]:
 
     file = read_weights(path)
     state, source, left_out = state_in_our_names(file)
-    anatomy = anatomy_of(state)
+    anatomy, variant = anatomy_of(state), matching_variant(state)
     spec = file.extra.get("input_spec") or {}
     return {
         "file": path,
         "source": "ours" if file.is_ours else source,
         "source_title": "this project" if file.is_ours else SOURCES[source].title,
         "model": {
-            "variant": matching_variant(state),
+            "variant": variant,
+            "backbone_of": None if variant else matching_variant(state, ignoring=("norm.",)),
             "kind": "video" if anatomy.is_video else "image",
             "depth": anatomy.depth,
             "widths": anatomy.widths,
@@ -153,6 +154,7 @@ def _lines(facts: Mapping[str, Any]) -> dict[str, str]:
     model, inside = facts["model"], facts["inside"]
     heads = model["num_heads"] and f", {model['num_heads'][0]} to {model['num_heads'][1]} heads"
     first, last = model["widths"]
+    backbone_of = model["backbone_of"]
     positions = {None: "", "joint": "absolute, joint", "separate": "absolute, separate"}
     relative = f"relative ({', '.join(model['rel_pos'])})" if model["rel_pos"] else ""
     epoch = f", epoch {inside['epoch']}" if inside["epoch"] else ""
@@ -163,7 +165,9 @@ def _lines(facts: Mapping[str, Any]) -> dict[str, str]:
         beside.append(f"{inside['class_names']} class names")
     return {
         "source": facts["source_title"],
-        "model": model["variant"] or "none of the published models",
+        "model": model["variant"]
+        or (backbone_of and f"the backbone of {backbone_of}")
+        or "none of the published models",
         "blocks": f"{model['depth']}, {first} to {last} channels, growing in "
         f"{model['grows_in'] or 'none'}{heads or ''}",
         "input": f"{model['kind']}, {_size(model['input_size'], model['kind'])}",

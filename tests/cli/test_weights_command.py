@@ -9,6 +9,7 @@ import torch
 from slowfast_mvit import build
 from slowfast_mvit.cli import main
 from slowfast_mvit.config import load_config
+from slowfast_mvit.models import create_model
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 
 
@@ -68,6 +69,20 @@ def test_what_a_file_is_goes_into_json(image_weights, capsys):
         "class_names": 0,
     }
     assert len(told["sha256"]) == 64
+
+
+def test_a_pre_trained_backbone_is_told_with_what_was_left_out(tmp_path, capsys):
+    with torch.device("meta"):
+        names = create_model("maskfeat_s_16x4").state_dict()
+    state = {name: torch.zeros(value.shape) for name, value in names.items()}
+    state = {n: v for n, v in state.items() if not n.startswith(("head.", "norm."))}
+    torch.save({"model_state": {**state, "mask_token": torch.zeros(1)}}, tmp_path / "a.pyth")
+
+    assert main(["weights", "inspect", str(tmp_path / "a.pyth")]) == 0
+
+    told = lines_of(capsys.readouterr().out)
+    assert told["model"] == "the backbone of maskfeat_s_16x4"
+    assert told["left out"] == "mask_token" and told["classes"] == "no head"
 
 
 @pytest.mark.parametrize("words", [["inspect"], ["convert", "--to", "timm"]], ids=["show", "write"])
