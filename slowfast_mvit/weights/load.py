@@ -23,7 +23,7 @@ from slowfast_mvit.weights import inflate as sizes
 from slowfast_mvit.weights.fates import HEADS, Fate, Terms, decide
 from slowfast_mvit.weights.files import WeightsFile, read_weights
 from slowfast_mvit.weights.grids import told_grid
-from slowfast_mvit.weights.names import strip_wrappers, to_ours, why_left_out
+from slowfast_mvit.weights.names import strip_wrappers, to_ours, what_differs, why_left_out
 from slowfast_mvit.weights.report import LoadReport
 from slowfast_mvit.weights.translated import without_wrappers
 
@@ -40,7 +40,7 @@ def load_weights(
     clear_name_patterns: Collection[str] = (),
     min_filled: float = 0.9,
 ) -> LoadReport:
-    """Fill a model from weights of this project, PySlowFast, mvit, torchvision or timm.
+    """Fill a model from weights of this project or of another (see ``sources.py``).
 
     Args:
         model: an ``MViT``, wrapped by DDP or torch.compile or not. Filled in place, or, when this
@@ -179,7 +179,7 @@ def _account(
         if name not in fates:
             reason = why_left_out(source, name)
             groups.setdefault("dropped" if reason else "unexpected", []).append(name)
-            details[name] = reason or f"{tuple(value.shape)}"
+            details[name] = reason or what_differs(source, name) or f"{tuple(value.shape)}"
         elif name.startswith("head.") and fates[name].group == "initialised":
             groups.setdefault("dropped", []).append(name)
     backbone = {name: value.numel() for name, value in own.items() if not name.startswith("head.")}

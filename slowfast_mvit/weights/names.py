@@ -119,6 +119,11 @@ def why_left_out(source: str, name: str) -> str | None:
     return _reason(name, SOURCES[source].left_out + LEFT_OUT)
 
 
+def what_differs(source: str, name: str) -> str | None:
+    """In what a network with a parameter of this name differs from ours, or None if unknown."""
+    return _reason(name, SOURCES[source].differs)
+
+
 def why_absent(source: str, name: str) -> str | None:
     """Why files of this source never have what we call so, or None if they should have it."""
     return _reason(name, SOURCES[source].absent)

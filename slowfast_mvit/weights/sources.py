@@ -68,6 +68,7 @@ class Source:
         outside: names beside the network, where something stands before the network's names.
         order: what has to be counted before the key map is applied, over all names.
         left_out: names in its files that no model of ours has, and why.
+        differs: names in its files that show another network than ours, and in what.
         absent: names of ours that its files never have, and why.
     """
 
@@ -77,6 +78,7 @@ class Source:
     outside: KeyMap = ()
     order: Callable[[Collection[str]], dict[str, str]] = as_they_are
     left_out: Reasons = ()
+    differs: Reasons = ()
     absent: Reasons = ()
 
 
@@ -142,7 +144,6 @@ SOURCES: dict[str, Source] = {
             ("cls_head.fc_cls.*", "head.projection.*"),
             ("head.fc.*", "head.projection.*"),
         ),
-        # With several norms the network is another: each changes what the next stage gets.
         order=last_norm,
         left_out=(
             ("cls_token", "mmaction2 writes one for networks without a class token, too"),
@@ -151,6 +152,7 @@ SOURCES: dict[str, Source] = {
             ("target_generator.*", _MASKED),
             ("roi_head.*", _DETECTOR),
         ),
+        differs=(("norm#.*", "it normalises between the stages, too"),),
     ),
     "detectron2": Source(
         "detectron2's MViT backbones",

@@ -265,7 +265,7 @@ def test_mmpretrains_image_model_is_read_by_the_same_map():
 
 def test_the_norm_of_a_pre_training_in_three_stages_is_the_last():
     # mmselfsup's MaskFeat does not pool at its last growth of the width, and counts stages by that.
-    names = (*MMACTION2, (r"norm1\.(weight|bias)$", r"norm1.\1"))
+    names = (*MMACTION2, (r"^backbone\.norm1", "backbone.norm0"))
     state = named(scrambled(small()).state_dict(), *names)
     state |= {"backbone.mask_token": torch.zeros(1, 1, 16), "neck.fc.weight": torch.zeros(3)}
 
@@ -282,6 +282,7 @@ def test_norms_between_the_stages_make_another_network_and_are_told():
     report = load_weights(small(), state)
 
     assert report.unexpected == ("norm0.weight",)
+    assert "norm0.weight (it normalises between the stages, too)" in report.table()
 
 
 def test_mmaction2s_unused_class_token_is_left_out():
