@@ -1,82 +1,25 @@
-"""Files of other origins than torchvision and timm: recognised, renamed, and all of them told."""
-
-import json
-import re
-from collections import OrderedDict
-from pathlib import Path
+"""Files of other origins: every name has a place, and equal weights give equal outputs."""
 
 import pytest
-import timm
 import torch
-import torchvision
+from small_networks import (
+    IMAGE,
+    V1,
+    assert_equal_states,
+    image,
+    named,
+    names_and_shapes,
+    on_meta,
+    scrambled,
+    small,
+)
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import nn
 
 from slowfast_mvit.errors import WeightsError
-from slowfast_mvit.models import create_model, mvit_from_lists
+from slowfast_mvit.models import create_model
 from slowfast_mvit.weights import load_weights
-from slowfast_mvit.weights.names import recognise, to_ours, to_torchvision
-
-REFERENCE = Path(__file__).parents[1] / "reference" / "state_dicts"
-
-# Three blocks, widths 16 and 32.
-LISTS = {
-    "depth": 3,
-    "embed_dim": 16,
-    "dim_mul": [[1, 2.0]],
-    "head_mul": [[1, 2.0]],
-    "pool_q_stride": [[1, 1, 2, 2]],
-    "pool_kv_stride_adaptive": [1, 4, 4],
-}
-IMAGE = {
-    "input_size": (1, 64, 64),
-    "patch_kernel": (7, 7),
-    "patch_stride": (4, 4),
-    "patch_padding": (3, 3),
-    "pool_kvq_kernel": (1, 3, 3),
-}
-V1 = {"dim_mul_in_att": False, "residual_pooling": False, "rel_pos_spatial": False}
-
-
-def small(**changes) -> nn.Module:
-    options = {"input_size": (4, 64, 64), "num_classes": 5, "pool_kvq_kernel": (3, 3, 3), **LISTS}
-    return mvit_from_lists(**(options | changes)).double().eval()
-
-
-def image(**changes) -> nn.Module:
-    return small(**(IMAGE | {"cls_token": False, "rel_pos_temporal": False} | changes))
-
-
-def scrambled(model: nn.Module) -> nn.Module:
-    """The model with values everywhere, so that no two parameters may be taken for each other."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.2 * torch.randn_like(parameter) + 0.1)
-    return model
-
-
-def assert_equal_states(one: nn.Module, other: nn.Module) -> None:
-    theirs = other.state_dict()
-    assert [k for k, value in one.state_dict().items() if not torch.equal(value, theirs[k])] == []
-
-
-def named(state, *rules: tuple[str, str]):
-    """Names replaced by regular expressions, written apart from the key maps."""
-    renamed = {}
-    for name, value in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
-
-
-def names_and_shapes(path: str) -> dict[str, tuple[int, ...]]:
-    content = json.loads((REFERENCE / path).read_text())
-    return {name: tuple(shape) for name, shape in content.items()}
-
-
-def on_meta(shapes):
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+from slowfast_mvit.weights.names import to_ours, to_torchvision
 
 
 @pytest.fixture(autouse=True)
@@ -400,143 +343,3 @@ def test_a_head_of_several_parts_is_left_out():
     assert set(report.dropped) == {"head.projection_verb.weight", "head.projection_noun.weight"}
     with pytest.raises(WeightsError, match="the file has no head"):
         load_weights(small(), state, head="keep")
-
-
-# What stands around the names and the values
-
-
-def test_queries_keys_and_values_may_be_apart():
-    source, ours = scrambled(small()), small()
-    state = source.state_dict()
-    for block in range(3):
-        for kind in ("weight", "bias"):
-            rows = state.pop(f"blocks.{block}.attn.qkv.{kind}").chunk(3)
-            state |= {
-                f"blocks.{block}.attn.{x}.{kind}": row for x, row in zip("qkv", rows, strict=True)
-            }
-
-    load_weights(ours, state, head="keep")
-
-    assert_equal_states(source, ours)
-
-
-@pytest.mark.parametrize("front", ["encoder.", "net.video.", "backbone."])
-def test_a_network_inside_another_is_found(front):
-    source, ours = scrambled(small()), small()
-    state = {front + name: value for name, value in source.state_dict().items()}
-
-    report = load_weights(ours, state | {"loss.scale": torch.ones(1)}, head="keep")
-
-    assert_equal_states(source, ours)
-    assert report.unexpected == ("loss.scale",)
-
-
-def test_of_two_networks_one_has_to_be_chosen():
-    source, ours = scrambled(small()), small()
-    state = {f"student.{name}": value for name, value in source.state_dict().items()}
-    state |= {f"teacher.{name}": 0 * value for name, value in source.state_dict().items()}
-
-    with pytest.raises(WeightsError, match=r"2 networks .*'student\.', 'teacher\.'"):
-        load_weights(ours, state)
-    load_weights(ours, state, clear_name_patterns=["student."], head="keep")
-
-    assert_equal_states(source, ours)
-
-
-def test_averaged_weights_of_torch_are_read_without_their_count():
-    source, ours = scrambled(small()), small()
-    state = torch.optim.swa_utils.AveragedModel(source).state_dict()
-
-    report = load_weights(ours, state, head="keep")
-
-    assert_equal_states(source, ours)
-    assert report.dropped == ("n_averaged",)
-
-
-def test_a_checkpoint_inside_another_is_found(tmp_path):
-    source, ours = scrambled(small()), small()
-    path = tmp_path / "wrapped.pth"
-    torch.save({"state_dict": {"model_state": source.state_dict(), "cfg": "TRAIN: {}"}}, path)
-
-    load_weights(ours, path, head="keep")
-
-    assert_equal_states(source, ours)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_widened(dtype, tmp_path):
-    source, ours = scrambled(small()).to(dtype), small()
-    path = tmp_path / "half.pyth"
-    content = {
-        "model_state": OrderedDict(source.state_dict()),
-        "epoch": 3,
-        "cfg": "MVIT:\n  DEPTH: 3\n",
-    }
-    torch.save(content, path)
-
-    load_weights(ours, path, head="keep")
-
-    assert ours.norm.weight.dtype == torch.float64
-    assert_equal_states(source.double(), ours)
-
-
-def test_image_files_of_mvit_have_flat_pooling_kernels():
-    source, ours = scrambled(image()), image()
-    state = {
-        name: value.squeeze(2) if ".pool_" in name else value
-        for name, value in source.state_dict().items()
-    }
-
-    report = load_weights(ours, {"model_state": state}, head="keep")
-
-    assert set(report.loaded) == set(ours.state_dict())
-    assert_equal_states(source, ours)
-
-
-# Not ours
-
-
-def foreign_names(kind: str) -> list[str]:
-    makers = {
-        "resnet": lambda: torchvision.models.resnet18(),
-        "r3d": lambda: torchvision.models.video.r3d_18(),
-        "swin": lambda: torchvision.models.video.swin3d_t(),
-        "torchvision vit": lambda: torchvision.models.vit_b_16(),
-        "timm vit": lambda: timm.create_model("vit_tiny_patch16_224"),
-        "hiera": lambda: timm.create_model("hiera_tiny_224"),
-    }
-    with torch.device("meta"):
-        return list(makers[kind]().state_dict())
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"),
-    [
-        ("resnet", "a ResNet"),
-        ("r3d", "a ResNet"),
-        ("swin", "a Swin transformer"),
-        ("torchvision vit", "without pooling"),
-        ("timm vit", "without pooling convolutions"),
-        ("hiera", "without pooling convolutions"),
-    ],
-)
-def test_other_networks_are_refused_with_what_they_look_like(kind, told):
-    with pytest.raises(WeightsError, match=rf"not the weights of an MViT, but of .*{told}"):
-        recognise(foreign_names(kind), "a.pth")
-
-
-def test_a_videomae_file_is_told_what_it_lacks():
-    names = ["encoder.patch_embed.proj.weight", "encoder.blocks.0.attn.qkv.weight", "mask_token"]
-
-    with pytest.raises(WeightsError, match="ViT, VideoMAE") as caught:
-        recognise(names, "videomae.pth")
-
-    assert "Nearest: PySlowFast's pre-training by masks" in str(caught.value)
-    assert "here there is no blocks.0.attn.pool_q.weight" in str(caught.value)
-
-
-def test_the_reversible_mvit_is_refused_by_name():
-    names = ["patch_embed.proj.weight", "rev_backbone.layers.0.F.attn.qkv.weight"]
-
-    with pytest.raises(WeightsError, match="reversible MViT"):
-        recognise(names, "rev.pyth")
