@@ -277,6 +277,26 @@ def test_loading_into_another_size_equals_running_at_that_size(abs_pos, input_si
     assert report.filled == 1.0
 
 
+@pytest.mark.parametrize("input_size", [(32, 224, 224), (16, 312, 312), (16, 224, 320)], ids=str)
+def test_the_published_s_goes_into_other_sizes_and_classes_with_every_change_told(input_size):
+    with torch.device("meta"):  # shapes decide
+        trained = create_model("mvitv2_s_16x4")
+        other = create_model("mvitv2_s_16x4", input_size=input_size, num_classes=174)
+
+    report = load_weights(other, trained.state_dict())
+
+    changed = {"t": input_size[0] != 16, "h": input_size[1] != 224, "w": input_size[2] != 224}
+    assert set(report.resized) == {
+        f"blocks.{block}.attn.rel_pos_{axis}"
+        for block in range(16)
+        for axis in "thw"
+        if changed[axis]
+    }
+    assert report.details["head.projection.bias"] == "174 classes, 400 in the file"
+    assert len(report.initialised) == len(report.dropped) == 2
+    assert report.filled == 1.0 and not report.missing and not report.unexpected
+
+
 # Wrappers, checkpoints, precision
 
 
