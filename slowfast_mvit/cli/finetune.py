@@ -1,7 +1,7 @@
 """Fine-tuning on one's own videos with one command; what is not said follows from what is there.
 
     folder  -> classes, training and held-out videos                        own_videos.py
-    weights -> the model they are of, and its clips, or a published size
+    weights -> the model they are of, and its clips, or a published size    own_weights.py
     both, the recipe and the command's words -> Config -> train -> test -> results by class
 
 All of it is an ordinary config in the end: ``OUTPUT_DIR/config.yaml`` says what was chosen, and
@@ -16,22 +16,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from slowfast_mvit.build.recognise import matching_variant
 from slowfast_mvit.cli.own_videos import OwnVideos, survey
+from slowfast_mvit.cli.own_weights import model_of
 from slowfast_mvit.cli.reporting import REPORT_FILE, RESULTS_FILE
 from slowfast_mvit.cli.testing import test_job
 from slowfast_mvit.cli.training import train_job
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.data.listing.class_names import folded
-from slowfast_mvit.errors import ConfigError, UserError, WeightsError, in_one_message
+from slowfast_mvit.errors import ConfigError, UserError, in_one_message
 from slowfast_mvit.evaluation.results import load_results
 from slowfast_mvit.runtime.checkpoint import OUR_KEY
 from slowfast_mvit.runtime.checkpoint_files import checkpoint_path, newest_first
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.storage import is_remote, local_copy, read_torch
-from slowfast_mvit.weights.files import read_weights
-from slowfast_mvit.weights.translated import state_in_our_names
 
 logger = logging.getLogger(__name__)
 
@@ -39,25 +37,6 @@ RECIPE = "Finetune/small.yaml"
 MIXED_FROM = 1000  # training videos; with fewer, mixing them takes longer than a fine-tuning lasts
 PROBE_RATE = 5  # times the rate of fine-tuning: a classifier alone can move faster
 
-_CONFIG_OF_VARIANT = {
-    "S": "Kinetics/MVITv2_S_16x4.yaml",
-    "B": "Kinetics/MVITv2_B_32x3.yaml",
-    "L": "Kinetics/MVITv2_L_40x3.yaml",
-}
-# The video model that takes the weights of a published one, by its name in models/variants.py.
-_CONFIG_OF_MODEL = {
-    "mvitv2_s_16x4": "Kinetics/MVITv2_S_16x4.yaml",
-    "mvitv2_b_32x3": "Kinetics/MVITv2_B_32x3.yaml",
-    "mvitv2_l_40x3": "Kinetics/MVITv2_L_40x3.yaml",
-    "maskfeat_s_16x4": "Kinetics/MVIT_S_16x4_MaskFeat_FT.yaml",
-    "maskfeat_l_16x4": "Kinetics/MVIT_L_16x4_MaskFeat_FT.yaml",
-    "mvitv1_b_16x4": "Kinetics/MVIT_B_16x4_CONV.yaml",
-    "mvitv1_b_32x3": "Kinetics/MVIT_B_32x3_CONV.yaml",
-    "mvitv2_s_in1k": "Kinetics/MVITv2_S_16x4_from_IN1K.yaml",
-    "mvitv2_b_in1k": "Kinetics/MVITv2_B_32x3_from_IN1K.yaml",
-    "mvitv2_b_in21k": "Kinetics/MVITv2_B_32x3_from_IN21K.yaml",
-    "mvitv2_l_in21k": "Kinetics/MVITv2_L_16x4_from_IN21K.yaml",
-}
 # Besides all of MVIT: what the weights were trained to see.
 _OF_THE_MODEL = (
     "MODEL.ACT_CHECKPOINT",
@@ -93,7 +72,7 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
             of range.
     """
     videos, source = _both(
-        lambda: survey(arguments.data), lambda: _model_of(arguments.weights, arguments.variant)
+        lambda: survey(arguments.data), lambda: model_of(arguments.weights, arguments.variant)
     )
     recipe = load_config(RECIPE)
     words = {
@@ -152,41 +131,6 @@ def _both(
 
 
 # What the weights tell
-
-
-def _model_of(weights: str, variant: str | None) -> Config:
-    """A config that describes the model of the weights, or the published model of a size."""
-    if not weights:
-        raise WeightsError(
-            "--weights is missing: name the file to start from. A few hundred videos do not teach "
-            "an MViT to see; to train from nothing all the same, use slowfast-mvit train"
-        )
-    file = read_weights(weights)
-    if variant:
-        return load_config(_CONFIG_OF_VARIANT[variant])
-    if file.cfg_text is not None:
-        source = load_config_text(file.cfg_text, source=f"the config in {weights}")
-        if source.train.dataset.lower() == "ssv2":
-            logger.warning(
-                "%s: trained on frames spread over whole videos; here a clip is %d frames at a "
-                "step of %d. Set DATA.SAMPLING_RATE so that it spans what happens in your videos",
-                weights,
-                source.data.num_frames,
-                source.data.sampling_rate,
-            )
-        if not source.mvit.patch_2d:
-            return source
-    state, _, _ = state_in_our_names(file)
-    name = matching_variant(state)
-    if name not in _CONFIG_OF_MODEL:
-        found = "of no published model" if name is None else f"{name}, which is in no video model"
-        raise WeightsError(
-            f"{weights}: holds no config of a video model, and by its shapes it is {found}. "
-            f"Say the size of the model to train: --variant {' or '.join(_CONFIG_OF_VARIANT)}"
-        )
-    config_file = _CONFIG_OF_MODEL[name]
-    logger.info("%s: %s by its shapes, so the model is that of %s", weights, name, config_file)
-    return load_config(config_file)
 
 
 def _words_of_model(source: Config) -> Words:

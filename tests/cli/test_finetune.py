@@ -1,20 +1,15 @@
 """``slowfast-mvit finetune``: a folder of somebody's own videos and a file of weights, no more."""
 
-import argparse
 import json
 import shutil
 
 import pytest
 import torch
-from tiny_config import TINY_CONFIG
+from class_folders import config_of, folder_of, write_weights
 
 from slowfast_mvit import build
 from slowfast_mvit.cli import main
-from slowfast_mvit.cli.finetune import finetune_config
-from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
-from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.models import create_model
 
 CLASSES = ("growing", "moving left", "turning")
 QUICK = ["NUM_GPUS", "0", "DATA_LOADER.NUM_WORKERS", "0", "TRAIN.CHECKPOINT_PERIOD", "1"]
@@ -22,15 +17,7 @@ QUICK = ["NUM_GPUS", "0", "DATA_LOADER.NUM_WORKERS", "0", "TRAIN.CHECKPOINT_PERI
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file as PySlowFast writes it: a tiny model of 8 classes, its config, and its last epoch."""
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "tiny.yaml").write_text(TINY_CONFIG)
-    config = load_config(folder / "tiny.yaml")
-    torch.manual_seed(0)
-    state = build.build_model(config).state_dict()
-    path = folder / "checkpoint_epoch_00200.pyth"
-    torch.save({"model_state": state, "cfg": config.to_yaml(), "epoch": 199}, path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +30,6 @@ def clips(tmp_path_factory, motion_data):
         place.mkdir(exist_ok=True)
         shutil.copy(videos[number], place / f"{number}.mp4")
     return folder
-
-
-def folder_of(root, **classes):
-    """Class folders with so many files in them, which nobody opens."""
-    for name, count in classes.items():
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            (root / name / f"{number:04d}.mp4").touch()
-    return root
-
-
-def config_of(data, weights, *words):
-    parser = argparse.ArgumentParser()
-    add_finetune_arguments(parser)
-    return finetune_config(
-        parser.parse_args(["--data", str(data), "--weights", str(weights), *words])
-    )
 
 
 def finetune(data, weights, out, *words):
@@ -186,22 +156,6 @@ def test_videos_are_mirrored_unless_a_class_names_a_side(weights, tmp_path, name
     assert config_of(data, weights).data.random_flip is flips
 
 
-@pytest.mark.parametrize(
-    ("variant", "depth", "size", "mean"),
-    [("S", 16, (16, 224, 224), 0.45), ("L", 48, (40, 312, 312), 0.485)],
-)
-def test_a_variant_brings_model_and_clips_of_the_published_one(
-    weights, tmp_path, variant, depth, size, mean
-):
-    data = folder_of(tmp_path / "data", a=4, b=4)
-
-    config = config_of(data, weights, "--variant", variant)
-
-    arguments = build.model_arguments(config)
-    assert arguments["depth"] == depth and arguments["input_size"] == size
-    assert config.data.mean[0] == mean and config.model.num_classes == 2
-
-
 def test_lists_without_names_are_told_to_have_none(weights, tmp_path, caplog):
     (tmp_path / "train.csv").write_text("a.mp4 0\nb.mp4 1\nc.mp4 1\n")
     (tmp_path / "val.csv").write_text("d.mp4 0\ne.mp4 1\n")
@@ -266,56 +220,6 @@ def test_without_weights_it_says_why_it_will_not(tmp_path, capsys):
     assert main(["finetune", "--data", str(data)]) == 2
 
     assert "--weights is missing" in capsys.readouterr().err
-
-
-def test_weights_of_something_something_warn_of_their_sampling(weights, tmp_path, caplog):
-    data = folder_of(tmp_path / "data", a=4, b=4)
-    content = torch.load(weights, weights_only=True)
-    content["cfg"] = content["cfg"].replace("DATASET: kinetics", "DATASET: ssv2")
-    torch.save(content, tmp_path / "ssv2.pyth")
-
-    config_of(data, tmp_path / "ssv2.pyth")
-
-    assert "trained on frames spread over whole videos" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "depth", "num_frames", "message"),
-    [
-        ("mvitv2_s_16x4", 16, 16, None),
-        ("mvitv1_b_32x3", 24, 32, None),
-        ("mvitv2_b_in1k", 24, 32, None),
-        ("mvitv2_l_in1k", 0, 0, "mvitv2_l_in1k, which is in no video model"),
-    ],
-)
-def test_weights_without_a_config_tell_their_model_by_their_shapes(
-    tmp_path, name, depth, num_frames, message
-):
-    data = folder_of(tmp_path / "data", a=4, b=4)
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in create_model(name).state_dict().items()}
-    # One number behind each parameter, whatever its shape.
-    torch.save(
-        {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, tmp_path / "w.pyth"
-    )
-
-    if message:
-        with pytest.raises(UserError, match=message):
-            config_of(data, tmp_path / "w.pyth")
-        return
-    config = config_of(data, tmp_path / "w.pyth")
-
-    assert build.model_arguments(config)["depth"] == depth
-    assert config.data.num_frames == num_frames and not config.mvit.patch_2d
-
-
-def test_weights_that_do_not_tell_their_model_ask_for_its_size(tmp_path, weights):
-    data = folder_of(tmp_path / "data", a=4, b=4)
-    state = torch.load(weights, weights_only=True)["model_state"]
-    torch.save({"model_state": state}, tmp_path / "bare.pyth")
-
-    with pytest.raises(UserError, match=r"of no published model.*--variant S or B or L"):
-        config_of(data, tmp_path / "bare.pyth")
 
 
 def test_it_can_be_launched_as_several_processes(monkeypatch):
