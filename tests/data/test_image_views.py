@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from slowfast_mvit.build import build_objective
 from slowfast_mvit.build.data import build_train_loader, build_val_loader, view_plan
 from slowfast_mvit.config import load_config
 from slowfast_mvit.data.lists import VideoList
@@ -148,6 +149,21 @@ def test_training_does_as_timm_where_the_file_says_nothing_else(one_image):
     assert transform.area_range == (0.08, 1.0) and transform.aspect_range == (3 / 4, 4 / 3)
     assert transform.method == "crop_first" and transform.resizing == "image"
     assert transform.randaugment == "rand-m9-n6-mstd0.5-inc1"
+
+
+def test_a_batch_of_the_recipe_is_augmented_mixed_and_normalised(tmp_path):
+    for name in "ab":
+        Image.fromarray(picture(64, 80 + len(name))).save(tmp_path / f"{name}.png")
+    images = VideoList(["a.png", "b.png"], [0, 1], folder=tmp_path)
+    config = load_config("ImageNet/MVITv2_S.yaml", [*WORDS, "TRAIN.BATCH_SIZE=2"])
+
+    (batch,) = build_train_loader(config, images).epoch(0)
+    pixels, targets = build_objective(config).prepare(batch, np.random.default_rng(0))
+
+    assert batch.pixels.shape == (2, 1, 3, 1, 224, 224)  # B, V, colours, T, S, S
+    assert pixels.shape == (2, 3, 1, 224, 224) and targets.shape == (2, 1000)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(2))
+    assert ((targets > 0.01).sum(dim=1) == 2).all()  # each a mixture of the two
 
 
 def test_a_file_may_say_something_else(one_image):
