@@ -129,4 +129,5 @@ def load_start_weights(config: Config, model: MViT) -> LoadReport:
         inflate="mean" if train.checkpoint_inflate else inflate,
         head="new" if train.checkpoint_new_head else "auto",
         clear_name_patterns=train.checkpoint_clear_name_pattern,
+        min_filled=train.checkpoint_min_filled,
     )

@@ -74,6 +74,15 @@ class Train:
         "Train a new classifier, even if the start weights have one for as many classes.",
         ours=True,
     )
+    checkpoint_min_filled: float = setting(
+        0.9,
+        "Least share of the values below the classifier that the start weights have to fill, from "
+        "0 to 1; with less, training does not begin.",
+        minimum=0.0,
+        maximum=1.0,
+        ours=True,
+        decides_numbers=False,
+    )
     mixed_precision: bool = setting(
         False, "PySlowFast's switch for float16 with a gradient scaler: `PRECISION: fp16`."
     )

@@ -211,7 +211,8 @@ def _check_filled(
             f"backbone's values, and {100 * min_filled:g}% are wanted. Nothing was loaded.\n"
             f"  file: {_size(state)}; model: {_size(own)}\n"
             f"{groups}\n"
-            "  Check that variant and file belong together, or pass a lower min_filled"
+            "  Check that variant and file belong together, or pass a lower min_filled "
+            "(TRAIN.CHECKPOINT_MIN_FILLED)"
         )
 
 

@@ -58,6 +58,21 @@ def test_what_does_not_fit_a_run_may_still_be_weights_to_begin_with(
     assert reason in told and "TRAIN.CHECKPOINT_EPOCH_RESET" in told
 
 
+def test_a_file_that_fills_little_begins_a_run_only_if_that_is_said(
+    tiny_config, other_run, tmp_path, capsys
+):
+    deeper = ["MVIT.DEPTH", "4", "TRAIN.CHECKPOINT_EPOCH_RESET", "True", "SOLVER.MAX_EPOCH", "1"]
+
+    status = train(tiny_config, other_run, *deeper)
+    told = capsys.readouterr().err
+    assert train(tiny_config, other_run, *deeper, "TRAIN.CHECKPOINT_MIN_FILLED", "0.1") == 0
+
+    begun = json.loads((tmp_path / "out" / "load_report.json").read_text())
+    assert status == 2
+    assert "90% are wanted. Nothing was loaded" in told and "CHECKPOINT_MIN_FILLED" in told
+    assert {name[:9] for name in begun["missing"]} == {"blocks.2.", "blocks.3."}
+
+
 def test_training_and_testing_leave_what_became_of_every_parameter(
     tiny_config, other_run, tmp_path
 ):
