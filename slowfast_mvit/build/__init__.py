@@ -3,6 +3,8 @@
 model.py      the model, and from a checkpoint a model ready to predict
 data.py       lists, loaders, view plans, normalisation
 training.py   objective, optimizer, schedule, start weights and frozen ones
+recognise.py  which model weights are of: by a config, by the file or by their shapes
+convert.py    weights from one kind of file into another
 
 Every function reads the keys it needs and calls one constructor with plain arguments; no object
 made here keeps the config.
