@@ -68,6 +68,16 @@ def test_a_folder_is_a_complete_model(checkpoint, tmp_path, motion_data):
     assert predict(model, video, num_clips=2) == predict(trained, video, num_clips=2)
 
 
+def test_a_folder_of_a_newer_version_is_refused(checkpoint, tmp_path):
+    convert(checkpoint, tmp_path / "folder")
+    path = tmp_path / "folder" / "config.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "model": {**told["model"], "registers": 4}}))
+
+    with pytest.raises(WeightsError, match=r"this version does not know .*'registers'"):
+        build.model_of_checkpoint(tmp_path / "folder")
+
+
 def test_a_torch_file_is_what_pyslowfast_reads(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "out.pyth")
 

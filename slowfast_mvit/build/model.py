@@ -7,10 +7,10 @@ from typing import Any
 
 from slowfast_mvit.build.data import channel_statistics, clip_spec, view_plan
 from slowfast_mvit.config import Config, load_config, load_config_text
-from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.models import MViT, mvit_from_lists, variant_lists
 from slowfast_mvit.weights import load_weights
-from slowfast_mvit.weights.files import read_weights
+from slowfast_mvit.weights.files import CONFIG_IN_FOLDER, WeightsFile, read_weights
 
 
 def build_model(config: Config, *, attention: str = "folded") -> MViT:
@@ -129,7 +129,7 @@ def model_of_checkpoint(path: str | Path, config_file: str | Path | None = None)
     if config_file is not None:
         model = build_model(load_config(config_file))
     elif "model" in file.extra:
-        model = mvit_from_lists(**file.extra["model"])
+        model = _model_of_folder(file)
     elif file.cfg_text:
         model = build_model(load_config_text(file.cfg_text, source=f"the config in {path}"))
     else:
@@ -137,3 +137,14 @@ def model_of_checkpoint(path: str | Path, config_file: str | Path | None = None)
     load_weights(model, path, head="keep")
     model.input_spec = file.extra.get("input_spec") or model.input_spec
     return model.eval()
+
+
+def _model_of_folder(file: WeightsFile) -> MViT:
+    """The model that the ``config.json`` of a folder describes, which somebody may have edited."""
+    try:
+        return mvit_from_lists(**file.extra["model"])
+    except TypeError as error:
+        raise WeightsError(
+            f"{file.path}: 'model' in its {CONFIG_IN_FOLDER} holds what this version does not know "
+            f"({error}). Was it written by a newer one? Update slowfast_mvit"
+        ) from error

@@ -51,16 +51,23 @@ def _begins(*signatures: bytes) -> Callable[[bytes, Path], bool]:
     return lambda start, _: start.startswith(signatures)
 
 
-def _holds(*endings: str) -> Callable[[bytes, Path], bool]:
-    """A test for zip archives in which some name ends like this."""
-
-    def test(_: bytes, path: Path) -> bool:
-        if not zipfile.is_zipfile(path):
-            return False
+def _names_in_zip(path: Path) -> list[str] | None:
+    """The names in a zip archive, or None if it is none or damaged."""
+    try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(endings) for name in archive.namelist())
+            return archive.namelist()
+    # Damaged bytes make it raise what their decoding happens to raise.
+    except Exception:
+        return None
 
-    return test
+
+def _is_program(_: bytes, path: Path) -> bool:
+    return any(name.endswith("/constants.pkl") for name in _names_in_zip(path) or ())
+
+
+def _is_other_archive(_: bytes, path: Path) -> bool:
+    names = _names_in_zip(path)
+    return names is not None and not any(name.endswith("/data.pkl") for name in names)
 
 
 def _is_web_page(start: bytes, _: Path) -> bool:
@@ -87,7 +94,7 @@ _MISTAKES = (
         "Run git lfs pull where it was cloned",
     ),
     Mistake(
-        _holds("/constants.pkl"),
+        _is_program,
         "it is a TorchScript program, not weights",
         "Load it with torch.jit.load where you trust it, and save its state_dict() with torch.save",
     ),
@@ -97,7 +104,7 @@ _MISTAKES = (
         _AGAIN,
     ),
     Mistake(
-        lambda start, path: start.startswith(b"PK") and not _holds("/data.pkl")(start, path),
+        _is_other_archive,
         "it is a zip archive of other files",
         _UNPACK,
     ),

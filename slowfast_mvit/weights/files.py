@@ -110,11 +110,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error}). It says what model the weights are of: copy it "
             f"too, or give {WEIGHTS_IN_FOLDER} alone"
         ) from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: expected names and values, found {_described(content)}")
-    if "model" in content:
-        content["model"]["input_size"] = tuple(content["model"]["input_size"])  # JSON has none
-    return content
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("input_size"), list):
+        raise WeightsError(
+            f"{path}: does not say what model the weights are of: 'model' with its 'input_size' is "
+            f"missing. Write the folder again, or give {WEIGHTS_IN_FOLDER} alone"
+        )
+    model["input_size"] = tuple(model["input_size"])  # JSON has none
+    return dict(content)
 
 
 def _unwrap(path: str, content: Any, ema: bool) -> WeightsFile:

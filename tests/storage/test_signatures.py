@@ -86,3 +86,13 @@ def test_safetensors_are_known_by_their_beginning(tmp_path):
 
     assert is_safetensors(path)
     assert not is_safetensors(other)
+
+
+def test_a_damaged_archive_is_no_archive_of_other_files(tmp_path):
+    content = bytearray(zipped())
+    content[content.rindex(b"PK\x01\x02")] ^= 1  # where the names of the members begin
+    path = tmp_path / "weights.pyth"
+    path.write_bytes(content)
+
+    with pytest.raises(WeightsError, match=r"not a readable PyTorch file, or damaged"):
+        read_torch(path)

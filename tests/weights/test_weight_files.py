@@ -162,7 +162,7 @@ def test_a_folder_without_weights_and_one_in_parts_say_what_to_do(tmp_path):
         read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]"], ids=["absent", "cut off", "a list"])
+@pytest.mark.parametrize("content", [None, "{", "[1]", "{}", '{"model": {}}'])
 def test_our_folder_without_a_readable_config_says_so(tmp_path, content):
     save_file(STATE, tmp_path / "model.safetensors", metadata={OUR_KEY: "0.1"})
     if content is not None:
