@@ -38,6 +38,8 @@ def test_a_variant_brings_model_and_clips_of_the_published_one(
     arguments = build.model_arguments(config)
     assert arguments["depth"] == depth and arguments["input_size"] == size
     assert config.data.mean[0] == mean and config.model.num_classes == 2
+    first_block = config.solver.layer_decay**depth  # its share of the head's learning rate
+    assert first_block == pytest.approx(0.01, rel=0.05)
 
 
 @pytest.mark.parametrize(
