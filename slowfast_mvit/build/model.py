@@ -113,19 +113,22 @@ def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> di
     }
 
 
-def model_of_checkpoint(path: str | Path, config_file: str | Path | None = None) -> MViT:
+def model_of_checkpoint(
+    path: str | Path, config_file: str | Path | None = None, *, ema: bool = False
+) -> MViT:
     """A trained model, ready to predict, from a checkpoint or a folder.
 
     Args:
         path: a checkpoint of this project or of PySlowFast, or a folder with ``model.safetensors``
             and ``config.json``, as ``slowfast-mvit weights convert`` writes it.
         config_file: the config it was trained with; None to take what stands in the file.
+        ema: take the moving average of the weights in a checkpoint.
 
     Raises:
         WeightsError: the file cannot be read or does not fit the config.
         ConfigError: the file does not say what model it is and no config is given.
     """
-    file = read_weights(path)
+    file = read_weights(path, ema=ema)
     if config_file is not None:
         model = build_model(load_config(config_file))
     elif "model" in file.extra:
@@ -134,7 +137,7 @@ def model_of_checkpoint(path: str | Path, config_file: str | Path | None = None)
         model = build_model(load_config_text(file.cfg_text, source=f"the config in {path}"))
     else:
         raise ConfigError(f"{path}: holds no config. Name the one it was trained with (--cfg)")
-    load_weights(model, path, head="keep")
+    load_weights(model, path, head="keep", ema=ema)
     model.input_spec = file.extra.get("input_spec") or model.input_spec
     return model.eval()
 

@@ -116,7 +116,10 @@ def _parser() -> argparse.ArgumentParser:
         "predict", help="name what happens in a video", description="Name what happens in a video."
     )
     command.add_argument("video", help="a video file, a folder of frames or an image")
-    command.add_argument("--weights", required=True, help="a checkpoint written by training")
+    command.add_argument(
+        "--weights", required=True, help="a checkpoint, or a folder (weights convert)"
+    )
+    command.add_argument("--ema", action="store_true", help="take the moving average in it")
     command.add_argument("--cfg", help="the config of the weights, if the checkpoint holds none")
     command.add_argument("--top-k", type=int, default=5, help="classes to show (default: 5)")
     command.add_argument("--clips", type=int, default=5, help="clips to look at (default: 5)")
@@ -309,6 +312,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.video,
         weights=arguments.weights,
         config_file=arguments.cfg,
+        ema=arguments.ema,
         top_k=arguments.top_k,
         num_clips=arguments.clips,
     )

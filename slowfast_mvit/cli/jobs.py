@@ -13,12 +13,12 @@ from slowfast_mvit.runtime.log import setup_logging
 
 
 def predict_job(
-    video: str, *, weights: str, config_file: str | None, top_k: int, num_clips: int
+    video: str, *, weights: str, config_file: str | None, ema: bool, top_k: int, num_clips: int
 ) -> None:
     """Print the best classes of one video."""
     setup_logging()
     logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)  # only the answer is wanted
-    model = build.model_of_checkpoint(weights, config_file)
+    model = build.model_of_checkpoint(weights, config_file, ema=ema)
     for prediction in predict(model, video, top_k=top_k, num_clips=num_clips):
         print(f"{100 * prediction.prob:6.2f} %  {prediction.name}")
 

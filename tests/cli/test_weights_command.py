@@ -129,6 +129,22 @@ def test_a_converted_folder_predicts(checkpoint, motion_data, tmp_path, capsys):
     assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()} <= set("abcdefgh")
 
 
+def test_the_moving_average_predicts_on_request(checkpoint, motion_data, tmp_path, capsys):
+    video = str(next((motion_data / "val").glob("*.mp4")))
+    content = torch.load(checkpoint, weights_only=True)
+    average = content["ema_state"]
+    average["head.projection.weight"] = torch.zeros(8, 16)
+    average["head.projection.bias"] = torch.arange(8.0)
+    torch.save(content, tmp_path / "a.pyth")
+    words = ["predict", video, "--weights", str(tmp_path / "a.pyth"), "--top-k", "1"]
+
+    assert main([*words, "--ema"]) == 0
+    averaged = capsys.readouterr().out
+    assert main(words) == 0
+
+    assert averaged == " 63.23 %  h\n" and capsys.readouterr().out != averaged
+
+
 def test_classes_get_names_from_a_file(tiny_config, motion_data, tmp_path, capsys):
     weights, folder = tmp_path / "in.pth", str(tmp_path / "folder")
     torch.save(build.build_model(load_config(tiny_config)).state_dict(), weights)
