@@ -91,6 +91,11 @@ def decide(name: str, value: Tensor | None, own: Tensor, terms: Terms) -> Fate:
     return Fate(group, fitted, "" if group == "loaded" else change)
 
 
+def why_of_no_image(name: str) -> str | None:
+    """Why a video model's parameter has no place in an image model, or None if it has."""
+    return "an image has no time" if _OF_TIME.fullmatch(name) else None
+
+
 def _decide_head(value: Tensor | None, own: Tensor, terms: Terms) -> Fate:
     if terms.head == "new":
         return Fate("initialised", detail="a new head")
@@ -121,8 +126,9 @@ def _fit(name: str, value: Tensor, shape: torch.Size, terms: Terms) -> tuple[str
     """Bring a value into the model's shape: the report's list for it, and the value or None."""
     if _KERNEL.fullmatch(name):
         fitted = sizes.fit_kernel(value, shape, terms.inflate)
-        same_values = fitted is not None and fitted.numel() == value.numel()
-        return ("loaded" if same_values else "inflated"), fitted
+        if fitted is None or fitted.numel() == value.numel():
+            return "loaded", fitted
+        return ("inflated" if fitted.numel() > value.numel() else "resized"), fitted
     if value.ndim != len(shape) or value.shape[-1] != shape[-1]:
         return "missing", None
     if _TABLE.fullmatch(name):

@@ -9,6 +9,9 @@ A convolution of an image model becomes one over time in one of three ways (``IN
     repeat    the filter in every frame, undivided: responses grow with the number of frames
               (PySlowFast's TRAIN.CHECKPOINT_IN_INIT)
 
+The other way round, a video model's convolution becomes an image's by summing over its frames: what
+it does to a still clip away from its ends (as PySlowFast's CHECKPOINT_IN_INIT).
+
 Position tables are resampled: those of relative positions along their rows, absolute positions on
 their grid, as a model does for pixels of another size than it was trained on.
 
@@ -69,8 +72,8 @@ def fit_kernel(kernel: Tensor, shape: torch.Size, inflate: Inflation) -> Tensor 
         inflate: a value of ``INFLATIONS``; used only if one frame has to become several.
 
     Returns:
-        The weight in that shape, or None where more than the length in time differs, or a kernel
-        over several frames would have to change its length.
+        The weight in that shape, summed over time where one frame is wanted; or None where more
+        than the length in time differs, or several frames would have to become others.
     """
     kernel = with_time(kernel)
     wanted = shape if len(shape) == 5 else (*shape[:2], 1, *shape[2:])
@@ -78,11 +81,13 @@ def fit_kernel(kernel: Tensor, shape: torch.Size, inflate: Inflation) -> Tensor 
         *wanted[:2],
         *wanted[3:],
     )
-    if not same_but_for_time or kernel.shape[2] not in (1, wanted[2]):
+    if not same_but_for_time:
         return None
-    if kernel.shape[2] != wanted[2]:
-        kernel = inflate(kernel, wanted[2])
-    return kernel.reshape(shape)
+    if kernel.shape[2] == wanted[2]:
+        return kernel.reshape(shape)
+    if wanted[2] == 1:
+        return kernel.sum(dim=2).reshape(shape)
+    return inflate(kernel, wanted[2]) if kernel.shape[2] == 1 else None
 
 
 def resize_table(table: Tensor, num_rows: int) -> Tensor:

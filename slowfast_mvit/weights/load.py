@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from slowfast_mvit.errors import ConfigError, WeightsError, pick
 from slowfast_mvit.kernels import THW
 from slowfast_mvit.weights import inflate as sizes
-from slowfast_mvit.weights.fates import HEADS, Fate, Terms, decide
+from slowfast_mvit.weights.fates import HEADS, Fate, Terms, decide, why_of_no_image
 from slowfast_mvit.weights.files import WeightsFile, read_weights
 from slowfast_mvit.weights.grids import told_grid
 from slowfast_mvit.weights.names import strip_wrappers, to_ours, what_differs, why_left_out
@@ -177,7 +177,9 @@ def _account(
         groups.setdefault(fate.group, []).append(name)
     for name, value in state.items():
         if name not in fates:
-            reason = why_left_out(source, name)
+            reason = why_left_out(source, name) or (
+                why_of_no_image(name) if _is_from_image(own, state) else None
+            )
             groups.setdefault("dropped" if reason else "unexpected", []).append(name)
             details[name] = reason or what_differs(source, name) or f"{tuple(value.shape)}"
         elif name.startswith("head.") and fates[name].group == "initialised":

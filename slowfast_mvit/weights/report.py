@@ -14,7 +14,7 @@ _UNTOLD = {"dropped": ("head.projection.weight", "head.projection.bias")}
 # What is said about each list, in the order of the table.
 _MEANINGS = {
     "loaded": "as in the file",
-    "resized": "resampled to the model's size",
+    "resized": "brought to the model's size",
     "inflated": "from two dimensions to three",
     "initialised": "anew, on purpose",
     "dropped": "in the file, left out on purpose",
@@ -37,7 +37,7 @@ class LoadReport:
         filled: share of the backbone's values that come from the file, 0 to 1.
         epoch: 0-based epoch of the file if it is a training checkpoint, with an optimizer's state.
         loaded: same values, perhaps with axes of length one more or fewer.
-        resized: position tables, resampled.
+        resized: position tables, resampled; a video's filters, summed over time for an image.
         inflated: convolutions of an image model that became convolutions over time.
         initialised: not in the file for a reason: a new head, time in an image's weights.
         dropped: the file's old head, and what only other uses of the network have (a detector's

@@ -22,7 +22,8 @@ from slowfast_mvit.kernels import depthwise_pool
 from slowfast_mvit.models import create_model, mvit_from_lists, variant_lists
 from slowfast_mvit.weights import load_weights
 
-IMAGE_TRUNK = {"patch_kernel": (7, 7), "patch_stride": (4, 4), "patch_padding": (3, 3)}
+FOR_IMAGES = {"patch_kernel": (7, 7), "patch_stride": (4, 4), "patch_padding": (3, 3)}
+FOR_IMAGES |= {"pool_kvq_kernel": (1, 3, 3), "rel_pos_temporal": False}
 SMALL = {"embed_dim": 16, "depth": 3, "dim_mul": [(1, 2)], "head_mul": [(1, 2)]}
 SMALL["pool_q_stride"] = [(0, 1, 1, 1), (1, 1, 2, 2), (2, 1, 1, 1)]
 
@@ -36,9 +37,7 @@ def moving_s(num_frames: int, **changes) -> nn.Module:
 
 def still_s(**changes) -> nn.Module:
     """MViTv2-S for images, with weights everywhere."""
-    lists = variant_lists("S", first_stride_kv=(1, 4, 4), kernel=(1, 3, 3))
-    trunk = {**IMAGE_TRUNK, "rel_pos_temporal": False}
-    return with_noise(moving_s(1, **(lists | trunk | changes)))
+    return with_noise(moving_s(1, **(FOR_IMAGES | changes)))
 
 
 @torch.no_grad()
@@ -123,6 +122,25 @@ def test_a_class_token_is_exact_only_where_it_meets_as_many_patches(num_frames, 
 
     difference = moving(still_clip(pixels, num_frames)) - still(pixels)
     assert (difference.abs().max() < 1e-9) == is_exact
+
+
+@pytest.mark.parametrize("inflate", ["center", "mean"])
+def test_an_image_model_gets_its_weights_back_from_the_video_model(inflate):
+    still, moving, again = (
+        still_s(**SMALL),
+        moving_s(8, **SMALL),
+        moving_s(1, **FOR_IMAGES, **SMALL),
+    )
+    load_weights(moving, still.state_dict(), inflate=inflate)
+
+    report = load_weights(again, moving.state_dict(), head="keep")
+
+    for name, value in still.state_dict().items():
+        close(again.state_dict()[name], value)
+    assert len(report.resized) == 1 + 3 * 3  # the patches, and three poolings in three blocks
+    assert report.dropped == tuple(f"blocks.{block}.attn.rel_pos_t" for block in range(3))
+    assert report.details[report.dropped[0]] == "an image has no time"
+    assert not report.missing and not report.unexpected
 
 
 # The shipped S, layer by layer
