@@ -39,8 +39,8 @@ def to_timm(state: Mapping[str, Tensor], where: str = "(a state dict)") -> dict[
     Raises:
         WeightsError: if the model is for clips.
     """
-    _require(not anatomy_of(state).is_video, where, "timm has MViTv2 for images only")
     anatomy = anatomy_of(state)
+    _require(not anatomy.is_video, where, "timm has MViTv2 for images only")
     starts = (0, *anatomy.stage_starts)
 
     def rename(name: str) -> str:
