@@ -123,6 +123,26 @@ def test_a_full_crop_test_sees_the_whole_images(trained, monkeypatch, tmp_path):
     assert status == 0 and top1(tmp_path) > 60
 
 
+@pytest.mark.parametrize("kind", ["imagenet", "csv"])
+def test_lists_of_images_give_what_their_folders_give(trained, kind, monkeypatch, tmp_path):
+    images = [
+        (f"val/{shape}/{number}.png", label)
+        for label, shape in enumerate(SHAPES)
+        for number in range(10)
+    ]
+    entries = [{"im_path": path, "class": label} for path, label in images]
+    (tmp_path / "val.json").write_text(json.dumps(entries))
+    (tmp_path / "val.csv").write_text("".join(f"{path} {label}\n" for path, label in images))
+    monkeypatch.chdir(trained)
+    lists = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.PATH_PREFIX", str(trained / "images")]
+    start = ["TEST.CHECKPOINT_FILE_PATH", str(weights(trained)), "OUTPUT_DIR", str(tmp_path)]
+
+    status = main(["test", "--cfg", "images.yaml", "TEST.DATASET", kind, *lists, *start])
+
+    assert status == 0
+    assert top1(tmp_path) == top1(trained / "still")
+
+
 def test_the_checkpoint_alone_names_the_shape_in_an_image(trained):
     model = model_of_checkpoint(weights(trained))
 
