@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import signal
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -46,7 +47,9 @@ class Stopped(Exception):
     """
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}; the same command goes on from here")
+        name = signal.Signals(signal_number).name
+        by = "Ctrl-C" if name == "SIGINT" else name
+        super().__init__(f"stopped by {by}, and saved: the same command goes on from here")
         self.signal_number = signal_number
 
 

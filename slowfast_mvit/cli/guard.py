@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import warnings
@@ -30,13 +31,18 @@ def guarded(run: Callable[[], int | None]) -> int:
     except UserError as error:
         _say(f"{type(error).__name__}: {error}")
         return 2
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (as in ``| head``). Python would complain once
+        # more when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         _say_once("\nInterrupted. The same command goes on from the last checkpoint.")
         return 130
     except RuntimeError as error:
         if not tells_of_lost_rank(error):
             raise  # with several ranks, torch prints the number of the rank before each line
-        _say(f"Another process of this run has ended, and this one with it ({error})")
+        _say("Another process of this run has ended, and this one with it")
         return 1
 
 

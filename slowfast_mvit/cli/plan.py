@@ -43,6 +43,12 @@ def tell_plan(
     logger.info("%s", in_words_processes(config, device))
     logger.info("%s", in_words_batch(config))
     logger.info("%s", in_words_rate(config))
+    if config.num_gpus > 0 and device.type == "cpu":
+        logger.warning(
+            "NUM_GPUS is %d, but torch sees no GPU here (no driver, or a torch built for CPUs?), "
+            "so the CPU does the work. NUM_GPUS 0 asks for that",
+            config.num_gpus,
+        )
     if config.num_gpus > 1 and not is_launched():
         logger.warning(
             "NUM_GPUS is %d, but this process trains alone on one device (%s): all %d videos of "

@@ -236,7 +236,8 @@ def validate(
     finally:
         model.train(was_training)
     mine = torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 3))
-    wait_for_all("validation")  # the parts of the ranks may take very different times to read
+    # The parts of the ranks may take very different times to read.
+    wait_for_all("validation", should_stop)
     parts = gather_objects((mine, failed))
     values = np.concatenate([its_values for its_values, _ in parts])  # in the order of the list
     failed = [video for _, its_failed in parts for video in its_failed]

@@ -31,7 +31,7 @@ from slowfast_mvit.runtime.curves import Curves
 from slowfast_mvit.runtime.distributed import is_main, world_size
 from slowfast_mvit.runtime.log import StatsLog, progress
 from slowfast_mvit.runtime.precision import loss_scaler
-from slowfast_mvit.runtime.sharded_files import remove_unfinished_sharded
+from slowfast_mvit.runtime.sharded_files import remove_sharded_mid_epoch, remove_unfinished_sharded
 from slowfast_mvit.runtime.stopping import StopRequest, stop_requests
 
 logger = logging.getLogger(__name__)
@@ -176,6 +176,7 @@ def train(
         logger.info("top-1 got no better in %d validations: done", settings.early_stopping)
     if is_main():
         remove_mid_epoch(output_dir)
+        remove_sharded_mid_epoch(output_dir)
 
 
 def train_epoch(

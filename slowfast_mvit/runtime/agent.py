@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+from slowfast_mvit.errors import UserError
 
 USER_ERROR = 2
 NOT_MET = 1  # no error of the user's: the first node may have been lost, and come back
@@ -92,6 +95,7 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
     # Else ranks that are started again find the addresses of the dead ones, and eat up restarts.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = SIGNALS
+    _tell_meeting(launch)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -106,6 +110,33 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return NOT_MET
+
+
+def _tell_meeting(launch: Launch) -> None:
+    """Say for whom this node waits, and where; refuse a place that nobody can find.
+
+    Raises:
+        UserError: no machine has that name.
+    """
+    if launch.max_nodes == 1:
+        return
+    host, _, port = launch.endpoint.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise UserError(
+            f"{launch.endpoint}: no machine of that name can be found from here ({error}). Give "
+            "the first node's name or address, as the other nodes know it"
+        ) from error
+    nodes = f"{launch.min_nodes}"
+    if launch.max_nodes > launch.min_nodes:
+        nodes += f" to {launch.max_nodes}"
+    print(
+        f"launch: waiting at {launch.endpoint} for {nodes} nodes, up to {MEETING_LIMIT_S // 60} "
+        "minutes",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _run_to_the_end(agent: _Agent) -> int:

@@ -42,6 +42,7 @@ PLAIN = (str, int, float, bool, type(None))
 WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module"}
 # Keys of an optimizer's groups that the config does not set: a GPU has its step done in one kernel.
 NO_SETTINGS = {"params", "lr", "fused"}
+NUM_MISFITS_SHOWN = 4  # of the parameters of a checkpoint that is not this model's
 # What each optimizer of torch remembers of a parameter, and so must find in a checkpoint.
 REMEMBERED = {
     "SGD": {"momentum_buffer"},
@@ -256,8 +257,13 @@ def _load_model(path: str | Path, saved: Mapping[str, Tensor], model: nn.Module)
         fill_module(model, {own_names.get(name, name): t for name, t in saved.items()})
     except RuntimeError as error:
         problems = [line.strip() for line in str(error).splitlines()[1:]]
+        more = len(problems) - NUM_MISFITS_SHOWN
+        shown = problems[:NUM_MISFITS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
         raise WeightsError(
-            in_one_message(f"{path}: does not fit this model, no run can go on from it", problems)
+            f"{path}: does not fit this model, no run can go on from it\n"
+            + "\n".join(f"  {line}" for line in shown)
+            + "\nThe file keeps the config that it was trained with (slowfast-mvit weights inspect "
+            "shows what it holds). For another model choose another OUTPUT_DIR"
         ) from error
 
 

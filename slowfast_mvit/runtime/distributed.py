@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 # Longer than any step, shorter than a night: how long a collective waits for a rank that is silent.
 COLLECTIVE_LIMIT = datetime.timedelta(minutes=10)
-_NO_LIMIT = datetime.timedelta(days=20)  # milliseconds in 31 bits: stores cannot wait longer
+LONGEST_PAUSE_S = 0.5  # between two looks whether all ranks are there
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
@@ -214,7 +215,7 @@ def require_agreement(facts: Mapping[str, str]) -> None:
                 )
 
 
-def wait_for_all(what: str) -> None:
+def wait_for_all(what: str, should_stop: Callable[[], None] | None = None) -> None:
     """Wait until every rank has come here, as long as it takes.
 
     For what one rank does alone and may take longer than a collective waits, such as writing a
@@ -222,6 +223,8 @@ def wait_for_all(what: str) -> None:
 
     Args:
         what: all ranks wait for, in words; the same on each rank.
+        should_stop: called now and then; ends the wait by raising something. A rank that has been
+            asked to stop must not wait for one that is gone.
     """
     if world_size() == 1:
         return
@@ -231,7 +234,12 @@ def wait_for_all(what: str) -> None:
     meeting = f"{key} {(arrivals - 1) // world_size()}"
     if arrivals % world_size() == 0:
         store.set(meeting, "all here")
-    store.wait([meeting], _NO_LIMIT)
+    pause_s = 0.01  # asking, unlike a wait of the store's own, lets Python note signals
+    while not store.check([meeting]):
+        if should_stop is not None:
+            should_stop()
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _several() -> bool:

@@ -106,7 +106,9 @@ def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
 def tells_of_lost_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone, whose own words say why."""
     text = str(error)
-    return "gloo/transport" in text and any(sign in text for sign in _SIGNS_OF_LOSS)
+    # By gloo, when they compute; by the store, when one waits for the other.
+    speaks = "gloo/transport" in text or type(error).__name__ == "DistNetworkError"
+    return speaks and any(sign in text for sign in _SIGNS_OF_LOSS)
 
 
 def die_with_agent(environment: Mapping[str, str] = os.environ) -> None:

@@ -85,7 +85,7 @@ def save_sharded(
 ) -> Path:
     """Write a checkpoint so that a crash leaves either all of it or nothing; all processes call it.
 
-    The two newest are kept.
+    Those after an epoch are kept, of those inside epochs the two newest.
 
     Args:
         output_dir: ``OUTPUT_DIR`` of the run, a folder that all processes share.

@@ -6,8 +6,8 @@
         plain.pyth                                 everything that is no tensor
         manifest.json                              length and SHA-256 of all of the above
 
-A folder gets its name when it is complete. Only the two newest are kept. No name holds the word
-"checkpoint": PySlowFast would resume from it.
+A folder gets its name when it is complete. Of those inside epochs the two newest are kept. No name
+holds the word "checkpoint": PySlowFast would resume from it.
 """
 
 from __future__ import annotations
@@ -98,11 +98,25 @@ def remove_unfinished_sharded(output_dir: str | Path) -> None:
 
 
 def prune_sharded(output_dir: str | Path, newest: Position) -> None:
-    """Delete all but the two furthest on up to ``newest``; others belong to another run."""
-    folders = sharded_newest_first(output_dir)
+    """Of those inside epochs delete all but the two furthest on up to ``newest``.
+
+    Those after an epoch are kept; those beyond belong to another run.
+    """
+    folders = _inside_epochs(output_dir)
     passed = [folder for folder in folders if sharded_position(folder) <= newest]
     for folder in passed[NUM_KEPT:]:
         remove_sharded(folder)
+
+
+def remove_sharded_mid_epoch(output_dir: str | Path) -> None:
+    """Delete those inside epochs, once the run is at its end."""
+    for folder in _inside_epochs(output_dir):
+        remove_sharded(folder)
+
+
+def _inside_epochs(output_dir: str | Path) -> list[Path]:
+    folders = sharded_newest_first(output_dir)
+    return [folder for folder in folders if sharded_position(folder).step]
 
 
 def remove_sharded(folder: Path) -> None:
@@ -152,6 +166,11 @@ def read_manifest(folder: str | Path) -> dict[str, FileFacts]:
         WeightsError: there is no manifest, or it is none.
     """
     path = Path(folder) / MANIFEST
+    if not Path(folder).is_dir():
+        beside = [other.name for other in sharded_newest_first(Path(folder).parent.parent)]
+        raise WeightsError(
+            f"{folder}: no such folder. There are: {', '.join(beside) or 'no sharded checkpoints'}"
+        )
     if not path.is_file():
         raise WeightsError(
             f"{folder}: no sharded checkpoint, it has no {MANIFEST}. "

@@ -103,3 +103,24 @@ def test_an_error_on_one_rank_ends_the_others_and_is_raised_here():
     assert "in fail_on" in str(caught.value.__cause__)
     with pytest.raises(RankFailed, match="rank 1 ended without a result"):
         run_ranks(die_on, 2, 1)
+
+
+def wait_until_asked_to_stop():
+    """Rank 0 waits for a rank that is busy, and is asked to stop while it does."""
+    asked = []
+
+    def stop():
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyError("asked to stop")
+
+    if rank() == 0:
+        try:
+            wait_for_all("a rank that is busy", stop)
+        except KeyError:
+            return "stopped"
+    return "busy"
+
+
+def test_a_wait_ends_when_its_rank_is_asked_to_stop():
+    assert run_ranks(wait_until_asked_to_stop, 2) == ["stopped", "busy"]

@@ -27,7 +27,12 @@ from slowfast_mvit.runtime.sharded import (
     sharded_position,
     unshard,
 )
-from slowfast_mvit.runtime.sharded_files import file_facts, read_manifest, write_manifest
+from slowfast_mvit.runtime.sharded_files import (
+    file_facts,
+    read_manifest,
+    remove_sharded_mid_epoch,
+    write_manifest,
+)
 from slowfast_mvit.storage import output_folder
 
 EXTRA = {"seed": 3, "input_spec": {"mean": [0.45], "size": (4, 32, 32)}, "nothing": None}
@@ -148,18 +153,37 @@ def test_one_process_without_a_group_writes_and_reads_too(tmp_path):
     assert unshard(folder) == checkpoint_path(tmp_path, 3)
 
 
-def test_the_two_newest_are_kept_and_leftovers_go(tmp_path):
+def test_those_of_epochs_are_kept_and_inside_epochs_the_two_newest(tmp_path):
     for epoch, step in ((-1, 10), (0, 0), (0, 7)):
         save_alone(tmp_path, epoch, step)
     (tmp_path / "sharded" / ".tmp-epoch_00001_step_00009").mkdir()
-    beyond = save_alone(tmp_path, 8)
+    beyond = save_alone(tmp_path, 8, 3)
 
     save_alone(tmp_path, 1)
+    save_alone(tmp_path, 1, 5)
 
     names = [folder.name for folder in sharded_newest_first(tmp_path)]
-    assert names == [beyond.name, "epoch_00002_step_00000", "epoch_00001_step_00007"]
-    assert len(list((tmp_path / "sharded").iterdir())) == 3
-    assert sharded_position(beyond) == Position(9, 0)
+    assert names == [
+        beyond.name,
+        "epoch_00002_step_00005",
+        "epoch_00002_step_00000",
+        "epoch_00001_step_00007",
+        "epoch_00001_step_00000",
+    ]
+    assert len(list((tmp_path / "sharded").iterdir())) == 5
+    assert sharded_position(beyond) == Position(9, 3)
+
+    remove_sharded_mid_epoch(tmp_path)
+
+    names = [folder.name for folder in sharded_newest_first(tmp_path)]
+    assert names == ["epoch_00002_step_00000", "epoch_00001_step_00000"]
+
+
+def test_a_folder_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    there = save_alone(tmp_path, 1)
+
+    with pytest.raises(WeightsError, match=f"no such folder. There are: {there.name}"):
+        unshard(tmp_path / "sharded" / "epoch_00003_step_00000")
 
 
 def test_a_remote_output_folder_gets_what_is_complete(shelf):
