@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slowfast_mvit.config import Config
 from slowfast_mvit.data import catalog
+from slowfast_mvit.data.augment.affine import GREY
 from slowfast_mvit.data.decode import working_reader
 from slowfast_mvit.data.eval_videos import EvalVideos, read_views
 from slowfast_mvit.data.lists import VideoList
@@ -126,7 +127,8 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
 
 def _train_transform(config: Config) -> TrainTransform:
     """The augmentation of clips, or of images: then, where a file says nothing else, timm's way,
-    which is PySlowFast's for ImageNet: a random resized crop, and RandAugment after it."""
+    which is PySlowFast's for ImageNet: a random resized crop, then RandAugment, which lets the mean
+    colour in where clips have grey."""
     data, aug, images = config.data, config.aug, config.mvit.patch_2d
     timms_order = images and not config.is_set("AUG.AA_METHOD")
     return TrainTransform(
@@ -141,7 +143,13 @@ def _train_transform(config: Config) -> TrainTransform:
         method="crop_first" if timms_order else aug.aa_method,
         colour_jitter=(aug.color_jitter or 0.0) if aug.enable else 0.0,
         resizing="image" if images else "clip",
+        fill=_mean_colour(config) if images else GREY,
     )
+
+
+def _mean_colour(config: Config) -> tuple[int, int, int]:
+    red, green, blue = (min(255, round(255 * mean)) for mean in channel_statistics(config)[0])
+    return red, green, blue
 
 
 def videos_per_process(config: Config) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.data.augment import exact, fused
-from slowfast_mvit.data.augment.affine import KERNELS, Window
+from slowfast_mvit.data.augment.affine import GREY, KERNELS, Window
 from slowfast_mvit.data.augment.colour_jitter import ColourJitter
 from slowfast_mvit.data.augment.crops import (
     Cut,
@@ -44,11 +44,13 @@ class ViewDraws:
         steps: the operations of RandAugment.
         cut: the crop.
         flip: whether the view is mirrored.
+        fill: the colour that RandAugment lets in from outside the picture: not drawn.
     """
 
     steps: tuple[Step, ...]
     cut: Cut
     flip: bool
+    fill: tuple[int, int, int] = GREY
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class TrainTransform:
         colour_jitter: spread of brightness, contrast and saturation where there is no RandAugment;
             0 for none.
         resizing: "clip", or "image" (see ``augment/crops.py``): this needs ``area_range``.
+        fill: R, G and B, 0 to 255, that RandAugment lets in from outside the picture.
 
     Raises:
         ConfigError: when these cannot be met.
@@ -86,6 +89,7 @@ class TrainTransform:
     method: str = "exact"
     colour_jitter: float = 0.0
     resizing: str = "clip"
+    fill: tuple[int, int, int] = GREY
     _augment: RandAugment | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -121,7 +125,8 @@ class TrainTransform:
             cut = draw_resized_cut(size, self.area_range, self.aspect_range, rng, self.resizing)
         else:
             cut = draw_random_cut(size, self.crop_px, self.scales_px, self.inverse_scales, rng)
-        return ViewDraws(steps, cut, flip=bool(self.flip and rng.random() < 0.5))
+        flip = bool(self.flip and rng.random() < 0.5)
+        return ViewDraws(steps, cut, flip, self.fill)
 
 
 # The methods: frames (T, H, W, 3), draws, interpolation, and the view (T, S, S, 3) to write
@@ -131,7 +136,7 @@ def _exactly(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames)
     """RandAugment on the frames, then crop, resize and flip: the order of PySlowFast."""
     size = frames.shape[1:3]
     box = draws.cut.source_box(size)
-    part = exact.on_a_part(frames, draws.steps, interpolation, box)
+    part = exact.on_a_part(frames, draws.steps, interpolation, box, draws.fill)
     cropped = cut_out(Window(part, box, size), draws.cut, view.shape[1])
     view[:] = cropped[:, :, ::-1] if draws.flip else cropped
 
@@ -139,7 +144,7 @@ def _exactly(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames)
 def _crop_first(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames) -> None:
     """Crop, resize and flip, then RandAugment on the view: the order of timm."""
     cropped = np.ascontiguousarray(_cut_from_all(frames, draws, view.shape[1]))
-    view[:] = exact.on_whole_frames(cropped, draws.steps, interpolation)
+    view[:] = exact.on_whole_frames(cropped, draws.steps, interpolation, draws.fill)
 
 
 def _fused(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames) -> None:

@@ -11,8 +11,10 @@ from torchvision.transforms.v2 import functional as F
 from slowfast_mvit.build import build_objective
 from slowfast_mvit.build.data import build_train_loader, build_val_loader, view_plan
 from slowfast_mvit.config import load_config
+from slowfast_mvit.data.augment.crops import Cut
+from slowfast_mvit.data.augment.operations import Step
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.transforms import TrainTransform, eval_views
+from slowfast_mvit.data.transforms import METHODS, TrainTransform, ViewDraws, eval_views
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.structures import ViewPlan
 
@@ -89,6 +91,31 @@ def test_a_training_crop_is_cut_out_resized_and_mirrored_as_torchvision_does(met
     assert torch.equal(view, as_pixels(F.hflip(theirs) if draws.flip else theirs))
 
 
+@pytest.mark.parametrize("method", ["exact", "crop_first"])
+def test_the_mean_colour_comes_in_where_a_picture_is_shifted(method):
+    fill = (124, 116, 104)
+    pixels = torch.from_numpy(picture(40, 40))[None].expand(2, -1, -1, -1).numpy()
+    draws = ViewDraws(
+        steps=(Step("TranslateXRel", 0.25),),  # what is at x comes from x + 10
+        cut=Cut((40, 40), (0, 0, 40, 40), "image"),
+        flip=False,
+        fill=fill,
+    )
+    view = np.empty((2, 40, 40, 3), dtype=np.uint8)
+
+    METHODS[method](pixels, draws, "bicubic", view)
+
+    theirs = Image.fromarray(pixels[0]).transform(
+        (40, 40),
+        Image.Transform.AFFINE,
+        (1, 0, 10, 0, 1, 0),
+        Image.Resampling.BICUBIC,
+        fillcolor=fill,
+    )
+    assert (view[:, :, 30:] == fill).all()
+    assert np.array_equal(view[0], np.array(theirs)) and np.array_equal(view[1], view[0])
+
+
 def test_pixels_of_images_cannot_come_from_the_bilinear_method():
     with pytest.raises(ConfigError, match=r"AUG.AA_METHOD 'fused' .*'crop_first'"):
         TrainTransform(
@@ -149,6 +176,7 @@ def test_training_does_as_timm_where_the_file_says_nothing_else(one_image):
     assert transform.area_range == (0.08, 1.0) and transform.aspect_range == (3 / 4, 4 / 3)
     assert transform.method == "crop_first" and transform.resizing == "image"
     assert transform.randaugment == "rand-m9-n6-mstd0.5-inc1"
+    assert transform.fill == (124, 116, 104)  # 255 times the mean of ImageNet
 
 
 def test_a_batch_of_the_recipe_is_augmented_mixed_and_normalised(tmp_path):

@@ -19,6 +19,7 @@ from torch import Tensor
 from slowfast_mvit.data.augment.operations import Affine, Frames
 
 FILL = 128  # grey that comes in from outside the picture
+GREY = (FILL, FILL, FILL)
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Grid = npt.NDArray[np.float64]
@@ -38,15 +39,17 @@ class Window:
         pixels: (T, h, w, 3) uint8.
         box: where the part lies in the picture.
         size: height and width of the picture.
+        fill: R, G and B of what comes in from outside the picture.
     """
 
     pixels: Frames
     box: Box
     size: tuple[int, int]
+    fill: tuple[int, int, int] = GREY
 
 
 def resample(window: Window, matrix: Affine, box: Box, interpolation: str) -> Window:
-    """The part ``box`` of the picture that ``matrix`` makes; grey where it fetches from outside.
+    """The part ``box`` of the picture that ``matrix`` makes; ``fill`` where it comes from outside.
 
     Neighbours beyond the edge of the picture repeat the edge.
 
@@ -59,7 +62,7 @@ def resample(window: Window, matrix: Affine, box: Box, interpolation: str) -> Wi
     from_x, from_y = coordinates(matrix, box)
     outside = outside_picture(from_x, from_y, window.size)
     pixels = fetch(window, from_x, from_y, interpolation, outside if outside.any() else None)
-    return Window(pixels.reshape(-1, *box[2:], 3), box, window.size)
+    return replace(window, pixels=pixels.reshape(-1, *box[2:], 3), box=box)
 
 
 def coordinates(matrix: Affine, box: Box) -> tuple[Grid, Grid]:
@@ -103,7 +106,7 @@ def fetch(
 ) -> Frames:
     """The pixels at (N,) coordinates in the picture: (T, 1, N, 3) uint8.
 
-    Those ``outside`` are grey; without it, what is outside gives anything.
+    Those ``outside`` are the window's ``fill``; without it, what is outside gives anything.
     """
     _, _, height, width = window.box
     count = max(1, _PIXELS_AT_ONCE // (height * width))
@@ -127,7 +130,7 @@ def _fetch_portion(
         fetched = F.embedding_bag(neighbours, table, mode="sum", per_sample_weights=weights)
         pixels[some] = fetched.add_(_JUST_BELOW).clamp_(0, 255).numpy()
     if outside is not None:
-        pixels[outside] = FILL
+        pixels[outside] = (*window.fill, 0) * len(window.pixels)  # the fourth byte is anything
     return _frame_by_frame(pixels)
 
 

@@ -8,11 +8,12 @@ that fetch pixels from elsewhere or take statistics.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from slowfast_mvit.data.augment import operations
-from slowfast_mvit.data.augment.affine import Box, Window, fetched_box, resample
+from slowfast_mvit.data.augment.affine import GREY, Box, Window, fetched_box, resample
 from slowfast_mvit.data.augment.operations import (
     KINDS,
     Colour,
@@ -26,24 +27,35 @@ from slowfast_mvit.data.augment.operations import (
 )
 
 
-def on_whole_frames(frames: Frames, steps: Sequence[Step], interpolation: str) -> Frames:
-    """All steps on all pixels: (T, H, W, 3) uint8 -> the same."""
+def on_whole_frames(
+    frames: Frames,
+    steps: Sequence[Step],
+    interpolation: str,
+    fill: tuple[int, int, int] = GREY,
+) -> Frames:
+    """All steps on all pixels: (T, H, W, 3) uint8 -> the same; ``fill`` comes in from outside."""
     size = frames.shape[1:3]
     whole = (0, 0, *size)
-    window = Window(frames, whole, size)
+    window = Window(frames, whole, size, fill)
     for step in steps:
         window = _done(window, step, whole, interpolation)
     return window.pixels
 
 
-def on_a_part(frames: Frames, steps: Sequence[Step], interpolation: str, box: Box) -> Frames:
+def on_a_part(
+    frames: Frames,
+    steps: Sequence[Step],
+    interpolation: str,
+    box: Box,
+    fill: tuple[int, int, int] = GREY,
+) -> Frames:
     """The pixels of ``box`` after all steps: (T, H, W, 3) -> (T, h, w, 3) uint8."""
     size = frames.shape[1:3]
     boxes = [box]
     for step in reversed(steps):
         boxes.append(_box_before(step, boxes[-1], size, interpolation))
     boxes.reverse()
-    window = Window(_part(frames, boxes[0]), boxes[0], size)
+    window = Window(_part(frames, boxes[0]), boxes[0], size, fill)
     for step, after in zip(steps, boxes[1:], strict=True):
         window = _done(window, step, after, interpolation)
     return window.pixels
@@ -83,7 +95,7 @@ def _done(window: Window, step: Step, after: Box, interpolation: str) -> Window:
             # An edge of the window that is no edge of the picture comes out wrong: it is cut off.
             pixels = operations.sharpness(window.pixels, argument)
             pixels = _part(pixels, _within(after, window.box))
-    return Window(pixels, after, window.size)
+    return replace(window, pixels=pixels, box=after)
 
 
 def _grown(box: Box, size: tuple[int, int]) -> Box:
