@@ -11,6 +11,11 @@ from slowfast_mvit.cli.braille import LABEL_WIDTH, chart
 from slowfast_mvit.runtime.curves import share_waiting
 from slowfast_mvit.runtime.log import done_of, duration, printable
 
+# What the last line of the log says of a run that has come to an end before its last epoch.
+ENDS = {
+    "the same command goes on from here": "stopped, and saved",
+    "validations: done": "finished early: it got no better",
+}
 LEAST_SILENCE_S = 120.0  # a validation or a checkpoint may take that long
 SILENT_WINDOWS = 5
 LEAST_WIDTH, LEAST_HEIGHT = 40, 8
@@ -151,6 +156,9 @@ def _state(run: RunNumbers, folder: Folder, width: int, braille: bool) -> list[l
 def _activity(run: RunNumbers, folder: Folder) -> str:
     if run.is_done:
         return "finished"
+    for said, activity in ENDS.items():
+        if said in folder.last_line:
+            return activity
     if folder.silent_s > max(LEAST_SILENCE_S, SILENT_WINDOWS * run.window_s):
         return f"SILENT for {ago(folder.silent_s)}"
     return f"running, told {ago(folder.silent_s)} ago"

@@ -26,7 +26,8 @@ def guarded(run: Callable[[], int | None]) -> int:
     try:
         return run() or 0
     except Stopped as stop:
-        _say_once(str(stop))
+        if not stop.is_told:
+            _say_once(str(stop))
         return 128 + stop.signal_number
     except UserError as error:
         _say(f"{type(error).__name__}: {error}")

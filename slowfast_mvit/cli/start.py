@@ -15,7 +15,7 @@ import torch
 from slowfast_mvit import __version__
 from slowfast_mvit.cli.reporting import CONFIG_FILE
 from slowfast_mvit.config import Config
-from slowfast_mvit.errors import ConfigError, UserError
+from slowfast_mvit.errors import ConfigError, Stopped, UserError
 from slowfast_mvit.runtime.distributed import (
     from_main,
     gather_objects,
@@ -81,7 +81,12 @@ def started(config: Config) -> Iterator[Path]:
                 require_shared_folder(output_dir)
             setup_logging(output_dir)
             _tell_group(device)
-            yield output_dir
+            try:
+                yield output_dir
+            except Stopped as stop:
+                logger.info("%s", stop)
+                stop.is_told = True
+                raise
 
 
 def require_shared_folder(folder: Path) -> None:

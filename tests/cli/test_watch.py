@@ -15,6 +15,7 @@ from slowfast_mvit.cli import main
 from slowfast_mvit.cli.braille import chart
 from slowfast_mvit.cli.frame import Folder, RunNumbers, ago, flow, frame
 from slowfast_mvit.cli.watch import GrowingLog
+from slowfast_mvit.errors import Stopped
 from slowfast_mvit.runtime.log import StatsLog
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -134,6 +135,21 @@ def test_a_finished_run_is_said_to_be_finished():
 
     assert lines[0].endswith("finished")
     assert "100.0 %" in lines[1] and "ETA" not in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("last_line", "said"),
+    [
+        ("INFO top-1 got no better in 2 validations: done", "finished early"),
+        (f"INFO {Stopped(15)}", "stopped, and saved"),
+    ],
+)
+def test_a_run_that_ended_before_its_last_epoch_is_not_called_silent(last_line, said):
+    run = numbers(step_record(2, 10), step_record(2, 20))
+
+    lines = frame(run, Folder("run", 1e6, last_line=last_line), width=80, height=24)
+
+    assert said in lines[0]
 
 
 def test_numbers_that_were_not_finite_leave_gaps():
