@@ -1,5 +1,6 @@
 """What many tests share: a data set of a few synthetic videos and the config of a tiny model."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -8,6 +9,18 @@ from tiny_config import TINY_CONFIG
 
 # Two processes of one thread each are faster than two of two, and sums come out the same each time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def the_log_as_it_was():
+    """A command that ran in this process may have set up the log, or made it quiet."""
+    package = logging.getLogger("slowfast_mvit")
+    level, handlers = package.level, list(package.handlers)
+    yield
+    for handler in set(package.handlers) - set(handlers):
+        handler.close()
+    package.setLevel(level)
+    package.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 import pickle
+import signal
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -74,12 +75,25 @@ def _end(process) -> None:
     process.close()
 
 
+def hear_signals() -> None:
+    """Take signals as a program does that a shell has started.
+
+    A forkserver that was started by a loader's workers blocks those that schedulers send, and so
+    would everything that comes of it.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _run_rank(rank: int, world_size: int, folder: Path, link, function, args) -> None:
     import torch
     from torch import distributed
 
     from slowfast_mvit.runtime.launcher import die_with_agent
 
+    hear_signals()
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

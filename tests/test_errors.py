@@ -2,7 +2,7 @@
 
 import pytest
 
-from slowfast_mvit.errors import ConfigError, UserError, in_one_message, nearest, pick
+from slowfast_mvit.errors import ConfigError, Stopped, UserError, in_one_message, nearest, pick
 
 COLOURS = {"red": 1, "green": 2, "blue": 3}
 
@@ -42,12 +42,20 @@ def test_nearest_ignores_case_and_gives_up_on_nonsense():
 def test_every_error_a_user_can_cause_is_a_value_error():
     from slowfast_mvit import errors
 
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    assert all(
-        issubclass(kind, UserError) and issubclass(kind, ValueError)
-        for kind in kinds
-        if kind.__module__ == errors.__name__ and kind.__name__ != "T"
-    )
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and kind.__module__ == errors.__name__
+    ]
+
+    assert all(issubclass(kind, UserError) for kind in kinds if kind is not errors.Stopped)
+    assert issubclass(UserError, ValueError)
+    assert not issubclass(errors.Stopped, ValueError)  # nobody did anything wrong
+
+
+def test_a_stopped_run_says_by_what():
+    assert str(Stopped(15)).startswith("stopped by SIGTERM, and saved")
+    assert str(Stopped(2)).startswith("stopped by Ctrl-C")
 
 
 def test_problems_are_counted_and_listed():

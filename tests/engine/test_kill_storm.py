@@ -13,7 +13,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from ranks import PRELOADED, RankFailed, run_ranks
+from ranks import PRELOADED, RankFailed, hear_signals, run_ranks
 from tiny_run import (
     CPU,
     NUM_CLASSES,
@@ -125,6 +125,7 @@ def live(output_dir, link, kill_at_call, stop_at, changes):
         if place == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    hear_signals()
     torch.set_num_threads(1)
     if kill_at_call:
         die_at_call(kill_at_call)
