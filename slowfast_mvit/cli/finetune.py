@@ -28,7 +28,7 @@ from slowfast_mvit.data.listing.class_names import folded
 from slowfast_mvit.errors import ConfigError, UserError, in_one_message
 from slowfast_mvit.evaluation.results import load_results
 from slowfast_mvit.runtime.checkpoint import OUR_KEY
-from slowfast_mvit.runtime.checkpoint_files import checkpoint_path, newest_first
+from slowfast_mvit.runtime.checkpoint_files import best_path, checkpoint_path, newest_first
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.storage import is_remote, local_copy, read_torch
 
@@ -246,9 +246,6 @@ def _tell(config: Config) -> None:
         f"  {name:<{width}}  {rate:6.1f} %"
         for name, rate in sorted(result.per_class.items(), key=lambda item: -item[1])
     ]
-    # A run that stopped early has none of the last epoch.
-    last = checkpoint_path("", config.solver.max_epoch - 1)
-    weights = f"{folder}/{last}" if is_remote(folder) else newest_first(folder)[0]
     logger.info(
         "%.1f %% of %d held-out videos are right; by class:\n%s\n"
         "report:  %s/%s\npredict: slowfast-mvit predict VIDEO --weights %s",
@@ -257,5 +254,15 @@ def _tell(config: Config) -> None:
         "\n".join(lines),
         folder,
         REPORT_FILE,
-        weights,
+        _tested_weights(config, folder),
     )
+
+
+def _tested_weights(config: Config, folder: str) -> str:
+    """What ``predict --weights`` needs to give the answers that were tested."""
+    if config.test.weights == "best":
+        return str(best_path(folder))
+    # A run that stopped early has no checkpoint of the last epoch.
+    last = checkpoint_path("", config.solver.max_epoch - 1)
+    newest = f"{folder}/{last}" if is_remote(folder) else newest_first(folder)[0]
+    return f"{newest} --ema" if config.test.weights == "ema" else str(newest)

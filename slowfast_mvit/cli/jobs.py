@@ -8,6 +8,7 @@ from pathlib import Path
 from slowfast_mvit import build
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.synthetic import write_motion_dataset
+from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.prediction import predict
 from slowfast_mvit.runtime.log import setup_logging
 
@@ -19,6 +20,11 @@ def predict_job(
     setup_logging()
     logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)  # only the answer is wanted
     model = build.model_of_checkpoint(weights, config_file, ema=ema)
+    if model.input_spec is None:
+        raise ConfigError(
+            f"{weights}: does not say what frames and pixels it takes. Name the config it was "
+            "trained with, as in --cfg Kinetics/MVITv2_S_16x4.yaml"
+        )
     for prediction in predict(model, video, top_k=top_k, num_clips=num_clips):
         print(f"{100 * prediction.prob:6.2f} %  {prediction.name}")
 

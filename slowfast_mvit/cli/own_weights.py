@@ -62,6 +62,12 @@ def model_of(weights: str, size: str | None) -> Config:
     # Pre-training by masks leaves weights without the last normalisation.
     name = matching_variant(state) or matching_variant(state, ignoring=("norm.",))
     if name not in _CONFIG_OF_MODEL:
+        if name == "mvitv2_l_in1k":
+            raise WeightsError(
+                f"{weights}: by its shapes it is {name}, whose channels grow in the MLP; those of "
+                "the video models grow in the attention, so none can start from it. Take the L of "
+                "ImageNet-21K (mvitv2_l_in21k, timm's mvitv2_large_cls), or another size"
+            )
         found = "of no published model" if name is None else f"{name}, which is in no video model"
         raise WeightsError(
             f"{weights}: holds no config of a video model, and by its shapes it is {found}. "

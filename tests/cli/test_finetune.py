@@ -66,9 +66,19 @@ def test_a_folder_and_a_file_give_a_classifier_with_names(clips, weights, tmp_pa
     assert f"report:  {out}/report.html" in told and (out / "report.html").is_file()
 
 
-def test_the_command_it_ends_with_names_a_class(clips, weights, tmp_path, capsys):
-    finetune(clips, weights, tmp_path, "--epochs", "4", "TRAIN.EARLY_STOPPING", "1")
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        (["TRAIN.EARLY_STOPPING", "1"], ".pyth"),
+        (["TRAIN.EMA_DECAY", "0.5", "TEST.WEIGHTS", "ema"], "_00004.pyth --ema"),
+        (["TEST.WEIGHTS", "best"], "checkpoints/best.pyth"),
+    ],
+    ids=["last", "ema", "best"],
+)
+def test_the_command_it_ends_with_names_a_class(clips, weights, tmp_path, capsys, words, ending):
+    finetune(clips, weights, tmp_path, "--epochs", "4", *words)
     line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(ending)
 
     words = line.partition("slowfast-mvit ")[2].split()
     video = str(next((clips / "turning").iterdir()))

@@ -76,7 +76,7 @@ def test_weights_of_something_something_warn_of_their_sampling(weights, tmp_path
         ("mvitv2_s_16x4", 16, 16, None),
         ("mvitv1_b_32x3", 24, 32, None),
         ("mvitv2_b_in1k", 24, 32, None),
-        ("mvitv2_l_in1k", 0, 0, "mvitv2_l_in1k, which is in no video model"),
+        ("mvitv2_l_in1k", 0, 0, "whose channels grow in the MLP.*Take the L of ImageNet-21K"),
     ],
 )
 def test_weights_without_a_config_tell_their_model_by_their_shapes(

@@ -129,6 +129,18 @@ def test_a_converted_folder_predicts(checkpoint, motion_data, tmp_path, capsys):
     assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()} <= set("abcdefgh")
 
 
+def test_a_folder_that_does_not_say_what_it_takes_asks_for_the_config(
+    image_weights, motion_data, tmp_path, capsys
+):
+    folder = tmp_path / "image"
+    assert main(["weights", "convert", str(image_weights), f"{folder}/"]) == 0
+    video = str(next(motion_data.rglob("*.mp4")))
+
+    assert main(["predict", video, "--weights", str(folder)]) == 2
+
+    assert "does not say what frames and pixels it takes" in capsys.readouterr().err
+
+
 def test_the_moving_average_predicts_on_request(checkpoint, motion_data, tmp_path, capsys):
     video = str(next((motion_data / "val").glob("*.mp4")))
     content = torch.load(checkpoint, weights_only=True)
