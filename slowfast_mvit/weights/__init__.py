@@ -12,9 +12,29 @@ files.py       what is in a file
 report.py      ``LoadReport``: the account
 exports.py     the layouts of other libraries
 folders.py     writing files, and folders that are complete models
+
+The two public names are loaded when they are first used: reading files needs iopath, while the key
+maps in names.py need torch alone.
 """
 
-from slowfast_mvit.weights.load import load_weights
-from slowfast_mvit.weights.report import LoadReport
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slowfast_mvit.weights.load import load_weights
+    from slowfast_mvit.weights.report import LoadReport
 
 __all__ = ["LoadReport", "load_weights"]
+
+_PUBLIC = {
+    "LoadReport": "slowfast_mvit.weights.report",
+    "load_weights": "slowfast_mvit.weights.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
