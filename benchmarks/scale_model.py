@@ -152,7 +152,7 @@ def make_work(given: argparse.Namespace) -> tuple[Work, str]:
     """A GPU's part of a step, and in words where its time comes from."""
     model, config = MODELS[given.model], load_config(KINETICS / MODELS[given.model].config)
     variant = VARIANTS[model.variant]
-    passes = 4 if config.model.act_checkpoint else 3
+    passes = 4 if config.model.act_checkpoint is True else 3
     flops = step_flops(variant.gflops, given.clips_per_gpu, passes)
     if given.step_ms is not None:
         step_s, source = given.step_ms / 1e3, "as given with --step-ms"

@@ -20,6 +20,7 @@ NAMES = {
     int: "a whole number",
     float: "a number",
     str: "text",
+    bool | str: "True, False or text",
 }
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 TRUTH = {"true": True, "false": False}
@@ -142,6 +143,13 @@ def _to_text(value: Any) -> str:
     return quoted if isinstance(quoted, str) else str(value)
 
 
+def _to_switch(value: Any) -> bool | str:
+    try:
+        return _to_bool(value)
+    except ValueError:
+        return _to_text(value)
+
+
 def _to_tuple(value: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
     value = literal(value)
     if value is None or value == "":
@@ -160,6 +168,7 @@ CONVERTERS: dict[Any, Any] = {
     int: _to_int,
     float: _to_float,
     str: _to_text,
+    bool | str: _to_switch,
 }
 
 

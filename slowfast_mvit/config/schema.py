@@ -258,9 +258,11 @@ class Model:
         out_of_scope=("bce", "bce_logit", "contrastive_loss", "mse", "multi_mse"),
     )
     dropout_rate: float = setting(0.5, "Dropout before the classifier.", minimum=0, maximum=1)
-    act_checkpoint: bool = setting(
+    act_checkpoint: bool | str = setting(
         False,
-        "Compute each block again in the backward pass: less memory, more time, equal numbers.",
+        "What is computed again in the backward pass: nothing, all of each block but its linear "
+        "layers (`selective`), or all of each block. Less memory, more time, equal numbers.",
+        choices=(False, True, "selective"),
         decides_numbers=False,
     )
     compile: bool = setting(

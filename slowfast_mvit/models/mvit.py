@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.kernels import THW
 from slowfast_mvit.models.blocks import MultiScaleBlock
+from slowfast_mvit.models.checkpointing import pick_run_block, run_block
 from slowfast_mvit.models.layers import NORM_EPS, Head, PatchEmbed, initialise, with_prefix
 from slowfast_mvit.models.positions import joint_positions, new_embedding, separate_positions
 from slowfast_mvit.models.specs import BlockSpec, block_specs
@@ -127,15 +127,16 @@ class MViT(nn.Module):
         head_init_scale: factor of the classifier's first weights.
         detach_head: no gradients from the classifier to what is below it (linear probing).
         attention: "folded", or "plain", the same function with every score written out.
-        activation_checkpointing: in training, keep only what goes into each block and compute the
-            rest again in the backward pass: less memory for a third more time.
+        activation_checkpointing: what training keeps of each block, and what it computes again in
+            the backward pass: False, "selective" or True, see ``models.checkpointing``.
 
     Attributes:
         input_spec: how pixels have to be made for this model (frames, rate, size, mean, standard
             deviation, class names); None until ``slowfast_mvit.build`` sets it.
 
     Raises:
-        ConfigError: if there are no such absolute positions, or patch sizes differ in length.
+        ConfigError: if there are no such absolute positions or activation checkpointing, or patch
+            sizes differ in length.
 
     Source: the function, the names and the order of the parameters are PySlowFast's, so its weights
     load unchanged. ``tests/models/test_against_pyslowfast.py`` holds outputs and gradients against
@@ -168,7 +169,7 @@ class MViT(nn.Module):
         head_init_scale: float = 1.0,
         detach_head: bool = False,
         attention: str = "folded",
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
     ) -> None:
         super().__init__()
         _check(abs_pos, patch_kernel, patch_stride, patch_padding)
@@ -178,7 +179,7 @@ class MViT(nn.Module):
         self.num_prefix_tokens = int(cls_token)
         self.mean_pooling = mean_pooling
         self.detach_head = detach_head
-        self.activation_checkpointing = activation_checkpointing
+        self.run_block = pick_run_block(activation_checkpointing)
         self.trained_thw = blocks[0].input_thw
 
         dim, dim_last = blocks[0].dim, blocks[-1].dim_out
@@ -236,10 +237,8 @@ class MViT(nn.Module):
         tokens = tokens + self._positions(thw) if self.abs_pos else tokens
         tokens = self.norm_stem(self.dropout(tokens))
         for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                tokens, thw = checkpoint(block, tokens, thw, use_reentrant=False)
-            else:
-                tokens, thw = block(tokens, thw)
+            run = self.run_block if self.training else run_block
+            tokens, thw = run(block, tokens, thw)
         return self._pool_tokens(tokens)
 
     def no_weight_decay_names(self) -> set[str]:
