@@ -34,6 +34,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev runs/demo/report.html
+	$(BIN)/python benchmarks/model.py --quick
 	$(BIN)/python benchmarks/motion.py --quick
 	$(BIN)/python benchmarks/decode.py --quick
 	$(BIN)/python benchmarks/loader.py --quick

@@ -15,27 +15,37 @@ from typing import Any
 import torch
 
 import slowfast_mvit
-from slowfast_mvit.storage import write_text_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def keep_record(
-    benchmark: str, numbers: Mapping[str, Any], folder: Path, *, options: Sequence[str] = ()
+    benchmark: str,
+    numbers: Mapping[str, Any],
+    folder: Path,
+    *,
+    options: Sequence[str] = (),
+    case: str = "",
 ) -> dict[str, Any]:
     """Write ``<benchmark>_<date>.json`` with the figures and the machine, and print it in one line.
+
+    Needs torch alone, as the models do, so that a bare GPU node can run a benchmark.
 
     Args:
         benchmark: name of the script, without its suffix.
         numbers: the figures.
         folder: of the result file.
         options: words of the command line that matter for the figures.
+        case: comes into the file's name, ``<benchmark>_<case>_<date>.json``, where one script has
+            several results a day.
     """
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     command = " ".join(["python", f"benchmarks/{benchmark}.py", *options])
     record = {"benchmark": benchmark, "date": today, "command": command, **numbers}
     record["machine"] = machine()
-    write_text_atomically(folder / f"{benchmark}_{today}.json", json.dumps(record, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ("_".join(word for word in (benchmark, case, today) if word) + ".json")
+    file.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record))
     return record
 
@@ -49,7 +59,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{name: version_of(name) for name in ("av", "numpy")},
+        **{name: version_of(name) for name in ("torchvision", "av", "numpy")},
         "slowfast_mvit": slowfast_mvit.__version__,
     }
 

@@ -1,0 +1,207 @@
+"""The models that benchmarks/model.py compares, each the same function with the same weights.
+
+ours                   as ``create_model`` gives it
+plain                  ours, with every attention score written out (``attention="plain"``)
+torchvision            its ``mvit_v2_s``; B and L are its ``MViT`` with our list of blocks
+ours_compiled, torchvision_compiled     through ``torch.compile``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.video.mvit import MSBlockConfig
+from torchvision.models.video.mvit import MViT as TorchvisionMViT
+
+from benchmarks.operations import arguments_of, specs_of
+from slowfast_mvit.kernels import THW
+from slowfast_mvit.models import mvit_from_lists
+from slowfast_mvit.runtime.precision import autocast
+from slowfast_mvit.weights.names import to_torchvision
+
+CPU = torch.device("cpu")
+SEED = 0
+LEARNING_RATE = 1e-4
+# How far logits may be from torchvision's in float32, as a share of their standard deviation.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is run.
+
+    Attributes:
+        size: a key of ``operations.MODELS``.
+        input_size: pixels (T, H, W).
+        mode: "infer" or "train".
+        precision: "fp32", or "bf16" by autocast, as in training.
+        batch: clips.
+        device: where.
+        checkpointing: keep only what goes into each block, and compute the rest twice.
+    """
+
+    size: str
+    input_size: THW
+    mode: str
+    precision: str
+    batch: int = 1
+    device: torch.device = CPU
+    checkpointing: bool = False
+
+
+def build_ours(case: Case, **changes: Any) -> nn.Module:
+    return mvit_from_lists(
+        **arguments_of(case.size, case.input_size),
+        activation_checkpointing=case.checkpointing,
+        **changes,
+    )
+
+
+def build_plain(case: Case) -> nn.Module:
+    return build_ours(case, attention="plain")
+
+
+def build_torchvision(case: Case) -> nn.Module:
+    """torchvision's model with its own first weights."""
+    arguments = arguments_of(case.size, case.input_size)
+    model = TorchvisionMViT(
+        spatial_size=case.input_size[1:],
+        temporal_size=case.input_size[0],
+        block_setting=[
+            MSBlockConfig(
+                num_heads=spec.num_heads,
+                input_channels=spec.dim,
+                output_channels=spec.dim_out,
+                kernel_q=list(spec.kernel_q or ()),
+                kernel_kv=list(spec.kernel_kv or ()),
+                stride_q=list(spec.stride_q),
+                stride_kv=list(spec.stride_kv),
+            )
+            for spec in specs_of(case.size, case.input_size)
+        ],
+        residual_pool=True,
+        residual_with_cls_embed=False,
+        rel_pos_embed=True,
+        proj_after_attn=True,
+        dropout=arguments["head_dropout"],
+        stochastic_depth_prob=arguments["drop_path"],
+        num_classes=arguments["num_classes"],
+    )
+    return model
+
+
+EAGER: dict[str, Callable[[Case], nn.Module]] = {
+    "ours": build_ours,
+    "plain": build_plain,
+    "torchvision": build_torchvision,
+}
+COMPILED = {"ours_compiled": "ours", "torchvision_compiled": "torchvision"}
+NAMES = (*EAGER, *COMPILED)
+
+
+def build_all(names: Sequence[str], case: Case) -> dict[str, nn.Module]:
+    """These contenders with the same weights, in the mode of the case, on its device."""
+    torch.manual_seed(SEED)
+    weights = build_ours(case).state_dict()
+    return {name: build_one(name, case, weights) for name in names}
+
+
+def build_one(name: str, case: Case, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """One contender, in the mode of the case, on its device.
+
+    Args:
+        name: one of ``NAMES``.
+        case: what it will run.
+        weights: a state dict of ours; None leaves the first weights as they are.
+    """
+    eager = COMPILED.get(name, name)
+    model = EAGER[eager](case)
+    if weights is not None:
+        model.load_state_dict(to_torchvision(weights) if eager == "torchvision" else weights)
+    if case.checkpointing and eager == "torchvision":
+        model.blocks = nn.ModuleList(Checkpointed(block) for block in model.blocks)
+    model = model.to(case.device).train(case.mode == "train")
+    return torch.compile(model) if name in COMPILED else model  # type: ignore[return-value]
+
+
+class Checkpointed(nn.Module):
+    """A block of torchvision's whose insides are computed again in the backward pass."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
+        if not self.training:
+            return self.block(tokens, thw)  # type: ignore[no-any-return]
+        return checkpoint(self.block, tokens, thw, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def random_clips(case: Case) -> tuple[Tensor, Tensor]:
+    """Noise (B, 3, T, H, W) and labels (B,), the same for all."""
+    numbers = torch.Generator().manual_seed(SEED)
+    pixels = torch.randn(case.batch, 3, *case.input_size, generator=numbers)
+    labels = torch.randint(400, (case.batch,), generator=numbers)
+    return pixels.to(case.device), labels.to(case.device)
+
+
+def work_of(model: nn.Module, case: Case) -> Callable[[], object]:
+    """One forward pass, or one step of training, of a model on clips that lie on the device."""
+    pixels, labels = random_clips(case)
+    if case.mode == "infer":
+        return lambda: logits_of(model, pixels, case)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def step() -> None:
+        with autocast(case.device, case.precision):
+            loss = F.cross_entropy(model(pixels), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def logits_of(model: nn.Module, pixels: Tensor, case: Case) -> Tensor:
+    """Without gradients, in the precision of the case."""
+    with torch.inference_mode(), autocast(case.device, case.precision):
+        return model(pixels)  # type: ignore[no-any-return]
+
+
+def differences(models: Mapping[str, nn.Module], case: Case) -> dict[str, float]:
+    """How far the logits of each are from torchvision's in float32, on one clip, in evaluation.
+
+    Returns:
+        The largest difference, as a share of the standard deviation of the logits.
+
+    Raises:
+        RuntimeError: they are so far apart that it is not the same function.
+    """
+    one = replace(case, batch=1)
+    pixels, _ = random_clips(one)
+    were_training = {name: model.training for name, model in models.items()}
+    reference_model = models["torchvision"].eval()
+    reference = logits_of(reference_model, pixels, replace(one, precision="fp32"))
+    apart = {}
+    for name, model in models.items():
+        logits = logits_of(model.eval(), pixels, one).float()
+        apart[name] = float((logits - reference).abs().max() / reference.std())
+        model.train(were_training[name])
+    wrong = [
+        f"{name} by {share:.3g}"
+        for name, share in apart.items()
+        if share > TOLERANCE[case.precision]
+    ]
+    if wrong:
+        raise RuntimeError(
+            f"{case.size}, {case.precision}: logits are not those of torchvision in float32: "
+            f"{', '.join(wrong)} of their standard deviation, at most "
+            f"{TOLERANCE[case.precision]:g} is rounding. Nothing was timed"
+        )
+    return apart
