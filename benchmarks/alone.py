@@ -23,7 +23,14 @@ import torch
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import NAMES, Case, build_one, work_of
+from benchmarks.contenders import (
+    CHECKPOINTING,
+    NAMES,
+    Case,
+    build_one,
+    name_of_checkpointing,
+    work_of,
+)
 from benchmarks.operations import MODELS, MODES
 from benchmarks.rates import DTYPES
 from benchmarks.rounds import measured
@@ -38,7 +45,7 @@ def run_alone(name: str, case: Case, *, num_runs: int = 1) -> dict[str, float]:
     words = [name, "--size", case.size, "--mode", case.mode, "--precision", case.precision]
     words += ["--batch", str(case.batch), "--device", str(case.device), "--runs", str(num_runs)]
     words += ["--input-size", *(str(length) for length in case.input_size)]
-    words += ["--checkpointing"] if case.checkpointing else []
+    words += ["--checkpointing", name_of_checkpointing(case)]
     told = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), *words],
         stdout=subprocess.PIPE,
@@ -84,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--input-size", type=int, nargs=3, required=True, metavar=("T", "H", "W"))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--checkpointing", choices=CHECKPOINTING, default="none")
     parser.add_argument("--runs", type=int, default=1, help="after the first; the best counts")
     given = parser.parse_args(words)
     case = Case(
@@ -94,7 +101,7 @@ def main(words: Sequence[str] | None = None) -> int:
         precision=given.precision,
         batch=given.batch,
         device=torch.device(given.device),
-        checkpointing=given.checkpointing,
+        checkpointing=CHECKPOINTING[given.checkpointing],
     )
     print(json.dumps(measure(given.name, case, given.runs)))
     return 0

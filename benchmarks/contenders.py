@@ -30,6 +30,7 @@ SEED = 0
 LEARNING_RATE = 1e-4
 # How far logits may be from torchvision's in float32, as a share of their standard deviation.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
+CHECKPOINTING: dict[str, bool | str] = {"none": False, "blocks": True, "selective": "selective"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Case:
         precision: "fp32", or "bf16" by autocast, as in training.
         batch: clips.
         device: where.
-        checkpointing: keep only what goes into each block, and compute the rest twice.
+        checkpointing: False; True to keep only what goes into each block, and to compute the rest
+            again in the backward pass; "selective", the form that only ours has.
     """
 
     size: str
@@ -52,7 +54,12 @@ class Case:
     precision: str
     batch: int = 1
     device: torch.device = CPU
-    checkpointing: bool = False
+    checkpointing: bool | str = False
+
+
+def name_of_checkpointing(case: Case) -> str:
+    """The key of ``CHECKPOINTING`` of a case."""
+    return next(name for name, value in CHECKPOINTING.items() if value == case.checkpointing)
 
 
 def build_ours(case: Case, **changes: Any) -> nn.Module:

@@ -19,7 +19,7 @@ small clip (``bf16_input_size``), and their floor is that of the faster of the t
     python benchmarks/model.py                 # about 10 minutes
     python benchmarks/model.py --compile       # and torch.compile, which takes minutes itself
     python benchmarks/model.py --device cuda --precision bf16 --compile
-    python benchmarks/model.py --device cuda --precision bf16 --model L --checkpointing
+    python benchmarks/model.py --device cuda --precision bf16 --model L --checkpointing blocks
 
 On CUDA each contender gets the batch, of powers of two, with which it does most clips a second;
 compiled ones that of the same model not compiled. Memory is compared at the smaller of the batches.
@@ -45,7 +45,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.alone import run_alone
-from benchmarks.contenders import COMPILED, EAGER, Case, build_all, build_one, differences, work_of
+from benchmarks.contenders import (
+    CHECKPOINTING,
+    COMPILED,
+    EAGER,
+    Case,
+    build_all,
+    build_one,
+    differences,
+    work_of,
+)
 from benchmarks.operations import MODELS, MODES, linear_shapes, need, published_input
 from benchmarks.rates import DTYPES, copy_bandwidth, has_bf16, product_rates
 from benchmarks.record import RESULTS, keep_record, version_of
@@ -198,9 +207,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     apart, memory = {}, {}
     for precision in given.precision:
         size = input_size_of(given.model, precision, device)
-        case = Case(
-            given.model, size, "infer", precision, device=device, checkpointing=given.checkpointing
-        )
+        keep = CHECKPOINTING[given.checkpointing]
+        case = Case(given.model, size, "infer", precision, device=device, checkpointing=keep)
         apart[precision] = differences(build_all(names, case), case)
         print(
             f"{precision}: logits apart from torchvision's in fp32 {apart[precision]}", flush=True
@@ -269,7 +277,7 @@ def options_of(given: argparse.Namespace) -> list[str]:
     words += ["--precision", *given.precision] if given.precision != list(DTYPES) else []
     words += ["--batch", str(given.batch)] if given.batch else []
     words += ["--compile"] if given.compile else []
-    words += ["--checkpointing"] if given.checkpointing else []
+    words += ["--checkpointing", given.checkpointing] if given.checkpointing != "none" else []
     return words
 
 
@@ -282,7 +290,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--batch", type=int, help="clips; else 1 on a CPU, tuned on CUDA")
     parser.add_argument("--compile", action="store_true", help="compiled contenders, too")
-    parser.add_argument("--checkpointing", action="store_true", help="compute blocks twice")
+    parser.add_argument(
+        "--checkpointing", choices=CHECKPOINTING, default="none", help="torchvision: whole blocks"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     given = parser.parse_args(words)
     case = "quick" if given.quick else f"{given.model}_{torch.device(given.device).type}"

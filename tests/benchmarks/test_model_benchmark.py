@@ -103,7 +103,7 @@ def first_weights(built):
     return next(iter(built.parameters())).detach()
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", contenders.CHECKPOINTING.values())
 def test_contenders_agree_and_train(checkpointing):
     case = replace(TINY, checkpointing=checkpointing)
     models = contenders.build_all(("ours", "plain", "torchvision"), case)
