@@ -47,7 +47,7 @@ def failed(name, reason="truncated"):
     ("method", "reference"),
     [
         ("sgd", lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)),
-        ("adamw", lambda groups: torch.optim.AdamW(groups, lr=0.0)),
+        ("adamw", lambda groups: torch.optim.AdamW(groups, lr=0.0, fused=True)),
     ],
 )
 def test_an_epoch_equals_a_plain_torch_loop(tmp_path, method, reference):
