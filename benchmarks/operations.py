@@ -214,6 +214,11 @@ def pooled(grid: THW, kernel: Sequence[int] | None, stride: Sequence[int]) -> TH
     return t, h, w
 
 
+def num_tokens(input_size: THW) -> int:
+    """Of a clip, before the first block, without the class token."""
+    return math.prod(_grid(input_size))
+
+
 def _grid(input_size: THW) -> THW:
     """The token grid after the patches, which are (3, 7, 7) pixels, (2, 4, 4) apart."""
     return pooled(input_size, (3, 7, 7), (2, 4, 4))

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""How time and memory grow with frames, resolution and batch: ours and the plain form.
+
+The plain form writes out every attention score, queries times keys of them; ours writes none. Each
+point is a process of its own (benchmarks/alone.py): the first run is not timed, memory is the most
+held. Clips that share a point are measured once. A straight line through memory against tokens is
+fitted by least squares; ``worst_off_line`` is the largest share by which a point is off it.
+
+    python benchmarks/growth.py              # S in float32; about 15 minutes on 2 cores
+    python benchmarks/growth.py --draw       # the figure only, from the newest result
+
+Training is measured up to twice the tokens of the published clip, inference everywhere. Writes
+benchmarks/results/growth_<date>.json, which is also the last line printed, and from it the figure
+docs/performance_growth.svg. With ``--device cuda --precision bf16`` training is measured everywhere
+too, and the file is growth_cuda_<date>.json; a point that does not fit into memory is null.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# The code beside this file, and not another version that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.alone import run_alone
+from benchmarks.contenders import Case
+from benchmarks.growth_figure import figure
+from benchmarks.operations import MODES, num_tokens
+from benchmarks.rates import DTYPES
+from benchmarks.record import RESULTS, keep_record
+
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "performance_growth.svg"
+PATHS = ("ours", "plain")
+PUBLISHED = Case("S", (16, 224, 224), "infer", "fp32")
+# By name: the values, and the clip and batch of each.
+FRAMES = (8, 16, 32, 64)
+SIDES_PX = (160, 224, 312, 448)
+BATCHES = (1, 2, 4, 8)
+SWEEPS: dict[str, dict[int, Case]] = {
+    "frames": {t: replace(PUBLISHED, input_size=(t, 224, 224)) for t in FRAMES},
+    "resolution": {px: replace(PUBLISHED, input_size=(16, px, px)) for px in SIDES_PX},
+    "batch": {batch: replace(PUBLISHED, batch=batch) for batch in BATCHES},
+}
+MOST_TRAINED_ON_CPU = 2.0  # times the tokens of the published clip
+NUM_RUNS = 2
+
+
+def points(device: torch.device, precision: str) -> Iterator[tuple[str, int, Case]]:
+    """(sweep, value, what to run), the small ones of each sweep first."""
+    most = MOST_TRAINED_ON_CPU * tokens_of(PUBLISHED)
+    for mode in MODES:
+        for sweep, cases in SWEEPS.items():
+            for value, case in cases.items():
+                if mode == "infer" or device.type == "cuda" or tokens_of(case) <= most:
+                    yield sweep, value, replace(case, mode=mode, device=device, precision=precision)
+
+
+def tokens_of(case: Case) -> int:
+    """Of all clips of a batch, before the first block, without the class tokens."""
+    return case.batch * num_tokens(case.input_size)
+
+
+def measure(device: torch.device, precision: str) -> list[dict[str, Any]]:
+    """One row for each point and path."""
+    known: dict[tuple[str, Case], dict[str, Any]] = {}
+    rows = []
+    for sweep, value, case in points(device, precision):
+        for path in PATHS:
+            if (path, case) not in known:
+                known[path, case] = measure_point(path, case)
+            row = {"sweep": sweep, "value": value, "mode": case.mode, "path": path}
+            rows.append({**row, "tokens": tokens_of(case), **known[path, case]})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def measure_point(path: str, case: Case) -> dict[str, Any]:
+    """Seconds by the clock and peak memory in 1e6 bytes; None where the process did not live."""
+    try:
+        told = run_alone(path, case, num_runs=NUM_RUNS)
+    except subprocess.CalledProcessError:
+        return {"clock_s": None, "peak_mb": None}
+    return {"clock_s": round(told["clock_s"], 4), "peak_mb": told["peak_mb"]}
+
+
+def lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """For each mode and path the straight line of memory against tokens."""
+    fitted = {}
+    for mode in MODES:
+        for path in PATHS:
+            chosen = [
+                (row["tokens"], row["peak_mb"])
+                for row in rows
+                if (row["mode"], row["path"]) == (mode, path) and row["peak_mb"] is not None
+            ]
+            fitted[f"{mode}_{path}"] = straight_line(sorted(set(chosen)))
+    return fitted
+
+
+def straight_line(places: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """``mb = constant_mb + mb_per_1000_tokens * tokens / 1000`` through (tokens, mb)."""
+    tokens, mb = np.array(places, dtype=float).T
+    slope, constant = np.polyfit(tokens, mb, 1)
+    off = np.abs(constant + slope * tokens - mb) / mb
+    return {
+        "constant_mb": round(float(constant), 1),
+        "mb_per_1000_tokens": round(1e3 * float(slope), 3),
+        "worst_off_line": round(float(off.max()), 3),
+    }
+
+
+def newest_result(folder: Path) -> dict[str, Any]:
+    """The newest growth_<date>.json of a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    results = sorted(folder.glob("growth_2*.json"))
+    if not results:
+        raise FileNotFoundError(f"{folder}: no growth_<date>.json; run benchmarks/growth.py first")
+    record: dict[str, Any] = json.loads(results[-1].read_text())
+    return record
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32")
+    parser.add_argument("--draw", action="store_true", help="the newest result, measuring nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    parser.add_argument("--figure", type=Path, default=FIGURE, help="file of the figure (CPU)")
+    given = parser.parse_args(words)
+    device = torch.device(given.device)
+    if not given.draw:
+        rows = measure(device, given.precision)
+        on_cpu = device.type == "cpu"
+        options = [] if on_cpu else ["--device", given.device]
+        options += ["--precision", given.precision] if given.precision != "fp32" else []
+        keep_record(
+            "growth",
+            {"precision": given.precision, "lines": lines(rows), "rows": rows},
+            given.results,
+            options=options,
+            case="" if on_cpu else device.type,
+        )
+    if device.type == "cpu":
+        given.figure.write_text(figure(newest_result(given.results)["rows"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
