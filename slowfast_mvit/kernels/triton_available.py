@@ -1,0 +1,52 @@
+"""Whether Triton's kernels can run here, and one line in the log where they cannot.
+
+Each kernel has a twin in PyTorch's own operations that computes the same; whoever calls the twin
+instead says so through ``tell_once``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+from types import ModuleType
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def why_no_triton(device: torch.device) -> str | None:
+    """Why no Triton kernel can work on tensors of this device; None if one can.
+
+    Triton's interpreter (``TRITON_INTERPRET=1``) works on tensors of any device.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type != "cuda" and not _interpreting():
+        return f"there are Triton kernels for CUDA devices only, not for {device.type!r}"
+    return None
+
+
+@functools.cache
+def tell_once(operation: str, reason: str) -> None:
+    """Log, the first time in this process, that an operation runs in PyTorch's own operations."""
+    logger.info("%s runs in plain PyTorch instead of Triton: %s", operation, reason)
+
+
+def kernels_of(name: str) -> ModuleType:
+    """The module of this room with Triton kernels in it; nothing else here imports Triton."""
+    return importlib.import_module(f"slowfast_mvit.kernels.{name}")
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below ``number``; sizes of tiles must be such."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _interpreting() -> bool:
+    knobs = importlib.import_module("triton").knobs
+    return bool(knobs.runtime.interpret)
