@@ -8,6 +8,7 @@ ours_compiled, torchvision_compiled     through ``torch.compile``
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -159,13 +160,19 @@ def random_clips(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def work_of(model: nn.Module, case: Case) -> Callable[[], object]:
-    """One forward pass, or one step of training, of a model on clips that lie on the device."""
+    """One forward pass, or one step of training, of a model on clips that lie on the device.
+
+    The masks of dropout and drop path are other ones in each step, but the same in every run: a
+    model may leave out what a mask drops, and then takes another time for each.
+    """
     pixels, labels = random_clips(case)
     if case.mode == "infer":
         return lambda: logits_of(model, pixels, case)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    seeds = itertools.count()
 
     def step() -> None:
+        torch.manual_seed(next(seeds))
         with autocast(case.device, case.precision):
             loss = F.cross_entropy(model(pixels), labels)
         loss.backward()

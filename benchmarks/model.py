@@ -64,8 +64,9 @@ from benchmarks.rounds import Patience, measured, median, take_rounds
 SMALL_CLIP = (4, 96, 96)
 MOST_CLIPS = 256  # tried on CUDA
 CLIPS_OF_PRODUCTS = {"cpu": 1, "cuda": 16}  # rows of the matrix products whose rate counts
-PATIENCE = {"infer": Patience(60, 5, 25), "train": Patience(150, 5, 25)}
-QUICK_PATIENCE = {"infer": Patience(12, 3, 9), "train": Patience(32, 3, 9)}
+PATIENCE = {"infer": Patience(40, 5, 15), "train": Patience(90, 5, 15)}
+QUICK_PATIENCE = {"infer": Patience(10, 3, 9), "train": Patience(24, 3, 9)}
+STEPS_OF_MEMORY = 2  # after the first; the peak depends on what drop path drops
 
 
 class Machine:
@@ -242,7 +243,9 @@ def peak_memory(names: Sequence[str], cases: Mapping[str, Case]) -> dict[str, fl
     """Of a training step of each contender that is not compiled, in 1e6 bytes, at one batch."""
     batch = min(case.batch for case in cases.values())
     return {
-        name: run_alone(name, replace(cases[name], batch=batch))["peak_mb"]
+        name: run_alone(name, replace(cases[name], batch=batch), num_runs=STEPS_OF_MEMORY)[
+            "peak_mb"
+        ]
         for name in names
         if name not in COMPILED
     }

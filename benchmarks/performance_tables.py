@@ -133,8 +133,8 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "speed": ("model_S_cpu_*.json", speed),
     "memory": ("model_S_cpu_*.json", memory),
     "growth": ("growth_2*.json", growth),
-    "profile, forward": ("profile_infer_*.json", profile),
-    "profile, training step": ("profile_train_*.json", profile),
+    "profile, forward": ("profile_model_infer_*.json", profile),
+    "profile, training step": ("profile_model_train_*.json", profile),
 }
 
 

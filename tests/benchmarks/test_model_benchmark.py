@@ -192,7 +192,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(model, "MODELS", {"S": "mvitv2_s_16x4"})
     once = Patience(0.0, 1, 1)
     monkeypatch.setattr(model, "QUICK_PATIENCE", {"infer": once, "train": once})
-    monkeypatch.setattr(model, "run_alone", lambda name, case: {"peak_mb": peaks[name]})
+    monkeypatch.setattr(model, "run_alone", lambda name, case, num_runs: {"peak_mb": peaks[name]})
     monkeypatch.setattr(model, "copy_bandwidth", lambda device: 1e10)
 
 
