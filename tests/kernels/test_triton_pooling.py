@@ -25,7 +25,7 @@ EPS = 1e-6
 
 # grid, prefix tokens, heads, head width, kernel, stride of queries, stride of keys and values
 SMALL = {
-    "odd grid, class token, heads": ((2, 2, 3), 1, 2, 6, (3, 3, 3), (1, 1, 1), (1, 2, 2)),
+    "odd grid, class token, heads": ((1, 3, 3), 1, 2, 6, (3, 3, 3), (1, 1, 1), (1, 2, 2)),
     "no class token, wide strides": ((1, 5, 9), 0, 1, 8, (1, 3, 3), (1, 4, 4), (1, 8, 8)),
     "strides in time, uneven kernel": ((3, 1, 4), 1, 3, 4, (3, 1, 5), (2, 1, 2), (2, 1, 4)),
     "kernel of one": ((2, 2, 2), 0, 1, 8, (1, 1, 1), (1, 1, 1), (1, 2, 2)),
