@@ -21,7 +21,7 @@ small clip (``bf16_input_size``), and their floor is that of the faster of the t
     python benchmarks/model.py --device cuda --precision bf16 --compile
     python benchmarks/model.py --device cuda --precision bf16 --model L --checkpointing blocks
 
-On CUDA each contender gets the batch, of powers of two, with which it does most clips a second;
+On CUDA each contender gets its own batch: 1, 2, 4, ..., while that gives more clips a second;
 compiled ones that of the same model not compiled. Memory is compared at the smaller of the batches.
 
 Writes benchmarks/results/model_<model>_<device>_<date>.json (--quick: model_quick_<date>.json); its
@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -63,6 +64,7 @@ from benchmarks.rounds import Patience, measured, median, take_rounds
 # Where bfloat16 is emulated: a training step of torchvision takes seconds, not ten minutes.
 SMALL_CLIP = (4, 96, 96)
 MOST_CLIPS = 256  # tried on CUDA
+LEAST_GAIN = 1.02  # in clips a second, or twice the batch is not worth it
 CLIPS_OF_PRODUCTS = {"cpu": 1, "cuda": 16}  # rows of the matrix products whose rate counts
 PATIENCE = {"infer": Patience(40, 5, 15), "train": Patience(90, 5, 15)}
 QUICK_PATIENCE = {"infer": Patience(10, 3, 9), "train": Patience(24, 3, 9)}
@@ -117,11 +119,15 @@ def input_size_of(size: str, precision: str, device: torch.device) -> tuple[int,
 
 
 def compare(
-    cases: Mapping[str, Case], machine: Machine, patience: Patience
+    models: Mapping[str, nn.Module],
+    cases: Mapping[str, Case],
+    machine: Machine,
+    patience: Patience,
 ) -> dict[str, dict[str, Any]]:
     """Run contenders in turns.
 
     Args:
+        models: by name.
         cases: what each of them runs; they differ in the batch only.
         machine: whose floors count.
         patience: how many rounds.
@@ -129,10 +135,8 @@ def compare(
     Returns:
         For each its seconds for a batch, clips a second and what its floor is of its time.
     """
-    one = next(iter(cases.values()))
-    models = build_all(list(cases), one)
     works = {name: work_of(model, cases[name]) for name, model in models.items()}
-    taken = take_rounds(works, patience, one.device)
+    taken = take_rounds(works, patience, next(iter(cases.values())).device)
     rows = {}
     for name, case in cases.items():
         clock_s, floor_s = median(taken[name], "clock"), machine.floor_s(case)
@@ -149,13 +153,13 @@ def compare(
 
 
 def tuned_batch(name: str, case: Case) -> int:
-    """The power of two with which a contender does most clips a second."""
+    """The power of two after which twice as many clips a batch are no faster each."""
     best, best_rate = 1, 0.0
     batch = 1
     while batch <= MOST_CLIPS:
         rate = _rate_with(name, replace(case, batch=batch))
         torch.cuda.empty_cache()
-        if rate < best_rate:
+        if rate < LEAST_GAIN * best_rate:
             break
         best, best_rate = batch, rate
         batch *= 2
@@ -219,7 +223,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             speed[f"{mode}_{precision}"] = compare(cases, machine, patience[mode])
             for name, row in speed[f"{mode}_{precision}"].items():
                 print(f"{mode:5s} {precision} {name:20s} {row}", flush=True)
-        if size == published_input(given.model) and not (given.quick and precision != "fp32"):
+        if size == published_input(given.model) and not (given.quick and precision != given.precision[0]):
             memory[f"train_{precision}"] = peak_memory(names, cases)
             print(f"peak memory, train {precision}: {memory[f'train_{precision}']}", flush=True)
     return {
