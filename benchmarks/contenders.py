@@ -9,7 +9,7 @@ ours_compiled, torchvision_compiled     through ``torch.compile``
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from slowfast_mvit.weights.names import to_torchvision
 CPU = torch.device("cpu")
 SEED = 0
 LEARNING_RATE = 1e-4
+NUM_CLASSES = 400
 # How far logits may be from torchvision's in float32, as a share of their standard deviation.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
 CHECKPOINTING: dict[str, bool | str] = {"none": False, "blocks": True, "selective": "selective"}
@@ -113,11 +114,11 @@ COMPILED = {"ours_compiled": "ours", "torchvision_compiled": "torchvision"}
 NAMES = (*EAGER, *COMPILED)
 
 
-def build_all(names: Sequence[str], case: Case) -> dict[str, nn.Module]:
-    """These contenders with the same weights, in the mode of the case, on its device."""
+def build_all(cases: Mapping[str, Case]) -> dict[str, nn.Module]:
+    """Contenders by name, each for its case, with the same weights."""
     torch.manual_seed(SEED)
-    weights = build_ours(case).state_dict()
-    return {name: build_one(name, case, weights) for name in names}
+    weights = build_ours(next(iter(cases.values()))).state_dict()
+    return {name: build_one(name, case, weights) for name, case in cases.items()}
 
 
 def build_one(name: str, case: Case, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -129,12 +130,13 @@ def build_one(name: str, case: Case, weights: Mapping[str, Tensor] | None = None
         weights: a state dict of ours; None leaves the first weights as they are.
     """
     eager = COMPILED.get(name, name)
-    model = EAGER[eager](case)
+    with case.device:  # where first values are made soonest
+        model = EAGER[eager](case)
     if weights is not None:
         model.load_state_dict(to_torchvision(weights) if eager == "torchvision" else weights)
     if case.checkpointing and eager == "torchvision":
         model.blocks = nn.ModuleList(Checkpointed(block) for block in model.blocks)
-    model = model.to(case.device).train(case.mode == "train")
+    model.train(case.mode == "train")
     return torch.compile(model) if name in COMPILED else model  # type: ignore[return-value]
 
 
@@ -152,11 +154,11 @@ class Checkpointed(nn.Module):
 
 
 def random_clips(case: Case) -> tuple[Tensor, Tensor]:
-    """Noise (B, 3, T, H, W) and labels (B,), the same for all."""
-    numbers = torch.Generator().manual_seed(SEED)
-    pixels = torch.randn(case.batch, 3, *case.input_size, generator=numbers)
-    labels = torch.randint(400, (case.batch,), generator=numbers)
-    return pixels.to(case.device), labels.to(case.device)
+    """Noise (B, 3, T, H, W) and labels (B,), the same for all; the first clip for any batch."""
+    numbers = [torch.Generator().manual_seed(SEED + number) for number in range(case.batch)]
+    clips = [torch.randn(3, *case.input_size, generator=generator) for generator in numbers]
+    labels = [torch.randint(NUM_CLASSES, (), generator=generator) for generator in numbers]
+    return torch.stack(clips).to(case.device), torch.stack(labels).to(case.device)
 
 
 def work_of(model: nn.Module, case: Case) -> Callable[[], object]:
@@ -188,8 +190,12 @@ def logits_of(model: nn.Module, pixels: Tensor, case: Case) -> Tensor:
         return model(pixels)  # type: ignore[no-any-return]
 
 
-def differences(models: Mapping[str, nn.Module], case: Case) -> dict[str, float]:
-    """How far the logits of each are from torchvision's in float32, on one clip, in evaluation.
+def differences(models: Mapping[str, nn.Module], cases: Mapping[str, Case]) -> dict[str, float]:
+    """How far the logits of each are from torchvision's in float32, for one clip, in evaluation.
+
+    Args:
+        models: by name, in evaluation, "torchvision" among them.
+        cases: what each runs; the clip is the first of its batch.
 
     Returns:
         The largest difference, as a share of the standard deviation of the logits.
@@ -197,25 +203,19 @@ def differences(models: Mapping[str, nn.Module], case: Case) -> dict[str, float]
     Raises:
         RuntimeError: they are so far apart that it is not the same function.
     """
-    one = replace(case, batch=1)
-    pixels, _ = random_clips(one)
-    were_training = {name: model.training for name, model in models.items()}
-    reference_model = models["torchvision"].eval()
-    reference = logits_of(reference_model, pixels, replace(one, precision="fp32"))
+    case = replace(cases["torchvision"], batch=1, precision="fp32")
+    reference = logits_of(models["torchvision"], random_clips(case)[0], case)[0]
     apart = {}
     for name, model in models.items():
-        logits = logits_of(model.eval(), pixels, one).float()
+        logits = logits_of(model, random_clips(cases[name])[0], cases[name])[0].float()
         apart[name] = float((logits - reference).abs().max() / reference.std())
-        model.train(were_training[name])
-    wrong = [
-        f"{name} by {share:.3g}"
-        for name, share in apart.items()
-        if share > TOLERANCE[case.precision]
-    ]
+    precision = cases["torchvision"].precision
+    most = TOLERANCE[precision]
+    wrong = [f"{name} by {share:.3g}" for name, share in apart.items() if share > most]
     if wrong:
         raise RuntimeError(
-            f"{case.size}, {case.precision}: logits are not those of torchvision in float32: "
-            f"{', '.join(wrong)} of their standard deviation, at most "
-            f"{TOLERANCE[case.precision]:g} is rounding. Nothing was timed"
+            f"{case.size}, {precision}: logits are not those of torchvision in float32: "
+            f"{', '.join(wrong)} of their standard deviation; {most:g} would be rounding. "
+            "Nothing was timed"
         )
     return apart

@@ -2,11 +2,11 @@
 """How time and memory grow with frames, resolution and batch: ours and the plain form.
 
 The plain form writes out every attention score, queries times keys of them; ours writes none. Each
-point is a process of its own (benchmarks/alone.py): the first run is not timed, memory is the most
+point is a process of its own (benchmarks/alone.py): the second run is timed, memory is the most
 held. Clips that share a point are measured once. A straight line through memory against tokens is
 fitted by least squares; ``worst_off_line`` is the largest share by which a point is off it.
 
-    python benchmarks/growth.py              # S in float32; about 15 minutes on 2 cores
+    python benchmarks/growth.py              # S in float32; about 10 minutes on 2 cores
     python benchmarks/growth.py --draw       # the figure only, from the newest result
 
 Training is measured up to twice the tokens of the published clip, inference everywhere. Writes
@@ -52,7 +52,7 @@ SWEEPS: dict[str, dict[int, Case]] = {
     "batch": {batch: replace(PUBLISHED, batch=batch) for batch in BATCHES},
 }
 MOST_TRAINED_ON_CPU = 2.0  # times the tokens of the published clip
-NUM_RUNS = 2
+NUM_RUNS = 1
 
 
 def points(device: torch.device, precision: str) -> Iterator[tuple[str, int, Case]]:

@@ -214,16 +214,19 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         size = input_size_of(given.model, precision, device)
         keep = CHECKPOINTING[given.checkpointing]
         case = Case(given.model, size, "infer", precision, device=device, checkpointing=keep)
-        apart[precision] = differences(build_all(names, case), case)
-        print(
-            f"{precision}: logits apart from torchvision's in fp32 {apart[precision]}", flush=True
-        )
         for mode in MODES:
             cases = batches(names, replace(case, mode=mode), given.batch)
-            speed[f"{mode}_{precision}"] = compare(cases, machine, patience[mode])
+            models = build_all(cases)
+            if mode == "infer":
+                apart[precision] = differences(models, cases)
+                print(
+                    f"{precision}: logits apart from torchvision's {apart[precision]}", flush=True
+                )
+            speed[f"{mode}_{precision}"] = compare(models, cases, machine, patience[mode])
             for name, row in speed[f"{mode}_{precision}"].items():
                 print(f"{mode:5s} {precision} {name:20s} {row}", flush=True)
-        if size == published_input(given.model) and not (given.quick and precision != given.precision[0]):
+        is_first = precision == given.precision[0]
+        if size == published_input(given.model) and (is_first or not given.quick):
             memory[f"train_{precision}"] = peak_memory(names, cases)
             print(f"peak memory, train {precision}: {memory[f'train_{precision}']}", flush=True)
     return {

@@ -106,27 +106,37 @@ def first_weights(built):
 @pytest.mark.parametrize("checkpointing", contenders.CHECKPOINTING.values())
 def test_contenders_agree_and_train(checkpointing):
     case = replace(TINY, checkpointing=checkpointing)
-    models = contenders.build_all(("ours", "plain", "torchvision"), case)
+    cases = dict.fromkeys(("ours", "plain", "torchvision"), case)
+    models = contenders.build_all(cases)
 
-    apart = contenders.differences(models, case)
+    apart = contenders.differences({name: built.eval() for name, built in models.items()}, cases)
     before = {name: first_weights(built).clone() for name, built in models.items()}
     for built in models.values():
-        contenders.work_of(built, case)()
+        contenders.work_of(built.train(), case)()
 
     assert apart["torchvision"] == 0
     assert max(apart.values()) < 1e-4
-    assert all(built.training for built in models.values())
     for name, built in models.items():
         assert not torch.equal(first_weights(built), before[name])
 
 
 def test_models_that_differ_are_not_timed():
-    models = contenders.build_all(("ours", "torchvision"), TINY)
+    cases = dict.fromkeys(("ours", "torchvision"), replace(TINY, mode="infer"))
+    models = contenders.build_all(cases)
     with torch.no_grad():
         models["ours"].head.projection.weight.add_(torch.randn(400, 768))
 
     with pytest.raises(RuntimeError, match=r"ours by .* Nothing was timed"):
-        contenders.differences(models, TINY)
+        contenders.differences(models, cases)
+
+
+def test_the_first_clip_is_the_same_in_any_batch():
+    (one, one_label), (two, two_labels) = (
+        contenders.random_clips(replace(TINY, batch=batch)) for batch in (1, 2)
+    )
+
+    assert torch.equal(one[0], two[0])
+    assert one_label[0] == two_labels[0]
 
 
 def test_rounds_stop_when_the_time_is_up_but_not_before_the_least():
@@ -149,8 +159,8 @@ def test_another_contender_begins_each_round():
     assert "".join(order) == "abc" + "abc" + "bca"  # the first is not counted
 
 
-def test_the_batch_with_most_clips_a_second_is_chosen(monkeypatch):
-    rates = {1: 10.0, 2: 19.0, 4: 30.0, 8: 29.0, 16: 99.0}
+def test_a_batch_is_doubled_while_that_pays(monkeypatch):
+    rates = {1: 10.0, 2: 19.0, 4: 30.0, 8: 30.1, 16: 99.0}
     monkeypatch.setattr(model, "_rate_with", lambda name, case: rates[case.batch])
 
     assert model.tuned_batch("ours", TINY) == 4
