@@ -117,7 +117,9 @@ NAMES = (*EAGER, *COMPILED)
 def build_all(cases: Mapping[str, Case]) -> dict[str, nn.Module]:
     """Contenders by name, each for its case, with the same weights."""
     torch.manual_seed(SEED)
-    weights = build_ours(next(iter(cases.values()))).state_dict()
+    first = next(iter(cases.values()))
+    with first.device:
+        weights = build_ours(first).state_dict()
     return {name: build_one(name, case, weights) for name, case in cases.items()}
 
 

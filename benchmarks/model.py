@@ -65,7 +65,7 @@ from benchmarks.rounds import Patience, measured, median, take_rounds
 SMALL_CLIP = (4, 96, 96)
 MOST_CLIPS = 256  # tried on CUDA
 LEAST_GAIN = 1.02  # in clips a second, or twice the batch is not worth it
-CLIPS_OF_PRODUCTS = {"cpu": 1, "cuda": 16}  # rows of the matrix products whose rate counts
+CLIPS_OF_PRODUCTS = {"cpu": 1, "cuda": 4}  # rows of the matrix products whose rate counts
 PATIENCE = {"infer": Patience(40, 5, 15), "train": Patience(90, 5, 15)}
 QUICK_PATIENCE = {"infer": Patience(10, 3, 9), "train": Patience(24, 3, 9)}
 STEPS_OF_MEMORY = 2  # after the first; the peak depends on what drop path drops
