@@ -45,7 +45,7 @@ PUBLISHED = Case("S", (16, 224, 224), "infer", "fp32")
 # By name: the values, and the clip and batch of each.
 FRAMES = (8, 16, 32, 64)
 SIDES_PX = (160, 224, 312, 448)
-BATCHES = (1, 2, 4, 8)
+BATCHES = (1, 2, 4)
 SWEEPS: dict[str, dict[int, Case]] = {
     "frames": {t: replace(PUBLISHED, input_size=(t, 224, 224)) for t in FRAMES},
     "resolution": {px: replace(PUBLISHED, input_size=(16, px, px)) for px in SIDES_PX},
