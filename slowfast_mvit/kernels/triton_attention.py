@@ -141,13 +141,13 @@ def fastest_backend(sizes: Sizes) -> SDPBackend | None:
     and of operation counters are on.
     """
     with ThreadPoolExecutor(max_workers=1) as own_thread:
-        times_ms = own_thread.submit(_times_ms, sizes).result()
+        times_ms = own_thread.submit(times_ms_of_backends, sizes).result()
     told = ", ".join(f"{backend.name} {ms:.3f} ms" for backend, ms in times_ms.items())
     logger.info("attention of %s with %s in %s: %s", sizes.q, sizes.k, sizes.dtype, told or "none")
     return min(times_ms, key=times_ms.__getitem__, default=None)
 
 
-def _times_ms(sizes: Sizes) -> dict[SDPBackend, float]:
+def times_ms_of_backends(sizes: Sizes) -> dict[SDPBackend, float]:
     """Milliseconds of each kernel that takes these sizes, with its backward pass in training."""
     generator = torch.Generator(sizes.device).manual_seed(0)
 

@@ -300,7 +300,7 @@ def test_the_fastest_attention_kernel_is_measured_once_for_each_size(caplog, mon
         measured.append(size)
         return {SDPBackend.FLASH_ATTENTION: 2.0, SDPBackend.CUDNN_ATTENTION: 1.0}
 
-    monkeypatch.setattr(triton_attention, "_times_ms", times_ms)
+    monkeypatch.setattr(triton_attention, "times_ms_of_backends", times_ms)
 
     with caplog.at_level(logging.INFO):
         chosen = {triton_attention.fastest_backend(sizes(batch)) for batch in (1, 2, 1, 2)}
@@ -313,7 +313,7 @@ def test_the_fastest_attention_kernel_is_measured_once_for_each_size(caplog, mon
 
 def test_no_attention_kernel_is_chosen_where_none_works(monkeypatch):
     triton_attention.fastest_backend.cache_clear()
-    monkeypatch.setattr(triton_attention, "_times_ms", lambda size: {})
+    monkeypatch.setattr(triton_attention, "times_ms_of_backends", lambda size: {})
 
     assert triton_attention.fastest_backend(sizes(1)) is None
     triton_attention.fastest_backend.cache_clear()
