@@ -31,6 +31,7 @@ from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
 from slowfast_mvit.runtime.checkpoint_files import Position, newest_first, position_of
+from slowfast_mvit.runtime.compiling import compile_where_it_helps
 from slowfast_mvit.runtime.distributed import (
     from_main,
     is_main,
@@ -39,7 +40,7 @@ from slowfast_mvit.runtime.distributed import (
     require_agreement,
 )
 from slowfast_mvit.runtime.log import StatsLog
-from slowfast_mvit.runtime.parallel import compile_blocks, evaluation_model, parallelise
+from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
 from slowfast_mvit.runtime.sharded import newest_sharded
 from slowfast_mvit.runtime.sharded_files import sharded_newest_first, sharded_position
 from slowfast_mvit.storage import local_copy
@@ -69,7 +70,7 @@ def _train(config: Config, output_dir: Path) -> None:
     model.to(device)
     average = moving_average(model, config.train.ema_decay) if config.train.ema_decay else None
     if config.model.compile:
-        compile_blocks(model)
+        compile_where_it_helps(model)
     module, evaluated = _spread(config, model, average, device)
 
     objective = build.build_objective(config)

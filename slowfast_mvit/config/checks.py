@@ -48,6 +48,15 @@ def parts_of_checkpoints_come_from_parts_of_weights(config: Config) -> Iterator[
         )
 
 
+def a_compiled_model_has_whole_weights(config: Config) -> Iterator[Fault]:
+    if config.model.compile and config.train.strategy == "fsdp":
+        yield (
+            ("MODEL.COMPILE", "TRAIN.STRATEGY"),
+            "the model is compiled as one graph, which TRAIN.STRATEGY fsdp would cut at each "
+            "block; choose ddp, or set MODEL.COMPILE to False",
+        )
+
+
 def learning_rate_falls(config: Config) -> Iterator[Fault]:
     solver = config.solver
     if not config.train.enable or solver.lr_policy != "cosine":
@@ -222,6 +231,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     shard_is_one_of_the_shards,
     precision_is_said_once,
     parts_of_checkpoints_come_from_parts_of_weights,
+    a_compiled_model_has_whole_weights,
     learning_rate_falls,
     steps_fit_their_rates,
     nesterov_has_momentum,

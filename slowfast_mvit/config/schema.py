@@ -267,7 +267,9 @@ class Model:
     )
     compile: bool = setting(
         False,
-        "Compile each block with torch.compile.",
+        "Compile the model for training with torch.compile, on GPUs (how much that gains has not "
+        "been measured). On a CPU it gains nothing, so there it only gives a warning. Not with "
+        "`TRAIN.STRATEGY fsdp`.",
         ours=True,
         decides_numbers=False,
     )

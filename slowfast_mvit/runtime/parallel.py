@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from slowfast_mvit.errors import UserError, pick
+from slowfast_mvit.errors import pick
 from slowfast_mvit.runtime.distributed import is_main, world_size
 from slowfast_mvit.runtime.precision import PRECISIONS
 
@@ -53,7 +53,7 @@ def parallelise(
     ``fsdp``, so that it is cut into the same slices.
 
     Args:
-        model: on ``device``, its ``blocks`` compiled already if they are to be.
+        model: on ``device``, compiled already if it is to be (``ddp`` only).
         strategy: a name in ``STRATEGIES``.
         precision: what autocast computes the forward pass in, see ``runtime.precision``.
         find_unused: some parameters that want gradients may get none in a step; costs time.
@@ -104,7 +104,7 @@ def _shard(
     mesh = init_device_mesh(device.type, (world_size(),))
     blocks = getattr(model, "blocks", [])
     for block in blocks:
-        linear_layers = [] if dtype is None or _is_compiled(block) else _linear_layers(block)
+        linear_layers = [] if dtype is None else _linear_layers(block)
         if linear_layers:
             fully_shard(linear_layers, **_sharding(mesh, dtype))
         fully_shard(block, **_sharding(mesh, None))
@@ -125,11 +125,6 @@ def _sharding(mesh: DeviceMesh, dtype: torch.dtype | None) -> dict[str, Any]:
 def _linear_layers(block: nn.Module) -> list[nn.Module]:
     inside = (layer for child in block.children() for layer in child.modules())
     return [layer for layer in inside if isinstance(layer, nn.Linear)]
-
-
-def _is_compiled(block: nn.Module) -> bool:
-    """Whether slices inside the block would break its graph into pieces."""
-    return block._compiled_call_impl is not None
 
 
 STRATEGIES: dict[str, Callable[[nn.Module, torch.device, torch.dtype | None, bool], nn.Module]] = {
@@ -264,41 +259,3 @@ def _sliced(value: Any, like: Tensor | None) -> Any:
     return distribute_tensor(
         value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
     )
-
-
-def compile_blocks(model: nn.Module, *, backend: str = "inductor") -> None:
-    """Compile each of ``model.blocks`` when it is first called, in place; names stay as they are.
-
-    Args:
-        model: not wrapped by ``parallelise`` yet, on its device.
-        backend: of ``torch.compile``.
-
-    Raises:
-        UserError: this machine has no working compiler.
-    """
-    _require_compiler(next(model.parameters()).device, backend)
-    blocks = list(model.get_submodule("blocks").children())
-    # Blocks share their code, and each has its own widths, strides and drop rate, in training and
-    # in evaluation. Past the limit, torch would quietly stop compiling.
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(limit, 4 * len(blocks))
-    for block in blocks:
-        block.compile(backend=backend)
-
-
-def _require_compiler(device: torch.device, backend: str) -> None:
-    trial = torch.compile(_plus_one, backend=backend)
-    try:
-        trial(torch.zeros(1, device=device))
-    except Exception as error:  # a compiler that is missing or broken fails in many ways
-        cause = getattr(error, "inner_exception", error)
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
-        raise UserError(
-            f"MODEL.COMPILE True: torch.compile does not work on this machine for {device.type} "
-            f"({reason}). Install a C++ compiler (g++) and Python's headers, for a GPU triton "
-            "too; or set MODEL.COMPILE False"
-        ) from error
-
-
-def _plus_one(numbers: Tensor) -> Tensor:
-    return numbers + 1

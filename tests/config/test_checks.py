@@ -24,6 +24,10 @@ FAULTS = {
         ["TRAIN.SHARDED_CHECKPOINTS=True"],
         "TRAIN.SHARDED_CHECKPOINTS: needs TRAIN.STRATEGY fsdp, got 'ddp'",
     ),
+    "a_compiled_model_has_whole_weights": (
+        ["MODEL.COMPILE=True", "TRAIN.STRATEGY=fsdp"],
+        "MODEL.COMPILE: the model is compiled as one graph, which TRAIN.STRATEGY fsdp would cut",
+    ),
     "learning_rate_falls": (
         ["SOLVER.COSINE_END_LR=0.1"],
         "SOLVER.COSINE_END_LR: must be below SOLVER.BASE_LR, 0.1, got 0.1",

@@ -10,9 +10,9 @@ from torch.optim import AdamW
 from slowfast_mvit.models.mvit import MViT, mvit_from_lists
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.params import parameter_groups
+from slowfast_mvit.runtime.compiling import compile_model
 from slowfast_mvit.runtime.distributed import rank, world_size
 from slowfast_mvit.runtime.parallel import (
-    compile_blocks,
     gradients_stay_local,
     parallelise,
     total_norm,
@@ -75,7 +75,7 @@ class SmallRun:
             parameter.requires_grad_(not name.startswith(frozen))
         self.average = moving_average(self.model, 0.9)
         if compile_backend is not None:
-            compile_blocks(self.model, backend=compile_backend)
+            compile_model(self.model, backend=compile_backend)
         spread = {"strategy": strategy, "device": CPU, "precision": precision}
         self.module = self.model
         if not self.is_alone:

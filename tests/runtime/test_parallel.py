@@ -1,21 +1,18 @@
 """DDP and FSDP2 on ranks of this machine, compared with one process."""
 
 import copy
-import shutil
 
 import pytest
 import torch
 from ranks import run_ranks
 from small_runs import CPU, SmallRun, equal, global_batch, largest_difference, small_mvit
-from torch import nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from slowfast_mvit.errors import ConfigError, UserError
+from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.runtime.checkpoint import load_training_state, save_checkpoint
 from slowfast_mvit.runtime.distributed import is_main, rank
 from slowfast_mvit.runtime.parallel import (
     bare_model,
-    compile_blocks,
     evaluation_model,
     parallelise,
     total_norm,
@@ -266,54 +263,11 @@ def compiled_gradients(strategy):
     return difference, list(run.states()["model"])
 
 
-def test_compiled_blocks_keep_names_and_numbers_when_they_are_sliced():
-    difference, names = run_ranks(compiled_gradients, 2, "fsdp")[0]
+def test_a_compiled_model_keeps_names_and_numbers_on_two_ranks():
+    difference, names = run_ranks(compiled_gradients, 2, "ddp")[0]
 
     assert difference <= 1e-6
     assert names == list(small_mvit(depth=1).state_dict())
-
-
-class OneBlock(nn.Module):
-    """The least that has blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(4, 4)])
-
-    def forward(self, numbers):
-        return self.blocks[0](numbers)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_the_compiler_of_this_machine_gives_the_same_numbers():
-    model = OneBlock().requires_grad_(False)
-    numbers = torch.randn(2, 4)
-    expected = model(numbers)
-
-    compile_blocks(model)
-
-    torch.testing.assert_close(model(numbers), expected)
-    assert list(model.state_dict()) == ["blocks.0.weight", "blocks.0.bias"]
-
-
-def test_a_copy_of_a_compiled_model_computes_with_its_own_weights():
-    model = OneBlock()
-    compile_blocks(model, backend="eager")
-
-    copied = copy.deepcopy(model)
-    for parameter in copied.parameters():
-        nn.init.zeros_(parameter)
-
-    numbers = torch.ones(1, 4)
-    assert model(numbers).any() and not copied(numbers).any()
-
-
-def test_a_missing_compiler_is_said_before_training():
-    def broken(graph, inputs):
-        raise RuntimeError("No working C++ compiler found")
-
-    with pytest.raises(UserError, match=r"No working C\+\+ compiler found.*MODEL.COMPILE False"):
-        compile_blocks(small_mvit(depth=1), backend=broken)
 
 
 def test_states_of_one_process_are_those_of_torch():
