@@ -18,11 +18,18 @@ import triton.language as tl
 
 
 @triton.jit
-def _places(rows, length, T, H, W, N: tl.constexpr, P: tl.constexpr):
-    """Whether a row is of the grid, and its places along the three axes."""
-    place = rows // N % length - P
-    in_grid = place >= 0
-    place = tl.where(in_grid, place, 0).to(tl.int32)
+def _rows(tile, length, N: tl.constexpr, ROWS: tl.constexpr):
+    """The rows of a tile, counted over all samples, and the token of each in its sample."""
+    start = tile.to(tl.int64) * ROWS
+    in_sample = (start % (length * N)).to(tl.int32) + tl.arange(0, ROWS)
+    return start + tl.arange(0, ROWS), in_sample // N % length
+
+
+@triton.jit
+def _places(tokens, T, H, W, P: tl.constexpr):
+    """Whether tokens are of the grid, and their places along the three axes."""
+    in_grid = tokens >= P
+    place = tl.where(in_grid, tokens - P, 0)
     return in_grid, place // (H * W), T + place // W % H, T + H + place % W
 
 
@@ -47,9 +54,9 @@ def _table_rows(tables_ptr, chunk, R, D: tl.constexpr, CHUNK: tl.constexpr, WIDT
 
 @triton.jit
 def _spread(
-    grad_ptr, columns_of_rows_ptr, rows, length, num_rows, chunk, T, H, W, R, end_t, end_h,
-    N: tl.constexpr, D: tl.constexpr, P: tl.constexpr, FOLDED: tl.constexpr,
-    ROWS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr,
+    grad_ptr, columns_of_rows_ptr, rows, tokens, num_rows, chunk, T, H, W, end_t, end_h,
+    D: tl.constexpr, P: tl.constexpr, FOLDED: tl.constexpr,
+    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile's offsets, each under the row of the tables it came from."""
     columns = tl.arange(0, COLUMNS)
@@ -58,7 +65,7 @@ def _spread(
         mask=(rows < num_rows)[:, None] & (D + columns < FOLDED)[None, :],
         other=0.0,
     )
-    in_grid, t, h, w = _places(rows, length, T, H, W, N, P)
+    in_grid, t, h, w = _places(tokens, T, H, W, P)
     numbers = chunk * CHUNK + tl.arange(0, CHUNK)
     places = _by_axis(t, h, w, numbers, end_t, end_h)
     column = tl.load(columns_of_rows_ptr + places * (CHUNKS * CHUNK) + numbers[None, :])
@@ -81,14 +88,14 @@ def fold_forward(
     A query is multiplied with every row of the tables, on the matrix units, and what its place
     asks for is picked from the products.
     """
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows, tokens = _rows(tl.program_id(0), length, N, ROWS)
     inside = rows < num_rows
     channels = tl.arange(0, WIDTH)
     mask = inside[:, None] & (channels < D)[None, :]
     q = tl.load(q_ptr + rows[:, None] * D + channels[None, :], mask, 0.0)
 
     columns = tl.arange(0, COLUMNS)
-    in_grid, t, h, w = _places(rows, length, T, H, W, N, P)
+    in_grid, t, h, w = _places(tokens, T, H, W, P)
     places = _by_axis(t, h, w, columns, end_t, end_h)
     wanted = tl.load(rows_of_columns_ptr + places * COLUMNS + columns[None, :])
     wanted = tl.where(in_grid[:, None], wanted, -1)
@@ -117,14 +124,14 @@ def fold_backward_to_queries(
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the queries: their own, and that of their offsets through the tables."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows, tokens = _rows(tl.program_id(0), length, N, ROWS)
     channels = tl.arange(0, WIDTH)
     mask = (rows < num_rows)[:, None] & (channels < D)[None, :]
     through_tables = tl.full((ROWS, WIDTH), 0.0, tl.float32)
     for chunk in range(CHUNKS):
         spread = _spread(
-            grad_ptr, columns_of_rows_ptr, rows, length, num_rows, chunk,
-            T, H, W, R, end_t, end_h, N, D, P, FOLDED, ROWS, CHUNK, CHUNKS, COLUMNS,
+            grad_ptr, columns_of_rows_ptr, rows, tokens, num_rows, chunk,
+            T, H, W, end_t, end_h, D, P, FOLDED, CHUNK, CHUNKS, COLUMNS,
         )  # fmt: skip
         table = _table_rows(tables_ptr, chunk, R, D, CHUNK, WIDTH)
         through_tables += tl.dot(spread.to(table.dtype), table, input_precision="ieee")
@@ -150,11 +157,10 @@ def fold_backward_to_tables(
     channels = tl.arange(0, WIDTH)
     total = tl.full((CHUNK, WIDTH), 0.0, tl.float32)
     for step in range(TILES):
-        tile = tl.program_id(0).to(tl.int64) * TILES + step
-        rows = tile * ROWS + tl.arange(0, ROWS)
+        rows, tokens = _rows(tl.program_id(0) * TILES + step, length, N, ROWS)
         spread = _spread(
-            grad_ptr, columns_of_rows_ptr, rows, length, num_rows, chunk,
-            T, H, W, R, end_t, end_h, N, D, P, FOLDED, ROWS, CHUNK, CHUNKS, COLUMNS,
+            grad_ptr, columns_of_rows_ptr, rows, tokens, num_rows, chunk,
+            T, H, W, end_t, end_h, D, P, FOLDED, CHUNK, CHUNKS, COLUMNS,
         )  # fmt: skip
         q = tl.load(
             folded_ptr + rows[:, None] * FOLDED + channels[None, :],
@@ -177,12 +183,12 @@ def unfold_forward(
     N: tl.constexpr, D: tl.constexpr, FOLDED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The first D channels of what attention gave, plus the residual."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows, tokens = _rows(tl.program_id(0), length, N, ROWS)
     channels = tl.arange(0, WIDTH)
     mask = (rows < num_rows)[:, None] & (channels < D)[None, :]
     places = rows[:, None] * D + channels[None, :]
     attended = tl.load(attended_ptr + rows[:, None] * FOLDED + channels[None, :], mask, 0.0)
-    with_residual = mask & (rows // N % length >= num_without_residual)[:, None]
+    with_residual = mask & (tokens >= num_without_residual)[:, None]
     residual = tl.load(residual_ptr + places, with_residual, 0.0)
     out = attended.to(tl.float32) + residual.to(tl.float32)
     tl.store(out_ptr + places, out.to(out_ptr.dtype.element_ty), mask)
@@ -195,7 +201,7 @@ def unfold_backward(
     N: tl.constexpr, D: tl.constexpr, FOLDED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The gradient with zeros where channels were cut, and with zeros where nothing was added."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows, tokens = _rows(tl.program_id(0), length, N, ROWS)
     inside = (rows < num_rows)[:, None]
     channels = tl.arange(0, WIDTH)
     mask = inside & (channels < D)[None, :]
@@ -206,5 +212,5 @@ def unfold_backward(
         grad,
         mask=inside & (channels < FOLDED)[None, :],
     )
-    with_residual = (rows // N % length >= num_without_residual)[:, None]
+    with_residual = (tokens >= num_without_residual)[:, None]
     tl.store(grad_residual_ptr + places, tl.where(with_residual, grad, 0.0), mask)
