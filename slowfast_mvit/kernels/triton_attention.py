@@ -89,7 +89,7 @@ def folded_attention_fused(
             dtype=k.dtype,
             device=k.device,
         )
-        folded_k = torch.cat([k, places[:, None].expand(len(k), -1, k.shape[2], -1)], dim=3)
+        folded_k = torch.cat([k, places[:, None].expand(k.shape[0], -1, k.shape[2], -1)], dim=3)
     attended = _attend(folded_q, folded_k, v, scale)
     if residual is None:
         return attended[..., : q.shape[3]]
@@ -125,7 +125,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if timeless or torch.cuda.is_current_stream_capturing():
         return _in_order(q, k, v, scale)
     training = torch.is_grad_enabled() and q.requires_grad
-    batch = min(len(q), _TIMED_SAMPLES)
+    batch = min(q.shape[0], _TIMED_SAMPLES)
     sizes = Sizes(
         (batch, *q.shape[1:]), (batch, *k.shape[1:]), v.shape[3], q.dtype, q.device, training
     )
