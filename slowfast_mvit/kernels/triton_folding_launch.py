@@ -13,7 +13,7 @@ from torch import Tensor
 from slowfast_mvit.kernels.tables import index_table
 from slowfast_mvit.kernels.triton_available import kernels_of, power_of_two
 
-# Compiled for sm_90 with these, two tiles fit on a multiprocessor and no register is spilled.
+# Compiled for sm_90 with these, heads of 96 channels and bfloat16, no register is spilled.
 _ROWS = 64  # of a tile: each reads all of the tables, so it should not be small beside them
 _CHUNK = 64  # rows of the tables at a time
 _NUM_STAGES = 2

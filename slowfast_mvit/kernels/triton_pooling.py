@@ -34,7 +34,7 @@ from slowfast_mvit.kernels.triton_available import (
 MAX_WIDTH = 128  # channels of a head; a row of them is held in registers
 MAX_TAPS = 32  # of a filter; the sums of all of them are held in registers
 _MAX_ROWS = 32  # of a tile
-_NUM_WARPS = 8  # with 32 rows of 128: all registers, no shared memory, no barriers (sm_90)
+_NUM_WARPS = 8  # with fewer, filters go through shared memory to reach 32 rows (sm_90)
 _MAX_PROGRAMS = 1024  # each with partial sums of its own
 
 
