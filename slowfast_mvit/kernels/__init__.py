@@ -3,6 +3,9 @@
     tables.py    index and resampling of relative position tables, and the one-hot key matrix
     pooling.py   pooling of tokens without moving them: they already lie channels-last
     folded.py    attention with relative positions as one ordinary scaled-dot-product call
+    triton_*.py  the same on CUDA: triton_pooling.py pools and normalises, triton_attention.py
+                 attends, between the operators of triton_folding.py. *_kernels.py hold the
+                 kernels and are imported when one is first launched
 
 Nothing here has parameters or knows a model; ``slowfast_mvit.models`` is built on it.
 """
