@@ -13,12 +13,12 @@ from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.files import CONFIG_IN_FOLDER, WeightsFile, read_weights
 
 
-def build_model(config: Config, *, attention: str = "folded") -> MViT:
+def build_model(config: Config, *, attention: str = "fast") -> MViT:
     """The model that the ``MVIT`` and ``MODEL`` keys describe, with fresh weights on the CPU.
 
     Args:
         config: from ``load_config``.
-        attention: "folded" or "plain", the same function computed in two ways.
+        attention: "fast", "folded" or "plain", the same function computed in three ways.
 
     Raises:
         ConfigError: the keys of the blocks do not fit together.

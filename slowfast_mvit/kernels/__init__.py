@@ -1,11 +1,15 @@
-"""The few tensor operations that make MViT fast, each exact and each tested against a plain form.
+"""The few operations that make MViT fast, each exact and each tested against a plain form.
 
-    tables.py    index and resampling of relative position tables, and the one-hot key matrix
-    pooling.py   pooling of tokens without moving them: they already lie channels-last
-    folded.py    attention with relative positions as one ordinary scaled-dot-product call
-    triton_*.py  the same on CUDA: triton_pooling.py pools and normalises, triton_attention.py
-                 attends, between the operators of triton_folding.py. *_kernels.py hold the
-                 kernels and are imported when one is first launched
+On any device, in PyTorch's own operations:
+    tables.py        index and resampling of relative position tables, and the one-hot key matrix
+    pooling.py       pooling of tokens without moving them: they already lie channels-last
+    folded.py        attention with relative positions as one ordinary scaled-dot-product call
+
+On a CPU, some tokens at a time, so that what is computed of them stays in the cache:
+    norm_linear.py   LayerNorm and a linear layer        mlp.py      LayerNorm, MLP and residual
+    blockwise.py     attention with relative positions   casting.py  their bfloat16 products
+    pool_qkv.py      pooling and norm of queries, keys and values in one operator
+    native.c         what the last two need in C; native.py compiles it when it is first needed
 
 Nothing here has parameters or knows a model; ``slowfast_mvit.models`` is built on it.
 """

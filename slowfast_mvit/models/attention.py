@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slowfast_mvit.errors import pick
-from slowfast_mvit.kernels import THW, depthwise_pool, folded_attention
-from slowfast_mvit.models.layers import NORM_EPS, with_prefix
+from slowfast_mvit.kernels import THW, depthwise_pool, folded_attention, gather_table
+from slowfast_mvit.kernels.blockwise import blockwise_attention, can_attend
+from slowfast_mvit.kernels.pool_qkv import can_pool, pool_qkv, pooled_thw
+from slowfast_mvit.models.layers import NORM_EPS, with_prefix, with_zero_gradients
 from slowfast_mvit.models.rel_pos import axis_offsets, table_length
 
 
@@ -45,9 +48,89 @@ def plain_attention(
     return scores.softmax(dim=-1) @ v  # (B, N, Lq, D)
 
 
+def with_offsets(
+    attend: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Sequence[Tensor | None],
+    *,
+    scale: float,
+    q_thw: THW,
+    k_thw: THW,
+    num_prefix_tokens: int,
+    add_queries_from: int,
+) -> Tensor:
+    """``attend`` with the offsets that the tables give, and the pooled queries added to it.
+
+    Args:
+        attend: ``plain_attention`` or ``folded_attention``.
+        q: (B, Lq, N, D).
+        k: (B, Lk, N, D).
+        v: (B, Lk, N, D).
+        tables: of time, height and width, (rows, D) each, or None.
+        scale: factor of the products of q and k.
+        q_thw: the grid of the queries.
+        k_thw: the grid of the keys.
+        num_prefix_tokens: P.
+        add_queries_from: the queries from this one on are added to the output; Lq for none.
+
+    Returns:
+        (B, Lq, N, D).
+    """
+    out = attend(
+        q.transpose(1, 2),  # (B, N, Lq, D)
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        scale=scale,
+        offsets=axis_offsets(q[:, num_prefix_tokens:].transpose(1, 2), tables, q_thw, k_thw),
+        k_thw=k_thw,
+        num_prefix_tokens=num_prefix_tokens,
+    ).transpose(1, 2)  # (B, Lq, N, D)
+    bare = add_queries_from
+    return with_prefix(out[:, :bare], out[:, bare:] + q[:, bare:]) if bare < q.shape[1] else out
+
+
+def fast_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Sequence[Tensor | None],
+    *,
+    scale: float,
+    q_thw: THW,
+    k_thw: THW,
+    num_prefix_tokens: int,
+    add_queries_from: int,
+) -> Tensor:
+    """The same function as ``with_offsets``, in the way that is fastest for these tensors."""
+    if can_attend(q, k_thw):
+        gathered = [
+            None if table is None else gather_table(table, q_length, k_length)
+            for table, q_length, k_length in zip(tables, q_thw, k_thw, strict=True)
+        ]
+        out: Tensor = blockwise_attention(
+            q, k, v, *gathered, q_thw, k_thw, num_prefix_tokens, scale, add_queries_from
+        )[0]
+        return out
+    return with_offsets(
+        folded_attention,
+        q,
+        k,
+        v,
+        tables,
+        scale=scale,
+        q_thw=q_thw,
+        k_thw=k_thw,
+        num_prefix_tokens=num_prefix_tokens,
+        add_queries_from=add_queries_from,
+    )
+
+
 ATTENTIONS: dict[str, Callable[..., Tensor]] = {
-    "folded": folded_attention,
-    "plain": plain_attention,
+    "fast": fast_attention,
+    "folded": partial(with_offsets, folded_attention),
+    "plain": partial(with_offsets, plain_attention),
 }
 
 
@@ -86,7 +169,7 @@ class MultiScaleAttention(nn.Module):
         residual_pooling: step 3.
         residual_cls_token: step 3 for the class token, too.
         dropout: rate of the dropout after ``proj``.
-        attention: "folded" or "plain", the same function computed in two ways.
+        attention: "fast", "folded" or "plain", the same function computed in three ways.
 
     Raises:
         ValueError: if ``dim_out`` is not a multiple of ``num_heads``.
@@ -115,7 +198,7 @@ class MultiScaleAttention(nn.Module):
         residual_pooling: bool = True,
         residual_cls_token: bool = False,
         dropout: float = 0.0,
-        attention: str = "folded",
+        attention: str = "fast",
     ) -> None:
         super().__init__()
         if dim_out % num_heads:
@@ -127,6 +210,7 @@ class MultiScaleAttention(nn.Module):
         self.residual_pooling = residual_pooling
         self.num_without_residual = 0 if residual_cls_token else num_prefix_tokens
         self.attend = pick(ATTENTIONS, attention, "attention")
+        self.pools_fast = attention == "fast"
 
         t, h, w = input_thw
         self.rel_pos_h = self.rel_pos_w = self.rel_pos_t = None
@@ -143,40 +227,87 @@ class MultiScaleAttention(nn.Module):
         self.pool_k, self.norm_k = _pool_and_norm(head_dim, kernel_kv, stride_kv)
         self.pool_v, self.norm_v = _pool_and_norm(head_dim, kernel_kv, stride_kv)
 
-    def forward(self, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
+    def forward(self, tokens: Tensor, thw: THW, *, only_prefix: bool = False) -> tuple[Tensor, THW]:
         """Attend and pool.
 
         Args:
             tokens: (B, P + T*H*W, dim), the grid in row-major order, time slowest.
             thw: the grid (T, H, W) of those tokens.
+            only_prefix: compute nothing but the prefix tokens that go out.
 
         Returns:
-            The tokens (B, P + T'*H'*W', dim_out) and their grid (T', H', W').
+            The tokens (B, P + T'*H'*W', dim_out) and their grid (T', H', W'); with
+            ``only_prefix`` the tokens (B, P, dim_out) of that grid.
         """
-        p = self.num_prefix_tokens
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, N, D)
-        q, k, v = qkv.unbind(2)  # 3 x (B, L, N, D)
-        q, q_thw = self._pool(q, thw, self.pool_q, self.norm_q)
-        k, k_thw = self._pool(k, thw, self.pool_k, self.norm_k)
-        v, _ = self._pool(v, thw, self.pool_v, self.norm_v)
+        return self.attend_projected(self.qkv(tokens), thw, only_prefix=only_prefix)
 
-        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
+    def attend_projected(
+        self, qkv: Tensor, thw: THW, *, only_prefix: bool = False
+    ) -> tuple[Tensor, THW]:
+        """``forward`` from what ``self.qkv`` gives, (B, P + T*H*W, 3 * dim_out), on."""
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, N, D)
+        if only_prefix:
+            return self._attend_by_prefix(qkv, thw)
+        q, k, v, q_thw, k_thw = self._pool(qkv, thw)
         out = self.attend(
-            q.transpose(1, 2),  # (B, N, Lq, D)
-            k.transpose(1, 2),
-            v.transpose(1, 2),
+            q,
+            k,
+            v,
+            (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w),
             scale=self.scale,
-            offsets=axis_offsets(q[:, p:].transpose(1, 2), tables, q_thw, k_thw),
+            q_thw=q_thw,
             k_thw=k_thw,
-            num_prefix_tokens=p,
-        ).transpose(1, 2)  # (B, Lq, N, D)
-
-        if self.residual_pooling:
-            bare = self.num_without_residual
-            out = with_prefix(out[:, :bare], out[:, bare:] + q[:, bare:])
+            num_prefix_tokens=self.num_prefix_tokens,
+            add_queries_from=self.num_without_residual if self.residual_pooling else q.shape[1],
+        )  # (B, Lq, N, D)
         return self.dropout(self.proj(out.flatten(2))), q_thw
 
-    def _pool(
+    def _attend_by_prefix(self, qkv: Tensor, thw: THW) -> tuple[Tensor, THW]:
+        """The prefix tokens' rows of the output; they have no offsets, and are not pooled."""
+        q, k, v = qkv.unbind(2)
+        q = q[:, : self.num_prefix_tokens]
+        q = q if self.norm_q is None else self.norm_q(q)
+        k, _ = self._pool_one(k, thw, self.pool_k, self.norm_k)
+        v, _ = self._pool_one(v, thw, self.pool_v, self.norm_v)
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=self.scale
+        ).transpose(1, 2)
+        if self.residual_pooling and not self.num_without_residual:
+            out = out + q
+        pool_q = () if self.pool_q is None else (self.pool_q.weight,)
+        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
+        idle = [*pool_q, *[table for table in tables if table is not None]]
+        out = self.dropout(self.proj(with_zero_gradients(out, *idle).flatten(2)))
+        if self.pool_q is None:
+            return out, thw
+        return out, pooled_thw(thw, self.pool_q.kernel_size, self.pool_q.stride)
+
+    def _pool(self, qkv: Tensor, thw: THW) -> tuple[Tensor, Tensor, Tensor, THW, THW]:
+        """Pool and normalise queries, keys and values (B, L, 3, N, D); with their grids."""
+        pools = [pool for pool in (self.pool_q, self.pool_k, self.pool_v) if pool is not None]
+        norms = [norm for norm in (self.norm_q, self.norm_k, self.norm_v) if norm is not None]
+        weights = [pool.weight for pool in pools]
+        if self.pools_fast and len(pools) == len(norms) == 3 and can_pool(qkv, weights):
+            strides = [pool.stride for pool in pools[:2]]
+            q, k, v = pool_qkv(
+                qkv,
+                weights,
+                [norm.weight for norm in norms],
+                [norm.bias for norm in norms],
+                thw,
+                *strides,
+                self.num_prefix_tokens,
+                NORM_EPS,
+            )
+            grids = [pooled_thw(thw, pool.kernel_size, pool.stride) for pool in pools[:2]]
+            return q, k, v, *grids
+        q, k, v = qkv.unbind(2)  # 3 x (B, L, N, D)
+        q, q_thw = self._pool_one(q, thw, self.pool_q, self.norm_q)
+        k, k_thw = self._pool_one(k, thw, self.pool_k, self.norm_k)
+        v, _ = self._pool_one(v, thw, self.pool_v, self.norm_v)
+        return q, k, v, q_thw, k_thw
+
+    def _pool_one(
         self, heads: Tensor, thw: THW, pool: nn.Conv3d | None, norm: nn.LayerNorm | None
     ) -> tuple[Tensor, THW]:
         """Pool the tokens of the grid, (B, L, N, D), and normalise them and the prefix."""

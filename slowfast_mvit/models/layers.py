@@ -9,6 +9,7 @@ Letters used in shapes:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,12 +105,21 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return branch
+    @property
+    def is_active(self) -> bool:
+        """Whether anything is dropped now."""
+        return self.training and self.rate > 0.0
+
+    def draw(self, batch_size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The factor of the branch of each sample, (B,): 0, or 1 / (1 - rate)."""
         keep = 1.0 - self.rate
-        mask = branch.new_empty((branch.shape[0],) + (1,) * (branch.ndim - 1)).bernoulli_(keep)
-        return branch * (mask / keep)
+        return torch.empty(batch_size, dtype=dtype, device=device).bernoulli_(keep) / keep
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.is_active:
+            return branch
+        factors = self.draw(len(branch), dtype=branch.dtype, device=branch.device)
+        return branch * factors.view((-1,) + (1,) * (branch.ndim - 1))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
@@ -131,3 +141,24 @@ class Head(nn.Module):
 def with_prefix(prefix: Tensor, patches: Tensor) -> Tensor:
     """Prefix tokens (B, P, ...) put before the tokens of the grid; P may be 0."""
     return torch.cat([prefix, patches], dim=1) if prefix.shape[1] else patches
+
+
+def with_zero_gradients(x: Tensor, *idle: Tensor) -> Tensor:
+    """``x``, whose backward pass gives the ``idle`` parameters gradients of zero instead of none.
+
+    Optimizers leave a parameter without a gradient as it is, and would not decay it; and several
+    processes would wait for it.
+    """
+    out: Tensor = _WithZeroGradients.apply(x, *idle)
+    return out
+
+
+class _WithZeroGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *idle: Tensor) -> Tensor:
+        ctx.save_for_backward(*idle)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, *[torch.zeros_like(one) for one in ctx.saved_tensors]

@@ -126,7 +126,8 @@ class MViT(nn.Module):
         head_dropout: rate of the dropout before the classifier.
         head_init_scale: factor of the classifier's first weights.
         detach_head: no gradients from the classifier to what is below it (linear probing).
-        attention: "folded", or "plain", the same function with every score written out.
+        attention: "fast", or the same function without the kernels made for it, "folded", or
+            with every score written out, "plain".
         activation_checkpointing: what training keeps of each block, and what it computes again in
             the backward pass: False, "selective" or True, see ``models.checkpointing``.
 
@@ -168,7 +169,7 @@ class MViT(nn.Module):
         head_dropout: float = 0.0,
         head_init_scale: float = 1.0,
         detach_head: bool = False,
-        attention: str = "folded",
+        attention: str = "fast",
         activation_checkpointing: bool | str = False,
     ) -> None:
         super().__init__()
@@ -195,6 +196,7 @@ class MViT(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.norm_stem = nn.LayerNorm(dim, eps=NORM_EPS) if norm_stem else nn.Identity()
+        reads_prefix_only = attention == "fast" and cls_token and not mean_pooling
         self.blocks = nn.ModuleList(
             MultiScaleBlock(
                 spec,
@@ -207,6 +209,8 @@ class MViT(nn.Module):
                 residual_cls_token=residual_cls_token,
                 dropout=dropout,
                 attention=attention,
+                only_prefix=reads_prefix_only and spec is blocks[-1],
+                tokenwise=activation_checkpointing != "selective",
             )
             for spec in blocks
         )

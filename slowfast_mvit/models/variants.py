@@ -199,7 +199,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     input_size: Sequence[int] | None = None,
-    attention: str = "folded",
+    attention: str = "fast",
     drop_path: float | None = None,
     head_dropout: float | None = None,
 ) -> MViT:
@@ -209,7 +209,7 @@ def create_model(
         name: one of ``list_models()``.
         num_classes: classes; None for as many as it was published for.
         input_size: pixels (T, H, W) of the clips to train on; None for the published size.
-        attention: "folded" or "plain", the same function computed in two ways.
+        attention: "fast", "folded" or "plain", the same function computed in three ways.
         drop_path: stochastic depth of the last block; None for that of the published recipe.
         head_dropout: dropout before the classifier; None for that of the published recipe.
 

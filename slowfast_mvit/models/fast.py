@@ -1,0 +1,111 @@
+"""When the fast forms of ``kernels`` may stand in for modules, and how they are called.
+
+Each stands in for the modules it is given only where nobody could tell: plain layers without hooks,
+no dropout at work, outside of ``torch.compile``, which fuses for itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from slowfast_mvit.kernels import casting, mlp, norm_linear
+from slowfast_mvit.models.attention import MultiScaleAttention
+from slowfast_mvit.models.layers import DropPath, Mlp
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody wants to be called when this module is."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def is_bare(layer: nn.Linear | nn.LayerNorm) -> bool:
+    """Whether calling this layer is nothing but its arithmetic on its own, whole parameters."""
+    weights = (layer.weight, layer.bias)
+    return (
+        type(layer) in (nn.Linear, nn.LayerNorm)
+        and not has_hooks(layer)
+        and all(one is None or type(one) in (nn.Parameter, Tensor) for one in weights)
+    )
+
+
+def is_plain_cpu(tokens: Tensor) -> bool:
+    """Whether these tokens are computed with on a CPU, right now, in a format that is known."""
+    return (
+        tokens.device.type == "cpu"
+        and tokens.dtype == torch.float32
+        and casting.compute_dtype() in casting.DTYPES
+        and not torch.compiler.is_compiling()
+    )
+
+
+def attention_is_fast(norm: nn.LayerNorm, attention: MultiScaleAttention, tokens: Tensor) -> bool:
+    """Whether ``fast_norm_linear`` can be used before the attention, and clips left out of it.
+
+    A dropout draws its mask before the branch is dropped, for the dropped clips, too.
+    """
+    return (
+        is_plain_cpu(tokens)
+        and attention.dropout.p == 0.0
+        and not has_hooks(attention)
+        and is_bare(norm)
+        and is_bare(attention.qkv)
+    )
+
+
+def mlp_is_fast(norm: nn.LayerNorm, layers: Mlp, tokens: Tensor) -> bool:
+    """Whether ``fast_mlp_residual`` can be used."""
+    return (
+        is_plain_cpu(tokens)
+        and not (layers.training and layers.dropout.p > 0.0)
+        and not has_hooks(layers)
+        and type(layers.act) is nn.GELU
+        and is_bare(norm)
+        and is_bare(layers.fc1)
+        and is_bare(layers.fc2)
+    )
+
+
+def fast_norm_linear(tokens: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
+    """layer(norm(tokens)), (B, L, K)."""
+    return norm_linear.norm_linear(
+        tokens, (norm.weight, norm.bias), (layer.weight, layer.bias), eps=norm.eps
+    )
+
+
+def draw_kept(drop_path: DropPath, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Which clips of the batch keep their branch, and the factors of those branches.
+
+    The mask is drawn on the CPU, so nothing has to be waited for to know it.
+
+    Returns:
+        Indices of the clips, None for all of them; and factors (kept, 1, 1), None for 1.
+    """
+    if not drop_path.is_active:
+        return None, None
+    factors = drop_path.draw(len(tokens), dtype=casting.compute_dtype(), device=tokens.device)
+    kept = factors.nonzero().squeeze(1)
+    return None if len(kept) == len(tokens) else kept, factors[kept].view(-1, 1, 1)
+
+
+def fast_mlp_residual(
+    tokens: Tensor, norm: nn.LayerNorm, layers: Mlp, drop_path: DropPath
+) -> Tensor:
+    """tokens + drop_path(layers(norm(tokens))), (B, L, C)."""
+    factors = None
+    if drop_path.is_active:
+        drawn = drop_path.draw(len(tokens), dtype=casting.compute_dtype(), device=tokens.device)
+        factors = drawn.tolist()
+    return mlp.mlp_residual(
+        tokens,
+        (norm.weight, norm.bias),
+        (layers.fc1.weight, layers.fc1.bias),
+        (layers.fc2.weight, layers.fc2.bias),
+        eps=norm.eps,
+        factors=factors,
+    )
