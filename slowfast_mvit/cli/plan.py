@@ -10,6 +10,7 @@ from slowfast_mvit import build
 from slowfast_mvit.config import Config
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.distributed import is_launched, local_world_size, num_nodes, world_size
+from slowfast_mvit.runtime.precision import lacks_instructions
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,13 @@ def tell_plan(
             "NUM_GPUS is %d, but torch sees no GPU here (no driver, or a torch built for CPUs?), "
             "so the CPU does the work. NUM_GPUS 0 asks for that",
             config.num_gpus,
+        )
+    if lacks_instructions(device, config.train.precision):
+        logger.warning(
+            "TRAIN.PRECISION is %s, for which this CPU has no instructions: products take up to "
+            "two hundred times as long as in fp32, and a step of S took nine times as long. "
+            "TRAIN.PRECISION fp32 is faster here and more exact",
+            config.train.precision,
         )
     if config.num_gpus > 1 and not is_launched():
         logger.warning(

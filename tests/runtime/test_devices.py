@@ -1,12 +1,21 @@
 """Which process and which device."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import distributed
 
+from slowfast_mvit.cli.plan import tell_plan
+from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.runtime.distributed import is_main, pick_device, rank, world_size
-from slowfast_mvit.runtime.precision import autocast, loss_scaler
+from slowfast_mvit.runtime.precision import (
+    PRECISIONS,
+    autocast,
+    lacks_instructions,
+    loss_scaler,
+)
 
 
 def test_a_run_of_one_process_needs_no_set_up():
@@ -58,3 +67,51 @@ def test_matrix_products_are_computed_in_the_precision_asked_for(precision, dtyp
 
     assert product.dtype == dtype
     assert loss_scaler(torch.device("cpu"), precision).is_enabled() == (precision == "fp16")
+
+
+@pytest.fixture
+def cpu_with(monkeypatch):
+    """Makes the CPU one with the instructions for these formats."""
+
+    def pretend(*formats):
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        checks = {
+            f"_is_mkldnn_{name}_supported": lambda name=name: name in formats
+            for name in ("bf16", "fp16")
+        }
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**checks))
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("formats", "expected"),
+    [((), ["bf16", "fp16"]), (("bf16",), ["fp16"]), (("bf16", "fp16"), [])],
+    ids=str,
+)
+def test_formats_that_a_cpu_imitates_are_known(cpu_with, formats, expected):
+    cpu_with(*formats)
+
+    imitated = [name for name in PRECISIONS if lacks_instructions(torch.device("cpu"), name)]
+
+    assert imitated == expected
+
+
+def test_nothing_is_said_of_gpus(cpu_with):
+    cpu_with()
+
+    assert not lacks_instructions(torch.device("cuda"), "bf16")
+
+
+@pytest.mark.parametrize(("precision", "num_warnings"), [("bf16", 1), ("fp32", 0)])
+def test_the_plan_warns_of_a_format_that_the_cpu_imitates(
+    cpu_with, caplog, tiny_config, precision, num_warnings
+):
+    cpu_with()
+    config = load_config(str(tiny_config), ["TRAIN.PRECISION", precision])
+
+    tell_plan(config, torch.device("cpu"), num_steps=1, num_train=8, num_val=8)
+
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == num_warnings
+    assert all("TRAIN.PRECISION fp32 is faster here" in text for text in told)
