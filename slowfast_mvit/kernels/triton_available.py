@@ -10,12 +10,15 @@ import functools
 import importlib
 import importlib.util
 import logging
+import os
 from types import ModuleType
 
 import torch
 
 logger = logging.getLogger(__name__)
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it once, too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -24,16 +27,24 @@ def why_no_triton(device: torch.device) -> str | None:
 
     Triton's interpreter (``TRITON_INTERPRET=1``) works on tensors of any device.
     """
-    if importlib.util.find_spec("triton") is None:
+    if not HAS_TRITON:
         return "Triton is not installed"
-    if device.type != "cuda" and not _interpreting():
+    if device.type != "cuda" and not INTERPRETS:
         return f"there are Triton kernels for CUDA devices only, not for {device.type!r}"
     return None
 
 
-@functools.cache
 def tell_once(operation: str, reason: str) -> None:
-    """Log, the first time in this process, that an operation runs in PyTorch's own operations."""
+    """Log, the first time in this process, that an operation runs in PyTorch's own operations.
+
+    Not from within a graph that is being compiled, which could not hold it.
+    """
+    if not torch.compiler.is_compiling():
+        _tell(operation, reason)
+
+
+@functools.cache
+def _tell(operation: str, reason: str) -> None:
     logger.info("%s runs in plain PyTorch instead of Triton: %s", operation, reason)
 
 
@@ -45,8 +56,3 @@ def kernels_of(name: str) -> ModuleType:
 def power_of_two(number: int) -> int:
     """The smallest power of two that is not below ``number``; sizes of tiles must be such."""
     return 1 << max(number - 1, 0).bit_length()
-
-
-def _interpreting() -> bool:
-    knobs = importlib.import_module("triton").knobs
-    return bool(knobs.runtime.interpret)

@@ -77,7 +77,7 @@ def is_supported(
         return f"the kernels know {', '.join(map(str, DTYPES))}, not {qkv.dtype}"
     if qkv.shape[-1] > MAX_WIDTH:
         return f"a head has {qkv.shape[-1]} channels, and the kernels hold {MAX_WIDTH}"
-    if qkv[:1].numel() >= 2**31:
+    if math.prod(qkv.shape[1:]) >= 2**31:
         return "a sample has 2**31 numbers or more"
     for weight in weights:
         kernel = tuple(weight.shape[2:])

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from slowfast_mvit.kernels import depthwise_pool
+from slowfast_mvit.kernels.triton_available import tell_once
 from slowfast_mvit.kernels.triton_pooling import (
     is_supported,
     pool_qkv_backward,
@@ -169,9 +170,7 @@ def test_blocks_of_published_models_are_as_close_to_float64_as_pytorch_is(case, 
 def test_what_the_kernels_cannot_do_is_told(head_dim, kernel, dtype, reason, monkeypatch):
     pytest.importorskip("triton")
     there_is_a_gpu = "CUDA" not in reason
-    monkeypatch.setattr(
-        "slowfast_mvit.kernels.triton_available._interpreting", lambda: there_is_a_gpu
-    )
+    monkeypatch.setattr("slowfast_mvit.kernels.triton_available.INTERPRETS", there_is_a_gpu)
     case = ((1, 2, 2), 0, 1, head_dim, kernel, (1, 1, 1), (1, 1, 1))
     qkv, parameters = drawn(case, dtype, "cpu")
 
@@ -181,3 +180,19 @@ def test_what_the_kernels_cannot_do_is_told(head_dim, kernel, dtype, reason, mon
 
     assert told is not None
     assert reason in told
+
+
+def test_a_graph_can_hold_the_question_whether_the_kernels_can():
+    case = SMALL["kernel of one"]
+    qkv, parameters = drawn(case, torch.float32, "cpu")
+
+    def asked(qkv):
+        arguments = (qkv, parameters[:3], parameters[3:6], parameters[6:])
+        reason = is_supported(*arguments, case[0], *case[5:], 0, EPS)
+        if reason:
+            tell_once("pooling", reason)
+        return qkv + 1 if reason else qkv
+
+    compiled = torch.compile(asked, backend="eager", fullgraph=True)
+
+    assert torch.equal(compiled(qkv), asked(qkv))
