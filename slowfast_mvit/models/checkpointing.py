@@ -2,9 +2,9 @@
 
     activation_checkpointing   kept of each block                    MiB for a clip of S 16x4
                                                                      in float32    in bf16
-    False                      all that the backward pass reads         954          575
-    "selective"                what goes in, what linear layers give    573          301
-    True                       what goes in                              55           42
+    False                      all that the backward pass reads         941          568
+    "selective"                what goes in, what linear layers give    565          297
+    True                       what goes in                              54           41
 
 (On a CPU; ``bytes_kept`` in ``tests/models/test_checkpointing.py`` counts them.) Gradients are the
 same bits: dropout and drop path draw the same masks again. With "selective" an autocast context
