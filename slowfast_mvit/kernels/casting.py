@@ -10,6 +10,7 @@ are kept with the weight for as long as it does not change.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,35 @@ def linear(
     if bias is None:
         return torch.mm(x, weight.t(), out=out)
     return torch.addmm(bias, x, weight.t(), out=out)
+
+
+def emulates_bfloat16(x: Tensor) -> bool:
+    """Whether autocast wants bfloat16 products on a CPU that has no instructions for them."""
+    return (
+        x.device.type == "cpu"
+        and compute_dtype() == torch.bfloat16
+        and not HAS_BF16_INSTRUCTIONS
+        and not torch.compiler.is_compiling()
+    )
+
+
+def emulated(
+    product: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """``product(x, weight, bias)`` as autocast would have it, where ``emulates_bfloat16(x)``.
+
+    Args:
+        product: a linear layer or a convolution, of float32 tensors.
+        x: what it is applied to.
+        weight: of the layer.
+        bias: of the layer, or None.
+
+    Returns:
+        The product of the rounded operands, in bfloat16; gradients are float32 products, too.
+    """
+    with torch.autocast("cpu", enabled=False):
+        operands = [None if one is None else operand(one, torch.bfloat16) for one in (weight, bias)]
+        return product(operand(x, torch.bfloat16), *operands).to(torch.bfloat16)
 
 
 def kept_operand(weight: Tensor, dtype: torch.dtype) -> Tensor:

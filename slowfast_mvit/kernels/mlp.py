@@ -35,7 +35,7 @@ def mlp_residual(
     """tokens + factor * mlp(norm(tokens)).
 
     Args:
-        tokens: (B, L, C) float32, on the CPU.
+        tokens: (B, L, C) float32 or bfloat16, on the CPU.
         norm: weight and bias of the LayerNorm.
         first: weight (H, C) and bias of the first linear layer.
         second: weight (C, H) and bias of the second.
@@ -43,7 +43,7 @@ def mlp_residual(
         factors: of the branch of each clip, 0 where it is dropped; None for 1.
 
     Returns:
-        (B, L, C) float32.
+        (B, L, C) like ``tokens``.
     """
     given = (1.0,) * len(tokens) if factors is None else tuple(factors)
     dtype = compute_dtype()
@@ -78,7 +78,7 @@ class _MlpResidual(torch.autograd.Function):
         grad_tokens = torch.empty_like(tokens)
         with torch.autocast("cpu", enabled=False):
             for b, rows in token_blocks(tokens, len(weight_1)):
-                x, g, to = tokens[b, rows], grad[b, rows], grad_tokens[b, rows]
+                x, g, to = tokens[b, rows].float(), grad[b, rows].float(), grad_tokens[b, rows]
                 factor = ctx.factors[b]
                 if factor == 0.0:
                     to.copy_(g)
@@ -112,7 +112,7 @@ def _forward(
     out = torch.empty_like(tokens)
     (gamma, beta), (weight_1, bias_1, weight_2, bias_2) = norm, layers
     for b, rows in token_blocks(tokens, len(weight_1)):
-        x, to = tokens[b, rows], out[b, rows]
+        x, to = tokens[b, rows].float(), out[b, rows]
         if factors[b] == 0.0:
             to.copy_(x)
             continue

@@ -23,13 +23,13 @@ def norm_linear(
     """linear(norm(tokens)).
 
     Args:
-        tokens: (B, L, C) float32, on the CPU.
+        tokens: (B, L, C) float32 or bfloat16, on the CPU.
         norm: weight and bias of the LayerNorm.
         layer: weight (K, C) and bias of the linear layer.
         eps: of the LayerNorm.
 
     Returns:
-        (B, L, K) float32, or bfloat16 under autocast.
+        (B, L, K) float32, or bfloat16 under autocast, whatever the tokens are.
     """
     dtype = compute_dtype()
     with torch.autocast("cpu", enabled=False):
@@ -61,7 +61,7 @@ class _NormLinear(torch.autograd.Function):
         plain_weight = operand(weight, ctx.dtype)
         with torch.autocast("cpu", enabled=False):
             for b, rows in token_blocks(tokens, len(weight)):
-                x, g = tokens[b, rows], operand(grad[b, rows], ctx.dtype)
+                x, g = tokens[b, rows].float(), operand(grad[b, rows], ctx.dtype)
                 normed, *moments = torch.native_layer_norm(x, gamma.shape, gamma, beta, ctx.eps)
                 add_product(of_weight, g.t(), operand(normed, ctx.dtype))
                 of_bias += g.sum(dim=0, dtype=torch.float32)
@@ -87,6 +87,6 @@ def _forward(
 ) -> Tensor:
     out = tokens.new_empty((*tokens.shape[:2], len(weight)), dtype=dtype)
     for b, rows in token_blocks(tokens, len(weight)):
-        normed = F.layer_norm(tokens[b, rows], gamma.shape, gamma, beta, eps)
+        normed = F.layer_norm(tokens[b, rows].float(), gamma.shape, gamma, beta, eps)
         linear(normed, weight, bias, dtype, out=out[b, rows])
     return out

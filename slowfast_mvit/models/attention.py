@@ -19,6 +19,7 @@ from slowfast_mvit.errors import pick
 from slowfast_mvit.kernels import THW, depthwise_pool, folded_attention, gather_table
 from slowfast_mvit.kernels.blockwise import blockwise_attention, can_attend
 from slowfast_mvit.kernels.pool_qkv import can_pool, pool_qkv, pooled_thw
+from slowfast_mvit.models.fast import apply_linear
 from slowfast_mvit.models.layers import NORM_EPS, with_prefix, with_zero_gradients
 from slowfast_mvit.models.rel_pos import axis_offsets, table_length
 
@@ -260,27 +261,20 @@ class MultiScaleAttention(nn.Module):
             num_prefix_tokens=self.num_prefix_tokens,
             add_queries_from=self.num_without_residual if self.residual_pooling else q.shape[1],
         )  # (B, Lq, N, D)
-        return self.dropout(self.proj(out.flatten(2))), q_thw
+        return self.dropout(apply_linear(self.proj, out.flatten(2))), q_thw
 
     def _attend_by_prefix(self, qkv: Tensor, thw: THW) -> tuple[Tensor, THW]:
         """The prefix tokens' rows of the output; they have no offsets, and are not pooled."""
-        q, k, v = qkv.unbind(2)
+        q, k, v, q_thw, _ = self._pool(qkv, thw)
         q = q[:, : self.num_prefix_tokens]
-        q = q if self.norm_q is None else self.norm_q(q)
-        k, _ = self._pool_one(k, thw, self.pool_k, self.norm_k)
-        v, _ = self._pool_one(v, thw, self.pool_v, self.norm_v)
         out = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=self.scale
         ).transpose(1, 2)
         if self.residual_pooling and not self.num_without_residual:
             out = out + q
-        pool_q = () if self.pool_q is None else (self.pool_q.weight,)
-        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
-        idle = [*pool_q, *[table for table in tables if table is not None]]
-        out = self.dropout(self.proj(with_zero_gradients(out, *idle).flatten(2)))
-        if self.pool_q is None:
-            return out, thw
-        return out, pooled_thw(thw, self.pool_q.kernel_size, self.pool_q.stride)
+        tables = [self.rel_pos_t, self.rel_pos_h, self.rel_pos_w]
+        out = with_zero_gradients(out, *[table for table in tables if table is not None])
+        return self.dropout(apply_linear(self.proj, out.flatten(2))), q_thw
 
     def _pool(self, qkv: Tensor, thw: THW) -> tuple[Tensor, Tensor, Tensor, THW, THW]:
         """Pool and normalise queries, keys and values (B, L, 3, N, D); with their grids."""

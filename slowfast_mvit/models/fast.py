@@ -6,12 +6,17 @@ no dropout at work, outside of ``torch.compile``, which fuses for itself.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slowfast_mvit.kernels import casting, mlp, norm_linear
-from slowfast_mvit.models.attention import MultiScaleAttention
 from slowfast_mvit.models.layers import DropPath, Mlp
+
+if TYPE_CHECKING:
+    from slowfast_mvit.models.attention import MultiScaleAttention
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -25,20 +30,31 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def is_bare(layer: nn.Linear | nn.LayerNorm) -> bool:
-    """Whether calling this layer is nothing but its arithmetic on its own, whole parameters."""
+    """Whether calling this layer is nothing but arithmetic on its own, whole float32 parameters."""
     weights = (layer.weight, layer.bias)
     return (
         type(layer) in (nn.Linear, nn.LayerNorm)
         and not has_hooks(layer)
-        and all(one is None or type(one) in (nn.Parameter, Tensor) for one in weights)
+        and all(
+            one is None or (type(one) in (nn.Parameter, Tensor) and one.dtype == torch.float32)
+            for one in weights
+        )
     )
+
+
+def apply_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """layer(x), also where autocast wants products that this CPU has no instructions for."""
+    if casting.emulates_bfloat16(x) and is_bare(layer):
+        return casting.emulated(F.linear, x, layer.weight, layer.bias)
+    out: Tensor = layer(x)
+    return out
 
 
 def is_plain_cpu(tokens: Tensor) -> bool:
     """Whether these tokens are computed with on a CPU, right now, in a format that is known."""
     return (
         tokens.device.type == "cpu"
-        and tokens.dtype == torch.float32
+        and tokens.dtype in (torch.float32, casting.compute_dtype())
         and casting.compute_dtype() in casting.DTYPES
         and not torch.compiler.is_compiling()
     )

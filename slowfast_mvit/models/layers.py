@@ -8,13 +8,15 @@ Letters used in shapes:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slowfast_mvit.kernels import THW
+from slowfast_mvit.kernels.casting import emulated, emulates_bfloat16
 
 NORM_EPS = 1e-6
 
@@ -55,7 +57,7 @@ class PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.for_images = len(kernel) == 2
-        convolution: Callable[..., nn.Module] = nn.Conv2d if self.for_images else nn.Conv3d
+        convolution: Any = nn.Conv2d if self.for_images else nn.Conv3d
         self.proj = convolution(3, dim, kernel, stride, padding)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, THW]:
@@ -72,11 +74,22 @@ class PatchEmbed(nn.Module):
         if pixels.ndim != (4 if self.for_images else 5) or pixels.shape[1] != 3:
             wanted = "(B, 3, H, W) or (B, 3, 1, H, W)" if self.for_images else "(B, 3, T, H, W)"
             raise ValueError(f"pixels must have shape {wanted}, got {tuple(pixels.shape)}")
-        grid = self.proj(pixels)
+        grid = self._embed(pixels)
         if self.for_images:
             grid = grid.unsqueeze(2)  # (B, dim, 1, H, W)
         t, h, w = grid.shape[2:]
         return grid.flatten(2).transpose(1, 2), (t, h, w)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        if emulates_bfloat16(pixels):
+            convolve = functools.partial(
+                F.conv2d if self.for_images else F.conv3d,
+                stride=self.proj.stride,
+                padding=self.proj.padding,
+            )
+            return emulated(convolve, pixels, self.proj.weight, self.proj.bias)
+        grid: Tensor = self.proj(pixels)
+        return grid
 
 
 class Mlp(nn.Module):
