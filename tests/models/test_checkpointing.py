@@ -63,6 +63,17 @@ def test_gradients_are_the_same_bits_with_the_same_masks(kept, dtype):
     assert different == []
 
 
+@pytest.mark.parametrize("kept", ["selective", True])
+def test_the_paths_without_dropout_draw_the_same_masks_too(kept):
+    pixels = torch.randn(4, 3, 4, 48, 48)
+
+    expected = gradients(small(False, drop_path=0.5), pixels, torch.float32)
+    actual = gradients(small(kept, drop_path=0.5), pixels, torch.float32)
+
+    for name, gradient in expected.items():
+        assert (actual[name] - gradient).norm() <= 1e-6 + 1e-5 * gradient.norm(), name
+
+
 class Operations(TorchDispatchMode):
     """Counts how often each operation runs."""
 
