@@ -26,9 +26,10 @@ EPS = 1e-6
 
 # grid, prefix tokens, heads, head width, kernel, stride of queries, stride of keys and values
 SMALL = {
-    "odd grid, class token, heads": ((1, 3, 3), 1, 2, 6, (3, 3, 3), (1, 1, 1), (1, 2, 2)),
+    "odd grid, class token, heads": ((1, 3, 5), 1, 2, 6, (1, 3, 3), (1, 1, 1), (1, 2, 2)),
+    "kernel of the published models": ((2, 1, 3), 0, 1, 6, (3, 3, 3), (1, 1, 1), (2, 1, 2)),
     "no class token, wide strides": ((1, 5, 9), 0, 1, 8, (1, 3, 3), (1, 4, 4), (1, 8, 8)),
-    "strides in time, uneven kernel": ((3, 1, 4), 1, 3, 4, (3, 1, 5), (2, 1, 2), (2, 1, 4)),
+    "strides in time, uneven kernel": ((3, 1, 4), 1, 3, 4, (1, 1, 5), (2, 1, 2), (2, 1, 4)),
     "kernel of one": ((2, 2, 2), 0, 1, 8, (1, 1, 1), (1, 1, 1), (1, 2, 2)),
 }
 # Blocks of MViTv2-S (224 pixels) and of L (312 pixels: odd grids, heads of 72 channels).
@@ -91,7 +92,7 @@ def errors(results, exact):
 @pytest.fixture
 def several_tiles_each(monkeypatch):
     """Let a program do several tiles, as it does on grids too large for the interpreter."""
-    monkeypatch.setattr("slowfast_mvit.kernels.triton_pooling._MAX_PROGRAMS", 3)
+    monkeypatch.setattr("slowfast_mvit.kernels.triton_pooling._MAX_PROGRAMS", 2)
 
 
 def test_the_kernels_pass_in_the_interpreter(passes_in_interpreter):
@@ -117,7 +118,7 @@ def test_the_kernels_pool_as_pytorch_does_and_so_do_their_gradients(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_as_close_to_float64_as_pytorch_is(dtype, triton_device):
     case = SMALL["no class token, wide strides"]
-    qkv, parameters = drawn(case, dtype, triton_device, batch=2)
+    qkv, parameters = drawn(case, dtype, triton_device)
 
     results, directions = by_kernels(qkv, parameters, case)
 
@@ -132,7 +133,7 @@ def test_half_precision_is_as_close_to_float64_as_pytorch_is(dtype, triton_devic
 
 @pytest.mark.gpu
 def test_the_same_gradients_come_out_bit_for_bit(triton_device, several_tiles_each):
-    case = SMALL["no class token, wide strides"]
+    case = SMALL["strides in time, uneven kernel"]
     qkv, parameters = drawn(case, torch.float32, triton_device)
 
     first, directions = by_kernels(qkv, parameters, case)
