@@ -58,18 +58,8 @@ class Pooling(NamedTuple):
     stride: tuple[int, ...]
 
 
-def is_supported(
-    qkv: Tensor,
-    weights: Sequence[Tensor],
-    norm_weights: Sequence[Tensor],
-    norm_biases: Sequence[Tensor],
-    thw: Sequence[int],
-    stride_q: Sequence[int],
-    stride_kv: Sequence[int],
-    num_prefix_tokens: int,
-    eps: float,
-) -> str | None:
-    """Why the kernels cannot pool these, or None; the arguments are those of the forward pass."""
+def is_supported(qkv: Tensor, weights: Sequence[Tensor]) -> str | None:
+    """Why the kernels cannot pool these; None if they can."""
     reason = why_no_triton(qkv.device)
     if reason:
         return reason

@@ -175,9 +175,7 @@ def test_what_the_kernels_cannot_do_is_told(head_dim, kernel, dtype, reason, mon
     case = ((1, 2, 2), 0, 1, head_dim, kernel, (1, 1, 1), (1, 1, 1))
     qkv, parameters = drawn(case, dtype, "cpu")
 
-    told = is_supported(
-        qkv, parameters[:3], parameters[3:6], parameters[6:], *case[:1], *case[5:], 0, EPS
-    )
+    told = is_supported(qkv, parameters[:3])
 
     assert told is not None
     assert reason in told
@@ -188,8 +186,7 @@ def test_a_graph_can_hold_the_question_whether_the_kernels_can():
     qkv, parameters = drawn(case, torch.float32, "cpu")
 
     def asked(qkv):
-        arguments = (qkv, parameters[:3], parameters[3:6], parameters[6:])
-        reason = is_supported(*arguments, case[0], *case[5:], 0, EPS)
+        reason = is_supported(qkv, parameters[:3])
         if reason:
             tell_once("pooling", reason)
         return qkv + 1 if reason else qkv
