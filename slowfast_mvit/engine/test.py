@@ -107,6 +107,8 @@ class _Read:
 class _ForwardPasses:
     """Probabilities from forward passes of equal size, in the order in which views are added.
 
+    A pass is read when the next one has been given to the device, which so never waits for us.
+
     Args:
         model: in evaluation mode.
         num_rows: views in each pass.
@@ -118,6 +120,7 @@ class _ForwardPasses:
         self._num_rows = num_rows
         self._precision = precision
         self._waiting: list[Tensor] = []  # (some, 3, T, S, S) each, fewer than num_rows together
+        self._uncollected: Tensor | None = None  # (some, K) of the last pass, on the device
         self._probs = np.empty((0, 0), dtype=np.float32)
 
     def add(self, views: Tensor) -> None:
@@ -137,10 +140,11 @@ class _ForwardPasses:
         if num_waiting:
             self._score(_filled(torch.cat(self._waiting), self._num_rows), num_waiting)
         self._waiting = []
+        self._collect()
 
     @property
     def num_scored(self) -> int:
-        """Views whose probabilities have not been taken yet."""
+        """Views whose probabilities are read and have not been taken yet."""
         return len(self._probs)
 
     def take(self, num_views: int) -> np.ndarray:
@@ -152,8 +156,15 @@ class _ForwardPasses:
     def _score(self, rows: Tensor, num_real: int) -> None:
         with autocast(rows.device, self._precision):
             logits = self._model(rows)
-        probs = logits[:num_real].float().softmax(dim=1).cpu().numpy()
-        self._probs = np.concatenate([self._probs, probs]) if len(self._probs) else probs
+        probs = logits[:num_real].float().softmax(dim=1)
+        self._collect()
+        self._uncollected = probs
+
+    def _collect(self) -> None:
+        if self._uncollected is not None:
+            probs = self._uncollected.cpu().numpy()
+            self._probs = np.concatenate([self._probs, probs]) if len(self._probs) else probs
+        self._uncollected = None
 
 
 def _videos(batch: ClipBatch) -> Iterator[_Read]:

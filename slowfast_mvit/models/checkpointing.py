@@ -6,9 +6,9 @@
     "selective"                what goes in, what linear layers give    565          297
     True                       what goes in                              54           41
 
-(On a CPU; ``bytes_kept`` in ``tests/models/test_checkpointing.py`` counts them.) Dropout and drop path
-draw the same masks again, and gradients are the same bits; with "selective" on a CPU they may be
-rounded otherwise, as linear layers and norms are not computed together there.
+(On a CPU; ``bytes_kept`` in ``tests/models/test_checkpointing.py`` counts them.) Dropout and drop
+path draw the same masks again, and gradients are the same bits; with "selective" on a CPU they may
+be rounded otherwise, as linear layers and norms are not computed together there.
 
 With "selective" an autocast context holds one forward pass, as that of a training step does: what a
 second one finds cast already would have to be cast in the backward pass, where torch does not

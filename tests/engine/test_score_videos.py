@@ -64,6 +64,38 @@ def test_scores_do_not_depend_on_neighbours_or_place():
     assert np.array_equal(together.probs, alone.probs)
 
 
+class Counted(nn.Module):
+    """A net that remembers how many views each forward pass had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tiny_net()
+        self.num_rows: list[int] = []
+
+    def forward(self, pixels):
+        self.num_rows.append(len(pixels))
+        return self.net(pixels)
+
+
+def test_views_of_several_videos_fill_each_forward_pass():
+    batches = [clip_batch("ab", num_views=3), clip_batch("cd", num_views=3, seed=1)]
+    model = Counted()
+
+    scores_of(batches, forward_batch=5, model=model)
+
+    assert model.num_rows == [5, 5, 5]  # 12 views, and zeros
+
+
+def test_a_forward_pass_is_read_when_the_next_one_is_under_way():
+    batches = [clip_batch(name, num_views=3) for name in "abc"]
+    model = Counted()
+    scores = score_videos(model, Batches(batches), prepare_views, device=CPU, forward_batch=3)
+
+    num_passes = [len(model.num_rows) for _ in scores]
+
+    assert num_passes == [2, 3, 3]
+
+
 def test_views_that_share_a_place_share_a_forward_pass():
     batch = clip_batch("ab", num_views=3)
     shared = replace(
@@ -101,8 +133,8 @@ def test_a_failed_video_is_passed_on_and_never_scored():
 
     results = scores_of([clip_batch("a", num_views=2), nothing_read], forward_batch=2)
 
-    assert [type(result) for result in results] == [ViewScores, FailedVideo]
-    assert results[1] == LOST
+    assert results[0] == LOST  # as soon as it is met; "a" was still being scored
+    assert [type(result) for result in results] == [FailedVideo, ViewScores]
 
 
 def test_the_model_is_left_in_the_mode_it_was_in():
