@@ -38,13 +38,20 @@ def ten_checkpointed_steps_of_two_batches(strategy):
     return ten_steps(strategy, accum=2, activation_checkpointing=True)
 
 
+def ten_selectively_checkpointed_steps(strategy):
+    return ten_steps(strategy, activation_checkpointing="selective")
+
+
 @pytest.fixture(scope="module")
 def alone():
     """Gradients of the first step of one process, and its states after ten."""
     return ten_steps("alone")
 
 
-@pytest.mark.parametrize("steps", [ten_steps, ten_checkpointed_steps_of_two_batches])
+@pytest.mark.parametrize(
+    "steps",
+    [ten_steps, ten_checkpointed_steps_of_two_batches, ten_selectively_checkpointed_steps],
+)
 @by_strategy
 def test_two_ranks_train_as_one_process_does(alone, strategy, steps):
     (gradients, states), (gradients_there, _) = run_ranks(steps, 2, strategy)
