@@ -25,10 +25,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def lacks_instructions(device: torch.device, precision: str) -> bool:
-    """Whether this CPU has to imitate products of a format of ``PRECISIONS``.
+    """Whether torch has to imitate products of a format of ``PRECISIONS`` on this CPU.
 
-    It then takes some two hundred times as long for them as in float32 (AVX2, torch 2.14: 0.7
-    against 155 GFLOP/s of one core in bfloat16). Of other devices nothing is said.
+    They then take about a hundred times as long as in float32 (AVX2, torch 2.14), but for those in
+    bfloat16 that ``kernels.casting`` multiplies as float32. Of other devices nothing is said.
     """
     check = _INSTRUCTION_CHECKS.get(precision)
     has_products = torch.backends.mkldnn.is_available()  # of formats without instructions as well
