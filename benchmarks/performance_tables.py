@@ -115,7 +115,7 @@ def growth(record: Record) -> str:
 def profile(record: Record) -> str:
     """Self time by class of operation, as benchmarks/profile_model.py sorted it."""
     columns = record["profiles"]
-    heads = ["CPU ms of a pass", *columns]
+    heads = ["ms of a pass", *columns]
     classes = sorted(
         {name for times in columns.values() for name in times},
         key=lambda name: -max(times.get(name, 0.0) for times in columns.values()),

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The first row whose word is in the name of an operation is its class.
 CLASSES = (
-    ("our kernels", ("slowfast_mvit::",)),
+    ("our kernels", ("slowfast_mvit", "_MlpResidual", "_NormLinear")),
     ("attention kernels", ("scaled_dot_product",)),
     ("matrix products", ("aten::mm", "addmm", "bmm", "linear", "matmul", "einsum")),
     ("convolutions", ("conv",)),
