@@ -8,8 +8,14 @@ On any device, in PyTorch's own operations:
 On a CPU, some tokens at a time, so that what is computed of them stays in the cache:
     norm_linear.py   LayerNorm and a linear layer        mlp.py      LayerNorm, MLP and residual
     blockwise.py     attention with relative positions   casting.py  their bfloat16 products
+    skip_pool.py     max pooling of the skip path
     pool_qkv.py      pooling and norm of queries, keys and values in one operator
-    native.c         what the last two need in C; native.py compiles it when it is first needed
+    native.c         what attention and poolings need in C, compiled by native.py at first use
+
+On CUDA, in Triton:
+    triton_*.py      triton_pooling.py pools and normalises, triton_attention.py attends, between
+                     the operators of triton_folding.py; *_kernels.py hold the kernels and are
+                     imported when one is first launched
 
 Nothing here has parameters or knows a model; ``slowfast_mvit.models`` is built on it.
 """

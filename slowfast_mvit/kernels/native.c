@@ -1,10 +1,11 @@
-/* Two parts of pooling attention for CPUs, float32 or bfloat16 in memory, float32 in registers.
+/* Three parts of pooling attention for CPUs, float32 or bfloat16 in memory, float32 in registers.
  *
  *   pool_forward, pool_backward          depthwise 3-D pooling of every head, then LayerNorm
+ *   max_forward, max_backward            max pooling of the skip path
  *   softmax_forward, softmax_backward    scores -> probabilities, relative positions added
  *
  * native.py compiles this file when it is first needed and describes the arguments; the plain
- * twins are PyTorch's own operations, in pool_qkv.py and models/attention.py.
+ * twins are PyTorch's own operations, in pool_qkv.py, pooling.py and models/attention.py.
  *
  * Letters: B batch, N heads, D head width (a multiple of 8), P prefix tokens; (T, H, W) the grid
  * of the tokens that come in, (OT, OH, OW) of those that go out; R rows, J keys.
@@ -17,6 +18,10 @@
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #define LANES 8
 #define MAX_WIDTH 512
@@ -49,7 +54,11 @@ INLINE vec load_any(const void *from, i64 i, int is_bf16) {
     if (!is_bf16) return load((const float *)from + i);
     hvec half;
     memcpy(&half, (const uint16_t *)from + i, sizeof half);
+#ifdef __AVX2__ /* the compiler would take five instructions for it */
+    return (vec)((uvec)_mm256_cvtepu16_epi32((__m128i)half) << 16);
+#else
     return (vec)(__builtin_convertvector(half, uvec) << 16);
+#endif
 }
 
 /* Rounds to the nearest bfloat16, ties to even; NaN stays NaN. */
@@ -101,44 +110,59 @@ INLINE void taps_of(i64 position, i64 axis, const pooling *p, i64 *start, i64 *f
     *last = room < p->kernel[axis] ? room : p->kernel[axis];
 }
 
-/* pooled[0..D) of one head at one output position; x points at the head in the grid's first token.
- * A group of LANES * 4 channels at a time stays in registers over all taps. */
-INLINE void pool_one(const pooling *p, const void *x, i64 at, const float *weight,
-                     const i64 start[3], const i64 first[3], const i64 last[3], float *pooled,
-                     int is_bf16) {
-    const i64 D = p->width;
-    i64 d = 0;
-    for (; d + 4 * LANES <= D; d += 4 * LANES) {
-        vec a0 = all(0), a1 = all(0), a2 = all(0), a3 = all(0);
-        for (i64 kt = first[0]; kt < last[0]; kt++)
-            for (i64 kh = first[1]; kh < last[1]; kh++) {
-                i64 row = ((start[0] + kt) * p->in[1] + start[1] + kh) * p->in[2] + start[2];
-                i64 tap = (kt * p->kernel[1] + kh) * p->kernel[2];
-                for (i64 kw = first[2]; kw < last[2]; kw++) {
-                    i64 i = at + (row + kw) * p->token_stride + d;
-                    const float *w = weight + (tap + kw) * D + d;
-                    a0 += load_any(x, i, is_bf16) * load(w);
-                    a1 += load_any(x, i + LANES, is_bf16) * load(w + LANES);
-                    a2 += load_any(x, i + 2 * LANES, is_bf16) * load(w + 2 * LANES);
-                    a3 += load_any(x, i + 3 * LANES, is_bf16) * load(w + 3 * LANES);
+/* A run of output positions side by side that have the same taps on the grid. */
+typedef struct {
+    i64 start[3], first[3], last[3]; /* of the first position; the others lie stride[2] further */
+} window;
+
+#define RUN 4
+
+/* The next run from column w on: RUN positions if the whole window of each is on the grid, or 1. */
+INLINE int next_run(const pooling *p, i64 w, window *at) {
+    taps_of(w, 2, p, at->start + 2, at->first + 2, at->last + 2);
+    i64 end = at->start[2] + (RUN - 1) * p->stride[2] + p->kernel[2];
+    return at->first[2] == 0 && end <= p->in[2] && w + RUN <= p->out[2] ? RUN : 1;
+}
+
+/* Channels d to d + vecs * LANES of a run: pooled[r][d..]; x + at is the head in the grid's first
+ * token. The sums stay in registers over all taps. */
+INLINE void pool_channels(const pooling *p, const void *x, i64 at, const float *weight,
+                          const window *win, float pooled[][MAX_WIDTH], i64 d, const int run,
+                          const int vecs, int is_bf16) {
+    const i64 D = p->width, step = p->stride[2] * p->token_stride;
+    vec sums[RUN][4];
+    for (int r = 0; r < run; r++)
+        for (int i = 0; i < vecs; i++) sums[r][i] = all(0);
+    for (i64 kt = win->first[0]; kt < win->last[0]; kt++)
+        for (i64 kh = win->first[1]; kh < win->last[1]; kh++) {
+            i64 row = ((win->start[0] + kt) * p->in[1] + win->start[1] + kh) * p->in[2];
+            i64 from = at + (row + win->start[2] + win->first[2]) * p->token_stride + d;
+            const float *w = weight + ((kt * p->kernel[1] + kh) * p->kernel[2] + win->first[2]) * D;
+            for (i64 kw = win->first[2]; kw < win->last[2]; kw++, from += p->token_stride, w += D)
+                for (int i = 0; i < vecs; i++) {
+                    vec filter = load(w + d + i * LANES);
+                    for (int r = 0; r < run; r++)
+                        sums[r][i] += load_any(x, from + r * step + i * LANES, is_bf16) * filter;
                 }
-            }
-        store(pooled + d, a0);
-        store(pooled + d + LANES, a1);
-        store(pooled + d + 2 * LANES, a2);
-        store(pooled + d + 3 * LANES, a3);
-    }
-    for (; d < D; d += LANES) {
-        vec a = all(0);
-        for (i64 kt = first[0]; kt < last[0]; kt++)
-            for (i64 kh = first[1]; kh < last[1]; kh++) {
-                i64 row = ((start[0] + kt) * p->in[1] + start[1] + kh) * p->in[2] + start[2];
-                i64 tap = (kt * p->kernel[1] + kh) * p->kernel[2];
-                for (i64 kw = first[2]; kw < last[2]; kw++)
-                    a += load_any(x, at + (row + kw) * p->token_stride + d, is_bf16) *
-                         load(weight + (tap + kw) * D + d);
-            }
-        store(pooled + d, a);
+        }
+    for (int r = 0; r < run; r++)
+        for (int i = 0; i < vecs; i++) store(pooled[r] + d + i * LANES, sums[r][i]);
+}
+
+/* pooled[r][0..D) of one head at the positions of a run. */
+INLINE void pool_run(const pooling *p, const void *x, i64 at, const float *weight,
+                     const window *win, float pooled[][MAX_WIDTH], int run, int is_bf16) {
+    i64 d = 0;
+    if (run == RUN) {
+        for (; d + 2 * LANES <= p->width; d += 2 * LANES)
+            pool_channels(p, x, at, weight, win, pooled, d, RUN, 2, is_bf16);
+        for (; d < p->width; d += LANES)
+            pool_channels(p, x, at, weight, win, pooled, d, RUN, 1, is_bf16);
+    } else {
+        for (; d + 4 * LANES <= p->width; d += 4 * LANES)
+            pool_channels(p, x, at, weight, win, pooled, d, 1, 4, is_bf16);
+        for (; d < p->width; d += LANES)
+            pool_channels(p, x, at, weight, win, pooled, d, 1, 1, is_bf16);
     }
 }
 
@@ -169,34 +193,53 @@ INLINE void copy_head(const void *x, i64 at, i64 D, float *to, int is_bf16) {
     for (i64 d = 0; d < D; d += LANES) store(to + d, load_any(x, at + d, is_bf16));
 }
 
-INLINE void pool_forward_of(const pooling *p, const void *x, const float *weight,
-                            const float *gamma, const float *beta, float eps, void *y, int threads,
-                            int is_bf16) {
-    const i64 N = p->heads, D = p->width, P = p->prefix;
-    const i64 places = p->out[0] * p->out[1] * p->out[2], rows = p->out[0] * p->out[1];
-    const i64 y_batch = (P + places) * N * D;
-    for (i64 b = 0; b < p->batch; b++)
-        for (i64 i = 0; i < P * N; i++) {
-            float head[MAX_WIDTH];
-            copy_head(x, b * p->batch_stride + (i / N) * p->token_stride + (i % N) * D, D, head,
-                      is_bf16);
-            normalise(head, D, gamma, beta, eps, y, b * y_batch + i * D, is_bf16);
-        }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (i64 index = 0; index < p->batch * rows; index++) {
-        float pooled[MAX_WIDTH];
-        i64 b = index / rows, row = index % rows, start[3], first[3], last[3];
-        taps_of(row / p->out[1], 0, p, start, first, last);
-        taps_of(row % p->out[1], 1, p, start + 1, first + 1, last + 1);
-        for (i64 w = 0; w < p->out[2]; w++) {
-            taps_of(w, 2, p, start + 2, first + 2, last + 2);
-            for (i64 n = 0; n < N; n++) {
-                i64 at = b * p->batch_stride + P * p->token_stride + n * D;
-                pool_one(p, x, at, weight, start, first, last, pooled, is_bf16);
-                i64 to = b * y_batch + ((P + row * p->out[2] + w) * N + n) * D;
-                normalise(pooled, D, gamma, beta, eps, y, to, is_bf16);
+/* Rows of the output grid, one of each clip after the other: y of row number index. */
+INLINE void pool_row(const pooling *p, i64 index, const void *x, const float *weight,
+                     const float *gamma, const float *beta, float eps, void *y, int is_bf16) {
+    const i64 N = p->heads, D = p->width, P = p->prefix, rows = p->out[0] * p->out[1];
+    const i64 b = index / rows, row = index % rows;
+    const i64 y_batch = (P + rows * p->out[2]) * N * D;
+    float pooled[RUN][MAX_WIDTH];
+    window win;
+    taps_of(row / p->out[1], 0, p, win.start, win.first, win.last);
+    taps_of(row % p->out[1], 1, p, win.start + 1, win.first + 1, win.last + 1);
+    for (i64 w = 0, run; w < p->out[2]; w += run) {
+        run = next_run(p, w, &win);
+        for (i64 n = 0; n < N; n++) {
+            i64 at = b * p->batch_stride + P * p->token_stride + n * D;
+            pool_run(p, x, at, weight, &win, pooled, run, is_bf16);
+            for (i64 r = 0; r < run; r++) {
+                i64 to = b * y_batch + ((P + row * p->out[2] + w + r) * N + n) * D;
+                normalise(pooled[r], D, gamma, beta, eps, y, to, is_bf16);
             }
         }
+    }
+}
+
+/* The prefix tokens of clip b are normalised as they are. */
+INLINE void pass_prefix(const pooling *p, i64 b, const void *x, const float *gamma,
+                        const float *beta, float eps, void *y, int is_bf16) {
+    const i64 N = p->heads, D = p->width;
+    const i64 y_batch = (p->prefix + p->out[0] * p->out[1] * p->out[2]) * N * D;
+    for (i64 i = 0; i < p->prefix * N; i++) {
+        float head[MAX_WIDTH];
+        copy_head(x, b * p->batch_stride + (i / N) * p->token_stride + (i % N) * D, D, head,
+                  is_bf16);
+        normalise(head, D, gamma, beta, eps, y, b * y_batch + i * D, is_bf16);
+    }
+}
+
+/* y (B, P + OT*OH*OW, N, D) <- x, whose heads lie where token_stride and batch_stride say;
+ * weight (taps, D). */
+void pool_forward(const pooling *p, const void *x, const float *weight, const float *gamma,
+                  const float *beta, float eps, void *y, int threads, int is_bf16) {
+    for (i64 b = 0; b < p->batch; b++) pass_prefix(p, b, x, gamma, beta, eps, y, is_bf16);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 index = 0; index < p->batch * p->out[0] * p->out[1]; index++) {
+        if (is_bf16)
+            pool_row(p, index, x, weight, gamma, beta, eps, y, 1);
+        else
+            pool_row(p, index, x, weight, gamma, beta, eps, y, 0);
     }
 }
 
@@ -223,22 +266,39 @@ INLINE void normalise_backward(float *x, i64 D, const float *gamma, float eps, c
     }
 }
 
-/* grad_weight[tap] += grad_pooled * x at the tap, for one head at one output position. */
-INLINE void weight_gradient(const pooling *p, const void *x, i64 at, const i64 start[3],
-                            const i64 first[3], const i64 last[3], const float *grad_pooled,
-                            float *grad_weight, int is_bf16) {
-    const i64 D = p->width;
-    for (i64 kt = first[0]; kt < last[0]; kt++)
-        for (i64 kh = first[1]; kh < last[1]; kh++) {
-            i64 row = ((start[0] + kt) * p->in[1] + start[1] + kh) * p->in[2] + start[2];
-            i64 tap = (kt * p->kernel[1] + kh) * p->kernel[2];
-            for (i64 kw = first[2]; kw < last[2]; kw++) {
-                i64 i = at + (row + kw) * p->token_stride;
-                float *w = grad_weight + (tap + kw) * D;
-                for (i64 d = 0; d < D; d += LANES)
-                    store(w + d, load(w + d) + load(grad_pooled + d) * load_any(x, i + d, is_bf16));
-            }
+/* grad_weight[tap] += grad_pooled * x at the tap, over a run; channels d to d + vecs * LANES. */
+INLINE void weight_channels(const pooling *p, const void *x, i64 at, const window *win,
+                            float grad_pooled[][MAX_WIDTH], float *grad_weight, i64 d,
+                            const int run, const int vecs, int is_bf16) {
+    const i64 D = p->width, step = p->stride[2] * p->token_stride;
+    vec grads[RUN][2];
+    for (int r = 0; r < run; r++)
+        for (int i = 0; i < vecs; i++) grads[r][i] = load(grad_pooled[r] + d + i * LANES);
+    for (i64 kt = win->first[0]; kt < win->last[0]; kt++)
+        for (i64 kh = win->first[1]; kh < win->last[1]; kh++) {
+            i64 row = ((win->start[0] + kt) * p->in[1] + win->start[1] + kh) * p->in[2];
+            i64 from = at + (row + win->start[2] + win->first[2]) * p->token_stride + d;
+            float *w = grad_weight +
+                       ((kt * p->kernel[1] + kh) * p->kernel[2] + win->first[2]) * D + d;
+            for (i64 kw = win->first[2]; kw < win->last[2]; kw++, from += p->token_stride, w += D)
+                for (int i = 0; i < vecs; i++) {
+                    vec total = load(w + i * LANES);
+                    for (int r = 0; r < run; r++)
+                        total += grads[r][i] * load_any(x, from + r * step + i * LANES, is_bf16);
+                    store(w + i * LANES, total);
+                }
         }
+}
+
+INLINE void weight_run(const pooling *p, const void *x, i64 at, const window *win,
+                       float grad_pooled[][MAX_WIDTH], float *grad_weight, int run, int is_bf16) {
+    i64 d = 0;
+    for (; run == RUN && d + 2 * LANES <= p->width; d += 2 * LANES)
+        weight_channels(p, x, at, win, grad_pooled, grad_weight, d, RUN, 2, is_bf16);
+    for (; run == RUN && d < p->width; d += LANES)
+        weight_channels(p, x, at, win, grad_pooled, grad_weight, d, RUN, 1, is_bf16);
+    for (; run == 1 && d < p->width; d += LANES)
+        weight_channels(p, x, at, win, grad_pooled, grad_weight, d, 1, 1, is_bf16);
 }
 
 /* Which output positions see an input position along one axis, and by which tap. */
@@ -256,94 +316,115 @@ INLINE i64 windows_of(i64 position, i64 axis, const pooling *p, i64 *outs, i64 *
 
 #define MAX_KERNEL 16
 
-/* grad_x of one token of the grid, all heads: sums over the windows it is in. */
-INLINE void spread_one(const pooling *p, const float *grad_pooled, const float *weight,
-                       const i64 count[3], i64 outs[3][MAX_KERNEL], i64 taps[3][MAX_KERNEL],
-                       void *grad_x, i64 to, int is_bf16) {
-    const i64 N = p->heads, D = p->width;
-    for (i64 n = 0; n < N; n++)
-        for (i64 d = 0; d < D; d += 2 * LANES) {
-            int two = d + LANES < D;
-            vec a0 = all(0), a1 = all(0);
-            for (i64 t = 0; t < count[0]; t++)
-                for (i64 h = 0; h < count[1]; h++)
-                    for (i64 w = 0; w < count[2]; w++) {
-                        i64 place = (outs[0][t] * p->out[1] + outs[1][h]) * p->out[2] + outs[2][w];
-                        i64 tap = (taps[0][t] * p->kernel[1] + taps[1][h]) * p->kernel[2] +
-                                  taps[2][w];
-                        const float *g = grad_pooled + (place * N + n) * D + d;
-                        const float *k = weight + tap * D + d;
-                        a0 += load(g) * load(k);
-                        if (two) a1 += load(g + LANES) * load(k + LANES);
-                    }
-            store_any(grad_x, to + n * D + d, a0, is_bf16);
-            if (two) store_any(grad_x, to + n * D + d + LANES, a1, is_bf16);
-        }
-}
+/* The windows that tokens of a run are in: output places and taps along each axis, of the first. */
+typedef struct {
+    i64 count[3], outs[3][MAX_KERNEL], taps[3][MAX_KERNEL];
+} windows;
 
-INLINE void pool_backward_of(const pooling *p, const void *x, const float *weight,
-                             const float *gamma, float eps, const void *grad_y, void *grad_x,
-                             float *grad_pooled, float *partial, int threads, int is_bf16) {
-    const i64 N = p->heads, D = p->width, P = p->prefix;
-    const i64 num_taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
-    const i64 places = p->out[0] * p->out[1] * p->out[2], rows = p->out[0] * p->out[1];
-    const i64 in_rows = p->in[0] * p->in[1], y_batch = (P + places) * N * D;
-    const i64 partial_size = (num_taps + 2) * D; /* weight, gamma, beta of one thread */
-    for (i64 b = 0; b < p->batch; b++)
-        for (i64 i = 0; i < P * N; i++) {
-            float head[MAX_WIDTH];
-            i64 at = b * p->batch_stride + (i / N) * p->token_stride + (i % N) * D;
-            copy_head(x, at, D, head, is_bf16);
-            normalise_backward(head, D, gamma, eps, grad_y, b * y_batch + i * D,
-                               partial + num_taps * D, partial + (num_taps + 1) * D, is_bf16);
-            for (i64 d = 0; d < D; d += LANES) store_any(grad_x, at + d, load(head + d), is_bf16);
-        }
-#pragma omp parallel num_threads(threads)
-    {
-        float *mine = partial + omp_get_thread_num() * partial_size;
-#pragma omp for schedule(static)
-        for (i64 index = 0; index < p->batch * rows; index++) {
-            i64 b = index / rows, row = index % rows, start[3], first[3], last[3];
-            taps_of(row / p->out[1], 0, p, start, first, last);
-            taps_of(row % p->out[1], 1, p, start + 1, first + 1, last + 1);
-            for (i64 w = 0; w < p->out[2]; w++) {
-                taps_of(w, 2, p, start + 2, first + 2, last + 2);
-                for (i64 n = 0; n < N; n++) {
-                    i64 at = b * p->batch_stride + P * p->token_stride + n * D;
-                    i64 place = row * p->out[2] + w;
-                    float *pooled = grad_pooled + ((b * places + place) * N + n) * D;
-                    pool_one(p, x, at, weight, start, first, last, pooled, is_bf16);
-                    normalise_backward(pooled, D, gamma, eps, grad_y,
-                                       b * y_batch + ((P + place) * N + n) * D,
-                                       mine + num_taps * D, mine + (num_taps + 1) * D, is_bf16);
-                    weight_gradient(p, x, at, start, first, last, pooled, mine, is_bf16);
+/* grad_x of a run of tokens, which are in the same windows but for the column; channels d on. */
+INLINE void spread_channels(const pooling *p, const float *grad_pooled, const float *weight,
+                            const windows *in, void *grad_x, i64 to, i64 d, const int run,
+                            const int vecs, int is_bf16) {
+    const i64 step = p->heads * p->width;
+    vec sums[RUN][2];
+    for (int r = 0; r < run; r++)
+        for (int i = 0; i < vecs; i++) sums[r][i] = all(0);
+    for (i64 t = 0; t < in->count[0]; t++)
+        for (i64 h = 0; h < in->count[1]; h++) {
+            i64 row = (in->outs[0][t] * p->out[1] + in->outs[1][h]) * p->out[2];
+            i64 tap = (in->taps[0][t] * p->kernel[1] + in->taps[1][h]) * p->kernel[2];
+            for (i64 w = 0; w < in->count[2]; w++) {
+                const float *g = grad_pooled + (row + in->outs[2][w]) * step + d;
+                const float *filter = weight + (tap + in->taps[2][w]) * p->width + d;
+                for (int i = 0; i < vecs; i++) {
+                    vec one = load(filter + i * LANES);
+                    for (int r = 0; r < run; r++)
+                        sums[r][i] += load(g + r * step + i * LANES) * one;
                 }
             }
-        } /* all of grad_pooled is there before the next loop starts */
-#pragma omp for schedule(static)
-        for (i64 index = 0; index < p->batch * in_rows; index++) {
-            i64 b = index / in_rows, row = index % in_rows, count[3];
-            i64 outs[3][MAX_KERNEL], taps[3][MAX_KERNEL];
-            count[0] = windows_of(row / p->in[1], 0, p, outs[0], taps[0]);
-            count[1] = windows_of(row % p->in[1], 1, p, outs[1], taps[1]);
-            for (i64 w = 0; w < p->in[2]; w++) {
-                count[2] = windows_of(w, 2, p, outs[2], taps[2]);
-                i64 to = b * p->batch_stride + (P + row * p->in[2] + w) * p->token_stride;
-                spread_one(p, grad_pooled + b * places * N * D, weight, count, outs, taps, grad_x,
-                           to, is_bf16);
+        }
+    for (int r = 0; r < run; r++)
+        for (int i = 0; i < vecs; i++)
+            store_any(grad_x, to + r * p->token_stride + d + i * LANES, sums[r][i], is_bf16);
+}
+
+INLINE void spread_run(const pooling *p, const float *grad_pooled, const float *weight,
+                       const windows *in, void *grad_x, i64 to, int run, int is_bf16) {
+    for (i64 n = 0; n < p->heads; n++, to += p->width, grad_pooled += p->width) {
+        i64 d = 0;
+        for (; run == RUN && d + 2 * LANES <= p->width; d += 2 * LANES)
+            spread_channels(p, grad_pooled, weight, in, grad_x, to, d, RUN, 2, is_bf16);
+        for (; run == RUN && d < p->width; d += LANES)
+            spread_channels(p, grad_pooled, weight, in, grad_x, to, d, RUN, 1, is_bf16);
+        for (; run == 1 && d + 2 * LANES <= p->width; d += 2 * LANES)
+            spread_channels(p, grad_pooled, weight, in, grad_x, to, d, 1, 2, is_bf16);
+        for (; run == 1 && d < p->width; d += LANES)
+            spread_channels(p, grad_pooled, weight, in, grad_x, to, d, 1, 1, is_bf16);
+    }
+}
+
+/* For row number index of the output grid: grad_pooled, and what it adds to the gradients of the
+ * parameters, sums (taps + 2, D) for weight, gamma and beta. */
+INLINE void pool_row_backward(const pooling *p, i64 index, const void *x, const float *weight,
+                              const float *gamma, float eps, const void *grad_y,
+                              float *grad_pooled, float *sums, int is_bf16) {
+    const i64 N = p->heads, D = p->width, P = p->prefix, rows = p->out[0] * p->out[1];
+    const i64 num_taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+    const i64 b = index / rows, row = index % rows, places = rows * p->out[2];
+    float pooled[RUN][MAX_WIDTH];
+    window win;
+    taps_of(row / p->out[1], 0, p, win.start, win.first, win.last);
+    taps_of(row % p->out[1], 1, p, win.start + 1, win.first + 1, win.last + 1);
+    for (i64 w = 0, run; w < p->out[2]; w += run) {
+        run = next_run(p, w, &win);
+        for (i64 n = 0; n < N; n++) {
+            i64 at = b * p->batch_stride + P * p->token_stride + n * D;
+            pool_run(p, x, at, weight, &win, pooled, run, is_bf16);
+            for (i64 r = 0; r < run; r++) {
+                i64 place = row * p->out[2] + w + r;
+                normalise_backward(pooled[r], D, gamma, eps, grad_y,
+                                   ((b * (P + places) + P + place) * N + n) * D,
+                                   sums + num_taps * D, sums + (num_taps + 1) * D, is_bf16);
+                memcpy(grad_pooled + ((b * places + place) * N + n) * D, pooled[r],
+                       D * sizeof(float));
             }
+            weight_run(p, x, at, &win, pooled, sums, run, is_bf16);
         }
     }
 }
 
-/* y (B, P + OT*OH*OW, N, D) <- x, whose heads lie where token_stride and batch_stride say;
- * weight (taps, D). */
-void pool_forward(const pooling *p, const void *x, const float *weight, const float *gamma,
-                  const float *beta, float eps, void *y, int threads, int is_bf16) {
-    if (is_bf16)
-        pool_forward_of(p, x, weight, gamma, beta, eps, y, threads, 1);
-    else
-        pool_forward_of(p, x, weight, gamma, beta, eps, y, threads, 0);
+/* grad_x of row number index of the input grid. */
+INLINE void spread_row(const pooling *p, i64 index, const float *weight, const float *grad_pooled,
+                       void *grad_x, int is_bf16) {
+    const i64 rows = p->in[0] * p->in[1], b = index / rows, row = index % rows;
+    const i64 margin = p->kernel[2] / 2; /* of tokens that are in fewer windows than others */
+    const float *grads = grad_pooled +
+                         b * p->out[0] * p->out[1] * p->out[2] * p->heads * p->width;
+    windows in;
+    in.count[0] = windows_of(row / p->in[1], 0, p, in.outs[0], in.taps[0]);
+    in.count[1] = windows_of(row % p->in[1], 1, p, in.outs[1], in.taps[1]);
+    for (i64 w = 0, run; w < p->in[2]; w += run) {
+        in.count[2] = windows_of(w, 2, p, in.outs[2], in.taps[2]);
+        run = p->stride[2] == 1 && w >= margin && w + RUN + margin <= p->in[2] ? RUN : 1;
+        i64 to = b * p->batch_stride + (p->prefix + row * p->in[2] + w) * p->token_stride;
+        spread_run(p, grads, weight, &in, grad_x, to, run, is_bf16);
+    }
+}
+
+INLINE void pass_prefix_backward(const pooling *p, i64 b, const void *x, const float *gamma,
+                                 float eps, const void *grad_y, void *grad_x, float *sums,
+                                 int is_bf16) {
+    const i64 N = p->heads, D = p->width;
+    const i64 num_taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+    const i64 y_batch = (p->prefix + p->out[0] * p->out[1] * p->out[2]) * N * D;
+    for (i64 i = 0; i < p->prefix * N; i++) {
+        float head[MAX_WIDTH];
+        i64 at = b * p->batch_stride + (i / N) * p->token_stride + (i % N) * D;
+        copy_head(x, at, D, head, is_bf16);
+        normalise_backward(head, D, gamma, eps, grad_y, b * y_batch + i * D, sums + num_taps * D,
+                           sums + (num_taps + 1) * D, is_bf16);
+        for (i64 d = 0; d < D; d += LANES) store_any(grad_x, at + d, load(head + d), is_bf16);
+    }
 }
 
 /* grad_x lies as x does. grad_pooled (B, OT*OH*OW, N, D) is room to work in; partial
@@ -351,12 +432,133 @@ void pool_forward(const pooling *p, const void *x, const float *weight, const fl
 void pool_backward(const pooling *p, const void *x, const float *weight, const float *gamma,
                    float eps, const void *grad_y, void *grad_x, float *grad_pooled, float *partial,
                    int threads, int is_bf16) {
-    if (is_bf16)
-        pool_backward_of(p, x, weight, gamma, eps, grad_y, grad_x, grad_pooled, partial, threads,
-                         1);
-    else
-        pool_backward_of(p, x, weight, gamma, eps, grad_y, grad_x, grad_pooled, partial, threads,
-                         0);
+    const i64 num_taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+    for (i64 b = 0; b < p->batch; b++)
+        pass_prefix_backward(p, b, x, gamma, eps, grad_y, grad_x, partial, is_bf16);
+#pragma omp parallel num_threads(threads)
+    {
+        float *sums = partial + omp_get_thread_num() * (num_taps + 2) * p->width;
+#pragma omp for schedule(static)
+        for (i64 index = 0; index < p->batch * p->out[0] * p->out[1]; index++) {
+            if (is_bf16)
+                pool_row_backward(p, index, x, weight, gamma, eps, grad_y, grad_pooled, sums, 1);
+            else
+                pool_row_backward(p, index, x, weight, gamma, eps, grad_y, grad_pooled, sums, 0);
+        } /* all of grad_pooled is there before the next loop starts */
+#pragma omp for schedule(static)
+        for (i64 index = 0; index < p->batch * p->in[0] * p->in[1]; index++) {
+            if (is_bf16)
+                spread_row(p, index, weight, grad_pooled, grad_x, 1);
+            else
+                spread_row(p, index, weight, grad_pooled, grad_x, 0);
+        }
+    }
+}
+
+/* The largest of each channel over the windows of one row of outputs, and by which tap it came:
+ * the first one where several are the largest, as PyTorch has it. NaN is larger than all. */
+INLINE void max_row(const pooling *p, i64 index, const void *x, void *y, uint8_t *taps,
+                    int is_bf16) {
+    const i64 C = p->width, rows = p->out[0] * p->out[1], places = rows * p->out[2];
+    const i64 b = index / rows, row = index % rows;
+    window win;
+    taps_of(row / p->out[1], 0, p, win.start, win.first, win.last);
+    taps_of(row % p->out[1], 1, p, win.start + 1, win.first + 1, win.last + 1);
+    for (i64 w = 0; w < p->out[2]; w++) {
+        taps_of(w, 2, p, win.start + 2, win.first + 2, win.last + 2);
+        i64 place = row * p->out[2] + w;
+        for (i64 c = 0; c < C; c += LANES) {
+            vec highest = all(-INFINITY);
+            ivec where = {0};
+            int is_first = 1;
+            for (i64 kt = win.first[0]; kt < win.last[0]; kt++)
+                for (i64 kh = win.first[1]; kh < win.last[1]; kh++)
+                    for (i64 kw = win.first[2]; kw < win.last[2]; kw++) {
+                        i64 token = ((win.start[0] + kt) * p->in[1] + win.start[1] + kh) *
+                                        p->in[2] + win.start[2] + kw;
+                        int tap = (int)((kt * p->kernel[1] + kh) * p->kernel[2] + kw);
+                        vec one = load_any(
+                            x, b * p->batch_stride + (p->prefix + token) * p->token_stride + c,
+                            is_bf16);
+                        ivec wins = (one > highest) | (one != one) | -is_first;
+                        highest = (vec)((wins & (ivec)one) | (~wins & (ivec)highest));
+                        where = (wins & tap) | (~wins & where);
+                        is_first = 0;
+                    }
+            store_any(y, (b * (p->prefix + places) + p->prefix + place) * C + c, highest, is_bf16);
+            for (int lane = 0; lane < LANES; lane++)
+                taps[(b * places + place) * C + c + lane] = (uint8_t)where[lane];
+        }
+    }
+}
+
+/* grad_x of one row of the grid of max_row's input. */
+INLINE void max_row_backward(const pooling *p, i64 index, const void *grad_y, const uint8_t *taps,
+                             void *grad_x, int is_bf16) {
+    const i64 C = p->width, rows = p->in[0] * p->in[1], b = index / rows, row = index % rows;
+    const i64 places = p->out[0] * p->out[1] * p->out[2];
+    windows in;
+    in.count[0] = windows_of(row / p->in[1], 0, p, in.outs[0], in.taps[0]);
+    in.count[1] = windows_of(row % p->in[1], 1, p, in.outs[1], in.taps[1]);
+    for (i64 w = 0; w < p->in[2]; w++) {
+        in.count[2] = windows_of(w, 2, p, in.outs[2], in.taps[2]);
+        i64 to = b * p->batch_stride + (p->prefix + row * p->in[2] + w) * p->token_stride;
+        for (i64 c = 0; c < C; c += LANES) {
+            vec total = all(0);
+            for (i64 i = 0; i < in.count[0]; i++)
+                for (i64 j = 0; j < in.count[1]; j++)
+                    for (i64 k = 0; k < in.count[2]; k++) {
+                        i64 place = (in.outs[0][i] * p->out[1] + in.outs[1][j]) * p->out[2] +
+                                    in.outs[2][k];
+                        int tap = (int)((in.taps[0][i] * p->kernel[1] + in.taps[1][j]) *
+                                            p->kernel[2] + in.taps[2][k]);
+                        const uint8_t *came = taps + (b * places + place) * C + c;
+                        vec one = load_any(
+                            grad_y, (b * (p->prefix + places) + p->prefix + place) * C + c,
+                            is_bf16);
+                        ivec mine;
+                        for (int lane = 0; lane < LANES; lane++) mine[lane] = -(came[lane] == tap);
+                        total += (vec)(mine & (ivec)one);
+                    }
+            store_any(grad_x, to + c, total, is_bf16);
+        }
+    }
+}
+
+/* The prefix tokens of all clips, from one tensor (B, from_tokens, C) to the other. */
+INLINE void copy_prefix(const pooling *p, const void *from, i64 from_tokens, void *to,
+                        i64 to_tokens, int is_bf16) {
+    const i64 size = is_bf16 ? 2 : 4;
+    for (i64 b = 0; b < p->batch; b++)
+        memcpy((char *)to + b * to_tokens * p->width * size,
+               (const char *)from + b * from_tokens * p->width * size, p->prefix * p->width * size);
+}
+
+/* y (B, P + OT*OH*OW, C) and taps (B, OT*OH*OW, C) <- x (B, P + T*H*W, C). */
+void max_forward(const pooling *p, const void *x, void *y, uint8_t *taps, int threads,
+                 int is_bf16) {
+    const i64 places = p->out[0] * p->out[1] * p->out[2], tokens = p->in[0] * p->in[1] * p->in[2];
+    copy_prefix(p, x, p->prefix + tokens, y, p->prefix + places, is_bf16);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 index = 0; index < p->batch * p->out[0] * p->out[1]; index++) {
+        if (is_bf16)
+            max_row(p, index, x, y, taps, 1);
+        else
+            max_row(p, index, x, y, taps, 0);
+    }
+}
+
+void max_backward(const pooling *p, const void *grad_y, const uint8_t *taps, void *grad_x,
+                  int threads, int is_bf16) {
+    const i64 places = p->out[0] * p->out[1] * p->out[2], tokens = p->in[0] * p->in[1] * p->in[2];
+    copy_prefix(p, grad_y, p->prefix + places, grad_x, p->prefix + tokens, is_bf16);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 index = 0; index < p->batch * p->in[0] * p->in[1]; index++) {
+        if (is_bf16)
+            max_row_backward(p, index, grad_y, taps, grad_x, 1);
+        else
+            max_row_backward(p, index, grad_y, taps, grad_x, 0);
+    }
 }
 
 /* Rows of scores of one head; the first key columns are the prefix's. */

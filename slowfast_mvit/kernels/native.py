@@ -31,6 +31,7 @@ LANES = 8  # head widths have to be a multiple of this; the same in native.c
 MAX_WIDTH = 512  # of a head, and of the offsets of a query
 MAX_PLANE = 4096  # keys of one frame
 MAX_KERNEL = 16
+DTYPES = (torch.float32, torch.bfloat16)
 
 _COMPILERS = ("cc", "gcc", "clang")
 _OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
@@ -61,6 +62,8 @@ class Scoring(ctypes.Structure):
 _ARGUMENTS = {
     "pool_forward": [Pooling, *"pppp", "f", "p", "i", "i"],
     "pool_backward": [Pooling, *"ppp", "f", *"pppp", "i", "i"],
+    "max_forward": [Pooling, *"ppp", "i", "i"],
+    "max_backward": [Pooling, *"ppp", "i", "i"],
     "softmax_forward": [Scoring, "p", "f", *"ppppp", "i"],
     "softmax_backward": [Scoring, *"pp", "f", *"ppppppp", "i"],
 }

@@ -21,11 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slowfast_mvit.kernels import native
-from slowfast_mvit.kernels.pooling import depthwise_pool
+from slowfast_mvit.kernels import native, triton_pooling
+from slowfast_mvit.kernels.pooling import depthwise_pool, pooled_thw
 from slowfast_mvit.kernels.tables import THW
-
-NATIVE_DTYPES = (torch.float32, torch.bfloat16)
+from slowfast_mvit.kernels.triton_available import tell_once
 
 
 def plain_pool_qkv(
@@ -66,15 +65,6 @@ def plain_pool_qkv(
         pooled.append(F.layer_norm(tokens, norm_weight.shape, norm_weight, norm_bias, eps))
     q, k, v = pooled
     return q, k, v
-
-
-def pooled_thw(thw: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> THW:
-    """The grid after pooling with half the kernel as padding."""
-    t, h, w = (
-        (length + 2 * (size // 2) - size) // step + 1
-        for length, size, step in zip(thw, kernel, stride, strict=True)
-    )
-    return t, h, w
 
 
 @torch.library.custom_op("slowfast_mvit::pool_qkv", mutates_args=())
@@ -161,6 +151,22 @@ def pool_qkv_backward(
     return [grad_qkv, *of_weights, *of_norms]
 
 
+pool_qkv.register_kernel("cuda", triton_pooling.pool_qkv_forward)
+
+
+@pool_qkv_backward.register_kernel("cuda")
+def _(*arguments: Any) -> list[Tensor]:
+    grad_qkv, *of_parameters = triton_pooling.pool_qkv_backward(*arguments)
+    return [
+        grad_qkv,
+        *(
+            gradient.to(parameter.dtype)
+            for gradients, group in zip(of_parameters, arguments[4:7], strict=True)
+            for gradient, parameter in zip(gradients, group, strict=True)
+        ),
+    ]
+
+
 @pool_qkv.register_fake
 def _(
     qkv: Tensor,
@@ -219,9 +225,14 @@ pool_qkv.register_autograd(_backward, setup_context=_keep_inputs)
 
 def can_pool(qkv: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether ``pool_qkv`` can be used in the place of ``plain_pool_qkv``."""
+    if qkv.device.type == "cuda":
+        reason = triton_pooling.is_supported(qkv, weights)
+        if reason:
+            tell_once("pooling", reason)
+        return reason is None
     return (
         qkv.device.type == "cpu"
-        and qkv.dtype in NATIVE_DTYPES
+        and qkv.dtype in native.DTYPES
         and native.fits(qkv.shape[-1])
         and all(max(weight.shape[2:]) <= native.MAX_KERNEL for weight in weights)
         and native.is_there()

@@ -7,6 +7,8 @@ before or after; in particular the heads need not be folded into the batch first
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -65,3 +67,12 @@ def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
         return pooled.permute(0, 2, 3, 1).reshape(tokens.shape[0], -1, tokens.shape[2])
     pooled = F.max_pool3d(grid.permute(0, 4, 1, 2, 3), kernel, stride, padding)
     return pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+def pooled_thw(thw: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> THW:
+    """The grid after pooling with half the kernel as padding."""
+    t, h, w = (
+        (length + 2 * (size // 2) - size) // step + 1
+        for length, size, step in zip(thw, kernel, stride, strict=True)
+    )
+    return t, h, w

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from slowfast_mvit.errors import pick
 from slowfast_mvit.kernels import THW, depthwise_pool, folded_attention, gather_table
 from slowfast_mvit.kernels.blockwise import blockwise_attention, can_attend
-from slowfast_mvit.kernels.pool_qkv import can_pool, pool_qkv, pooled_thw
+from slowfast_mvit.kernels.pool_qkv import can_pool, pool_qkv
+from slowfast_mvit.kernels.pooling import pooled_thw
+from slowfast_mvit.kernels.triton_attention import folded_attention_fused
 from slowfast_mvit.models.fast import apply_linear
 from slowfast_mvit.models.layers import NORM_EPS, with_prefix, with_zero_gradients
 from slowfast_mvit.models.rel_pos import axis_offsets, table_length
@@ -105,6 +107,19 @@ def fast_attention(
     add_queries_from: int,
 ) -> Tensor:
     """The same function as ``with_offsets``, in the way that is fastest for these tensors."""
+    if q.device.type == "cuda":
+        return folded_attention_fused(
+            q,
+            k,
+            v,
+            scale=scale,
+            tables=tables,
+            q_thw=q_thw,
+            k_thw=k_thw,
+            num_prefix_tokens=num_prefix_tokens,
+            residual=q if add_queries_from < q.shape[1] else None,
+            num_without_residual=add_queries_from,
+        )
     if can_attend(q, k_thw):
         gathered = [
             None if table is None else gather_table(table, q_length, k_length)

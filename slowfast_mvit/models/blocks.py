@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from slowfast_mvit.kernels import THW, max_pool
+from slowfast_mvit.kernels.skip_pool import can_skip_pool, skip_pool
 from slowfast_mvit.models.attention import MultiScaleAttention
 from slowfast_mvit.models.fast import (
     attention_is_fast,
@@ -64,6 +65,7 @@ class MultiScaleBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
+        self.pools_fast = attention == "fast"
         self.fast = attention == "fast" and tokenwise
         self.only_prefix = only_prefix
         self.stride_q = spec.stride_q
@@ -143,4 +145,7 @@ class MultiScaleBlock(nn.Module):
             return tokens[:, :p]
         if self.stride_q == (1, 1, 1):
             return tokens
+        if self.pools_fast and can_skip_pool(tokens, self.stride_q):
+            pooled: Tensor = skip_pool(tokens, thw, self.stride_q, p)[0]
+            return pooled
         return with_prefix(tokens[:, :p], max_pool(tokens[:, p:], thw, self.stride_q))

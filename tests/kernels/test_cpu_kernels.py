@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import gelu, layer_norm, linear
 
-from slowfast_mvit.kernels import casting, gather_table, native, token_blocks
+from slowfast_mvit.kernels import casting, gather_table, max_pool, native, token_blocks
 from slowfast_mvit.kernels.blockwise import blockwise_attention
 from slowfast_mvit.kernels.mlp import mlp_residual
 from slowfast_mvit.kernels.norm_linear import norm_linear
 from slowfast_mvit.kernels.pool_qkv import plain_pool_qkv, pool_qkv
+from slowfast_mvit.kernels.skip_pool import skip_pool
 from slowfast_mvit.models.attention import plain_attention, with_offsets
 
 EPS = 1e-6
@@ -149,6 +150,29 @@ def attend_blockwise(tensors, *, q_thw, k_thw, prefix, add_from):
         for table, *lengths in zip(tables, q_thw, k_thw, strict=True)
     ]
     return blockwise_attention(q, k, v, *gathered, q_thw, k_thw, prefix, 0.1, add_from)[0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (1, 4, 4)])
+def test_the_skip_path_is_pooled_to_the_bits_of_max_pool(stride, prefix, dtype):
+    torch.manual_seed(4)
+    thw = (3, 7, 9)
+    # Whole numbers, so that windows have several largest values and the first has to be found.
+    values = torch.randint(-9, 9, (2, prefix + math.prod(thw), 24)).to(dtype)
+    values[0, prefix + 11, 3] = math.nan
+    values[1, :, 5] = -math.inf
+    tokens, same = values.clone().requires_grad_(), values.clone().requires_grad_()
+
+    actual = skip_pool(tokens, thw, stride, prefix)[0]
+    expected = torch.cat([same[:, :prefix], max_pool(same[:, prefix:], thw, stride)], dim=1)
+
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+    grads = torch.randint(1, 9, actual.shape).to(dtype)
+    (of_tokens,) = torch.autograd.grad(actual, tokens, grads)
+    (of_same,) = torch.autograd.grad(expected, same, grads)
+    torch.testing.assert_close(of_tokens, of_same, rtol=0, atol=0)
 
 
 GRIDS = {
