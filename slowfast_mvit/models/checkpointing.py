@@ -2,9 +2,9 @@
 
     activation_checkpointing   kept of each block                    MiB for a clip of S 16x4
                                                                      in float32    in bf16
-    False                      all that the backward pass reads         941          568
-    "selective"                what goes in, what linear layers give    565          297
-    True                       what goes in                              54           41
+    False                      all that the backward pass reads         820          506
+    "selective"                what goes in, what linear layers give    565          302
+    True                       what goes in                              54           46
 
 (On a CPU; ``bytes_kept`` in ``tests/models/test_checkpointing.py`` counts them.) Dropout and drop
 path draw the same masks again, and gradients are the same bits; with "selective" on a CPU they may

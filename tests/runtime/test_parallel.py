@@ -210,7 +210,8 @@ def test_all_ranks_skip_a_step_when_one_overflows(strategy):
 def rounded_gradients():
     gradients = []
     for strategy in STRATEGIES:
-        run = SmallRun(strategy, precision="bf16")
+        # The kernels for a CPU, which round at other places, do not take layers that fsdp has cut.
+        run = SmallRun(strategy, precision="bf16", attention="folded")
         run.backward(0, accum=2)
         gradients.append(run.gradients())
     return gradients
