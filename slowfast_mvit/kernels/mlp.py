@@ -4,6 +4,8 @@ The hidden layer is four times as wide as the tokens. For all tokens at once it 
 six times; for some of them it stays in the cache. So the whole branch is computed for some tokens
 before the next ones are looked at. For the backward pass the hidden layer is kept before its GELU,
 and neither the normed tokens nor the GELU's output: both are computed again, for the same tokens.
+Of narrow tokens the hidden layer is not kept, either: there are many of them, and to multiply again
+takes about as long as to write what comes out to memory and to read it.
 
 A clip whose branch is dropped (stochastic depth) is not computed at all. The plain twin is
 ``tokens + drop_path(mlp(norm(tokens)))``.
@@ -21,6 +23,10 @@ from torch.autograd.function import once_differentiable
 
 from slowfast_mvit.kernels.casting import compute_dtype, kept_operand, linear, operand
 from slowfast_mvit.kernels.token_blocks import add_norm_gradients, add_product, token_blocks
+
+# Narrower tokens go through the first layer again in the backward pass. A byte of the hidden layer
+# costs C / 2 operations: the first three blocks of S 16x4 save 77 MB for 1 % of a step's products.
+KEPT_FROM_WIDTH = 256
 
 
 def mlp_residual(
@@ -60,7 +66,9 @@ class _MlpResidual(torch.autograd.Function):
     def forward(ctx: Any, tokens: Tensor, *rest: Any) -> Tensor:
         *parameters, ctx.eps, ctx.factors, ctx.dtype = rest
         gamma, beta, *layers = parameters
-        hidden = tokens.new_empty((*tokens.shape[:2], len(layers[0])), dtype=ctx.dtype)
+        hidden = None
+        if tokens.shape[2] >= KEPT_FROM_WIDTH:
+            hidden = tokens.new_empty((*tokens.shape[:2], len(layers[0])), dtype=ctx.dtype)
         ctx.save_for_backward(tokens, hidden, *parameters)
         layers = [operand(one, ctx.dtype) for one in layers]
         return _forward(
@@ -71,10 +79,12 @@ class _MlpResidual(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tokens, hidden, *parameters = ctx.saved_tensors
-        gamma, beta, weight_1, _, weight_2, _ = parameters
+        gamma, beta, weight_1, bias_1, weight_2, _ = parameters
         sums = [torch.zeros_like(one, dtype=torch.float32) for one in parameters]
         of_norm, (of_1, of_bias_1, of_2, of_bias_2) = sums[:2], sums[2:]
-        plain_1, plain_2 = operand(weight_1, ctx.dtype), operand(weight_2, ctx.dtype)
+        plain_1, plain_bias, plain_2 = (
+            operand(one, ctx.dtype) for one in (weight_1, bias_1, weight_2)
+        )
         grad_tokens = torch.empty_like(tokens)
         with torch.autocast("cpu", enabled=False):
             for b, rows in token_blocks(tokens, len(weight_1)):
@@ -84,7 +94,10 @@ class _MlpResidual(torch.autograd.Function):
                     to.copy_(g)
                     continue
                 normed, *moments = torch.native_layer_norm(x, gamma.shape, gamma, beta, ctx.eps)
-                before = hidden[b, rows]
+                if hidden is None:
+                    before = linear(normed, plain_1, plain_bias, ctx.dtype)
+                else:
+                    before = hidden[b, rows]
                 outer = operand(g if factor == 1.0 else g * factor, ctx.dtype)
                 add_product(of_2, outer.t(), operand(F.gelu(before), ctx.dtype))
                 of_bias_2 += outer.sum(dim=0, dtype=torch.float32)

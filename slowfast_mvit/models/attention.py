@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,10 @@ from slowfast_mvit.errors import pick
 from slowfast_mvit.kernels import THW, depthwise_pool, folded_attention, gather_table
 from slowfast_mvit.kernels.blockwise import blockwise_attention, can_attend
 from slowfast_mvit.kernels.pool_qkv import can_pool, pool_qkv
+from slowfast_mvit.kernels.pooled_attention import pooled_attention
 from slowfast_mvit.kernels.pooling import pooled_thw
 from slowfast_mvit.kernels.triton_attention import folded_attention_fused
-from slowfast_mvit.models.fast import apply_linear
+from slowfast_mvit.models.fast import apply_linear, keeps_little
 from slowfast_mvit.models.layers import NORM_EPS, with_prefix, with_zero_gradients
 from slowfast_mvit.models.rel_pos import axis_offsets, table_length
 
@@ -121,10 +123,7 @@ def fast_attention(
             num_without_residual=add_queries_from,
         )
     if can_attend(q, k_thw):
-        gathered = [
-            None if table is None else gather_table(table, q_length, k_length)
-            for table, q_length, k_length in zip(tables, q_thw, k_thw, strict=True)
-        ]
+        gathered = gather_tables(tables, q_thw, k_thw)
         out: Tensor = blockwise_attention(
             q, k, v, *gathered, q_thw, k_thw, num_prefix_tokens, scale, add_queries_from
         )[0]
@@ -141,6 +140,14 @@ def fast_attention(
         num_prefix_tokens=num_prefix_tokens,
         add_queries_from=add_queries_from,
     )
+
+
+def gather_tables(tables: Sequence[Tensor | None], q_thw: THW, k_thw: THW) -> list[Tensor | None]:
+    """For each axis the row of its table for each query and key position, or None."""
+    return [
+        None if table is None else gather_table(table, q_length, k_length)
+        for table, q_length, k_length in zip(tables, q_thw, k_thw, strict=True)
+    ]
 
 
 ATTENTIONS: dict[str, Callable[..., Tensor]] = {
@@ -264,6 +271,10 @@ class MultiScaleAttention(nn.Module):
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, N, D)
         if only_prefix:
             return self._attend_by_prefix(qkv, thw)
+        if self.pools_fast and keeps_little(qkv):
+            fused = self._pool_and_attend(qkv, thw)
+            if fused is not None:
+                return fused
         q, k, v, q_thw, k_thw = self._pool(qkv, thw)
         out = self.attend(
             q,
@@ -274,9 +285,15 @@ class MultiScaleAttention(nn.Module):
             q_thw=q_thw,
             k_thw=k_thw,
             num_prefix_tokens=self.num_prefix_tokens,
-            add_queries_from=self.num_without_residual if self.residual_pooling else q.shape[1],
+            add_queries_from=self._add_queries_from(q.shape[1]),
         )  # (B, Lq, N, D)
-        return self.dropout(apply_linear(self.proj, out.flatten(2))), q_thw
+        return self._project(out), q_thw
+
+    def _project(self, out: Tensor) -> Tensor:
+        return self.dropout(apply_linear(self.proj, out.flatten(2)))  # type: ignore[no-any-return]
+
+    def _add_queries_from(self, num_queries: int) -> int:
+        return self.num_without_residual if self.residual_pooling else num_queries
 
     def _attend_by_prefix(self, qkv: Tensor, thw: THW) -> tuple[Tensor, THW]:
         """The prefix tokens' rows of the output; they have no offsets, and are not pooled."""
@@ -289,27 +306,49 @@ class MultiScaleAttention(nn.Module):
             out = out + q
         tables = [self.rel_pos_t, self.rel_pos_h, self.rel_pos_w]
         out = with_zero_gradients(out, *[table for table in tables if table is not None])
-        return self.dropout(apply_linear(self.proj, out.flatten(2))), q_thw
+        return self._project(out), q_thw
 
-    def _pool(self, qkv: Tensor, thw: THW) -> tuple[Tensor, Tensor, Tensor, THW, THW]:
-        """Pool and normalise queries, keys and values (B, L, 3, N, D); with their grids."""
+    def _pool_and_attend(self, qkv: Tensor, thw: THW) -> tuple[Tensor, THW] | None:
+        """The same in one step of the backward pass, which pools again; None where it cannot."""
+        fast = self._fast_pooling(qkv, thw)
+        if fast is None:
+            return None
+        parameters, numbers, q_thw, k_thw = fast
+        if not can_attend(qkv, k_thw):
+            return None
+        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
+        p = self.num_prefix_tokens
+        add_from = self._add_queries_from(p + math.prod(q_thw))
+        out = pooled_attention(
+            qkv,
+            parameters,
+            gather_tables(tables, q_thw, k_thw),
+            numbers,
+            (q_thw, k_thw, p, self.scale, add_from),
+        )
+        return self._project(out), q_thw
+
+    def _fast_pooling(
+        self, qkv: Tensor, thw: THW
+    ) -> tuple[list[Tensor], tuple[Any, ...], THW, THW] | None:
+        """What ``pool_qkv`` takes beside qkv, and the grids it gives; None where it cannot."""
         pools = [pool for pool in (self.pool_q, self.pool_k, self.pool_v) if pool is not None]
         norms = [norm for norm in (self.norm_q, self.norm_k, self.norm_v) if norm is not None]
         weights = [pool.weight for pool in pools]
-        if self.pools_fast and len(pools) == len(norms) == 3 and can_pool(qkv, weights):
-            strides = [pool.stride for pool in pools[:2]]
-            q, k, v = pool_qkv(
-                qkv,
-                weights,
-                [norm.weight for norm in norms],
-                [norm.bias for norm in norms],
-                thw,
-                *strides,
-                self.num_prefix_tokens,
-                NORM_EPS,
-            )
-            grids = [pooled_thw(thw, pool.kernel_size, pool.stride) for pool in pools[:2]]
-            return q, k, v, *grids
+        if not self.pools_fast or len(pools) != 3 or not can_pool(qkv, weights):
+            return None
+        q_thw, k_thw = (pooled_thw(thw, pool.kernel_size, pool.stride) for pool in pools[:2])
+        parameters = [*weights, *[norm.weight for norm in norms], *[norm.bias for norm in norms]]
+        strides = [pool.stride for pool in pools[:2]]
+        return parameters, (thw, *strides, self.num_prefix_tokens, NORM_EPS), q_thw, k_thw
+
+    def _pool(self, qkv: Tensor, thw: THW) -> tuple[Tensor, Tensor, Tensor, THW, THW]:
+        """Pool and normalise queries, keys and values (B, L, 3, N, D); with their grids."""
+        fast = self._fast_pooling(qkv, thw)
+        if fast is not None:
+            parameters, numbers, q_thw, k_thw = fast
+            q, k, v = pool_qkv(qkv, parameters[:3], parameters[3:6], parameters[6:], *numbers)
+            return q, k, v, q_thw, k_thw
         q, k, v = qkv.unbind(2)  # 3 x (B, L, N, D)
         q, q_thw = self._pool_one(q, thw, self.pool_q, self.norm_q)
         k, k_thw = self._pool_one(k, thw, self.pool_k, self.norm_k)

@@ -60,6 +60,11 @@ def is_plain_cpu(tokens: Tensor) -> bool:
     )
 
 
+def keeps_little(x: Tensor) -> bool:
+    """Whether what is cheap to compute again is not to be kept for a backward pass."""
+    return x.device.type == "cpu" and x.requires_grad and not torch.compiler.is_compiling()
+
+
 def attention_is_fast(norm: nn.LayerNorm, attention: MultiScaleAttention, tokens: Tensor) -> bool:
     """Whether ``fast_norm_linear`` can be used before the attention, and clips left out of it.
 
