@@ -203,7 +203,7 @@ def can_attend(q: Tensor, k_thw: Sequence[int]) -> bool:
         and native.fits(q.shape[-1])
         and sum(k_thw) <= native.MAX_WIDTH
         and k_thw[1] * k_thw[2] <= native.MAX_PLANE
-        and native.is_there()
+        and native.is_usable()
     )
 
 

@@ -24,7 +24,9 @@ _NUM_SAMPLES = 64
 
 
 # Whether this CPU multiplies bfloat16 matrices itself.
-HAS_BF16_INSTRUCTIONS = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+HAS_BF16_INSTRUCTIONS = (
+    torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
 
 
 def compute_dtype() -> torch.dtype:

@@ -132,6 +132,7 @@ def _forward(
         normed = F.layer_norm(x, gamma.shape, gamma, beta, eps)
         room = None if hidden is None else hidden[b, rows]
         before = linear(normed, weight_1, bias_1, dtype, out=room)
-        branch = linear(F.gelu(before), weight_2, bias_2, dtype)
+        after = F.gelu(before) if hidden is not None else torch.ops.aten.gelu_(before)
+        branch = linear(after, weight_2, bias_2, dtype)
         torch.add(x, branch, alpha=factors[b], out=to)
     return out

@@ -75,9 +75,17 @@ def fits(head_dim: int) -> bool:
     return head_dim % LANES == 0 and head_dim <= MAX_WIDTH
 
 
+def is_usable() -> bool:
+    """Whether the kernels can be used now; the log says once why they are not there.
+
+    What is exported is to run where this package is not installed, so it gets the plain forms.
+    """
+    return not torch.compiler.is_exporting() and is_there()
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_there() -> bool:
-    """Whether the kernels can be used here; where not, the log says why, once."""
+    """Whether the kernels could be compiled on this machine."""
     return _library() is not None
 
 
@@ -141,15 +149,15 @@ def _compiled() -> Path:
 
 def _cache_folder() -> Path:
     """A folder that nobody else can write to."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "slowfast_mvit"
     try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "slowfast_mvit"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         about = folder.stat()
         if about.st_uid == os.getuid() and not about.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
-    except OSError:
-        pass  # no home, or one that cannot be written to
+    except (OSError, RuntimeError) as error:  # no home, or one that cannot be written to
+        logger.debug("CPU kernels: no cache of compiled ones: %s", error)
     return _private_folder()
 
 

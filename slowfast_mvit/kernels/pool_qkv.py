@@ -235,7 +235,7 @@ def can_pool(qkv: Tensor, weights: Sequence[Tensor]) -> bool:
         and qkv.dtype in native.DTYPES
         and native.fits(qkv.shape[-1])
         and all(max(weight.shape[2:]) <= native.MAX_KERNEL for weight in weights)
-        and native.is_there()
+        and native.is_usable()
     )
 
 

@@ -103,7 +103,7 @@ def can_skip_pool(tokens: Tensor, stride: Sequence[int]) -> bool:
         and tokens.shape[2] % native.LANES == 0
         and max(kernel) <= native.MAX_KERNEL
         and math.prod(kernel) <= _NUM_TAPS
-        and native.is_there()
+        and native.is_usable()
     )
 
 

@@ -23,7 +23,7 @@ from slowfast_mvit.kernels.pool_qkv import can_pool, pool_qkv
 from slowfast_mvit.kernels.pooled_attention import pooled_attention
 from slowfast_mvit.kernels.pooling import pooled_thw
 from slowfast_mvit.kernels.triton_attention import folded_attention_fused
-from slowfast_mvit.models.fast import apply_linear, keeps_little
+from slowfast_mvit.models.fast import apply_linear, has_hooks, is_bare_norm, keeps_little
 from slowfast_mvit.models.layers import NORM_EPS, with_prefix, with_zero_gradients
 from slowfast_mvit.models.rel_pos import axis_offsets, table_length
 
@@ -335,7 +335,13 @@ class MultiScaleAttention(nn.Module):
         pools = [pool for pool in (self.pool_q, self.pool_k, self.pool_v) if pool is not None]
         norms = [norm for norm in (self.norm_q, self.norm_k, self.norm_v) if norm is not None]
         weights = [pool.weight for pool in pools]
-        if not self.pools_fast or len(pools) != 3 or not can_pool(qkv, weights):
+        if (
+            not self.pools_fast
+            or len(pools) != 3
+            or any(map(has_hooks, pools))
+            or not all(map(is_bare_norm, norms))
+            or not can_pool(qkv, weights)
+        ):
             return None
         q_thw, k_thw = (pooled_thw(thw, pool.kernel_size, pool.stride) for pool in pools[:2])
         parameters = [*weights, *[norm.weight for norm in norms], *[norm.bias for norm in norms]]

@@ -13,10 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slowfast_mvit.kernels import casting, mlp, norm_linear
-from slowfast_mvit.models.layers import DropPath, Mlp
+from slowfast_mvit.models.layers import NORM_EPS, DropPath, Mlp
 
 if TYPE_CHECKING:
     from slowfast_mvit.models.attention import MultiScaleAttention
+
+
+def is_bare_norm(norm: nn.Module) -> bool:
+    """Whether this is a LayerNorm as the models have it, and nothing more."""
+    return (
+        isinstance(norm, nn.LayerNorm)
+        and is_bare(norm)
+        and norm.weight is not None
+        and norm.bias is not None
+        and norm.eps == NORM_EPS
+    )
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -74,7 +85,7 @@ def attention_is_fast(norm: nn.LayerNorm, attention: MultiScaleAttention, tokens
         is_plain_cpu(tokens)
         and attention.dropout.p == 0.0
         and not has_hooks(attention)
-        and is_bare(norm)
+        and is_bare_norm(norm)
         and is_bare(attention.qkv)
     )
 
@@ -86,7 +97,7 @@ def mlp_is_fast(norm: nn.LayerNorm, layers: Mlp, tokens: Tensor) -> bool:
         and not (layers.training and layers.dropout.p > 0.0)
         and not has_hooks(layers)
         and type(layers.act) is nn.GELU
-        and is_bare(norm)
+        and is_bare_norm(norm)
         and is_bare(layers.fc1)
         and is_bare(layers.fc2)
     )

@@ -56,3 +56,70 @@ def test_bfloat16_is_as_near_to_float64_as_the_plain_model():
     of_logits, of_gradients = torch.tensor(ratios).log().mean(dim=0).exp()
     assert of_logits <= 1.1
     assert of_gradients <= 1.1
+
+
+class Doubled(torch.nn.Linear):
+    """A linear layer that somebody has changed, for adapters or quantisation."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class ScaledNorm(torch.nn.LayerNorm):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+def model_and_clip():
+    keys = {**SMALL_MODELS["base"], **CASES["v2_base"]["overrides"]}
+    side = keys["DATA.TRAIN_CROP_SIZE"]
+    models = [fill(from_keys(keys, attention=attention)) for attention in ("fast", "plain")]
+    return models, clip(1, 3, keys["DATA.NUM_FRAMES"], side, side).float()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("attn.qkv", Doubled),
+        ("mlp.fc1", Doubled),
+        ("attn.norm_k", ScaledNorm),
+        ("norm1", ScaledNorm),
+    ],
+)
+def test_layers_that_somebody_replaced_are_called(name, changed):
+    models, pixels = model_and_clip()
+
+    for model in models:
+        model.blocks[1].get_submodule(name).__class__ = changed
+
+    torch.testing.assert_close(models[0](pixels), models[1](pixels), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attn", "attn.qkv", "attn.proj", "mlp", "mlp.fc2", "norm2"])
+def test_hooks_are_called(name):
+    models, pixels = model_and_clip()
+    seen = [[], []]
+
+    for model, found in zip(models, seen, strict=True):
+        module = model.blocks[1].get_submodule(name)
+        module.register_forward_hook(lambda module, given, out, found=found: found.append(out))
+        model(pixels)
+
+    (fast,), (plain,) = seen
+    fast, plain = (out[0] if isinstance(out, tuple) else out for out in (fast, plain))
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_a_batch_whose_branches_are_dropped_are_zeros_and_not_none():
+    keys = {**SMALL_MODELS["base"], **CASES["v2_base"]["overrides"]}
+    model = fill(from_keys(keys, attention="fast")).train()
+    _, pixels = model_and_clip()
+    for block in model.blocks[1:]:
+        block.drop_path.rate = 1.0 - 1e-9
+
+    model(pixels).sum().backward()
+
+    for name, parameter in model.blocks[1:].named_parameters():
+        assert parameter.grad is not None, name
+    assert model.blocks[1].attn.proj.weight.grad.count_nonzero() == 0
+    assert model.blocks[0].attn.proj.weight.grad.count_nonzero() > 0

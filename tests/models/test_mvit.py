@@ -156,6 +156,15 @@ def test_export_keeps_the_function():
     torch.testing.assert_close(exported(pixels), model(pixels))
 
 
+def test_an_exported_model_needs_nothing_of_this_package():
+    model = fill(small(input_size=(4, 88, 88)).eval())
+
+    exported = torch.export.export(model, (torch.randn(1, 3, 4, 88, 88),))
+
+    calls = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert {name for name in calls if "slowfast_mvit" in name} == set()
+
+
 def test_compilation_needs_no_graph_break():
     model = fill(small(input_size=(4, 56, 56)).eval())
     pixels = torch.randn(1, 3, 4, 56, 56)
