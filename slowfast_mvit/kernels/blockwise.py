@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slowfast_mvit.kernels import native
-from slowfast_mvit.kernels.casting import HAS_BF16_INSTRUCTIONS
+from slowfast_mvit.kernels import casting, native
 
 # Bytes of scores that a thread works on: a block has to stay in the cache between its passes.
 BLOCK_BYTES = 1 << 20
@@ -199,7 +198,10 @@ def can_attend(q: Tensor, k_thw: Sequence[int]) -> bool:
     """
     return (
         q.device.type == "cpu"
-        and (q.dtype == torch.float32 or (q.dtype == torch.bfloat16 and not HAS_BF16_INSTRUCTIONS))
+        and (
+            q.dtype == torch.float32
+            or (q.dtype == torch.bfloat16 and not casting.HAS_BF16_INSTRUCTIONS)
+        )
         and native.fits(q.shape[-1])
         and sum(k_thw) <= native.MAX_WIDTH
         and k_thw[1] * k_thw[2] <= native.MAX_PLANE

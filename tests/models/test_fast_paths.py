@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from reference_models import SMALL_MODELS, clip, fill, from_keys
 
+from slowfast_mvit.kernels import casting
+
 CASES = SMALL_MODELS["cases"]
 
 
@@ -44,8 +46,10 @@ def test_float32_is_as_near_to_float64_as_the_plain_model(case):
         assert one <= 2 * other + 1e-7
 
 
-def test_bfloat16_is_as_near_to_float64_as_the_plain_model():
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_bfloat16_is_as_near_to_float64_as_the_plain_model(has_instructions, monkeypatch):
     """Over models with random weights: a single one may round luckily."""
+    monkeypatch.setattr(casting, "HAS_BF16_INSTRUCTIONS", has_instructions)
     ratios = []
     for seed in range(6):
         exact = answers("v2_base", "plain", double=True, seed=seed)
