@@ -212,7 +212,7 @@ def can_attend(q: Tensor, k_thw: Sequence[int]) -> bool:
 def _blocks(
     q: Tensor, k: Tensor, q_thw: Sequence[int], k_thw: Sequence[int], num_prefix_tokens: int
 ) -> Iterator[tuple[int, int, slice, native.Scoring]]:
-    """Clip, head and rows of each block of queries, and what native.c has to know about it."""
+    """Clip, head and rows of each block of queries, and what csrc/ has to know about it."""
     batch, length, heads, width = q.shape
     keys = k.shape[1]
     row_stride = math.ceil(keys / native.LANES) * native.LANES

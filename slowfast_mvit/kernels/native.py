@@ -1,4 +1,4 @@
-"""The kernels of ``native.c``, compiled for this machine when they are first needed.
+"""The kernels of ``csrc/``, compiled for this machine when they are first needed.
 
     C compiler (cc, gcc or clang) -> a library in the user's cache -> ctypes
 
@@ -26,8 +26,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("native.c")
-LANES = 8  # head widths have to be a multiple of this; the same in native.c
+FOLDER = Path(__file__).with_name("csrc")
+LANES = 8  # head widths have to be a multiple of this; the same in csrc/
 MAX_WIDTH = 512  # of a head, and of the offsets of a query
 MAX_PLANE = 4096  # keys of one frame
 MAX_KERNEL = 16
@@ -40,7 +40,7 @@ _i64 = ctypes.c_int64
 
 
 class Pooling(ctypes.Structure):
-    """``pooling`` of native.c: sizes in tokens, strides in elements."""
+    """``pooling`` of csrc/grids.h: sizes in tokens, strides in elements."""
 
     _fields_ = [
         *[(name, _i64) for name in ("batch", "heads", "width", "prefix")],
@@ -50,7 +50,7 @@ class Pooling(ctypes.Structure):
 
 
 class Scoring(ctypes.Structure):
-    """``scoring`` of native.c."""
+    """``scoring`` of csrc/softmax.c."""
 
     _fields_ = [
         *[(name, _i64) for name in ("rows", "first_row", "keys", "row_stride")],
@@ -137,7 +137,8 @@ def _compiled() -> Path:
     descriptor, unfinished = tempfile.mkstemp(dir=target.parent, suffix=".so")
     os.close(descriptor)
     try:
-        command = [compiler, *_OPTIONS, "-o", unfinished, str(SOURCE), "-lm"]
+        sources = [str(path) for path in _sources() if path.suffix == ".c"]
+        command = [compiler, *_OPTIONS, "-o", unfinished, *sources, "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise OSError(f"{compiler} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
@@ -172,10 +173,15 @@ def _private_folder() -> Path:
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
+def _sources() -> list[Path]:
+    return sorted(FOLDER.glob("*.[ch]"))
+
+
 def _fingerprint(compiler: str) -> str:
     """What the library depends on: source, options, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    parts = [SOURCE.read_text(), *_OPTIONS, version.stdout, platform.machine(), _processor()]
+    sources = [path.read_text() for path in _sources()]
+    parts = [*sources, *_OPTIONS, version.stdout, platform.machine(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

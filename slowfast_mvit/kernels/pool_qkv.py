@@ -7,7 +7,7 @@
 ``plain_pool_qkv`` says what is computed, in PyTorch's own operations. The operator
 ``slowfast_mvit::pool_qkv`` computes the same without moving tokens and heads around first, keeps
 nothing but its inputs for the backward pass, and writes the gradients of the three straight into
-that of ``qkv``. It is written in C for CPUs (``native.c``) and in Triton for CUDA
+that of ``qkv``. It is written in C for CPUs (``csrc/``) and in Triton for CUDA
 (``triton_pooling.py``).
 """
 

@@ -1,0 +1,95 @@
+/* Eight numbers at a time, float32 or bfloat16 in memory, float32 in registers.
+ *
+ * native.py compiles the files of this folder when they are first needed and describes the
+ * arguments of their functions. The plain twins are PyTorch's own operations, in pool_qkv.py,
+ * pooling.py and models/attention.py.
+ *
+ * Letters: B batch, N heads, D head width (a multiple of 8), P prefix tokens; (T, H, W) the grid
+ * of the tokens that come in, (OT, OH, OW) of those that go out.
+ *
+ * Sums over positions are kept for each thread and added up by the caller in the order of the
+ * threads, and the work is cut statically: the same number of threads gives the same bits.
+ */
+
+#pragma once
+
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#define LANES 8
+#define MAX_WIDTH 512
+#define MAX_PLANE 4096
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef int64_t i64;
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load(const float *from) {
+    vec x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
+
+INLINE vec all(float x) { return (vec){x, x, x, x, x, x, x, x}; }
+
+INLINE float sum(vec x) {
+    return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+
+/* Element i of a float32 or bfloat16 array, and the LANES - 1 after it. */
+INLINE vec load_any(const void *from, i64 i, int is_bf16) {
+    if (!is_bf16) return load((const float *)from + i);
+    hvec half;
+    memcpy(&half, (const uint16_t *)from + i, sizeof half);
+#ifdef __AVX2__ /* the compiler would take five instructions for it */
+    return (vec)((uvec)_mm256_cvtepu16_epi32((__m128i)half) << 16);
+#else
+    return (vec)(__builtin_convertvector(half, uvec) << 16);
+#endif
+}
+
+/* Rounds to the nearest bfloat16, ties to even; NaN stays NaN. */
+INLINE void store_any(void *to, i64 i, vec x, int is_bf16) {
+    if (!is_bf16) {
+        store((float *)to + i, x);
+        return;
+    }
+    uvec bits = (uvec)x;
+    uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    uvec is_nan = (uvec)(x != x);
+    rounded = (is_nan & 0x7fc0) | (~is_nan & rounded);
+    hvec half = __builtin_convertvector(rounded, hvec);
+    memcpy((uint16_t *)to + i, &half, sizeof half);
+}
+
+/* e^x for x <= 0, within 2 units of the last place; 0 below -87. NaN stays NaN. */
+INLINE vec exp_of_negative(vec x) {
+    const vec shift = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    ivec tiny = x < -87.0f;
+    vec shifted = x * 1.44269504088896341f + shift;
+    vec n = shifted - shift;
+    vec r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vec p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    ivec power = ((ivec)shifted - (ivec)shift) << 23;
+    ivec result = (ivec)p + power;
+    return (vec)(~tiny & result);
+}
