@@ -28,6 +28,9 @@ from slowfast_mvit.kernels import casting, native
 # Bytes of scores that a thread works on: a block has to stay in the cache between its passes.
 BLOCK_BYTES = 1 << 20
 
+# Scores of a head from which on this pays: each head of each clip is a call of its own.
+MIN_SCORES = 1 << 16
+
 
 @torch.library.custom_op("slowfast_mvit::blockwise_attention", mutates_args=())
 def blockwise_attention(
@@ -194,6 +197,8 @@ blockwise_attention.register_autograd(_backward, setup_context=_keep)
 def can_attend(q: Tensor, k_thw: Sequence[int]) -> bool:
     """Whether ``blockwise_attention`` can be used, and is the fastest, for q (B, Lq, N, D).
 
+    Heads of few scores are faster together, in PyTorch's fused attention.
+
     Where bfloat16 products are in hardware, PyTorch's fused attention makes use of them.
     """
     return (
@@ -203,6 +208,7 @@ def can_attend(q: Tensor, k_thw: Sequence[int]) -> bool:
             or (q.dtype == torch.bfloat16 and not casting.HAS_BF16_INSTRUCTIONS)
         )
         and native.fits(q.shape[-1])
+        and q.shape[1] * (1 + math.prod(k_thw)) >= MIN_SCORES
         and sum(k_thw) <= native.MAX_WIDTH
         and k_thw[1] * k_thw[2] <= native.MAX_PLANE
         and native.is_usable()

@@ -51,14 +51,17 @@ def mlp_residual(
     Returns:
         (B, L, C) like ``tokens``.
     """
-    given = (1.0,) * len(tokens) if factors is None else tuple(factors)
+    shape = tokens.shape
+    if factors is None:
+        tokens = tokens.flatten(0, 1).unsqueeze(0)
+    given = (1.0,) if factors is None else tuple(factors)
     dtype = compute_dtype()
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled():
             out: Tensor = _MlpResidual.apply(tokens, *norm, *first, *second, eps, given, dtype)
-            return out
+            return out.view(shape)
         layers = [kept_operand(one, dtype) for one in (*first, *second)]
-        return _forward(tokens, norm, layers, eps, given, dtype, hidden=None)
+        return _forward(tokens, norm, layers, eps, given, dtype, hidden=None).view(shape)
 
 
 class _MlpResidual(torch.autograd.Function):

@@ -32,13 +32,14 @@ def norm_linear(
         (B, L, K) float32, or bfloat16 under autocast, whatever the tokens are.
     """
     dtype = compute_dtype()
+    shape, tokens = (*tokens.shape[:2], len(layer[0])), tokens.flatten(0, 1).unsqueeze(0)
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled():
             out: Tensor = _NormLinear.apply(tokens, *norm, *layer, eps, dtype)
-            return out
+            return out.view(shape)
         weight = kept_operand(layer[0], dtype)
         bias = None if layer[1] is None else kept_operand(layer[1], dtype)
-        return _forward(tokens, *norm, weight, bias, eps, dtype)
+        return _forward(tokens, *norm, weight, bias, eps, dtype).view(shape)
 
 
 class _NormLinear(torch.autograd.Function):

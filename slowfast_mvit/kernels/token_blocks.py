@@ -17,7 +17,8 @@ def token_blocks(tokens: Tensor, width: int) -> Iterator[tuple[int, slice]]:
     """Clip and rows of each block of tokens (B, L, C) that become ``width`` wide on the way."""
     length = tokens.shape[1]
     size = max(BLOCK_BYTES * torch.get_num_threads() // (4 * width), MIN_ROWS)
-    size = -(-length // -(-length // size))  # blocks of equal size
+    num_blocks = max(-(-length // size), 1)
+    size = max(-(-length // num_blocks), 1)  # blocks of equal size
     for b in range(len(tokens)):
         for start in range(0, length, size):
             yield b, slice(start, start + size)

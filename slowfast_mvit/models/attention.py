@@ -314,7 +314,7 @@ class MultiScaleAttention(nn.Module):
         if fast is None:
             return None
         parameters, numbers, q_thw, k_thw = fast
-        if not can_attend(qkv, k_thw):
+        if not can_attend(qkv[:, : self.num_prefix_tokens + math.prod(q_thw), 0], k_thw):
             return None
         tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
         p = self.num_prefix_tokens
