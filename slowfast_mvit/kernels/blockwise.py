@@ -197,18 +197,17 @@ blockwise_attention.register_autograd(_backward, setup_context=_keep)
 def can_attend(q: Tensor, k_thw: Sequence[int]) -> bool:
     """Whether ``blockwise_attention`` can be used, and is the fastest, for q (B, Lq, N, D).
 
-    Heads of few scores are faster together, in PyTorch's fused attention.
-
-    Where bfloat16 products are in hardware, PyTorch's fused attention makes use of them.
+    In float32, heads of few scores are faster together, in PyTorch's fused attention. In bfloat16
+    that attention is faster where the products are in hardware, and very slow elsewhere.
     """
+    if q.dtype == torch.float32:
+        pays = q.shape[1] * (1 + math.prod(k_thw)) >= MIN_SCORES
+    else:
+        pays = q.dtype == torch.bfloat16 and not casting.HAS_BF16_INSTRUCTIONS
     return (
-        q.device.type == "cpu"
-        and (
-            q.dtype == torch.float32
-            or (q.dtype == torch.bfloat16 and not casting.HAS_BF16_INSTRUCTIONS)
-        )
+        pays
+        and q.device.type == "cpu"
         and native.fits(q.shape[-1])
-        and q.shape[1] * (1 + math.prod(k_thw)) >= MIN_SCORES
         and sum(k_thw) <= native.MAX_WIDTH
         and k_thw[1] * k_thw[2] <= native.MAX_PLANE
         and native.is_usable()

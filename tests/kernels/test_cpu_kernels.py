@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import gelu, layer_norm, linear
 
 from slowfast_mvit.kernels import casting, gather_table, max_pool, native, token_blocks
-from slowfast_mvit.kernels.blockwise import blockwise_attention
+from slowfast_mvit.kernels.blockwise import blockwise_attention, can_attend
 from slowfast_mvit.kernels.mlp import mlp_residual
 from slowfast_mvit.kernels.norm_linear import norm_linear
 from slowfast_mvit.kernels.pool_qkv import plain_pool_qkv, pool_qkv
@@ -238,6 +238,19 @@ def test_scores_of_any_size_do_not_overflow():
     actual = attend_blockwise(tensors, **about, add_from=1)
 
     assert_close([actual], [attend_plainly(exact, **about, add_from=1)], 1e-4)
+
+
+@needs_compiler
+def test_few_scores_go_to_the_fused_attention_only_where_it_is_fast(monkeypatch):
+    q, k_thw = torch.zeros(1, 5, 1, 8), (1, 2, 2)
+
+    for has_instructions, dtype, expected in [
+        (False, torch.float32, False),
+        (False, torch.bfloat16, True),
+        (True, torch.bfloat16, False),
+    ]:
+        monkeypatch.setattr(casting, "HAS_BF16_INSTRUCTIONS", has_instructions)
+        assert can_attend(q.to(dtype), k_thw) == expected
 
 
 def mlp_inputs(length=70, dim=24):
