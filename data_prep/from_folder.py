@@ -31,7 +31,7 @@ from data_prep.plan_files import Found, Tree, list_tree, shortened
 from data_prep.plan_match import match, packed_note, split_of_folder
 from data_prep.plan_run import add_plan_arguments, run_plan
 from data_prep.plan_split import VAL_FRACTION, Unsplit, assign_splits
-from slowfast_mvit.data.lists import raise_problems
+from slowfast_mvit.data.listing.texts import raise_problems
 from slowfast_mvit.errors import ListError, UserError, in_one_message
 
 _FILE_WORDS = ("file", "filename", "path", "video", "name")

@@ -27,7 +27,7 @@ from data_prep.plan import Plan, Wanted
 from data_prep.plan_files import Found, Tree, list_tree
 from data_prep.plan_match import match, packed_note, split_of_folder
 from data_prep.plan_run import add_plan_arguments, run_plan
-from slowfast_mvit.data.lists import nearest_path, raise_problems, read_json
+from slowfast_mvit.data.listing.texts import nearest_path, raise_problems, read_json
 from slowfast_mvit.errors import ListError, UserError
 
 NUM_CLASSES = 1000

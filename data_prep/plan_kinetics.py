@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.plan_match import split_named_in
-from slowfast_mvit.data.lists import raise_problems
+from slowfast_mvit.data.listing.texts import raise_problems
 from slowfast_mvit.errors import ListError, UserError
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")

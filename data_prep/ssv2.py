@@ -28,7 +28,7 @@ from data_prep.plan_files import Found, list_tree
 from data_prep.plan_match import match, packed_note, read_class_map, settle_rows, validation_note
 from data_prep.plan_run import add_plan_arguments, run_plan
 from slowfast_mvit.data.listing.ssv2_lists import read_answers
-from slowfast_mvit.data.lists import raise_problems, read_json
+from slowfast_mvit.data.listing.texts import raise_problems, read_json
 from slowfast_mvit.errors import ListError, UserError
 
 NUM_CLASSES = 174

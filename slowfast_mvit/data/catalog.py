@@ -118,13 +118,18 @@ def open_list(
     Raises:
         ListError: when the list is missing, empty or wrong; all its problems at once.
         ConfigError: when there is no such data set, it has another number of classes, or no
-            usable folder was given.
+            usable folder or separator was given.
         UserError: when the lists are remote and cannot be fetched.
     """
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {tuple(SPLIT_NAMES)}, got {split!r}")
     dataset = find_dataset(name)
     _check_folders(str(data_dir), path_prefix, dataset)
+    if not separator or separator in '"\r\n':
+        raise ConfigError(
+            f"DATA.PATH_LABEL_SEPARATOR is {separator!r}, which cannot stand between a path and a "
+            "label. Choose ' ', ',' or any other text"
+        )
     num_classes = _num_classes(name, dataset, num_classes)
     files = (*dataset.files, *CLASS_NAME_FILES) if dataset.files else ()
     with local_lists(data_dir, files) as folder:

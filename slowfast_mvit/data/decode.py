@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from slowfast_mvit.data.listing.ssv2_lists import frames_of_pattern
+from slowfast_mvit.data.listing.frame_lists import frames_of_pattern
 from slowfast_mvit.data.lists import IMAGE_SUFFIXES
 from slowfast_mvit.data.readers.decode_decord import open_decord
 from slowfast_mvit.data.readers.decode_pyav import open_pyav
@@ -113,7 +113,7 @@ def open_reader(path: str | Path, backend: str = "pyav") -> Iterator[VideoReader
 
     Args:
         path: a video file, an image, a folder of images (in the order of the numbers in their
-            names), or a pattern that ``ssv2_lists.frame_pattern`` wrote.
+            names), or a pattern that ``frame_lists.frame_pattern`` wrote.
         backend: a row of ``READERS``; read for video files only.
 
     Yields:

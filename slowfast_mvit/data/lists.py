@@ -13,7 +13,6 @@ that nobody finds the second typing error an epoch after the first.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -21,13 +20,14 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
 
 from slowfast_mvit.data.listing.strings import Strings, repeats
-from slowfast_mvit.errors import ListError, in_one_message, nearest
+from slowfast_mvit.data.listing.texts import nearest_path
+from slowfast_mvit.errors import ListError
 from slowfast_mvit.structures import VideoRecord
 
 _log = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ SPLIT_NAMES = {
     "test": ("test", "val", "validate", "validation"),
 }
 
-_SHOWN_PROBLEMS = 20
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: C: is a Windows drive
+_MAX_LABEL = 2**31 - 1
+# A single letter and a colon is a Windows drive.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|[A-Za-z]://")
 
 
 class VideoList(Sequence[VideoRecord]):
@@ -172,7 +173,9 @@ def path_problem(path: str) -> str | None:
     if "\0" in path or "\n" in path or "\r" in path:
         return f"path {path!r} holds a character that no path may hold"
     if _SCHEME.match(path):
-        return f"path {path!r} is a URL or names a protocol. Copy the video to a local folder"
+        problem = f"path {path!r} is a URL or names a protocol. Copy the video to a local folder"
+        is_url = "/" in path or "\\" in path
+        return problem if is_url else f"{problem}; if that is a file's name, write './{path}'"
     return None
 
 
@@ -182,7 +185,9 @@ def label_problem(label: int, num_classes: int | None) -> str | None:
         return (
             f"label {label} is outside 0 to {num_classes - 1} (MODEL.NUM_CLASSES is {num_classes})"
         )
-    return f"label {label} is below 0" if label < 0 else None
+    if not 0 <= label <= _MAX_LABEL:
+        return f"label {label} is below 0" if label < 0 else f"label {label} is above {_MAX_LABEL}"
+    return None
 
 
 def duplicate_problems(
@@ -197,29 +202,18 @@ def duplicate_problems(
         ]
     earliest = next(doubled, None)
     if earliest is not None:
+        count = 1 + sum(1 for _ in doubled)
+        plural = "entries" if what == "entry" else f"{what}s"
         _log.warning(
-            "%s: %d %s repeat a video that was listed before (first: %s %d, %r); such videos are "
-            "trained on once for each",
+            "%s: %s a video that was listed before (first: %s %d, %r); such videos are trained on "
+            "once for each",
             file,
-            1 + sum(1 for _ in doubled),
-            "entries" if what == "entry" else f"{what}s",
+            f"1 {what} repeats" if count == 1 else f"{count} {plural} repeat",
             what,
             lines[earliest[0]],
             names[earliest[0]],
         )
     return []
-
-
-def raise_problems(file: Path, problems: Iterable[tuple[int, str]], what: str = "line") -> None:
-    """Raise one ``ListError`` for all (line or entry, problem), the first twenty written out."""
-    ordered = [f"{what} {line}: {problem}" for line, problem in sorted(problems)]
-    if not ordered:
-        return
-    message = in_one_message(str(file), ordered).splitlines()
-    if len(ordered) > _SHOWN_PROBLEMS:
-        hidden = len(ordered) - _SHOWN_PROBLEMS
-        message = [*message[: 1 + _SHOWN_PROBLEMS], f"  and {hidden:,} more"]
-    raise ListError("\n".join(message))
 
 
 def warn_of_missing(
@@ -265,35 +259,3 @@ def check_folder(folder: Path) -> None:
         what = "is a file" if folder.exists() else "no such folder"
         hint = " Give the folder that holds it" if folder.exists() else nearest_path(folder)
         raise ListError(f"{folder}: {what} (DATA.PATH_TO_DATA_DIR).{hint}")
-
-
-def nearest_path(path: Path) -> str:
-    """What stands where ``path`` should be: the nearest name, or the first few."""
-    if not path.parent.is_dir():
-        return f" {path.parent} does not exist either"
-    names = sorted(entry.name for entry in path.parent.iterdir())
-    if not names:
-        return f" {path.parent} is empty"
-    guess = nearest(path.name, names)
-    if guess:
-        return f" Did you mean {guess}?"
-    more = ", ..." if len(names) > 8 else ""
-    return f" {path.parent} holds: {', '.join(names[:8])}{more}"
-
-
-def read_json(file: Path, object_hook: Callable[[dict[str, Any]], object] | None = None) -> Any:
-    """The content of a JSON file.
-
-    Args:
-        file: in UTF-8.
-        object_hook: what to keep of each object, so that long lists need not be in memory whole.
-
-    Raises:
-        ListError: when it is missing or not JSON; names the line.
-    """
-    if not file.is_file():
-        raise ListError(f"{file}: no such file.{nearest_path(file)}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"), object_hook=object_hook)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ListError(f"{file}: not a JSON file ({error})") from None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import pickle
+import re
 
 import pytest
 
 from slowfast_mvit.data.catalog import check_flip, find_dataset, open_list, read_class_names
-from slowfast_mvit.data.listing.ssv2_lists import frame_pattern, frames_of_pattern
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.errors import ConfigError, ListError
 from slowfast_mvit.structures import VideoRecord
@@ -39,6 +40,8 @@ def pairs(videos):
         ("my clip.mp4\t1\n", [("my clip.mp4", 1)]),
         ("path label\na.mp4 1\n", [("a.mp4", 1)]),
         (b"\xef\xbb\xbfa.mp4 1\r\nb.mp4 0\r\n", [("a.mp4", 1), ("b.mp4", 0)]),
+        ("\nvideo_path label\na.mp4 1\n", [("a.mp4", 1)]),
+        ("a.mp4 1\t\nmy clip.mp4\t\t0 \n", [("a.mp4", 1), ("my clip.mp4", 0)]),
         ("naïve 日本.mp4\t1\n", [("naïve 日本.mp4", 1)]),
     ],
     ids=[
@@ -49,6 +52,8 @@ def pairs(videos):
         "quoted",
         "tab",
         "header",
+        "another header",
+        "more tabs",
         "BOM and CRLF",
         "not ASCII",
     ],
@@ -108,11 +113,39 @@ def test_a_separator_may_be_any_text(tmp_path):
     ]
 
 
-def test_a_wrong_separator_is_noticed(tmp_path):
-    write_list(tmp_path, "a.mp4,1\n")
+@pytest.mark.parametrize(
+    ("separator", "written"),
+    [(" ", ","), (",", " "), (" ", "\u3000")],
+    ids=["comma", "blank", "wide"],
+)
+def test_a_wrong_separator_is_noticed(tmp_path, separator, written):
+    write_list(tmp_path, f"a.mp4{written}1\n")
 
-    with pytest.raises(ListError, match=r"DATA.PATH_LABEL_SEPARATOR is ' '. Set it to ','"):
+    expected = f"DATA.PATH_LABEL_SEPARATOR is {separator!r}. Set it to {written!r}"
+    with pytest.raises(ListError, match=re.escape(expected)):
+        read(tmp_path, separator=separator)
+
+
+@pytest.mark.parametrize("separator", ["", '"', "\n"])
+def test_what_cannot_separate_is_refused(tmp_path, separator):
+    write_list(tmp_path, "a.mp4 1\n")
+
+    with pytest.raises(ConfigError, match="PATH_LABEL_SEPARATOR"):
+        read(tmp_path, separator=separator)
+
+
+def test_a_line_without_a_label_is_a_problem_unless_all_are_so(tmp_path, caplog):
+    write_list(tmp_path, "a.mp4 1\nb.mp4\nc.mp4 0\nd.mp4\n")
+    write_list(tmp_path, "a.mp4\nb.mp4\n", name="val.csv")
+
+    with pytest.raises(ListError) as caught:
         read(tmp_path)
+    without_labels = read(tmp_path, "val")
+
+    assert "2 problems" in str(caught.value)
+    assert "line 2: has a path and no label, unlike other lines" in str(caught.value)
+    assert pairs(without_labels) == [("a.mp4", 0), ("b.mp4", 0)]
+    assert "every video is of class 0" in caplog.text
 
 
 def test_only_the_first_twenty_problems_are_written_out(tmp_path):
@@ -135,7 +168,9 @@ def test_an_empty_list_is_refused(tmp_path, text):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["https://h/a.mp4", "concat:a|b", "s3://b/a.mp4", "a\0b.mp4"])
+@pytest.mark.parametrize(
+    "path", ["https://h/a.mp4", "HTTP://h/a", "concat:a|b", "s3://b/a.mp4", "h://a", "a\0b.mp4"]
+)
 def test_only_local_files_may_be_listed(tmp_path, path):
     write_list(tmp_path, f"{path} 0\n")
 
@@ -143,10 +178,55 @@ def test_only_local_files_may_be_listed(tmp_path, path):
         read(tmp_path)
 
 
-def test_a_list_in_another_encoding_is_refused(tmp_path):
-    write_list(tmp_path, "é.mp4 0\n".encode("latin-1"))
+def test_a_file_whose_name_sounds_like_a_protocol_can_be_listed(tmp_path):
+    write_list(tmp_path, "take:2.mp4 0\n")
+    with pytest.raises(
+        ListError, match=re.escape("if that is a file's name, write './take:2.mp4'")
+    ):
+        read(tmp_path)
 
-    with pytest.raises(ListError, match="not a text in UTF-8"):
+    write_list(tmp_path, "./take:2.mp4 0\n")
+    assert pairs(read(tmp_path)) == [("./take:2.mp4", 0)]
+
+
+def test_lines_in_another_encoding_are_named(tmp_path):
+    write_list(tmp_path, "a.mp4 0\né.mp4 0\nb.mp4 x\nü.mp4 0\n".encode("latin-1"))
+
+    with pytest.raises(ListError) as caught:
+        read(tmp_path)
+
+    assert "2 problems" in str(caught.value)
+    assert r"line 2: not a text in UTF-8 (invalid continuation byte): \xe9.mp4 0" in str(
+        caught.value
+    )
+    assert "line 4: not a text in UTF-8" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (gzip.compress(b"a.mp4 0\n"), "gzip. Unpack it"),
+        ("a.mp4 0\n".encode("utf-16"), "UTF-16. Save it as UTF-8"),
+        (b"PK\x03\x04\x14\xff", "Excel"),
+        (b"\x89HDF\r\n\x1a\n\0", "binary"),
+    ],
+    ids=["gzip", "UTF-16", "Excel", "HDF5"],
+)
+def test_a_list_that_is_no_text_is_called_what_it_is(tmp_path, content, what):
+    write_list(tmp_path, content)
+
+    with pytest.raises(ListError, match=f"train.csv: not a text in UTF-8, but .*{what}"):
+        read(tmp_path)
+
+
+def test_a_list_that_may_not_be_read_is_an_error_of_the_user(tmp_path, monkeypatch):
+    write_list(tmp_path, "a.mp4 0\n")
+
+    def refuse(*args, **settings):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ListError, match=r"train.csv: cannot be read \(Permission denied\)"):
         read(tmp_path)
 
 
@@ -159,6 +239,9 @@ def test_a_missing_list_names_what_is_there(tmp_path):
         read(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="PATH_TO_DATA_DIR is empty"):
         read("")
+    (tmp_path / "train.csv").symlink_to("lost.csv")
+    with pytest.raises(ListError, match=r"It is a link to lost.csv, which does not exist"):
+        read(tmp_path)
 
 
 def test_a_video_listed_twice_is_refused_in_testing_and_warned_of_in_training(tmp_path, caplog):
@@ -166,7 +249,7 @@ def test_a_video_listed_twice_is_refused_in_testing_and_warned_of_in_training(tm
     write_list(tmp_path, "a.mp4 0\na.mp4 0\n", name="val.csv")
 
     assert len(read(tmp_path)) == 2
-    assert "1 lines repeat a video" in caplog.text
+    assert "1 line repeats a video" in caplog.text
     with pytest.raises(ListError, match=r"line 2: 'a.mp4' is also on line 1"):
         read(tmp_path, "val")
 
@@ -246,8 +329,8 @@ def test_class_names_are_found_beside_the_list(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "content",
-    [{"b": 0, "a": "1"}, {'"b"': 0, "a": 1}, ["b", "a"]],
-    ids=["strings", "quoted", "list"],
+    [{"b": 0, "a": "1"}, {'"b"': 0, "a": 1}, {"0": "b", "1": "a"}, ["b", '"a"']],
+    ids=["strings", "quoted", "by index", "list"],
 )
 def test_class_names_come_from_json(tmp_path, content):
     file = tmp_path / "names.json"
@@ -256,7 +339,17 @@ def test_class_names_come_from_json(tmp_path, content):
     assert read_class_names(file) == ("b", "a")
 
 
-@pytest.mark.parametrize("content", ['{"a": 1}', '{"a": "x"}', "7", "{"])
+@pytest.mark.parametrize("text", ['id,name\n0,b\n1,"a, c"\n', 'b,0\n"a, c",1\n', 'b\n"a, c"\n'])
+def test_class_names_come_from_tables(tmp_path, text):
+    file = tmp_path / "kinetics_400_labels.csv"
+    file.write_text(text)
+
+    assert read_class_names(file) == ("b", "a, c")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"a": 1}', '{"a": "x"}', "7", "{", "[" * 50_000, '{"a": ' + "9" * 5000 + "}"]
+)
 def test_wrong_class_names_are_refused(tmp_path, content):
     file = tmp_path / "names.json"
     file.write_text(content)
@@ -292,152 +385,6 @@ def test_folders_of_classes_are_read_as_images_in_order(tmp_path):
     assert videos[0].path == str(tmp_path / "train/n1/a.png")
     with pytest.raises(ListError, match=r"2 folders of classes, but MODEL.NUM_CLASSES is 1"):
         open_list("imagenet", "train", data_dir=tmp_path, num_classes=1)
-
-
-# Something-Something v2
-
-
-def write_ssv2(folder, ids, prefix=""):
-    labels = {"Holding something": "1", "Moving something up": "0"}
-    (folder / f"{prefix}labels.json").write_text(json.dumps(labels))
-    entries = [
-        {"id": video_id, "template": "Holding [something]", "label": "holding a cup"}
-        for video_id in ids
-    ]
-    for split in ("train", "validation"):
-        (folder / f"{prefix}{split}.json").write_text(json.dumps(entries))
-
-
-@pytest.mark.parametrize("prefix", ["something-something-v2-", ""], ids=["first", "second"])
-def test_reads_both_releases_of_ssv2(tmp_path, prefix):
-    write_ssv2(tmp_path, ["7", "12"], prefix)
-    (tmp_path / "videos").mkdir()
-    for name in ("videos/7.webm", "videos/12.mp4"):
-        (tmp_path / name).touch()
-
-    for split in ("train", "val", "test"):
-        videos = open_list("ssv2", split, data_dir=tmp_path, num_classes=2)
-
-        assert pairs(videos) == [("7", 1), ("12", 1)]
-        assert videos[0].path == str(tmp_path / "videos/7.webm")
-        assert videos[1].path == str(tmp_path / "videos/12.mp4")
-        assert videos.class_names == ("Moving something up", "Holding something")
-
-
-def test_an_ssv2_video_without_a_file_stays_in_the_list(tmp_path, caplog):
-    write_ssv2(tmp_path, ["7", "12"])
-    (tmp_path / "7.webm").touch()
-
-    videos = open_list("ssv2", "val", data_dir=tmp_path)
-
-    assert videos[1].path == str(tmp_path / "12.webm")
-    assert "1 of 2 videos have no file" in caplog.text
-
-
-def test_an_ssv2_video_without_a_file_is_left_out_of_training(tmp_path, caplog):
-    write_ssv2(tmp_path, ["7", "12"])
-    (tmp_path / "7.webm").touch()
-
-    videos = open_list("ssv2", "train", data_dir=tmp_path)
-
-    assert pairs(videos) == [("7", 1)]
-    assert "train.json: 1 of 2 videos have no file" in caplog.text
-    assert "left out of training" in caplog.text
-
-
-@pytest.mark.parametrize("separator", [";", ",", "\t"])
-def test_reads_the_test_videos_of_ssv2_where_their_answers_are_there(tmp_path, caplog, separator):
-    write_ssv2(tmp_path, ["7"])
-    (tmp_path / "test.json").write_text(json.dumps([{"id": "12"}, {"id": "13"}]))
-    for name in ("7.webm", "12.webm", "13.webm"):
-        (tmp_path / name).touch()
-
-    without_answers = open_list("ssv2", "test", data_dir=tmp_path)
-    lines = [f"13{separator}Moving something up", f"12{separator}Holding something"]
-    write_list(tmp_path, "\n".join(lines), name="test-answers.csv")
-    with_answers = open_list("ssv2", "test", data_dir=tmp_path)
-
-    assert pairs(without_answers) == [("7", 1)]
-    assert pairs(with_answers) == [("12", 1), ("13", 0)]
-    assert "Published numbers are of the validation videos" in caplog.text
-
-
-def test_a_test_video_of_ssv2_without_an_answer_is_named(tmp_path):
-    write_ssv2(tmp_path, ["7"])
-    (tmp_path / "test.json").write_text(json.dumps([{"id": "12"}, {"id": "13"}]))
-    write_list(tmp_path, "12;Holding something", name="test-answers.csv")
-
-    with pytest.raises(ListError, match=r"entry 2: id '13' is not in test-answers.csv"):
-        open_list("ssv2", "test", data_dir=tmp_path)
-
-
-def test_an_ssv2_folder_without_any_video_is_refused(tmp_path):
-    write_ssv2(tmp_path, ["7", "12"])
-
-    with pytest.raises(ListError, match="none of its 2 videos is there"):
-        open_list("ssv2", "val", data_dir=tmp_path)
-
-
-def test_problems_of_an_ssv2_list_are_reported_at_once(tmp_path):
-    write_ssv2(tmp_path, ["7"])
-    entries = [
-        {"id": "1", "template": "Holding [something]"},
-        {"id": "1", "template": "Holding [something]"},
-        {"id": "2", "template": "Juggling [something]"},
-        {"id": "3"},
-        "4",
-    ]
-    (tmp_path / "train.json").write_text(json.dumps(entries))
-
-    with pytest.raises(ListError) as caught:
-        open_list("ssv2", "train", data_dir=tmp_path)
-
-    message = str(caught.value)
-    assert "4 problems" in message
-    assert "entry 2: id '1' is listed twice" in message
-    assert "entry 3: template 'Juggling [something]' is not among the class names" in message
-    assert 'entry 4: lacks "id" or "template"' in message
-    assert 'entry 5: lacks "id" or "template"' in message
-
-
-def test_reads_pyslowfast_frame_lists(tmp_path, caplog):
-    write_ssv2(tmp_path, ["7", "12", "13"])
-    rows = [f'7 0 {i} frames/7/7_{i + 1:06d}.jpg ""' for i in range(12)]
-    rows += [f'12 1 {i} frames/12/12_{i + 1:06d}.jpg ""' for i in (0, 1, 5)]
-    header = "original_vido_id video_id frame_id path labels"
-    write_list(tmp_path, "\n".join([header, *rows]), name="val.csv")
-
-    videos = open_list("ssv2", "test", data_dir=tmp_path, path_prefix="/data")
-
-    assert pairs(videos) == [("7", 1), ("12", 1)]
-    assert videos[0].path == "/data/frames/7/7_[000001-000012].jpg"
-    assert videos[1].path == "/data/frames/12/12_[000001-000002,000006].jpg"
-    assert "1 of the 3 videos of validation.json have no frames in the list" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("numbers", "written"),
-    [
-        (["1", "2", "3"], "[1-3]"),
-        (["8", "9", "10", "11"], "[8-11]"),
-        (["08", "09", "10"], "[08-10]"),
-        (["5", "4", "4"], "[5,4,4]"),
-        (["000001"], "[000001]"),
-    ],
-)
-def test_a_frame_pattern_gives_back_its_frames(numbers, written):
-    paths = [f"a[1]/b-{number}.jpg" for number in numbers]
-
-    pattern = frame_pattern(paths)
-
-    assert pattern == f"a[1]/b-{written}.jpg"
-    assert frames_of_pattern(pattern) == paths
-
-
-def test_frames_without_numbers_or_of_several_folders_make_no_pattern():
-    assert frame_pattern(["a/x.jpg"]) is None
-    assert frame_pattern(["a/1.jpg", "b/2.jpg"]) is None
-    assert frames_of_pattern("a/1.jpg") is None
 
 
 def test_lists_have_one_digest_if_they_name_the_same_videos_with_the_same_labels():

@@ -252,7 +252,7 @@ def test_a_clip_listed_twice_is_refused_in_testing(tmp_path, caplog):
     touch(tmp_path, *(f"{stem}.mp4" for stem in STEMS))
 
     assert len(read(tmp_path)) == 4
-    assert "1 lines repeat a video" in caplog.text
+    assert "1 line repeats a video" in caplog.text
     with pytest.raises(ListError, match=rf"line 5: '{STEMS[0]}' is also on line 2"):
         read(tmp_path, "val")
 
@@ -270,9 +270,14 @@ def test_a_test_list_without_labels_says_what_to_do(tmp_path):
     [
         (f"{HEADER}\n".encode(), "the list is empty"),
         (b"label,youtube_id,split\n", "no column 'time_start' and 'time_end'"),
-        (f"{HEADER}\ncaf\xe9,---QUuC4vJs,1,2,val\n".encode("latin-1"), "not a text in UTF-8"),
+        (
+            f"{HEADER}\ncaf\xe9,---QUuC4vJs,1,2,val\n".encode("latin-1"),
+            "line 2: not a text in UTF-8",
+        ),
+        (f"{HEADER}\n{ROWS[0]}\n".replace(",", ";").encode(), "with commas between them"),
+        (f'{HEADER}\n"{ROWS[0]}\n"{ROWS[1]}\n'.encode(), "line 2: holds a line break"),
     ],
-    ids=["only a header", "columns", "encoding"],
+    ids=["only a header", "columns", "encoding", "semicolons", "quotes"],
 )
 def test_a_wrong_annotation_file_is_refused(tmp_path, content, problem):
     (tmp_path / "val.csv").write_bytes(content)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from slowfast_mvit.data.lists import ListSource, nearest_path, read_json
+from slowfast_mvit.data.listing.texts import open_text, read_json
+from slowfast_mvit.data.lists import ListSource
 from slowfast_mvit.errors import ListError, nearest
 from slowfast_mvit.storage import local_copy
 
@@ -59,42 +61,58 @@ def kinetics400_names() -> tuple[str, ...]:
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:
-    """Class names in the order of their indices: one a line, or JSON ([names] or {name: index}).
+    """Class names in the order of their indices.
+
+    They are a text of one name a line, a table (.csv) of names and indices in either order, or JSON
+    ([names], {name: index} or {index: name}). Quotes round a name are left out.
 
     Raises:
         ListError: when the file is missing or holds something else.
     """
-    if not file.is_file():
-        raise ListError(f"{file}: no such file.{nearest_path(file)}")
-    if file.suffix != ".json":
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ListError(f"{file}: not a text in UTF-8 ({error.reason})") from None
-        return tuple(line.strip() for line in lines if line.strip())
-    content = read_json(file)
-    if isinstance(content, dict):
-        return ordered_class_names(file, content)
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return tuple(content)
-    raise ListError(f"{file}: expected a list of class names, or an object of names and indices")
+    if file.suffix.lower() == ".json":
+        content = read_json(file)
+        if isinstance(content, dict):
+            return ordered_class_names(file, content.items())
+        if isinstance(content, list) and all(isinstance(name, str) for name in content):
+            return tuple(map(_without_quotes, content))
+        raise ListError(
+            f"{file}: expected a list of class names, or an object of names and indices"
+        )
+    with open_text(file) as text:
+        lines = [line.strip() for line in text if line.strip()]
+    if file.suffix.lower() == ".csv":
+        rows = [(row[0], row[1]) for row in csv.reader(lines) if len(row) == 2]
+        if len(rows) == len(lines):
+            has_header = bool(rows) and not any(_is_index(field) for field in rows[0])
+            return ordered_class_names(file, rows[1:] if has_header else rows)
+    return tuple(map(_without_quotes, lines))
 
 
-def ordered_class_names(file: Path, index_of: Mapping[str, object]) -> tuple[str, ...]:
-    """The keys of {name: index} in the order of the indices, which must be 0, 1, 2, ...
+def ordered_class_names(file: Path, pairs: Iterable[tuple[str, object]]) -> tuple[str, ...]:
+    """Names from pairs (name, index), or all (index, name), in the order of the indices, which must
+    be 0, 1, 2, ...
 
     Raises:
         ListError: when an index is no whole number, missing or given twice.
     """
-    try:
-        by_index = {int(str(index)): name for name, index in index_of.items()}
-    except ValueError as error:
-        raise ListError(f"{file}: a class index is not a whole number ({error})") from None
-    if sorted(by_index) != list(range(len(index_of))):
-        raise ListError(
-            f"{file}: the class indices must be 0 to {len(index_of) - 1}, each given once"
-        )
-    return tuple(by_index[index].strip().strip('"') for index in sorted(by_index))
+    pairs = list(pairs)
+    if all(_is_index(index) and not _is_index(name) for index, name in pairs):
+        pairs = [(str(name), index) for index, name in pairs]
+    wrong = [index for _, index in pairs if not _is_index(index)]
+    if wrong:
+        raise ListError(f"{file}: the class index {wrong[0]!r} is not a whole number, 0 or more")
+    by_index = {int(str(index)): name for name, index in pairs}
+    if sorted(by_index) != list(range(len(pairs))):
+        raise ListError(f"{file}: the class indices must be 0 to {len(pairs) - 1}, each given once")
+    return tuple(_without_quotes(by_index[index]) for index in sorted(by_index))
+
+
+def _is_index(value: object) -> bool:
+    return re.fullmatch(r"\s*[0-9]{1,9}\s*", str(value)) is not None
+
+
+def _without_quotes(name: str) -> str:
+    return name.strip().strip('"').strip()
 
 
 class ClassIndex:

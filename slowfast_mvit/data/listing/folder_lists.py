@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from slowfast_mvit.data.listing.class_names import ClassIndex, class_names_of
+from slowfast_mvit.data.listing.texts import raise_problems, read_json
 from slowfast_mvit.data.lists import (
     IMAGE_SUFFIXES,
     SPLIT_NAMES,
@@ -21,8 +22,6 @@ from slowfast_mvit.data.lists import (
     find_split,
     label_problem,
     path_problem,
-    raise_problems,
-    read_json,
 )
 from slowfast_mvit.errors import ListError, in_one_message
 
@@ -240,9 +239,12 @@ def _good_entries(
         if not isinstance(entry, dict) or not {"im_path", "class"} <= entry.keys():
             problems.append((number, 'lacks "im_path" or "class"'))
             continue
-        path, label = str(entry["im_path"]), entry["class"]
-        if not isinstance(label, int):
-            problem: str | None = f"class {label!r} is not a whole number"
+        path, label = entry["im_path"], entry["class"]
+        problem: str | None
+        if not isinstance(path, str):
+            problem = f"im_path {path!r} is not a text"
+        elif not isinstance(label, int) or isinstance(label, bool):
+            problem = f"class {label!r} is not a whole number"
         else:
             problem = path_problem(path) or label_problem(label, num_classes)
         if problem:

@@ -25,6 +25,7 @@ from slowfast_mvit.data.listing.class_names import ClassIndex, class_names_of
 from slowfast_mvit.data.listing.csv_lists import read_csv_file
 from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
 from slowfast_mvit.data.listing.strings import Strings
+from slowfast_mvit.data.listing.texts import nearest_path, open_text, raise_problems
 from slowfast_mvit.data.lists import (
     SPLIT_NAMES,
     ListSource,
@@ -32,8 +33,6 @@ from slowfast_mvit.data.lists import (
     columns,
     duplicate_problems,
     find_split,
-    nearest_path,
-    raise_problems,
     warn_of_missing,
 )
 from slowfast_mvit.errors import ListError
@@ -42,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 _ID = re.compile(r"[\w-]+", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _SECONDS = re.compile(r"\d{1,6}(\.\d*)?", re.ASCII)
 _ID_LENGTH = 11  # of a YouTube id, which starts the name of a file
 _DEPTH = 3  # folders between the root and a file, as in k400/train/riding_a_bike/
@@ -103,9 +103,10 @@ def _folder_of_videos(source: ListSource) -> Path:
 
 
 def _is_published_form(file: Path) -> bool:
-    with open(file, encoding="utf-8-sig", errors="replace") as lines:
-        header = next(lines, "").lower().split(",")
-    return "youtube_id" in [name.strip().strip('"') for name in header]
+    with open_text(file, errors="replace") as lines:
+        header = next(lines, "").lower()
+    names = [name.strip().strip('"') for name in re.split("[,;\t]", header)]
+    return "youtube_id" in names and len(names) > 1
 
 
 def _good_rows(
@@ -134,23 +135,25 @@ def _rows(file: Path) -> Iterator[tuple[int, tuple[str, str, str, str] | str]]:
     Raises:
         ListError: the file lacks a column, or is no CSV in UTF-8.
     """
-    with open(file, newline="", encoding="utf-8-sig") as lines:
+    with open_text(file, newline="") as lines:
         rows = csv.reader(lines)
+        line = 1
         try:
             header = [name.strip().lower() for name in next(rows)]
             _check_header(file, header)
             places = [header.index(name) for name in _COLUMNS]
+            line = rows.line_num + 1
             for row in rows:
-                if max(places) < len(row) <= len(header):
+                if any(_CONTROL.search(field) for field in row):
+                    yield line, "holds a line break or control character. Do its quotes fit?"
+                elif max(places) < len(row) <= len(header):
                     label, youtube_id, start, end = (row[place].strip() for place in places)
-                    yield rows.line_num, (label.strip('"'), youtube_id, start, end)
+                    yield line, (label.strip('"'), youtube_id, start, end)
                 elif any(field.strip() for field in row):
-                    yield rows.line_num, _field_problem(row, header)
+                    yield line, _field_problem(row, header)
+                line = rows.line_num + 1  # a row with quotes may have several
         except csv.Error as error:
-            raise ListError(f"{file}: line {rows.line_num}: {error}. Do its quotes fit?") from None
-        except UnicodeDecodeError as error:
-            what = f"not a text in UTF-8 ({error.reason})"
-            raise ListError(f"{file}: {what}. Save it as UTF-8") from None
+            raise ListError(f"{file}: line {line}: {error}. Do its quotes fit?") from None
 
 
 def _field_problem(row: Sequence[str], header: Sequence[str]) -> str:
@@ -170,7 +173,7 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
     if lacking:
         raise ListError(
             f"{file}: has no column {' and '.join(map(repr, lacking))}. Its columns are "
-            f"{', '.join(header)}, expected {', '.join(_COLUMNS)}"
+            f"{', '.join(header)}, expected {', '.join(_COLUMNS)}, with commas between them"
         )
 
 

@@ -12,7 +12,6 @@ and the videos themselves as ``<id>.webm`` (or .mp4, or a folder of frames named
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -21,20 +20,28 @@ from pathlib import Path
 from typing import Any
 
 from slowfast_mvit.data.listing.class_names import ClassIndex, ordered_class_names
-from slowfast_mvit.data.listing.csv_lists import numbered_lines, read_csv
+from slowfast_mvit.data.listing.csv_lists import read_csv
+from slowfast_mvit.data.listing.frame_lists import (
+    check_frame_list,
+    is_frame_list,
+    read_frame_list,
+)
 from slowfast_mvit.data.listing.strings import Strings, repeats
+from slowfast_mvit.data.listing.texts import (
+    nearest_path,
+    numbered_lines,
+    raise_problems,
+    read_json,
+)
 from slowfast_mvit.data.lists import (
     ListSource,
     VideoList,
     columns,
     label_problem,
-    nearest_path,
     path_problem,
-    raise_problems,
-    read_json,
     warn_of_missing,
 )
-from slowfast_mvit.errors import ListError, in_one_message
+from slowfast_mvit.errors import ListError
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +56,6 @@ SSV2_FILES = (
 )
 _VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov", "")  # "": a folder of frames
 _VIDEO_FOLDERS = ("", "videos", "20bn-something-something-v2")
-_FRAME_LIST_HEADER = "original_vido_id"  # the misspelling is the format's
 
 
 def read_ssv2(source: ListSource) -> VideoList:
@@ -79,13 +85,18 @@ def read_ssv2(source: ListSource) -> VideoList:
             f"{nearest_path(source.folder / missing.split(' or ')[-1])}"
         )
     class_names = _read_labels(labels_file)
+    if source.num_classes not in (None, len(class_names)):
+        raise ListError(
+            f"{labels_file}: {len(class_names)} classes, but MODEL.NUM_CLASSES is "
+            f"{source.num_classes}. Set MODEL.NUM_CLASSES {len(class_names)}"
+        )
     ids, labels = _read_split(split_file, class_names, source)
     if frame_list is None:
         folder, paths = _find_videos(split_file, ids, source)
     else:
         folder = Path(source.path_prefix or frame_list.parent)
-        frames = _read_frame_list(frame_list)
-        _check_frame_list(frame_list, frames, split_file, ids)
+        frames = read_frame_list(frame_list)
+        check_frame_list(frame_list, frames, split_file, ids)
         paths = [frames.get(video_id, "") for video_id in ids]
     kept = [index for index, path in enumerate(paths) if path]
     return VideoList(
@@ -132,7 +143,7 @@ def _read_labels(file: Path) -> tuple[str, ...]:
     content = read_json(file)
     if not isinstance(content, dict):
         raise ListError(f"{file}: expected an object of class names and indices")
-    return ordered_class_names(file, content)
+    return ordered_class_names(file, content.items())
 
 
 def _read_split(
@@ -246,98 +257,10 @@ def _find_video(video_id: str, present: dict[str, set[str]]) -> str | None:
     return None
 
 
-# PySlowFast's frame lists
-
-
 def _frame_list(source: ListSource, split_file: Path | None) -> Path | None:
     """The frame list of this split, if the folder has one."""
     name = {"train": "train", "val": "val", "test": "val"}[source.split]
     if split_file is not None and _is_test(split_file):
         name = "test"
     file = source.folder / f"{name}.csv"
-    if not file.is_file():
-        return None
-    with open(file, encoding="utf-8-sig", errors="replace") as lines:
-        return file if next(lines, "").startswith(_FRAME_LIST_HEADER) else None
-
-
-def _read_frame_list(file: Path) -> dict[str, str]:
-    """The frames of each video, as one path pattern (see ``frame_pattern``), by video id."""
-    patterns: dict[str, str] = {}
-    problems = []
-    with open(file, encoding="utf-8-sig") as lines:
-        rows = ((number, line.split()) for number, line in enumerate(lines, start=1))
-        filled = ((number, row) for number, row in rows if row and number > 1)
-        for video_id, group in itertools.groupby(filled, key=lambda row: row[1][0]):
-            frames = list(group)
-            first = frames[0][0]
-            if any(len(row) < 4 for _, row in frames):
-                problems.append((first, "expected video id, number, frame number, path, labels"))
-            elif video_id in patterns:
-                problems.append((first, f"video {video_id!r} goes on here, after other videos"))
-            else:
-                pattern = frame_pattern([row[3] for _, row in frames])
-                if pattern is None:
-                    problems.append(
-                        (first, f"the frames of {video_id!r} are not numbered files of one folder")
-                    )
-                patterns[video_id] = pattern or ""
-    raise_problems(file, problems)
-    return patterns
-
-
-def frame_pattern(paths: Sequence[str]) -> str | None:
-    """The frames of a video in one short text: ``a/f_01.jpg a/f_02.jpg`` -> ``a/f_[01-02].jpg``.
-
-    Millions of frame paths do not fit in memory; nearly all of them count upwards. None where the
-    paths are not numbered files of one folder. ``frames_of_pattern`` is the way back.
-    """
-    first = re.fullmatch(r"(.*?)(\d+)(\D*)", paths[0]) if paths else None
-    if first is None:
-        return None
-    before, _, after = first.groups()
-    runs: list[tuple[str, str]] = []
-    following = ""
-    for path in paths:
-        number = path[len(before) : len(path) - len(after)]
-        if not (path.startswith(before) and path.endswith(after) and number.isdecimal()):
-            return None
-        if number == following:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-        following = str(int(number) + 1).zfill(len(number))
-    written = ",".join(a if a == b else f"{a}-{b}" for a, b in runs)
-    return f"{before}[{written}]{after}"
-
-
-def frames_of_pattern(pattern: str) -> list[str] | None:
-    """The paths that ``frame_pattern`` wrote in one text, or None for any other text."""
-    match = re.fullmatch(r"(.*)\[([\d,-]+)\]([^\[\]/]*)", pattern)
-    if match is None:
-        return None
-    numbers = itertools.chain.from_iterable(_numbers_of_run(run) for run in match[2].split(","))
-    return [f"{match[1]}{number}{match[3]}" for number in numbers]
-
-
-def _numbers_of_run(run: str) -> Iterator[str]:
-    first, _, last = run.partition("-")
-    for number in range(int(first), int(last or first) + 1):
-        yield str(number).zfill(len(first))
-
-
-def _check_frame_list(file: Path, frames: dict[str, str], split_file: Path, ids: Strings) -> None:
-    unknown = sorted(set(frames) - set(ids))
-    if unknown:
-        problems = [f"video {video_id!r} is not in {split_file.name}" for video_id in unknown[:20]]
-        raise ListError(in_one_message(str(file), problems))
-    if not frames:
-        raise ListError(f"{file}: the frame list names no frames")
-    if len(frames) < len(ids):
-        _log.warning(
-            "%s: %d of the %d videos of %s have no frames in the list and are left out",
-            file,
-            len(ids) - len(frames),
-            len(ids),
-            split_file.name,
-        )
+    return file if file.is_file() and is_frame_list(file) else None
