@@ -142,7 +142,10 @@ def open_list(
             class_names_path=str(class_names_path),
             public_names=dataset.class_names,
         )
-        videos = dataset.read(source)
+        try:
+            videos = dataset.read(source)
+        except OSError as error:  # a folder that may not be listed, or a disk that is gone
+            raise ListError(f"{error.filename}: cannot be read ({error.strerror})") from None
         if class_names_path or videos.class_names is None:
             videos.class_names = class_names_of(source)
     if is_remote(data_dir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import pytest
 
@@ -31,7 +32,7 @@ def pairs(videos):
 def test_reads_videos_images_and_frame_folders_of_each_class(tmp_path, caplog):
     touch(tmp_path / "train/swim", "b.mp4", "a.webm", "c.AVI", "notes.txt", ".hidden.mp4")
     touch(tmp_path / "train/run", "frames/img_1.jpg", "frames/img_2.jpg", "one.png", "empty/x.txt")
-    touch(tmp_path / "val/swim", "v.mp4")
+    touch(tmp_path, "val/swim/v.mp4", "train/loose.mp4")
 
     videos = read(tmp_path, num_classes=2)
 
@@ -44,7 +45,8 @@ def test_reads_videos_images_and_frame_folders_of_each_class(tmp_path, caplog):
         ("swim/c.AVI", 1),
     ]
     assert videos[0].path == str(tmp_path / "train/run/frames")
-    assert "left out 2 entries (run/empty, swim/notes.txt" in caplog.text
+    assert "left out 3 entries" in caplog.text
+    assert "of a class: loose.mp4, run/empty, swim/notes.txt\n" in caplog.text
 
 
 def test_a_class_that_a_split_lacks_does_not_shift_the_others(tmp_path):
@@ -99,8 +101,18 @@ def test_another_number_of_folders_than_classes_is_refused(tmp_path, name):
 
     for num_classes in (1, 400):
         expected = f"2 folders of classes, but MODEL.NUM_CLASSES is {num_classes}"
-        with pytest.raises(ListError, match=expected):
+        with pytest.raises(ListError, match=expected) as caught:
             read(tmp_path, name=name, num_classes=num_classes)
+        assert "remove what is no class (n1, n2)" in str(caught.value)
+
+
+def test_a_class_without_a_video_is_told_of(tmp_path, caplog):
+    touch(tmp_path, "train/run/1.mp4", "val/run/2.mp4", "val/swim/3.mp4")
+
+    train = read(tmp_path)
+
+    assert train.class_names == ("run", "swim")
+    assert "no videos of class swim" in caplog.text
 
 
 def test_given_names_say_which_folder_is_which_class(tmp_path):
@@ -123,6 +135,17 @@ def test_names_of_another_kind_follow_the_order_of_the_folders(tmp_path):
     assert videos.labels.tolist() == [0, 1]
 
 
+def test_names_of_numbered_folders_follow_the_numbers(tmp_path):
+    touch(tmp_path, *(f"train/{number}/a.mp4" for number in range(11)))
+    (tmp_path / "classes.txt").write_text("\n".join("abcdefghijk"))
+
+    videos = read(tmp_path)
+
+    assert {record.video_id: videos.class_names[record.label] for record in videos} == {
+        f"{number}/a.mp4": name for number, name in enumerate("abcdefghijk")
+    }
+
+
 def test_a_folder_that_is_no_class_is_named(tmp_path):
     touch(tmp_path, "train/swim/1.mp4", "train/backup/2.mp4")
     (tmp_path / "classes.txt").write_text("swim\nrun\n")
@@ -134,10 +157,24 @@ def test_a_folder_that_is_no_class_is_named(tmp_path):
 def test_folders_without_any_video_are_refused(tmp_path):
     touch(tmp_path, "a/notes.txt")
 
-    with pytest.raises(ListError, match="no videos or images"):
+    with pytest.raises(ListError, match=r"no videos or images.*; found a/notes.txt"):
         read(tmp_path)
     with pytest.raises(ListError, match=r"no such folder \(DATA.PATH_TO_DATA_DIR\)"):
         read(tmp_path / "nowhere")
+
+
+def test_a_folder_that_may_not_be_listed_is_an_error_of_the_user(tmp_path, monkeypatch):
+    touch(tmp_path, "train/swim/1.mp4", "train/run/1.mp4")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("swim"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(ListError, match=r"swim: cannot be read \(Permission denied\)"):
+        read(tmp_path)
 
 
 def test_imagenet_classes_are_the_folders_named_by_wordnet(tmp_path):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import http.server
+import socket
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from iopath.common.file_io import PathHandler
 
+from slowfast_mvit import storage
 from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.errors import ConfigError, ListError, UserError
 from slowfast_mvit.storage import register_path_handlers
@@ -105,15 +107,61 @@ def test_a_folder_without_lists_is_refused(desk):
         read(path_prefix="/videos")
 
 
+class BusyServer(http.server.SimpleHTTPRequestHandler):
+    """Has val.csv, and is not able to say whether it has test.csv."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path == "/val.csv":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"a.mp4 1\n")
+        else:
+            self.send_error(503 if self.path == "/test.csv" else 404)
+
+
+def test_a_list_that_the_server_cannot_give_now_is_not_taken_for_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), BusyServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match=r"test.csv: cannot be fetched .*503"):
+            read("test", data_dir=f"http://127.0.0.1:{server.server_port}", path_prefix="/videos")
+        server.shutdown()
+
+    assert "/val.csv" in BusyServer.asked
+
+
+def test_a_server_that_is_gone_is_asked_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/lists"
+
+    fetched = []
+
+    def local_copy(path, **settings):
+        fetched.append(path)
+        return storage.local_copy(path, **settings)
+
+    monkeypatch.setattr("slowfast_mvit.data.listing.remote_lists.local_copy", local_copy)
+    with pytest.raises(UserError, match=r"train.csv: cannot be fetched .*refused"):
+        read(data_dir=address, path_prefix="/videos")
+    assert fetched == [f"{address}/train.csv"]
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
         ({}, "Set DATA.PATH_PREFIX to the local folder of the videos"),
         ({"path_prefix": "desk://videos"}, "videos are read from a mounted file system"),
         ({"name": "folder", "path_prefix": "/v"}, "must be on a mounted file system"),
+        ({"data_dir": "https://", "path_prefix": "/v"}, "names no folder"),
         ({"data_dir": "nowhere://lists", "path_prefix": "/v"}, "nothing here reads nowhere://"),
     ],
-    ids=["no prefix", "remote prefix", "class folders", "unknown protocol"],
+    ids=["no prefix", "remote prefix", "class folders", "no host", "unknown protocol"],
 )
 def test_what_cannot_be_remote_is_refused(desk, settings, problem):
     with pytest.raises(ConfigError, match=problem):

@@ -100,22 +100,42 @@ def _list_of_files(
     source: ListSource, root: Path, class_folders: Sequence[str], is_taken: Taken, *, hold_out: bool
 ) -> VideoList:
     class_names, index_of = _classes(source, root, class_folders)
-    ignored: list[str] = []
+    ignored = _loose_files(root, is_taken)
     files, labels, _ = columns(
         (0, f"{name}/{file}", index_of[name])
         for name in class_folders
         for file in _files_of_class(root / name, is_taken, ignored)
     )
     if not files:
+        found = f"; found {_shortened(ignored)}" if ignored else ""
         raise ListError(
-            f"{root}: no videos or images. Expected folders of classes with files in them"
+            f"{root}: no videos or images. Expected folders of classes with files in them{found}"
         )
     if ignored:
-        shown = ", ".join(ignored[:_SHOWN_NAMES])
-        _log.warning("%s: left out %d entries (%s, ...)", root, len(ignored), shown)
+        _log.warning(
+            "%s: left out %d entries that are no video or image, or not directly in the folder of "
+            "a class: %s",
+            root,
+            len(ignored),
+            _shortened(ignored),
+        )
+    present = set(labels)
+    empty = [name for name in class_folders if index_of[name] not in present]
+    if empty and source.split == "train":
+        _log.warning("%s: no videos of class %s", root, _shortened(empty))
     prefix = Path(source.path_prefix or source.folder) / root.relative_to(source.folder)
     whole = VideoList(files, labels, folder=prefix, class_names=class_names, source=root)
     return _part_of_split(whole, source) if hold_out else whole
+
+
+def _loose_files(root: Path, is_taken: Taken) -> list[str]:
+    """Files beside the folders of classes: nobody says of which class they are."""
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file() and is_taken(entry))
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
 
 
 def _files_of_class(folder: Path, is_taken: Taken, ignored: list[str]) -> list[str]:
@@ -146,7 +166,7 @@ def _classes(
     """The class names, and the class index of each folder.
 
     Given names say which folder is which class; names of another kind than the folders (``tench``
-    for ``n01440764``) are taken in the order of the folders.
+    for ``n01440764``) are taken in the order of the folders; where these are numbers, of those.
     """
     given = class_names_of(source)
     if given is not None:
@@ -158,11 +178,14 @@ def _classes(
             problems = [f"folder {name!r} is no class" for name in found if name not in known]
             where = source.class_names_path or f"{root}: the class names beside it"
             raise ListError(in_one_message(str(where), problems[:_SHOWN_NAMES]))
+        if all(name.isdecimal() for name in class_folders):
+            class_folders = sorted(class_folders, key=int)
     elif source.num_classes not in (None, len(class_folders)):
         raise ListError(
             f"{root}: {len(class_folders)} folders of classes, but MODEL.NUM_CLASSES is "
-            f"{source.num_classes}. Set MODEL.NUM_CLASSES {len(class_folders)}, or name all "
-            "classes in classes.txt or DATA.CLASS_NAMES_PATH"
+            f"{source.num_classes}. Set MODEL.NUM_CLASSES {len(class_folders)}, remove what is no "
+            f"class ({_shortened(class_folders)}), or name all classes in classes.txt or "
+            "DATA.CLASS_NAMES_PATH"
         )
     return given or tuple(class_folders), {name: i for i, name in enumerate(class_folders)}
 

@@ -8,9 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 from slowfast_mvit.errors import ConfigError, ListError, UserError
 from slowfast_mvit.storage import is_remote, local_copy
+
+_HTTP_BUSY = (408, 425, 429)  # and 5xx: the server did not say whether the file is there
 
 _log = logging.getLogger(__name__)
 
@@ -28,13 +31,16 @@ def local_lists(folder: str | Path, files: Sequence[str]) -> Iterator[Path]:
         from inside it names the files by their remote address.
 
     Raises:
-        UserError: nothing could be fetched.
+        UserError: nothing could be fetched; or the connection failed, which says nothing of whether
+            a file is there.
         ConfigError: nothing here reads such an address.
     """
     if not is_remote(folder):
         yield Path(folder)
         return
     address = str(folder).rstrip("/")
+    if not is_remote(address):
+        raise ConfigError(f"DATA.PATH_TO_DATA_DIR is {folder}, which names no folder")
     with tempfile.TemporaryDirectory(prefix="lists-") as temporary:
         with _no_complaints("iopath"):
             _fetch(address, files, Path(temporary))
@@ -52,11 +58,22 @@ def _fetch(address: str, files: Sequence[str], into: Path) -> None:
         except ConfigError:
             raise
         except UserError as error:  # most of these names are not there, and need not be
+            if _is_unreachable(error.__cause__):
+                raise
             failures.append(error)
     if len(failures) == len(files):
         raise failures[0]
     found = sorted(file.name for file in into.iterdir())
     _log.info("%s: fetched %s", address, ", ".join(found))
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether a file could not be asked for, which is not to be taken for its absence."""
+    if isinstance(error, HTTPError):
+        return error.code >= 500 or error.code in _HTTP_BUSY
+    if isinstance(error, URLError):
+        return isinstance(error.reason, OSError)
+    return isinstance(error, ConnectionError | TimeoutError)
 
 
 @contextlib.contextmanager
