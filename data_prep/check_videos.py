@@ -33,7 +33,7 @@ from typing import BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep import jobs, sources
+from data_prep import command_line, sources
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.strict import open_strictly
@@ -113,13 +113,13 @@ def main(words: Sequence[str] | None = None) -> int:
         description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="*", help="folders, lists (.csv), files, or - for stdin")
-    jobs.add_arguments(parser)
+    command_line.add_arguments(parser)
     options = parser.parse_args(words)
     if not (options.sources or options.merge):
         raise UserError("no videos given. Name a folder or a list, or - to read paths from stdin")
     inputs = [] if options.merge else sources.inputs_of(options.sources)
     duplicates = options.out.with_suffix(".duplicates.csv")
-    return jobs.run_command(
+    return command_line.run_command(
         options,
         inputs,
         check,
@@ -130,4 +130,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.exit_status(main))
+    sys.exit(command_line.exit_status(main))

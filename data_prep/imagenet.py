@@ -22,7 +22,7 @@ from pathlib import Path
 # The code beside this file, installed or not, and not another version that may be installed too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.jobs import exit_status
+from data_prep.command_line import exit_status
 from data_prep.plan import Plan, Wanted
 from data_prep.plan_files import Found, Tree, list_tree
 from data_prep.plan_match import match, packed_note, split_of_folder

@@ -6,14 +6,13 @@
                              longer than it may, costs that file a record and nobody else
 
 A script gives its work as a function of one file, ``work(job, **settings) -> dict``, and gets the
-rest from here: ``add_arguments`` for its options, ``run_command`` for what happens then.
+rest from here and from ``command_line.py`` for its options and what happens then.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
+import errno
 import json
 import multiprocessing
 import os
@@ -21,18 +20,33 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-from data_prep.journal import WHOLE, Record, Shard, Work, merge, open_journal
+from data_prep.journal import Record, Work, open_journal
+from data_prep.parts import WHOLE, Shard
+from data_prep.whole_files import remove_left_overs
 from slowfast_mvit.errors import UserError, in_one_message
 
 _START_S = 300.0  # a worker imports its libraries, from a slow disk perhaps
 _ORPHAN_S = 30.0  # beyond its time limit, until a worker whose parent was killed ends by itself
+
+# Why a worker answers with what is to be done instead of a record: it cannot write, and the next
+# files would fail as this one did. What cannot be read is a ``DecodeError``.
+_STOP = "stop"
+_STOPPING = {
+    errno.ENOSPC: "Make room there",
+    errno.EDQUOT: "Make room there",
+    errno.EROFS: "Give a folder that can be written",
+    errno.EACCES: "Give a folder that can be written",
+    errno.EPERM: "Give a folder that can be written",
+    errno.EMFILE: "Raise the limit (ulimit -n), or give fewer --workers",
+    errno.ENFILE: "Give fewer --workers",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,12 @@ class JobInput:
 
 WorkFunction = Callable[..., Record]  # work(job: JobInput, **settings) -> what to record
 Stamp = Callable[[JobInput], dict[str, Any]]
+Outputs = Callable[[JobInput], Sequence[Path]]
+
+
+def no_outputs(job: JobInput) -> Sequence[Path]:
+    """For work that only reads."""
+    return ()
 
 
 def file_stamp(job: JobInput) -> dict[str, Any]:
@@ -76,6 +96,7 @@ def run_jobs(
     timeout_s: float = 600.0,
     stamp: Stamp = file_stamp,
     retry_failed: bool = False,
+    outputs: Outputs = no_outputs,
 ) -> Counter[str]:
     """Do the work on each input of a shard that has no record yet.
 
@@ -84,7 +105,7 @@ def run_jobs(
         work: called as ``work(job_input, **settings)`` in another process, so it must be a
             function at the top of a module. What it returns is recorded, with "status" "ok" if it
             gives none; an error that it raises is recorded as "failed" with its text as "reason".
-        out: where ``journal.merge`` will join the records; the journal of this shard lies beside.
+        out: where ``merging.merge`` will join the records; the journal of this shard lies beside.
         job: what this work is called, in the journal.
         settings: what decides the outcome besides the file: plain values, compared on resuming.
         shard: which part of the inputs is done here.
@@ -92,12 +113,15 @@ def run_jobs(
         timeout_s: after this time on one file its process is killed and the file failed.
         stamp: fields by which a record is known to be of the file as it is today.
         retry_failed: do files again whose record says that they failed.
+        outputs: the files that the work writes with ``whole_files.written_whole``; what killed
+            processes left of them is removed.
 
     Returns:
         How many files of the shard have which status.
 
     Raises:
-        UserError: when names repeat, or the journal cannot be gone on with.
+        UserError: when names repeat, the journal cannot be gone on with, or nothing can be written
+            any more: a full disk is no fault of a file.
     """
     _refuse_repeated_names(inputs)
     mine = sorted((i for i in inputs if shard.takes(i.name)), key=lambda i: os.fsencode(i.name))
@@ -106,14 +130,32 @@ def run_jobs(
     with open_journal(out, shard, whole, stamps, retry_failed=retry_failed) as journal:
         counts = Counter(record["status"] for record in journal.records.values())
         todo = [job_input for job_input in mine if job_input.name not in journal.records]
-        with _progress(len(mine), len(mine) - len(todo), shard) as bar:
-            for name, result in _results(todo, work, settings, num_workers, timeout_s):
+        results = _results(todo, work, settings, num_workers, timeout_s)
+        with (
+            _without_left_overs(todo, outputs),
+            contextlib.closing(results),
+            _progress(len(mine), len(mine) - len(todo), shard) as bar,
+        ):
+            for name, result in results:
+                if _STOP in result:
+                    raise UserError(f"{name}: {result[_STOP]}. Then run the same command again")
                 record = {"path": name, **stamps[name], "status": "ok", "reason": "", **result}
                 journal.write(record)
                 counts[record["status"]] += 1
                 bar.set_postfix(counts, refresh=False)
                 bar.update()
     return counts
+
+
+@contextlib.contextmanager
+def _without_left_overs(todo: Sequence[JobInput], outputs: Outputs) -> Iterator[None]:
+    """Remove what earlier processes left, and at the end what those left that were ended here."""
+    outs = [out for job_input in todo for out in outputs(job_input)]
+    remove_left_overs(outs)
+    try:
+        yield
+    finally:
+        remove_left_overs(outs)
 
 
 def _refuse_repeated_names(inputs: Sequence[JobInput]) -> None:
@@ -137,7 +179,7 @@ def _results(
     settings: Mapping[str, Any],
     num_workers: int,
     timeout_s: float,
-) -> Iterator[tuple[str, Record]]:
+) -> Generator[tuple[str, Record], None, None]:
     """(name, what is to be recorded) of each input, in the order in which they are done."""
     context = _context(work)
     queue = iter(todo)
@@ -251,121 +293,18 @@ def _serve(
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_S)
-        try:
-            result = work(JobInput(name, Path(path)), **settings)
-        except Exception as error:  # recorded and counted: one file must not end the run
-            kind = "" if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: "
-            text = str(error).removeprefix(f"{path}: ").removeprefix(f"{name}: ")  # it is recorded
-            result = {"status": "failed", "reason": f"{kind}{text}"}
+        result = _done(work, JobInput(name, Path(path)), settings)
         connection.send_bytes(json.dumps(result).encode())
 
 
-# The command line
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every job has."""
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="the records, one JSON object a line; .csv beside")
-    add("--shard", default="", help="part i of N of the files, written i/N with i from 0")
-    add("--merge", action="store_true", help="join the records of all shards; do nothing else")
-    add("--workers", type=_positive, default=num_cores(), help="processes (%(default)s)")
-    add("--timeout-s", type=_positive, default=600, help="for one file (%(default)s)")
-    add("--retry-failed", action="store_true", help="do failed files again")
-    add("--max-failed-fraction", type=float, default=0.01, help="exit status 1 above (%(default)s)")
-    add("--ray", type=int, default=0, metavar="N", help="run N shards as tasks of a Ray cluster")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def num_cores() -> int:
-    """Cores that this process may use, which a scheduler limits."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def run_command(
-    options: argparse.Namespace,
-    inputs: Sequence[JobInput],
-    work: WorkFunction,
-    *,
-    job: str,
-    settings: Mapping[str, Any],
-    stamp: Stamp = file_stamp,
-    finish: Callable[[Sequence[Record]], None] = lambda records: None,
-) -> int:
-    """Run a job as ``add_arguments`` says, and join the records once all of them are there.
-
-    Args:
-        options: the parsed command line.
-        inputs, work, job, settings, stamp: as ``run_jobs`` takes them.
-        finish: called with all records after they were joined.
-
-    Returns:
-        The exit status: 1 when more than ``--max-failed-fraction`` failed.
-
-    Raises:
-        UserError: as ``run_jobs`` and ``journal.merge`` do.
-    """
-    shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
-
-    def run(shard: Shard) -> Counter[str]:
-        return run_jobs(
-            inputs,
-            work,
-            options.out,
-            job=job,
-            settings=settings,
-            shard=shard,
-            num_workers=options.workers,
-            timeout_s=options.timeout_s,
-            stamp=stamp,
-            retry_failed=options.retry_failed,
-        )
-
-    if options.ray:
-        counts = _run_with_ray(run, options.ray, options.workers)
-    elif not options.merge:
-        counts = run(shard)
-    if options.merge or options.ray or shard.count == 1:
-        records = merge(options.out)
-        counts = Counter(record["status"] for record in records)
-        finish(records)
-    where = f"shard {shard}" if shard.count > 1 and not options.ray else str(options.out)
-    told = ", ".join(f"{number:,} {status}" for status, number in sorted(counts.items()))
-    print(f"{where}: {told or 'no files'}")
-    if shard.count > 1 and not options.merge:
-        print("When all shards are done, run the same command with --merge instead of --shard.")
-    total = sum(counts.values())
-    return 1 if counts["failed"] > options.max_failed_fraction * total else 0
-
-
-def _run_with_ray(
-    run: Callable[[Shard], Counter[str]], num_shards: int, num_workers: int
-) -> Counter[str]:
-    """Each shard as a Ray task; journals lie on a file system that all nodes share."""
+def _done(work: WorkFunction, job: JobInput, settings: Mapping[str, Any]) -> Record:
+    """What the work returns, or a record of its error: one file must not end the run."""
     try:
-        ray = importlib.import_module("ray")
-    except ImportError:
-        raise UserError("--ray needs Ray, which is not installed: pip install ray") from None
-    ray.init(ignore_reinit_error=True)
-    task = ray.remote(num_cpus=num_workers)(run)
-    return sum(ray.get([task.remote(Shard(i, num_shards)) for i in range(num_shards)]), Counter())
-
-
-def exit_status(main: Callable[[], int]) -> int:
-    """Run a script's ``main``; mistakes of the user and Ctrl-C end it without a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how Slurm ends a job
-    try:
-        return main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
-        return 130
+        return work(job, **settings)
+    except Exception as error:
+        advice = _STOPPING.get(error.errno or 0) if isinstance(error, OSError) else None
+        if advice:
+            return {_STOP: f"{error}. {advice}"}
+        kind = "" if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: "
+        text = str(error).removeprefix(f"{job.path}: ").removeprefix(f"{job.name}: ")
+        return {"status": "failed", "reason": f"{kind}{text}"}

@@ -32,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from data_prep import jobs, sources
+from data_prep import command_line, jobs, sources
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.plan_files import list_line
+from data_prep.whole_files import written_whole
 from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
 from slowfast_mvit.data.readers import shards
 from slowfast_mvit.data.readers.reading import open_plain_file
@@ -135,26 +136,19 @@ def pack(job: JobInput, *, to: str) -> Record:
     shard = Path(to, job.name)
     index = Path(f"{shard}{shards.INDEX_SUFFIX}")
     members = [json.loads(line) for line in job.path.read_text().splitlines()]
-    for left_over in shard.parent.glob(f".tmp-*-{job.name}*"):
-        left_over.unlink(missing_ok=True)  # of a run that was killed
     index.unlink(missing_ok=True)  # before the shard that it would not fit
-    temporary = shard.with_name(f".tmp-{os.getpid()}-{job.name}")
-    try:
-        with open(temporary, "w+b") as file:
-            offsets = list(_write_members(file, members))
-            _flush(file)
-            found = list(shards.plain_members(file, temporary))
-            if found != offsets:
-                raise DecodeError(f"{job.name}: reads back otherwise than it was written")
-            record = {
-                "videos": len(members),
-                "shard_bytes": file.seek(0, os.SEEK_END),
-                "sha256": _sha256(file),
-            }
-        os.replace(temporary, shard)
-        write_index(shard)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(shard) as temporary, open(temporary, "w+b") as file:
+        offsets = list(_write_members(file, members))
+        file.flush()
+        found = list(shards.plain_members(file, temporary))
+        if found != offsets:
+            raise DecodeError(f"{job.name}: reads back otherwise than it was written")
+        record = {
+            "videos": len(members),
+            "shard_bytes": file.seek(0, os.SEEK_END),
+            "sha256": _sha256(file),
+        }
+    write_index(shard)
     return record
 
 
@@ -170,11 +164,6 @@ def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple
                 info.size, info.mode, info.mtime = num_bytes, 0o644, 0
                 yield name, archive.offset
                 archive.addfile(info, source)
-
-
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _sha256(file: IO[bytes]) -> str:
@@ -207,14 +196,8 @@ def write_index(shard: Path) -> int:
         members = list(shards.plain_members(file, shard))
         text = shards.index_text(members, os.fstat(file.fileno()).st_size, shard)
     index = Path(f"{shard}{shards.INDEX_SUFFIX}")
-    temporary = index.with_name(f".tmp-{os.getpid()}-{index.name}")
-    try:
-        with open(temporary, "wb") as target:
-            target.write(text)
-            _flush(target)
-        os.replace(temporary, index)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(index) as temporary:
+        temporary.write_bytes(text)
     return len(members)
 
 
@@ -291,13 +274,14 @@ def _pack_command(options: argparse.Namespace) -> int:
             sources.write_lists({name: listed}, places, options.to, options.lists)
 
     everything = {shard: part for plan in plans.values() for shard, part in plan.items()}
-    return jobs.run_command(
+    return command_line.run_command(
         options,
         _write_plans(everything, folder),
         pack,
         job="pack_shards",
         settings={"to": str(folder)},
         stamp=lambda job: stamp_of(job, folder),
+        outputs=lambda job: [folder / job.name, folder / f"{job.name}{shards.INDEX_SUFFIX}"],
         finish=write_lists,
     )
 
@@ -346,7 +330,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--shard-mb", type=float, default=1024.0, help="megabytes a shard (%(default)s)")
     add("--shard-count", type=int, default=0, metavar="N", help="N shards a list instead")
     add("--shuffle", type=int, metavar="SEED", help="mix the videos over the shards of a list")
-    jobs.add_arguments(command)
+    command_line.add_arguments(command)
 
     for name, run in (("index", _index_command), ("list", _list_command)):
         command = commands.add_parser(name, help=f"{name} tar files")
@@ -360,4 +344,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.exit_status(main))
+    sys.exit(command_line.exit_status(main))

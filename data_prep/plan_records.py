@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep.jobs import JobInput, run_jobs
-from data_prep.journal import Record, Shard, merge, read_records
+from data_prep.journal import Record, read_records
+from data_prep.merging import merge
+from data_prep.parts import Shard
 from data_prep.plan import NOT_CHECKED, UNREADABLE, Listed, Plan, keep_only, left_out_of
 from data_prep.plan_check import check_file
 from slowfast_mvit.errors import UserError

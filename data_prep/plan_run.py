@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.jobs import num_cores
-from data_prep.journal import Shard
+from data_prep.command_line import num_cores
+from data_prep.parts import Shard
 from data_prep.plan import Plan, describe, drop_unusable, refuse_foreign_files, write_plan
 from data_prep.plan_records import check_listed, checked_records, drop_unreadable, records_of
 from slowfast_mvit.errors import UserError

@@ -18,7 +18,6 @@ its source, and only then given its name. Sources that are damaged or cut short 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import av
 
-from data_prep import check_videos, jobs, sources
+from data_prep import check_videos, command_line, jobs, sources
 from data_prep.encode import ENCODER, Encoding, Times, encode
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
+from data_prep.whole_files import written_whole
 from slowfast_mvit.data.readers.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 
 _SHOWN_PROBLEMS = 20
-_TEMPORARY = ".tmp-"  # then the process and the name; scripts leave such files aside
 
 
 def resize(job: JobInput, *, to: str, encoding: dict[str, Any]) -> Record:
@@ -56,27 +55,16 @@ def resize(job: JobInput, *, to: str, encoding: dict[str, Any]) -> Record:
     """
     out = Path(to, copy_of(job.name))
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out.parent.resolve() / out.name == job.path.parent.resolve() / job.path.name:
+        raise DecodeError("the copy would take the place of its source: a folder of --to is a link")
     out.unlink(missing_ok=True)  # of an older source
-    for left_over in out.parent.glob(f"{_TEMPORARY}*-{_literally(out.name)}"):
-        left_over.unlink(missing_ok=True)  # of a run that was killed
-    temporary = out.with_name(f"{_TEMPORARY}{os.getpid()}-{out.name}")
-    try:
+    with written_whole(out) as temporary:
         num_frames = _write(job, temporary, Encoding(**encoding))
         record = check_videos.check(JobInput(copy_of(job.name), temporary))
         if record["status"] != "ok" or record["frames"] != num_frames:
             found = record["reason"] or f"{record['frames']} of {num_frames} frames"
             raise DecodeError(f"the copy was not written right: {found}")
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return {**record, "resized": copy_of(job.name), "resized_bytes": out.stat().st_size}
-
-
-def _literally(name: str) -> str:
-    """A name as a pattern for ``glob`` that matches itself."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _write(job: JobInput, temporary: Path, encoding: Encoding) -> int:
@@ -170,13 +158,14 @@ def main(words: Sequence[str] | None = None) -> int:
         copies = {r["path"]: r["resized"] for r in records if r["status"] == "ok"}
         sources.write_lists(rows, copies, options.to, options.lists)
 
-    return jobs.run_command(
+    return command_line.run_command(
         options,
         inputs,
         resize,
         job="resize_videos",
         settings={"to": str(options.to), "encoding": asdict(encoding)},
         stamp=lambda job: stamp_of(job, options.to),
+        outputs=lambda job: [options.to / copy_of(job.name)],
         finish=write_lists,
     )
 
@@ -197,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--keyint", type=int, default=30, help="frames between key frames (%(default)s)")
     add("--preset", default="medium", help="x264's preset (%(default)s)")
     add("--no-fastdecode", dest="fastdecode", action="store_false", help="without this tuning")
-    jobs.add_arguments(parser)
+    command_line.add_arguments(parser)
     return parser
 
 
@@ -207,4 +196,4 @@ def _size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.exit_status(main))
+    sys.exit(command_line.exit_status(main))

@@ -22,7 +22,7 @@ from typing import Any
 # The code beside this file, installed or not, and not another version that may be installed too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.jobs import exit_status
+from data_prep.command_line import exit_status
 from data_prep.plan import Plan, Wanted
 from data_prep.plan_files import Found, list_tree
 from data_prep.plan_match import match, packed_note, read_class_map, settle_rows, validation_note

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import sys
 import time
 from pathlib import Path
 
-from data_prep.jobs import JobInput, exit_status, run_jobs
-from data_prep.journal import Record, Shard
+from data_prep.command_line import exit_status
+from data_prep.jobs import JobInput, run_jobs
+from data_prep.journal import Record
+from data_prep.parts import Shard
 from slowfast_mvit.errors import DecodeError
 
 
 def digest(job: JobInput, *, pause_s: float = 0.0) -> Record:
-    """SHA-256 of a file; the text "crash", "hang", "broken" or "bug" in it makes it misbehave."""
+    """SHA-256 of a file; the text "crash", "hang", "broken", "bug" or "full" makes it misbehave."""
     content = job.path.read_bytes()
     time.sleep(pause_s)
     if content == b"crash":
@@ -25,6 +28,8 @@ def digest(job: JobInput, *, pause_s: float = 0.0) -> Record:
         raise DecodeError(f"{job.name}: broken")
     if content == b"bug":
         raise KeyError("bug")
+    if content == b"full":
+        raise OSError(errno.ENOSPC, "No space left on device", "copies/a.mp4")
     return {"sha256": hashlib.sha256(content).hexdigest()}
 
 

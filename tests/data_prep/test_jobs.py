@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import random
@@ -17,15 +18,13 @@ from pathlib import Path
 import example_jobs
 import pytest
 
-from data_prep.jobs import (
-    JobInput,
-    add_arguments,
-    exit_status,
-    run_command,
-    run_jobs,
-)
-from data_prep.journal import Shard, merge, part_path, read_part, read_records
+from data_prep.command_line import add_arguments, exit_status, run_command
+from data_prep.jobs import JobInput, run_jobs
+from data_prep.journal import read_part, read_records
+from data_prep.merging import merge
+from data_prep.parts import Shard, part_path
 from data_prep.sources import inputs_from_paths, inputs_in_folder
+from data_prep.whole_files import written_whole
 from slowfast_mvit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +112,32 @@ def test_a_crash_a_hang_an_error_and_a_bug_cost_one_record_each(folder, tmp_path
         NAMES[3]: "KeyError: 'bug'",
         NAMES[4]: "",
     }
+
+
+def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_file(folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    (folder / NAMES[0]).write_text("full")
+
+    with pytest.raises(UserError, match=r"a\.mp4: .*No space left on device.*Make room"):
+        run(folder, out)
+
+    recorded = read_part(part_path(out, Shard()))[1]
+    assert NAMES[0] not in {record["path"] for record in recorded}
+    (folder / NAMES[0]).write_text("fine now")
+    assert run(folder, out) == {"ok": 5}
+
+
+def test_left_overs_of_killed_processes_go_and_those_of_others_stay(folder, tmp_path):
+    with pytest.raises(KeyError), written_whole(tmp_path / "a.mp4") as ours:
+        raise KeyError
+    with pytest.raises(KeyError), written_whole(tmp_path / "x-a.mp4") as of_another:
+        raise KeyError
+    for path in (ours, of_another):
+        path.write_text("half a file")
+
+    run(folder, tmp_path / "out.jsonl", outputs=lambda job: [tmp_path / job.name])
+
+    assert (ours.exists(), of_another.exists()) == (False, True)
 
 
 def test_a_second_run_does_only_what_is_new_changed_or_failed_on_request(folder, tmp_path):
@@ -231,8 +256,20 @@ def test_a_task_of_a_slurm_array_knows_its_shard():
 
     assert Shard.from_environment({}) == Shard(0, 1)
     assert Shard.from_environment(slurm) == Shard(3, 8)
+    assert Shard.from_environment({**slurm, "SLURM_ARRAY_TASK_MAX": "7"}) == Shard(3, 8)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        {"SLURM_ARRAY_TASK_ID": "8", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "8"},
+        {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "63"},
+    ],
+    ids=["--array=1-8", "--array=0,5,9-13,63"],
+)
+def test_an_array_with_gaps_or_another_start_is_refused(array):
     with pytest.raises(UserError, match="--array=0-<N-1>"):
-        Shard.from_environment({**slurm, "SLURM_ARRAY_TASK_MIN": "1"})
+        Shard.from_environment({"SLURM_ARRAY_TASK_COUNT": "8", **array})
 
 
 def command(words: list[str], folder: Path, **more) -> int:
@@ -278,13 +315,19 @@ def test_mistakes_end_with_status_2_and_ctrl_c_with_advice(capsys):
         time.sleep(1)
         return 0
 
+    def not_permitted() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "lists/train.csv")
+
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert exit_status(mistaken) == 2
+        assert exit_status(not_permitted) == 2
         assert exit_status(interrupted) == 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert "Run the same command again to go on" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "lists/train.csv: Permission denied" in told
+    assert "Run the same command again to go on" in told
 
 
 def test_a_storm_of_kills_leaves_one_record_a_file(tmp_path):

@@ -1,0 +1,141 @@
+"""What the scripts that work on many files have in common: options, running, how they end."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.jobs import (
+    JobInput,
+    Outputs,
+    Stamp,
+    WorkFunction,
+    file_stamp,
+    no_outputs,
+    run_jobs,
+)
+from data_prep.journal import Record
+from data_prep.merging import merge
+from data_prep.parts import Shard
+from slowfast_mvit.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every job has."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="the records, one JSON object a line; .csv beside")
+    add("--shard", default="", help="part i of N of the files, written i/N with i from 0")
+    add("--merge", action="store_true", help="join the records of all shards; do nothing else")
+    add("--workers", type=_positive, default=num_cores(), help="processes (%(default)s)")
+    add("--timeout-s", type=_positive, default=600, help="for one file (%(default)s)")
+    add("--retry-failed", action="store_true", help="do failed files again")
+    add("--max-failed-fraction", type=float, default=0.01, help="exit status 1 above (%(default)s)")
+    add("--ray", type=int, default=0, metavar="N", help="run N shards as tasks of a Ray cluster")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which a scheduler limits."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def run_command(
+    options: argparse.Namespace,
+    inputs: Sequence[JobInput],
+    work: WorkFunction,
+    *,
+    job: str,
+    settings: Mapping[str, Any],
+    stamp: Stamp = file_stamp,
+    outputs: Outputs = no_outputs,
+    finish: Callable[[Sequence[Record]], None] = lambda records: None,
+) -> int:
+    """Run a job as ``add_arguments`` says, and join the records once all of them are there.
+
+    Args:
+        options: the parsed command line.
+        inputs, work, job, settings, stamp, outputs: as ``run_jobs`` takes them.
+        finish: called with all records after they were joined.
+
+    Returns:
+        The exit status: 1 when more than ``--max-failed-fraction`` failed.
+
+    Raises:
+        UserError: as ``run_jobs`` and ``journal.merge`` do.
+    """
+    shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
+
+    def run(shard: Shard) -> Counter[str]:
+        return run_jobs(
+            inputs,
+            work,
+            options.out,
+            job=job,
+            settings=settings,
+            shard=shard,
+            num_workers=options.workers,
+            timeout_s=options.timeout_s,
+            stamp=stamp,
+            retry_failed=options.retry_failed,
+            outputs=outputs,
+        )
+
+    if options.ray:
+        counts = _run_with_ray(run, options.ray, options.workers)
+    elif not options.merge:
+        counts = run(shard)
+    if options.merge or options.ray or shard.count == 1:
+        records = merge(options.out)
+        counts = Counter(record["status"] for record in records)
+        finish(records)
+    where = f"shard {shard}" if shard.count > 1 and not options.ray else str(options.out)
+    told = ", ".join(f"{number:,} {status}" for status, number in sorted(counts.items()))
+    print(f"{where}: {told or 'no files'}")
+    if shard.count > 1 and not options.merge:
+        print("When all shards are done, run the same command with --merge instead of --shard.")
+    total = sum(counts.values())
+    return 1 if counts["failed"] > options.max_failed_fraction * total else 0
+
+
+def _run_with_ray(
+    run: Callable[[Shard], Counter[str]], num_shards: int, num_workers: int
+) -> Counter[str]:
+    """Each shard as a Ray task; journals lie on a file system that all nodes share."""
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise UserError("--ray needs Ray, which is not installed: pip install ray") from None
+    ray.init(ignore_reinit_error=True)
+    task = ray.remote(num_cpus=num_workers)(run)
+    return sum(ray.get([task.remote(Shard(i, num_shards)) for i in range(num_shards)]), Counter())
+
+
+def exit_status(main: Callable[[], int]) -> int:
+    """Run a script's ``main``; what the user can mend and Ctrl-C end it without a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how Slurm ends a job
+    try:
+        return main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:  # no permission, no room, a file where a folder should be
+        where = error.filename2 or error.filename
+        print(f"{where}: {error.strerror}" if where else error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
+        return 130

@@ -1,0 +1,114 @@
+"""The journals of all parts joined to one file, if they are complete and belong together."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from data_prep.journal import Record, Work, digest_of, line_of, read_part, write_lines
+from data_prep.parts import Shard, encoded, part_path, parts_of
+from slowfast_mvit.errors import UserError, in_one_message
+
+_SHOWN_PROBLEMS = 20
+
+# Kept in the journal to see whether a file has changed; a copy on another machine has another.
+_ONLY_IN_JOURNAL = "mtime_ns"
+
+
+def merge(out: Path) -> list[Record]:
+    """Join the parts beside ``out`` to ``out`` and a CSV of the same name, sorted by path.
+
+    Returns:
+        The records.
+
+    Raises:
+        UserError: when a part is missing or unfinished, when parts overlap, or are of different
+            work; names all problems at once. Nothing is written then.
+    """
+    parts = {path: read_part(path) for path in parts_of(out)}
+    works = {path: Work.of_head(head) for path, (head, _) in parts.items()}
+    first_path, first = next(iter(works.items()))
+    problems = _problems_of_parts(out, parts)
+    for path, work in works.items():
+        difference = first.difference(work)
+        if difference:
+            problems.append(f"{path.name} does not go with {first_path.name}: {difference}")
+        elif work.inputs_digest != first.inputs_digest:
+            problems.append(f"{path.name} was made from another list of files than the first part")
+    records = sorted(
+        (record for _, entries in parts.values() for record in entries),
+        key=lambda record: encoded(record["path"]),
+    )
+    if not problems:
+        problems = _problems_of_records([record["path"] for record in records], first)
+    if problems:
+        shown = problems[:_SHOWN_PROBLEMS]
+        if len(problems) > len(shown):
+            shown.append(f"and {len(problems) - len(shown):,} more")
+        raise UserError(in_one_message(str(out), shown))
+    for record in records:
+        record.pop(_ONLY_IN_JOURNAL, None)
+    write_lines(out, map(line_of, records))
+    write_lines(out.with_suffix(".csv"), _csv_lines(records))
+    return records
+
+
+def _problems_of_parts(
+    out: Path, parts: Mapping[Path, tuple[Record, Sequence[Record]]]
+) -> list[str]:
+    """Parts that are missing or unfinished."""
+    problems = []
+    shards = [Shard.parse(head["shard"]) for head, _ in parts.values()]
+    counts = sorted({shard.count for shard in shards})
+    if len(counts) > 1:
+        problems.append(
+            f"parts of different divisions: of {', '.join(map(str, counts))}. Remove those that "
+            "are not wanted"
+        )
+    missing = sorted(set(range(counts[-1])) - {s.index for s in shards if s.count == counts[-1]})
+    problems += [f"{part_path(out, Shard(i, counts[-1])).name} is missing" for i in missing]
+    for path, (head, entries) in parts.items():
+        expected = head["num_inputs_of_shard"]
+        if len(entries) != expected:
+            problems.append(
+                f"{path.name} holds {len(entries):,} of {expected:,} records. Run shard "
+                f"{head['shard']} again to finish it"
+            )
+    return problems
+
+
+def _problems_of_records(names: Sequence[str], work: Work) -> list[str]:
+    """What is wrong with the sorted names of all records together."""
+    doubled = sorted({a for a, b in itertools.pairwise(names) if a == b})
+    problems = [f"{name!r} has two records" for name in doubled]
+    if not doubled and (len(names), digest_of(names)) != (work.num_inputs, work.inputs_digest):
+        problems.append(
+            f"{len(names):,} records do not cover the {work.num_inputs:,} files of the list"
+        )
+    return problems
+
+
+def _csv_lines(records: Sequence[Record]) -> Iterator[str]:
+    """A table with a column for each field that holds a plain value."""
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    plain = [c for c in columns if not any(isinstance(r.get(c), (list, dict)) for r in records)]
+    yield _csv_line(plain)
+    for record in records:
+        yield _csv_line([_cell(record.get(column, "")) for column in plain])
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Names that are not UTF-8 with escapes; names that a spreadsheet runs as a formula quoted."""
+    if not isinstance(value, str):
+        return value
+    shown = value.encode("utf-8", "backslashreplace").decode()
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
