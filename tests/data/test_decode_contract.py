@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from videos import (
+    copy_packets,
     ffmpeg_frames,
     real_videos,
     sequential_frames,
     with_edit_list,
+    with_matrix,
     with_rotation,
     write_second_stream,
     write_two_sizes,
@@ -40,6 +42,23 @@ def rotated(path, degrees):
     plain = write_video(path.with_name("plain.mp4"), 6, size=(32, 64))
     path.write_bytes(with_rotation(plain.read_bytes(), degrees))
     return path
+
+
+def with_display_matrix(path, matrix):
+    plain = write_video(path.with_name("plain.mp4"), 6, size=(32, 64))
+    path.write_bytes(with_matrix(plain.read_bytes(), matrix))
+    return path
+
+
+def all_marked_as_key_frames(path):
+    plain = write_video(path.with_name("plain.mp4"), codec="mpeg4", options={"g": "10"})
+    path.write_bytes(plain.read_bytes().replace(b"stss", b"free"))  # the table of key frames
+    return path
+
+
+def copied(path, **changes):
+    plain = write_video(path.with_name("plain.mp4"), options=changes.pop("options", GROUPS_OF_8))
+    return copy_packets(plain, path, **changes)
 
 
 def edited(path):
@@ -91,6 +110,29 @@ WRITTEN = {
         "a.mp4",
         lambda path: write_second_stream(path, codec="mjpeg", is_cover=True, first=True),
     ),
+    "mirrored": ("a.mp4", lambda path: with_display_matrix(path, (-1, 0, 0, 1))),
+    "upside down, mirrored": ("a.mp4", lambda path: with_display_matrix(path, (1, 0, 0, -1))),
+    "turned and mirrored": ("a.mp4", lambda path: with_display_matrix(path, (0, 1, 1, 0))),
+    "turned by 30": ("a.mp4", lambda path: with_display_matrix(path, (0.87, 0.5, -0.5, 0.87))),
+    "matrix of zeros": ("a.mp4", lambda path: with_display_matrix(path, (0, 0, 0, 0))),
+    "every packet marked as a key frame": ("a.mp4", all_marked_as_key_frames),
+    "B frames, times of decoding": (
+        "a.mp4",
+        lambda path: copied(path, times_of_decoding=True),
+    ),
+    "no B frame among those allowed": ("a.mkv", lambda path: copied(path, options={"g": "1"})),
+    "begins in mid-group": ("a.mkv", lambda path: copied(path, first=3)),
+    "begins in mid-group, mp4": ("a.mp4", lambda path: copied(path, first=3)),
+    "begins with an open group": (
+        "a.mkv",
+        lambda path: copied(path, options=OPEN_GROUPS, first=8),
+    ),
+    "gradual refresh": (
+        "a.mp4",
+        lambda path: write_video(
+            path, 30, options={"x264-params": "intra-refresh=1:keyint=8:bframes=0"}
+        ),
+    ),
     "tiny": ("a.mp4", lambda path: write_video(path, size=(32, 48))),
     "mpeg4 in avi": ("a.avi", mpeg4_in_avi),
     "mpeg transport stream": ("a.ts", lambda path: write_video(path, options={"g": "8"})),
@@ -114,9 +156,19 @@ WRITTEN = {
 }
 
 UNTIMED = "do not say when they are shown"
+MIRRORED = ("mirrored", "upside down, mirrored", "turned and mirrored")
+MID_GROUP = ("begins in mid-group", "begins in mid-group, mp4")
+ODD_ANGLE = {"turned by 30": "turned by 30 degrees"}
 REFUSED = {
-    "pyav": {},
+    "pyav": ODD_ANGLE,
     "torchcodec": {
+        **ODD_ANGLE,
+        **dict.fromkeys(MIRRORED, "shown mirrored"),
+        "every packet marked as a key frame": UNTIMED,
+        "B frames, times of decoding": UNTIMED,
+        **dict.fromkeys(MID_GROUP, r"counts \d+ frames where the packets show"),
+        "begins with an open group": "open GOP",
+        "gradual refresh": "gradual refresh",
         "open groups": "open GOP",
         "open groups in mp4": "open GOP",
         "mpeg4 in avi": UNTIMED,
@@ -125,6 +177,14 @@ REFUSED = {
         "mpeg2.mpg": UNTIMED,
     },
     "decord": {
+        **ODD_ANGLE,
+        **dict.fromkeys(MIRRORED, "shown mirrored"),
+        "every packet marked as a key frame": UNTIMED,
+        "B frames, times of decoding": UNTIMED,
+        **dict.fromkeys((*MID_GROUP, "begins with an open group"), "beginning in mid-group"),
+        "gradual refresh": "gradual refresh",
+        "flash": "FLV",
+        "h264.flv": "FLV",
         "open groups": "open GOP",
         "open groups in mp4": "open GOP",
         "edit list": "edit list",

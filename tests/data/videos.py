@@ -63,13 +63,39 @@ def write_video(
 
 
 def with_rotation(mp4: bytes, degrees: int) -> bytes:
-    """The same MP4 with the matrix of its track header (ISO 14496-12, 8.3.2) turned clockwise."""
+    """The same MP4, shown turned clockwise by a right angle."""
     cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    matrix = [cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30]
+    return with_matrix(mp4, (cosine, sine, -sine, cosine))
+
+
+def with_matrix(mp4: bytes, matrix: tuple[float, float, float, float]) -> bytes:
+    """The same MP4 with another matrix (a, b, c, d) in its track header (ISO 14496-12, 8.3.2)."""
+    a, b, c, d = (round(number * 65536) for number in matrix)
     start = mp4.index(b"tkhd") + 4 + 4 + 4 * 5 + 8 + 8
     plain = np.frombuffer(mp4[start : start + 36], dtype=">i4")
     assert plain.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
-    return mp4[:start] + np.array(matrix, dtype=">i4").tobytes() + mp4[start + 36 :]
+    turned = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], dtype=">i4")
+    return mp4[:start] + turned.tobytes() + mp4[start + 36 :]
+
+
+def copy_packets(
+    source: Path, path: Path, *, first: int = 0, times_of_decoding: bool = False
+) -> Path:
+    """The packets of a video from the ``first`` on in another container, without encoding.
+
+    Args:
+        times_of_decoding: give each packet out as shown when it is decoded, which is what comes of
+            copying from a container that does not tell when frames are shown.
+    """
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        for packet in packets[first:]:
+            if times_of_decoding:
+                packet.pts = packet.dts
+            packet.stream = stream
+            new.mux(packet)
+    return path
 
 
 def with_edit_list(mp4: bytes, num_hidden: int, ticks_per_frame: int) -> bytes:

@@ -23,8 +23,16 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.data.readers import packets
-from slowfast_mvit.data.readers.packets import Refusal, VideoFacts
 from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
+from slowfast_mvit.data.readers.survey import (
+    MIRRORED,
+    REFRESHED,
+    Refusal,
+    VideoFacts,
+    check_size,
+    refuse,
+    survey,
+)
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 MAX_BYTES = 2 << 30  # decord copies the file into memory
@@ -35,13 +43,16 @@ REFUSALS: tuple[Refusal, ...] = (
     (lambda facts: facts.index is None, "packets that do not say when they are shown"),
     (
         lambda facts: facts.index is not None and facts.index.hides_frames(),
-        "an edit list that hides frames",
+        "frames that are not shown (an edit list, or a beginning in mid-group)",
     ),
     (
         lambda facts: facts.index is not None and facts.index.has_open_groups(),
         "frames shown before the key frame that they follow (open GOP)",
     ),
     (lambda facts: facts.format == "asf", "the format WMV"),
+    (lambda facts: facts.format == "flv", "the format FLV"),
+    MIRRORED,
+    REFRESHED,
     (lambda facts: facts.num_video_streams > 1, "several video streams"),
 )
 
@@ -55,8 +66,8 @@ def open_decord(path: Path) -> Iterator[DecordReader]:
         ConfigError: when decord is not installed.
     """
     decord = _decord()
-    facts = packets.survey(path)
-    packets.refuse(facts, REFUSALS, "decord")
+    facts = survey(path)
+    refuse(facts, REFUSALS, "decord")
     library_errors = (decord.DECORDError, RuntimeError, ValueError, IndexError, OSError)
     with open_plain_file(path) as file:
         num_bytes = file.seek(0, 2)
@@ -72,11 +83,17 @@ def open_decord(path: Path) -> Iterator[DecordReader]:
         ):
             video = decord.VideoReader(source, num_threads=1)
             starts_s = np.asarray(video.get_frame_timestamp(range(len(video))))[:, 0]
+            key_frames = sorted(video.get_key_indices())
     shown_s = starts_s - starts_s[:1]
     if len(shown_s) != facts.num_frames or not np.allclose(shown_s, facts.times_s, atol=2e-3):
         raise DecodeError(
             f"{path}: the reader 'decord' lists {len(shown_s)} frames, at other times than the "
             f"{facts.num_frames} that the packets show. Set DATA.DECODING_BACKEND pyav"
+        )
+    if facts.index is not None and key_frames != facts.index.key_frames():
+        raise DecodeError(
+            f"{path}: the reader 'decord' would start decoding at frames that are no key frames. "
+            "Set DATA.DECODING_BACKEND pyav"
         )
     yield DecordReader(facts, video, library_errors)
 
@@ -112,7 +129,7 @@ class DecordReader:
             frames = torch.from_numpy(
                 self._video.get_batch([int(index) for index in indices]).asnumpy()
             )
-        packets.check_size(self._facts, frames, "decord")
+        check_size(self._facts, frames, "decord")
         return frames
 
 

@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.data.readers import packets
+from slowfast_mvit.data.readers.doubts import packets_from_start, packets_of
+from slowfast_mvit.data.readers.orientation import orientation_of
 from slowfast_mvit.data.readers.packets import Budget, PacketIndex
 from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
 from slowfast_mvit.errors import DecodeError
@@ -85,13 +87,10 @@ class PyavReader:
         self._budget = budget
         self._stream = packets.first_video_stream(path, container)
         self._codec = self._stream.codec_context
-        self._codec.thread_type = "NONE"
-        self._codec.thread_count = 1
-        self._codec.options = {"max_pixels": str(packets.MAX_PIXELS)}
         self._size = (self._codec.width, self._codec.height)
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._scaler: tuple[str, av.filter.Graph] | None = None
-        self._index = packets.read_index(path, container, self._stream)
+        self._index = packets.read_index(path, container, self._stream, budget)
         budget.check_time()
         self.num_frames = self._count_frames() if self._index is None else len(self._index.shown)
         if self.num_frames == 0:
@@ -173,7 +172,7 @@ class PyavReader:
         """The packets from the ``first`` on, each with its place in the order of decoding."""
         for pts in (index.pts[first], index.pts[0], min(index.pts)):
             self._container.seek(pts, stream=self._stream, backward=True)
-            found = packets.packets_of(self._container, self._stream)
+            found = packets_of(self._container, self._stream)
             placed = ((index.order_of_pts.get(packet.pts, -1), packet) for packet in found)
             place, packet = next(placed, (first + 1, None))
             if place <= first:
@@ -202,12 +201,8 @@ class PyavReader:
         return num_frames
 
     def _decode_all(self) -> Iterator[av.VideoFrame]:
-        start = self._stream.start_time or 0
-        if self._container.format.name != "avi":
-            start -= 1 << 20  # MPEG streams reach their start only from well before it
-        self._container.seek(start, stream=self._stream, backward=True)
         self._codec.flush_buffers()
-        for packet in packets.packets_of(self._container, self._stream):
+        for packet in packets_from_start(self._container, self._stream):
             self._budget.spend()
             yield from self._codec.decode(packet)
         yield from self._codec.decode(None)
@@ -221,7 +216,7 @@ class PyavReader:
         image = np.ndarray(
             (rgb.height, rgb.width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
         )
-        return np.rot90(image, round(frame.rotation / 90) % 4)  # anticlockwise
+        return orientation_of(self._path, frame).upright(image)
 
     def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
         if (

@@ -21,8 +21,16 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.data.readers import packets
-from slowfast_mvit.data.readers.packets import Refusal, VideoFacts
 from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
+from slowfast_mvit.data.readers.survey import (
+    MIRRORED,
+    REFRESHED,
+    Refusal,
+    VideoFacts,
+    check_size,
+    refuse,
+    survey,
+)
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 # What torchcodec 0.17 fails on or reads wrongly: how it is recognised, and what to say.
@@ -31,6 +39,8 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda facts: facts.index is None,
         "packets that do not say when they are shown (MPEG streams, AVI with B frames)",
     ),
+    MIRRORED,
+    REFRESHED,
     (
         lambda facts: (
             facts.codec == "h264" and facts.index is not None and facts.index.has_open_groups()
@@ -75,8 +85,8 @@ def open_torchcodec_cuda(path: Path) -> Iterator[TorchcodecReader]:
 
 def _open(path: Path, name: str, device: str) -> Iterator[TorchcodecReader]:
     decoder_class = _video_decoder_class()
-    facts = packets.survey(path)
-    packets.refuse(facts, REFUSALS, name)
+    facts = survey(path)
+    refuse(facts, REFUSALS, name)
     with open_plain_file(path) as file:
         with packets.as_decode_errors(path, name, _LIBRARY_ERRORS):
             decoder = decoder_class(
@@ -132,7 +142,7 @@ class TorchcodecReader:
                 f"shown at {wanted_s[first]:.3f} s. Set DATA.DECODING_BACKEND pyav"
             )
         pixels: Tensor = batch.data.cpu()
-        packets.check_size(self._facts, pixels, self._name)
+        check_size(self._facts, pixels, self._name)
         return pixels
 
 

@@ -1,8 +1,8 @@
 """What the packets of a video file say, read without decoding: the index that every reader shares.
 
-One scan tells how many frames are shown and when, which packets are key frames, and whether a file
-is of a kind that some library is known to read wrongly. So every reader counts frames alike, and a
-file that would give wrong frames is refused before a frame of it is decoded.
+One scan tells how many frames are shown and when, and which packets are key frames. So every reader
+counts frames alike. Where there is reason to doubt what the packets say, a little is decoded
+(``doubts``).
 
 Files come from strangers: formats, frame size, streams, packets and seconds are limited.
 """
@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 import numpy as np
-from torch import Tensor
 
-from slowfast_mvit.data.readers.reading import open_plain_file
+from slowfast_mvit.data.readers import doubts
 from slowfast_mvit.errors import DecodeError
 
 MAX_PIXELS = 4096 * 2304  # of a frame
@@ -33,6 +32,10 @@ MAX_SECONDS = 120.0  # in one call of ``frames``
 # Formats that hold a video. Others (playlists, stream descriptions) can name further files and
 # hosts; no protocol is allowed either, since the file is already open.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,asf,mpeg,ogg"
+_IN_NO_FORMAT = (
+    "damaged, or in no format that is read (MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS and PS, FLV, "
+    "WMV, Ogg). Convert it with ffmpeg"
+)
 
 LIBRARY_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, MemoryError)
 
@@ -56,6 +59,10 @@ class PacketIndex:
     def hides_frames(self) -> bool:
         """Whether frames are decoded that are not shown: an edit list cuts the video."""
         return len(self.shown) < len(self.pts)
+
+    def key_frames(self) -> list[int]:
+        """The numbers of the frames that are shown of key frames."""
+        return [number for number, place in enumerate(self.shown) if self.is_key[place]]
 
     def has_open_groups(self) -> bool:
         """Whether a frame is decoded after a key frame but shown before it."""
@@ -169,6 +176,8 @@ def open_container(
     with as_decode_errors(path, "pyav"):
         try:
             container = av.open(TimedFile(file, budget), "r", options=options)
+        except av.error.ArgumentError as error:  # what the whitelist of formats comes to
+            raise DecodeError(f"{path}: {_IN_NO_FORMAT}") from error
         except LIBRARY_ERRORS:
             budget.check_time()
             raise
@@ -184,7 +193,7 @@ def open_container(
 def first_video_stream(
     path: Path, container: av.container.InputContainer
 ) -> av.video.stream.VideoStream:
-    """The first video stream that is not a cover picture.
+    """The first video stream that is not a cover picture, to be decoded with one thread.
 
     Raises:
         DecodeError: when there is none, or its frames are too large.
@@ -192,7 +201,11 @@ def first_video_stream(
     streams = video_streams(container)
     if not streams:
         raise DecodeError(f"{path}: holds no video stream")
-    width, height = streams[0].codec_context.width, streams[0].codec_context.height
+    codec = streams[0].codec_context
+    codec.thread_type = "NONE"
+    codec.thread_count = 1
+    codec.options = {"max_pixels": str(MAX_PIXELS)}
+    width, height = codec.width, codec.height
     if width * height > MAX_PIXELS:
         raise DecodeError(
             f"{path}: frames of {width} x {height} pixels are larger than the "
@@ -220,9 +233,12 @@ def times_are_guessed(
 
 
 def read_index(
-    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    budget: Budget,
 ) -> PacketIndex | None:
-    """The index of a stream; None where not every packet says when its frame is shown.
+    """The index of a stream; None where packets do not say, or falsely, how frames are shown.
 
     Raises:
         DecodeError: when there are more than ``MAX_PACKETS``.
@@ -233,7 +249,7 @@ def read_index(
     pts: list[int] = []
     is_key: list[bool] = []
     shown: list[int] = []
-    for packet in packets_of(container, stream):
+    for packet in doubts.packets_of(container, stream):
         if packet.pts is None:
             return None
         if not (packet.is_discard or (has_hidden_packets and is_hidden_vp8(packet))):
@@ -247,15 +263,17 @@ def read_index(
     order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
     if len(order_of_pts) < len(pts):
         return None
-    shown.sort(key=pts.__getitem__)
+    if doubts.claims_only_key_frames(stream, pts, is_key):
+        second = doubts.decoded_alone(container, stream, pts[1])
+        if not doubts.is_whole(second):
+            return None
+    if doubts.claims_no_reordering(stream, pts):
+        budget.restart()
+        if not doubts.come_in_order(container, stream, budget.spend):
+            return None
+    lost = doubts.lost_at_the_start(container, stream, pts, is_key, shown)
+    shown = sorted((place for place in shown if place not in lost), key=pts.__getitem__)
     return PacketIndex(pts, is_key, shown, order_of_pts)
-
-
-def packets_of(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream
-) -> Iterable[av.Packet]:
-    """The packets of a stream from here on, without the empty ones."""
-    return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
 def is_hidden_vp8(packet: av.Packet) -> bool:
@@ -288,94 +306,3 @@ def timing(
     if measured_fps > 0 and abs(fps / measured_fps - 1) > WRONG_RATE:
         fps = measured_fps
     return fps or 1.0, times_s
-
-
-@dataclass(frozen=True)
-class VideoFacts:
-    """What is known of a file before a frame of it is decoded.
-
-    Attributes:
-        path: the file.
-        format: the container, in FFmpeg's word ("mov,mp4,m4a,3gp,3g2,mj2", "avi").
-        codec: of the video stream, in FFmpeg's word ("h264").
-        stream_index: of the video stream, among all streams.
-        num_video_streams: without cover pictures.
-        size_px: (width, height) before any turning.
-        index: None where packets do not say when their frames are shown; then the three below
-            are empty.
-        num_frames: frames that are shown.
-        fps: frames per second on average.
-        times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
-        start_s: when the first frame is shown, by the clock of the file.
-    """
-
-    path: Path
-    format: str
-    codec: str
-    stream_index: int
-    num_video_streams: int
-    size_px: tuple[int, int]
-    index: PacketIndex | None
-    num_frames: int = 0
-    fps: float = 0.0
-    times_s: np.ndarray = field(default_factory=lambda: np.empty(0))
-    start_s: float = 0.0
-
-
-def survey(path: Path) -> VideoFacts:
-    """Read the packets of a file, for readers that decode with another library.
-
-    Raises:
-        DecodeError: when it is not a video in a known format, or over a limit.
-    """
-    budget = Budget(path)
-    with (
-        open_plain_file(path) as file,
-        open_container(path, file, budget) as container,
-        as_decode_errors(path, "pyav"),
-    ):
-        stream = first_video_stream(path, container)
-        index = read_index(path, container, stream)
-        budget.check_time()
-        facts = VideoFacts(
-            path=path,
-            format=container.format.name,
-            codec=stream.codec_context.name,
-            stream_index=stream.index,
-            num_video_streams=len(video_streams(container)),
-            size_px=(stream.codec_context.width, stream.codec_context.height),
-            index=index,
-        )
-        if index is None:
-            return facts
-        num_frames = len(index.shown)
-        if num_frames == 0:
-            raise DecodeError(f"{path}: the video stream holds no frames")
-        fps, times_s = timing(path, stream, index, num_frames)
-        start_s = float(index.pts[index.shown[0]] * (stream.time_base or 0))
-        return replace(facts, num_frames=num_frames, fps=fps, times_s=times_s, start_s=start_s)
-
-
-# A kind of file that a library reads wrongly: how it is recognised, and what it has.
-Refusal = tuple[Callable[[VideoFacts], bool], str]
-
-
-def refuse(facts: VideoFacts, refusals: Sequence[Refusal], reader: str) -> None:
-    """Raise a DecodeError when one of the refusals applies to the file."""
-    for applies, what in refusals:
-        if applies(facts):
-            raise DecodeError(
-                f"{facts.path}: has {what}, of which the reader {reader!r} gives wrong frames or "
-                "none. Set DATA.DECODING_BACKEND pyav"
-            )
-
-
-def check_size(facts: VideoFacts, frames: Tensor, reader: str) -> None:
-    """Raise a DecodeError unless frames (T, H, W, 3) are as large as the file says, or turned."""
-    height, width = frames.shape[1:3]
-    if facts.size_px not in ((width, height), (height, width)):
-        raise DecodeError(
-            f"{facts.path}: the reader {reader!r} gave pictures of {width} x {height} pixels, the "
-            f"file says {facts.size_px[0]} x {facts.size_px[1]}. Encode it again with "
-            "data_prep/resize_videos.py"
-        )

@@ -1,0 +1,116 @@
+"""Whether decoding bears out what the packets of a file say, asked only where there is reason to.
+
+    every packet claims to be a key frame          the second one is decoded alone
+    frames are reordered, and no packet says so    all are decoded: do they come in this order?
+    packets before the first whole group           these are decoded: whose frames come out?
+
+The first two come from files that were copied from one container to another without decoding (an
+AVI with B frames to MP4, say), the third from recordings and copies that begin in mid-group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+import av
+from av.video.frame import PictureType
+
+_NOT_PREDICTED = (PictureType.NONE, PictureType.I)  # NONE: the decoder does not say
+
+
+def packets_of(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterable[av.Packet]:
+    """The packets of a stream from here on, without the empty ones."""
+    return (packet for packet in container.demux(stream) if packet.size > 0)
+
+
+def packets_from_start(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterable[av.Packet]:
+    """All packets of a stream, also those before the first key frame."""
+    start = stream.start_time or 0
+    if container.format.name != "avi":
+        start -= 1 << 20  # MPEG streams reach their start only from well before it
+    container.seek(start, stream=stream, backward=True)
+    return packets_of(container, stream)
+
+
+def decoded_alone(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, pts: int
+) -> av.VideoFrame | None:
+    """The frame that comes of the packet shown at ``pts`` alone, if one does."""
+    container.seek(pts, stream=stream, backward=True)
+    packet = next((p for p in packets_of(container, stream) if p.pts == pts), None)
+    return None if packet is None else next(iter([*_frames_of(stream, [packet])]), None)
+
+
+def is_whole(frame: av.VideoFrame | None) -> bool:
+    """Whether a frame was decoded, and not predicted from another."""
+    return frame is not None and PictureType(frame.pict_type) in _NOT_PREDICTED
+
+
+def claims_only_key_frames(
+    stream: av.video.stream.VideoStream, pts: Sequence[int], is_key: Sequence[bool]
+) -> bool:
+    """Whether every packet is marked as one, of a codec that predicts pictures from others."""
+    return len(pts) > 1 and all(is_key) and not stream.codec_context.codec.intra_only
+
+
+def claims_no_reordering(stream: av.video.stream.VideoStream, pts: Sequence[int]) -> bool:
+    """Whether frames are shown as they are decoded, of a stream whose frames are reordered."""
+    return stream.codec_context.has_b_frames and all(
+        before < after for before, after in itertools.pairwise(pts)
+    )
+
+
+def come_in_order(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    spend: Callable[[], None],
+) -> bool:
+    """Whether each decoded frame is shown after the one before it; ``spend`` is told of each."""
+    last = None
+    for frame in _frames_of(stream, packets_from_start(container, stream)):
+        spend()
+        if frame.pts is None or (last is not None and frame.pts <= last):
+            return False
+        last = frame.pts
+    return True
+
+
+def lost_at_the_start(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    pts: Sequence[int],
+    is_key: Sequence[bool],
+    shown: Collection[int],
+) -> set[int]:
+    """The packets before the first whole group of which no frame comes.
+
+    These are decoded before the first key frame, or shown before it: they refer to frames that
+    were cut off. Some codecs make a picture of them all the same.
+    """
+    first_key = next((place for place, key in enumerate(is_key) if key), 0)
+    doubtful = {n for n in shown if n < first_key or pts[n] < pts[first_key]}
+    if not doubtful:
+        return set()
+    first_ones = itertools.islice(packets_from_start(container, stream), max(doubtful) + 1)
+    come = {frame.pts for frame in _frames_of(stream, first_ones)}
+    return {place for place in doubtful if pts[place] not in come}
+
+
+def _frames_of(
+    stream: av.video.stream.VideoStream, packets: Iterable[av.Packet]
+) -> Iterator[av.VideoFrame]:
+    """All frames that these packets give; what cannot be decoded is left out, as ffmpeg does."""
+    codec = stream.codec_context
+    codec.flush_buffers()
+    try:
+        for packet in itertools.chain(packets, (None,)):  # None: no more will come
+            with contextlib.suppress(av.error.FFmpegError):
+                yield from codec.decode(packet)
+    finally:
+        codec.flush_buffers()

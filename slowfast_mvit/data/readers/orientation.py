@@ -1,0 +1,66 @@
+"""How a picture has to be turned and mirrored to be shown upright, by its display matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from slowfast_mvit.errors import DecodeError
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """First rows and columns are exchanged, then the axes are reversed.
+
+    Attributes:
+        is_transposed: whether a row of the file is a column of the picture.
+        reverses_x: whether left and right change places.
+        reverses_y: whether top and bottom do.
+    """
+
+    is_transposed: bool = False
+    reverses_x: bool = False
+    reverses_y: bool = False
+
+    def is_mirrored(self) -> bool:
+        """Whether no turning alone makes the picture upright."""
+        return self.is_transposed ^ self.reverses_x ^ self.reverses_y
+
+    def upright(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) as the file holds it -> as it is shown; a view."""
+        if self.is_transposed:
+            image = image.swapaxes(0, 1)
+        return image[:: -1 if self.reverses_y else 1, :: -1 if self.reverses_x else 1]
+
+
+AS_STORED = Orientation()
+
+
+def orientation_of(path: Path, frame: av.VideoFrame) -> Orientation:
+    """What the display matrix says (ISO 14496-12, 8.3.2), as the ffmpeg program follows it.
+
+    A pixel (x, y) of the file is shown at (a x + c y, b x + d y). Scales do not count.
+
+    Raises:
+        DecodeError: when the picture stands at an angle that is no right one.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return AS_STORED
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix)[:36], dtype=np.int32).tolist()
+    if not (a or c) or not (b or d):  # no picture could be shown so: it means nothing
+        return AS_STORED
+    angle = round(math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))))
+    if angle % 90:
+        raise DecodeError(
+            f"{path}: its pictures are shown turned by {angle} degrees; only right angles are "
+            "read. Encode it again with ffmpeg, which turns them"
+        )
+    if angle % 180:
+        return Orientation(True, reverses_x=c < 0, reverses_y=b < 0)
+    return Orientation(False, reverses_x=a < 0, reverses_y=d < 0)
