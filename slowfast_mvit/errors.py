@@ -28,7 +28,13 @@ class ListError(UserError):
 
 
 class DecodeError(UserError):
-    """A video, frame folder or image that cannot be read; names the file and what was read."""
+    """A video, frame folder or image that cannot be read; names the file and what was read.
+
+    Attributes:
+        failures: a ``FailedVideo`` for each, where several in a row could not be read.
+    """
+
+    failures: tuple[Any, ...] = ()
 
 
 class WeightsError(UserError):

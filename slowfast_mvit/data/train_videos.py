@@ -17,7 +17,9 @@ from slowfast_mvit.errors import DecodeError, in_one_message
 from slowfast_mvit.randomness import REPLACEMENT, TEMPORAL, Draws, generator, whole_number
 from slowfast_mvit.structures import Clip, ClipBatch, ClipSpec, FailedVideo, VideoRecord
 
-MAX_REPLACEMENTS = 10  # videos tried in place of an unreadable one before training stops
+# Videos tried in place of an unreadable one before training stops. As many as PySlowFast tries: a
+# list of which most videos fail is a matter of ``DATA.MAX_FAILED_FRACTION``.
+MAX_REPLACEMENTS = 100
 
 
 class MakeView(Protocol):
@@ -96,7 +98,8 @@ class TrainVideos(Dataset[VideoViews]):
             begin: told of each video before it is opened; may refuse it.
 
         Raises:
-            DecodeError: when ten more cannot be read either; names the first ones.
+            DecodeError: when a hundred more cannot be read either; names the first ones, and holds
+                all of them.
         """
         failures: list[FailedVideo] = []
         draws = generator(self.seed, key.epoch, key.position, REPLACEMENT)
@@ -118,9 +121,11 @@ class TrainVideos(Dataset[VideoViews]):
                 self.transform(clip.frames, rng, out[view])
             return VideoViews(record, out, tuple(failures))
         reasons = [failure.reason for failure in failures[:3]]
-        raise DecodeError(
-            in_one_message(f"{len(failures)} videos in a row cannot be read; the first", reasons)
-        )
+        count = f"{len(failures)} videos in a row cannot be read"
+        check = "Check the list, DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX"
+        hopeless = DecodeError(in_one_message(f"{count}. {check}. The first", reasons))
+        hopeless.failures = tuple(failures)
+        raise hopeless
 
     def _read_clip(self, record: VideoRecord, key: ItemKey) -> Clip:
         draws = generator(self.seed, key.epoch, key.position, TEMPORAL)

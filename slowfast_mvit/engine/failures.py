@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.runtime.distributed import gather_objects, is_main
 from slowfast_mvit.structures import ClipBatch, FailedVideo
 
@@ -37,18 +38,18 @@ def record_failed_videos(
         epoch: in which 0-based epoch; written counted from 1, as in the logs.
     """
     path = Path(path)
+    if is_main():
+        _drop_torn_line(path)
     known = _recorded(path)
     new = {failed.video_id: failed for failed in failures if _cell(failed.video_id) not in known}
     if not new or not is_main():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_bytes() if path.is_file() else b""
+    is_new = not path.is_file() or path.stat().st_size == 0
     with open(path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        if not before:
+        if is_new:
             writer.writerow(COLUMNS)
-        elif not before.endswith(b"\n"):  # the run was killed within this line
-            file.write("\r\n")
         for failed in new.values():
             texts = (failed.video_id, failed.path, failed.reason, split)
             writer.writerow([*map(_cell, texts), "" if epoch is None else epoch + 1])
@@ -108,6 +109,15 @@ class FailureLimit:
         self._own["num_tried"] += len(batch.video_ids) + len(batch.failures)
         self._own["num_failed"] += len(batch.failures)
         self._new += batch.failures
+
+    def written_down(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+        """The batches. If they end because nothing can be read, those videos are written down."""
+        try:
+            yield from batches
+        except DecodeError as error:
+            failures = [*self._new, *error.failures]
+            record_failed_videos(self.path, failures, split="train", epoch=self.epoch)
+            raise
 
     def counts(self) -> dict[str, float]:
         """What this process noted in this epoch, to be summed over the processes."""
@@ -178,7 +188,15 @@ def _recorded(path: Path) -> set[str]:
         return {row[0] for row in csv.reader(file) if row}
 
 
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a killed run began to write: an open quote would swallow the lines after it."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def _cell(text: str) -> str:
-    """The text so that a spreadsheet does not run it as a formula."""
+    """The text on one line, and so that a spreadsheet does not run it as a formula."""
     safe = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"'{safe}" if safe.startswith(("=", "+", "-", "@")) else safe
+    safe = safe.replace("\r", "\\r").replace("\n", "\\n")
+    return f"'{safe}" if safe.startswith(("=", "+", "-", "@", "\t")) else safe

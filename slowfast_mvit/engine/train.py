@@ -223,7 +223,7 @@ def train_epoch(
         meter.restore(memory["meter"])
         failures.restore(memory["failures"])
     state.module.train()
-    batches = loader.epoch(epoch, start.step * settings.accum_steps)
+    batches = failures.written_down(loader.epoch(epoch, start.step * settings.accum_steps))
     steps = progress(
         range(start.step, num_steps),
         total=num_steps,

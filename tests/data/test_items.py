@@ -144,12 +144,22 @@ def test_an_unreadable_training_video_is_replaced_by_the_same_one_each_time(fold
         assert str(folder / "broken.mp4") in item.failures[0].reason
 
 
+def test_a_readable_video_is_found_among_many_that_are_not(folder):
+    dataset = train(folder, *["missing.mp4"] * 9, "good_0.mp4")
+
+    items = [dataset[ItemKey(0, position, 0)] for position in range(40)]
+
+    assert {item.record.video_id for item in items} == {"good_0.mp4"}
+    assert max(len(item.failures) for item in items) > 10
+
+
 def test_training_stops_when_nothing_can_be_read(folder):
     dataset = train(folder, "broken.mp4", "missing.mp4")
 
-    with pytest.raises(DecodeError, match="11 videos in a row cannot be read") as caught:
+    with pytest.raises(DecodeError, match="101 videos in a row cannot be read") as caught:
         dataset[ItemKey(0, 0, 0)]
 
+    assert {failure.video_id for failure in caught.value.failures} == {"broken.mp4", "missing.mp4"}
     assert "broken.mp4: the reader 'pyav' cannot read it" in str(caught.value)
 
 

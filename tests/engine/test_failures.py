@@ -14,7 +14,7 @@ from tiny_run import Batches, clip_batch, prepare_views, tiny_net, tiny_train
 
 from slowfast_mvit.engine.failures import FailureLimit, in_kinds, record_failed_videos
 from slowfast_mvit.engine.test import validate
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.optim.objectives import cross_entropy
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint
 from slowfast_mvit.runtime.log import StatsLog
@@ -151,11 +151,50 @@ def test_videos_are_listed_with_where_they_were_first_met(tmp_path):
     ]
 
 
-def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path):
+@pytest.mark.parametrize("num_lost", [1, 9, 20, 40])
+def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path, num_lost):
     path = tmp_path / "failed_videos.csv"
-    record_failed_videos(path, [failed("x"), failed("y")])
-    path.write_bytes(path.read_bytes()[:-9])
+    failures = [failed("x"), failed("y", "sizes (H, W, 3):\n(2, 4, 3)"), failed("z")]
+    record_failed_videos(path, failures[:2])
+    path.write_bytes(path.read_bytes()[:-num_lost])
 
-    record_failed_videos(path, [failed("x"), failed("y"), failed("z")])
+    record_failed_videos(path, failures)
 
     assert [row["video_id"] for row in rows_of(path)] == ["x", "y", "z"]
+    assert rows_of(path)[1]["reason"] == r"sizes (H, W, 3):\n(2, 4, 3)"
+    assert path.read_text().count("\n") == 4  # a line for each
+
+
+def test_names_that_a_spreadsheet_would_run_are_made_harmless(tmp_path):
+    path = tmp_path / "failed_videos.csv"
+    names = ["=cmd|x!A1", "@sum", "\t=1", "a,b", 'a"b', "-dQw4w9WgXc", "\udcff\n"]
+
+    record_failed_videos(path, [failed(name) for name in names])
+    record_failed_videos(path, [failed(name) for name in names])
+
+    assert [row["video_id"] for row in rows_of(path)] == [
+        *("'=cmd|x!A1", "'@sum", "'\t=1", "a,b", 'a"b', "'-dQw4w9WgXc", r"\udcff\n")
+    ]
+
+
+class EndingBatches(Batches):
+    """Its second batch cannot be read, nor any video in place of it."""
+
+    def epoch(self, epoch, start_step=0):
+        yield clip_batch("ab", failures=[failed("x")])
+        error = DecodeError("101 videos in a row cannot be read")
+        error.failures = (failed("x"), failed("y"))
+        raise error
+
+
+def test_videos_that_end_training_are_written_down(tmp_path):
+    batches = EndingBatches([clip_batch("ab"), clip_batch("ab")])
+
+    with pytest.raises(DecodeError, match="in a row"):
+        tiny_train(tiny_net(), tmp_path, loader=batches, max_failed_fraction=1.0, max_epoch=1)
+
+    rows = rows_of(tmp_path / "failed_videos.csv")
+    assert [(row["video_id"], row["split"], row["epoch"]) for row in rows] == [
+        ("x", "train", "1"),
+        ("y", "train", "1"),
+    ]
