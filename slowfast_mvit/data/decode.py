@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -125,9 +126,9 @@ def open_reader(path: str | Path, backend: str = "pyav") -> Iterator[VideoReader
     """
     open_video = pick(READERS, backend, "reader")
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir never an OSError: opening says what is wrong
         yield FrameFolderReader.of_folder(path)
-    elif (frames := frames_of_pattern(str(path))) is not None and not path.exists():
+    elif (frames := frames_of_pattern(str(path))) is not None and not os.path.exists(path):
         yield FrameFolderReader([Path(frame) for frame in frames], path)
     elif path.suffix.lower() in IMAGE_SUFFIXES:
         yield ImageReader(path)

@@ -82,10 +82,25 @@ def test_a_file_that_names_other_files_is_refused(tmp_path):
 
 def test_missing_files_and_pipes_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
+    too_long = "a" * 300
 
     with pytest.raises(DecodeError, match="No such file"), open_reader(tmp_path / "no.mp4"):
         pass
     with pytest.raises(DecodeError, match="not a plain file"), open_reader(tmp_path / "pipe.mp4"):
+        pass
+    for path in (tmp_path / f"{too_long}.mp4", tmp_path / f"{too_long}.tar" / "b.mp4"):
+        with pytest.raises(DecodeError, match=r"cannot be opened \("), open_reader(path):
+            pass
+
+
+def test_a_format_that_is_not_read_is_told_which_are(tmp_path):
+    path = tmp_path / "a.mp4"
+    Image.fromarray(picture(0)).save(path, format="GIF")
+
+    with (
+        pytest.raises(DecodeError, match=r"no format that is read \(MP4, .*Convert it with ffmpeg"),
+        open_reader(path),
+    ):
         pass
 
 

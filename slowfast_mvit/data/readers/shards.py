@@ -52,7 +52,7 @@ def split_path(path: Path) -> tuple[Path, str] | None:
     """
     if f".tar{os.sep}" not in os.fspath(path):
         return None
-    shard = next((p for p in path.parents if p.suffix == ".tar" and p.is_file()), None)
+    shard = next((p for p in path.parents if p.suffix == ".tar" and os.path.isfile(p)), None)
     if shard is None:
         return None
     member = path.relative_to(shard)
@@ -63,7 +63,7 @@ def split_path(path: Path) -> tuple[Path, str] | None:
 
 def leads_to_file(path: Path) -> bool:
     """Whether something stands at a path; of one into a shard, whether the shard does."""
-    return path.exists() or split_path(path) is not None
+    return os.path.exists(path) or split_path(path) is not None
 
 
 def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
