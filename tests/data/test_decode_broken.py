@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from videos import real_videos, write_video
 
 from slowfast_mvit.data.decode import open_reader, working_reader
-from slowfast_mvit.data.readers import packets
+from slowfast_mvit.data.readers import doubts, packets
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 
@@ -109,6 +110,25 @@ def test_a_file_without_end_is_given_up_in_time(tmp_path, monkeypatch, suffix):
         pass
 
     assert time.monotonic() - start_s < 30
+
+
+def test_a_stream_that_begins_later_on_does_not_end_the_reading():
+    """PyAV then looks up a stream that it does not know (TS and FLV; at times, as memory lies)."""
+    left = [SimpleNamespace(size=1), SimpleNamespace(size=0)]
+
+    def demux(stream):
+        while left:
+            yield left.pop(0)
+        if not ended:
+            ended.append(True)
+            raise IndexError("list index out of range")
+
+    ended: list[bool] = []
+
+    packets = list(doubts.packets_of(SimpleNamespace(demux=demux), stream=None))
+
+    assert [packet.size for packet in packets] == [1]
+    assert ended
 
 
 def test_too_many_packets_are_refused(tmp_path, monkeypatch):

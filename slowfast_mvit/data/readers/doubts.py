@@ -22,14 +22,19 @@ _NOT_PREDICTED = (PictureType.NONE, PictureType.I)  # NONE: the decoder does not
 
 def packets_of(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream
-) -> Iterable[av.Packet]:
+) -> Iterator[av.Packet]:
     """The packets of a stream from here on, without the empty ones."""
-    return (packet for packet in container.demux(stream) if packet.size > 0)
+    while True:
+        try:
+            yield from (packet for packet in container.demux(stream) if packet.size > 0)
+            return
+        except IndexError:  # PyAV at the end of a file in which a stream began later on
+            continue
 
 
 def packets_from_start(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream
-) -> Iterable[av.Packet]:
+) -> Iterator[av.Packet]:
     """All packets of a stream, also those before the first key frame."""
     start = stream.start_time or 0
     if container.format.name != "avi":
