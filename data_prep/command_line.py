@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -33,18 +34,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="the records, one JSON object a line; .csv beside")
     add("--shard", default="", help="part i of N of the files, written i/N with i from 0")
     add("--merge", action="store_true", help="join the records of all shards; do nothing else")
-    add("--workers", type=_positive, default=num_cores(), help="processes (%(default)s)")
-    add("--timeout-s", type=_positive, default=600, help="for one file (%(default)s)")
+    add("--workers", type=whole_number, default=num_cores(), help="processes (%(default)s)")
+    add("--timeout-s", type=whole_number, default=600, help="for one file (%(default)s)")
     add("--retry-failed", action="store_true", help="do failed files again")
-    add("--max-failed-fraction", type=float, default=0.01, help="exit status 1 above (%(default)s)")
-    add("--ray", type=int, default=0, metavar="N", help="run N shards as tasks of a Ray cluster")
+    add(
+        "--max-failed-fraction",
+        type=_fraction,
+        default=0.01,
+        help="exit status 1 above (%(default)s)",
+    )
+    add(
+        "--ray",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="run N shards as tasks of a Ray cluster",
+    )
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+def whole_number(text: str) -> int:
+    """A number of processes or seconds from the command line, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
 
 
 def num_cores() -> int:

@@ -16,9 +16,15 @@ import av
 import av.filter
 from av.video.frame import PictureType
 
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import UserError, in_one_message, nearest
 
 ENCODER = "libx264"
+PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
+_MAX_CRF = 51  # x264's, of 8-bit video
+_MAX_SIDE_PX = 4096
 
 _UNKNOWN_RATE = Fraction(25)  # as ffmpeg assumes
 
@@ -55,8 +61,20 @@ class Encoding:
 
     def __post_init__(self) -> None:
         sides = self.size_px or (self.short_side_px,)
-        if any(side < 16 or side % 2 for side in sides):
-            raise UserError(f"sides of {sides} pixels: expected even numbers from 16")
+        problems = []
+        if any(not 16 <= side <= _MAX_SIDE_PX or side % 2 for side in sides):
+            found = " x ".join(map(str, sides))
+            problems.append(f"sides of {found} pixels: expected even numbers, 16 to {_MAX_SIDE_PX}")
+        if not 0 <= self.crf <= _MAX_CRF:
+            problems.append(f"--crf {self.crf:g}: expected a number from 0 to {_MAX_CRF}")
+        if self.keyint < 1:
+            problems.append(f"--keyint {self.keyint}: expected 1 frame or more")
+        if self.preset not in PRESETS:
+            guess = nearest(self.preset, PRESETS)
+            hint = f" Did you mean {guess}?" if guess else ""
+            problems.append(f"--preset {self.preset}:{hint} Choose from: {', '.join(PRESETS)}")
+        if problems:
+            raise UserError(in_one_message("options", problems))
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """The (width, height) for upright pictures of this size with square pixels."""

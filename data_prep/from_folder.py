@@ -13,9 +13,7 @@ videos is held out by their names: adding videos moves none from one side to the
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,15 +24,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command_line import exit_status
-from data_prep.plan import DUPLICATE, NO_LABEL, LeftOut, Plan
+from data_prep.label_table import FilesByName, rows_of_table
+from data_prep.plan import LeftOut, Plan
 from data_prep.plan_files import Found, Tree, list_tree, shortened
-from data_prep.plan_match import match, packed_note, split_of_folder
+from data_prep.plan_match import clean, match, packed_note, spelling_problems, split_of_folder
 from data_prep.plan_run import add_plan_arguments, run_plan
 from data_prep.plan_split import VAL_FRACTION, Unsplit, assign_splits
-from slowfast_mvit.data.listing.texts import raise_problems
-from slowfast_mvit.errors import ListError, UserError, in_one_message
-
-_FILE_WORDS = ("file", "filename", "path", "video", "name")
+from slowfast_mvit.errors import UserError, in_one_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def plan_folder(videos: Path, *, labels: Path | None = None, splitting: Splittin
     plan = Plan(
         videos.name, "csv", class_names, counted, left_out=left_out, notes=[*notes, *_notes(tree)]
     )
-    files = _Names(tree.videos) if labels else None
+    files = FilesByName(tree.videos, videos) if labels else None
     by_path = {file.path: [file] for file in tree.videos}
     return match(
         plan,
@@ -175,20 +171,6 @@ def _place(file: Found, top: str, has_splits: bool) -> _Place:
     return _Place(file, split, folders[0] if folders else None)
 
 
-def clean(name: str) -> str:
-    """A class folder's name as people read it: ``jump__rope `` -> "jump rope"."""
-    return re.sub(r"[_\s]+", " ", name).strip()
-
-
-def spelling_problems(names: Iterable[str], what: str) -> Iterator[str]:
-    """Names that people would read as the same class, in words."""
-    first: dict[str, str] = {}
-    for name in names:
-        key = clean(name).casefold()
-        if first.setdefault(key, name) != name:
-            yield f"{what} {first[key]!r} and {name!r} differ only in spelling"
-
-
 def _folder_problems(places: Sequence[_Place], names: Mapping[str, str]) -> Iterator[str]:
     """Videos outside of class folders, classes without videos, classes of one name."""
     astray = [place.file.path for place in places if place.class_folder is None]
@@ -211,108 +193,6 @@ def _name_problems(places: Iterable[_Place]) -> Iterator[str]:
         name = os.path.join(os.path.dirname(path), place.file.stem)
         if first.setdefault(name, path) != path:
             yield f"{first[name]!r} and {path!r} differ only in suffix. Keep one of them"
-
-
-# A table of labels
-
-
-def rows_of_table(table: Path) -> tuple[list[Unsplit], list[LeftOut], tuple[str, ...]]:
-    """The videos in a table ``file,label`` or ``file,label,split``, with a header or without.
-
-    Columns are separated by commas, semicolons or tabs. Labels count the classes in the order of
-    their names, or of their values where all of them are whole numbers.
-
-    Returns:
-        Its rows; rows that repeat a file or have no label; and the class names.
-
-    Raises:
-        ListError: all lines that cannot be used, at once.
-    """
-    rows: dict[str, Unsplit] = {}
-    left_out: list[LeftOut] = []
-    problems: list[tuple[int, str]] = []
-    for line, cells in _cells(table):
-        if line == 1 and cells[0].lower() in _FILE_WORDS:
-            continue
-        row = _table_row(cells)
-        if isinstance(row, str):
-            problems.append((line, row))
-            continue
-        first = rows.setdefault(row.video, row)
-        if first is row:
-            continue
-        if first != row:
-            problems.append((line, f"{row.video!r} is listed before as {first.class_name!r}"))
-        left_out.append(
-            LeftOut(
-                row.split or "train", row.video, row.class_name or "", DUPLICATE, "", f"line {line}"
-            )
-        )
-    raise_problems(table, problems)
-    named = [row for row in rows.values() if row.class_name]
-    left_out += [
-        LeftOut(row.split or "train", row.video, "", NO_LABEL, "", "the table gives no label")
-        for row in rows.values()
-        if not row.class_name
-    ]
-    classes = {row.class_name for row in named if row.class_name}
-    numbers = all(re.fullmatch("[0-9]+", name) for name in classes)
-    in_order = sorted(classes, key=int) if numbers else sorted(classes)
-    problems_of_names = list(spelling_problems(in_order, "labels"))
-    if problems_of_names:
-        raise ListError(in_one_message(str(table), problems_of_names))
-    return named, left_out, tuple(in_order)
-
-
-def _cells(table: Path) -> Iterator[tuple[int, list[str]]]:
-    if not table.is_file():
-        raise ListError(f"{table}: no such file (--labels)")
-    with open(table, encoding="utf-8-sig", newline="") as lines:
-        head = lines.readline()
-        separator = max("\t;,", key=head.count)
-        lines.seek(0)
-        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield reader.line_num, cells
-
-
-def _table_row(cells: Sequence[str]) -> Unsplit | str:
-    """A row, or what is wrong with it."""
-    if len(cells) not in (2, 3):
-        return f"has {len(cells)} columns, expected file,label or file,label,split"
-    video, name = cells[0], clean(cells[1])
-    if not video.strip():
-        return "names no file"
-    split = split_of_folder(cells[2].strip()) if len(cells) == 3 and cells[2].strip() else None
-    if split is None and len(cells) == 3 and cells[2].strip():
-        return f"split {cells[2]!r} is none of train, val, test"
-    return Unsplit(video, split, name or None)
-
-
-class _Names:
-    """Files by what a table may call them: path, name, or either without suffix."""
-
-    def __init__(self, files: Iterable[Found]) -> None:
-        self._by_name: dict[str, dict[str, Found]] = {}
-        for file in files:
-            name = os.path.basename(file.path)
-            bare = os.path.join(os.path.dirname(file.path), file.stem)
-            for key in (file.path, name, bare, file.stem):
-                self._by_name.setdefault(key, {})[file.path] = file
-
-    def find(self, name: str) -> list[Found]:
-        """The only file of that name; none where several could be meant."""
-        files = self._by_name.get(os.path.normpath(name), {})
-        exact = files.get(os.path.normpath(name))
-        if exact:
-            return [exact]
-        return list(files.values()) if len(files) == 1 else []
-
-    def why_missing(self, name: str) -> str:
-        """The files between which a name does not decide."""
-        files = sorted(self._by_name.get(os.path.normpath(name), {}))
-        return f"may be any of {', '.join(files[:3])}" if files else ""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ from data_prep.plan import Plan, Wanted
 from data_prep.plan_files import Found, Tree, list_tree
 from data_prep.plan_match import match, packed_note, split_of_folder
 from data_prep.plan_run import add_plan_arguments, run_plan
-from slowfast_mvit.data.listing.texts import nearest_path, raise_problems, read_json
+from slowfast_mvit.data.listing.texts import open_text, raise_problems, read_json
 from slowfast_mvit.errors import ListError, UserError
 
 NUM_CLASSES = 1000
@@ -224,15 +224,17 @@ def _read_meta(file: Path) -> dict[int, str]:
             f"{file}: needs SciPy, which is not installed: pip install scipy. Or give --val-labels "
             "with a file that names synsets"
         ) from None
-    synsets = scipy_io.loadmat(str(file), squeeze_me=True)["synsets"]
-    numbers, names = synsets["ILSVRC2012_ID"], synsets["WNID"]
+    try:
+        synsets = scipy_io.loadmat(str(file), squeeze_me=True)["synsets"]
+        numbers, names = synsets["ILSVRC2012_ID"], synsets["WNID"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ListError(f"{file}: not the meta.mat of a devkit ({error})") from None
     return {int(number): str(name) for number, name in zip(numbers, names, strict=True)}
 
 
 def _text_of(file: Path) -> str:
-    if not file.is_file():
-        raise ListError(f"{file}: no such file.{nearest_path(file)}")
-    return file.read_text(encoding="utf-8-sig")
+    with open_text(file) as text:
+        return text.read()
 
 
 # Names

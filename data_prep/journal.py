@@ -30,6 +30,9 @@ from slowfast_mvit.errors import UserError
 
 Record = dict[str, Any]
 
+_HEAD_KEYS = {"job", "settings", "num_inputs", "inputs_digest", "shard", "num_inputs_of_shard"}
+_RECORD_KEYS = {"path", "status"}
+
 
 @dataclass(frozen=True)
 class Work:
@@ -181,8 +184,8 @@ def read_part(path: Path) -> tuple[Record, list[Record]]:
     for number, line in enumerate(whole, start=1):
         try:
             entry = json.loads(line, object_pairs_hook=_with_shared_keys)
-            known = "settings" in entry if number == 1 else "path" in entry
-        except (ValueError, TypeError):
+            known = entry.keys() >= (_HEAD_KEYS if number == 1 else _RECORD_KEYS)
+        except (ValueError, AttributeError):
             known = False
         if not known:
             raise UserError(f"{path}: line {number} is damaged. Remove that line, or the file")
@@ -205,12 +208,14 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file. Write it with data_prep/check_videos.py")
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line, object_pairs_hook=_with_shared_keys)
             except ValueError:
-                raise UserError(f"{path}: line {number} is not a record") from None
+                record = None
+            if not isinstance(record, dict):
+                raise UserError(f"{path}: line {number} is not a record of check_videos.py")
             if "path" in record:
                 yield record
 

@@ -18,14 +18,16 @@ in them, with the labels that stand beside each video as key.cls or in key.json 
 from __future__ import annotations
 
 import argparse
+import glob
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,8 +38,8 @@ from data_prep import command_line, jobs, sources
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.plan_files import list_line
+from data_prep.webdataset import labelled_videos
 from data_prep.whole_files import written_whole
-from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
 from slowfast_mvit.data.readers import shards
 from slowfast_mvit.data.readers.reading import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
@@ -47,7 +49,8 @@ _CHUNK = 1 << 20
 _SHOWN_PROBLEMS = 20
 _PLANS = ".plan"  # in the folder of the shards: what goes into each
 
-Member = tuple[str, str, int]  # name in the shard, path of the file, bytes
+# Name in the shard, path of the file, its bytes, and when it changed, in ns.
+Member = tuple[str, str, int, int]
 
 
 # What goes into which shard
@@ -89,10 +92,10 @@ def plan_shards(
 def _members(inputs: Sequence[JobInput]) -> list[Member]:
     members, problems = [], []
     for job in inputs:
-        num_bytes = jobs.file_stamp(job)["bytes"]
-        if num_bytes == 0:
+        stamp = jobs.file_stamp(job)
+        if stamp["bytes"] == 0:
             problems.append(f"{job.path} is missing or empty")
-        members.append((job.name, str(job.path), num_bytes))
+        members.append((job.name, str(job.path), stamp["bytes"], stamp["mtime_ns"]))
     if problems:
         shown = problems[:_SHOWN_PROBLEMS]
         if len(problems) > len(shown):
@@ -155,7 +158,7 @@ def pack(job: JobInput, *, to: str) -> Record:
 def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple[str, int]]:
     """Append the files; no time, owner or right gets into the shard."""
     with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, path, num_bytes in members:
+        for name, path, num_bytes, _ in members:
             with open_plain_file(Path(path)) as source:
                 if source.seek(0, os.SEEK_END) != num_bytes:
                     raise DecodeError(f"{path}: has changed. Run the same command again")
@@ -175,15 +178,11 @@ def _sha256(file: IO[bytes]) -> str:
 
 
 def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
-    """A record holds as long as neither the plan nor the shard changes."""
-    try:
-        shard_bytes = (folder / job.name).stat().st_size
-    except OSError:
-        shard_bytes = None
+    """A record holds as long as neither the plan nor the shard changes, and its index is there."""
+    shard = folder / job.name
+    is_whole = shard.is_file() and Path(f"{shard}{shards.INDEX_SUFFIX}").is_file()
+    shard_bytes = shard.stat().st_size if is_whole else None
     return {**jobs.file_stamp(job), "shard_bytes": shard_bytes}
-
-
-# Shards of other origin
 
 
 def write_index(shard: Path) -> int:
@@ -201,57 +200,26 @@ def write_index(shard: Path) -> int:
     return len(members)
 
 
-def labelled_videos(shard: Path, json_field: str) -> Iterator[tuple[str, int | str]]:
-    """Each video of a webdataset shard, with its label or what is wrong with it.
-
-    Args:
-        shard: a tar file in which key.mp4 and key.cls, or key.json, have the same key.
-        json_field: the field of key.json that holds the label.
-    """
-    with open_plain_file(shard) as file:
-        names = [name for name, _ in shards.plain_members(file, shard)]
-    known = set(names)
-    for name in names:
-        if not name.lower().endswith(VIDEO_SUFFIXES):
-            continue
-        key = str(PurePosixPath(name).with_suffix(""))
-        if f"{key}.cls" in known:
-            yield name, _label(_text(shard, f"{key}.cls"), f"{key}.cls")
-        elif f"{key}.json" in known:
-            yield name, _label_in_json(_text(shard, f"{key}.json"), f"{key}.json", json_field)
-        else:
-            yield name, f"neither {key}.cls nor {key}.json gives the label of {name}"
-
-
-def _text(shard: Path, name: str) -> str:
-    with open_plain_file(shard / name) as file:
-        return file.read(_CHUNK).decode("utf-8", "replace")
-
-
-def _label(text: str, where: str) -> int | str:
-    text = text.strip()
-    return int(text) if text.isdigit() else f"{where} holds {text[:40]!r}, not a class index"
-
-
-def _label_in_json(text: str, where: str, field: str) -> int | str:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return f"{where} is not JSON"
-    if not isinstance(content, dict) or field not in content:
-        return f"{where} has no field {field!r}. Name the field with --json-field"
-    return _label(str(content[field]), f"{where}: {field}")
-
-
 # The command line
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    wrong = [
+        (not 0 < options.shard_mb < math.inf, f"--shard-mb {options.shard_mb}: expected above 0"),
+        (options.shard_count < 0, f"--shard-count {options.shard_count}: expected 1 or more"),
+        ((options.shuffle or 0) < 0, f"--shuffle {options.shuffle}: expected 0 or more"),
+    ]
+    problems = [problem for is_wrong, problem in wrong if is_wrong]
+    if problems:
+        raise UserError(in_one_message("options", problems))
+
+
 def _pack_command(options: argparse.Namespace) -> int:
+    _check_options(options)
     folder = options.to / "shards"
-    _, rows = sources.inputs_below(options.videos, options.lists)
+    inputs, rows = sources.inputs_below(options.videos, options.lists, to=options.to)
     groups = {Path(name).stem: [job for job, _ in listed] for name, listed in rows.items()}
-    if not groups:
-        groups = {"videos": sources.inputs_of([str(options.videos)])}
+    groups = groups or {"videos": inputs}
     plans: dict[str, dict[str, list[Member]]] = {}
     for prefix, videos in groups.items():
         once = list({job.name: job for job in videos}.values())
@@ -272,6 +240,7 @@ def _pack_command(options: argparse.Namespace) -> int:
                 for member in members
             }
             sources.write_lists({name: listed}, places, options.to, options.lists)
+        _tell_of_others(folder, plans)
 
     everything = {shard: part for plan in plans.values() for shard, part in plan.items()}
     return command_line.run_command(
@@ -284,6 +253,15 @@ def _pack_command(options: argparse.Namespace) -> int:
         outputs=lambda job: [folder / job.name, folder / f"{job.name}{shards.INDEX_SUFFIX}"],
         finish=write_lists,
     )
+
+
+def _tell_of_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Member]]]) -> None:
+    """Name shards that are left of another division: whoever reads *.tar would read them too."""
+    for prefix, plan in plans.items():
+        others = sorted(p.name for p in folder.glob(f"{glob.escape(prefix)}-{'[0-9]' * 6}.tar"))
+        others = [name for name in others if name not in plan]
+        if others:
+            print(f"{folder}: not of these, remove them: {', '.join(others[:_SHOWN_PROBLEMS])}")
 
 
 def _index_command(options: argparse.Namespace) -> int:

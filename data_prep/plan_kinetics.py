@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.plan_match import split_named_in
-from slowfast_mvit.data.listing.texts import raise_problems
+from slowfast_mvit.data.listing.texts import open_text, raise_problems
 from slowfast_mvit.errors import ListError, UserError
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -50,7 +50,7 @@ def find_annotations(places: Iterable[Path]) -> tuple[list[Path], list[str]]:
         if not place.is_dir():
             raise UserError(f"{place}: no such file or folder. Give it with --annotations")
         named = [f for f in sorted(place.iterdir()) if f.suffix in (".csv", ".txt")]
-        found = [f for f in named if split_named_in(f.stem) and _is_annotation(f)]
+        found = [f for f in named if split_named_in(f.stem) and f.is_file() and _is_annotation(f)]
         doubled = [f for f in found if f.suffix == ".csv" and f.with_suffix(".txt") in found]
         notes += [f"{f} is passed over for {f.stem}.txt, which is complete" for f in doubled]
         files += [f for f in found if f not in doubled]
@@ -64,8 +64,8 @@ def find_annotations(places: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _is_annotation(file: Path) -> bool:
-    with open(file, encoding="utf-8-sig", errors="replace") as lines:
-        first = next(csv.reader([next(lines, "")]), [])
+    with open_text(file, errors="replace") as lines:
+        first = next(csv.reader([next(lines, "").replace("\0", "")]), [])
     return "youtube_id" in [f.strip().lower() for f in first] or len(first) >= len(_COLUMNS)
 
 
@@ -99,13 +99,11 @@ def read_annotations(file: Path) -> list[Clip]:
 
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
+        with open_text(file, newline="") as lines:
             reader = csv.reader(lines)
             for row in reader:
                 if any(cell.strip() for cell in row):
                     yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise ListError(f"{file}: not a text in UTF-8 ({error.reason}). Save it as UTF-8") from None
     except csv.Error as error:
         raise ListError(f"{file}: not a CSV file ({error})") from None
 
@@ -119,7 +117,7 @@ def _clip(row: list[str], columns: Sequence[str], split: str | None) -> Clip | s
     youtube_id = cells.get("youtube_id", "")
     start, end = _seconds(cells.get("time_start", "")), _seconds(cells.get("time_end", ""))
     split = split or split_named_in(cells.get("split", ""))
-    if not youtube_id or "/" in youtube_id:
+    if not youtube_id or "/" in youtube_id or "\0" in youtube_id:
         return f"youtube_id is {youtube_id!r}; expected {','.join(columns)}"
     if start is None or end is None or not 0 <= start < end:
         times = f"{cells.get('time_start', '')!r} to {cells.get('time_end', '')!r}"
@@ -155,7 +153,8 @@ def _annotated_ids(file: Path) -> set[str]:
 
 
 def _listed_ids(file: Path) -> set[str]:
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    with open_text(file, errors="replace") as text:
+        lines = text.read().splitlines()
     paths = [re.sub(r"[ \t,][0-9]+\s*$", "", line).strip().strip('"') for line in lines]
     return {parsed_name(os.path.basename(path))[0] for path in paths if path}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_prep.plan import (
@@ -93,6 +93,20 @@ def read_class_map(file: Path) -> dict[str, str]:
     return by_folded
 
 
+def clean(name: str) -> str:
+    """A class folder's name as people read it: ``jump__rope `` -> "jump rope"."""
+    return re.sub(r"[_\s]+", " ", name).strip()
+
+
+def spelling_problems(names: Iterable[str], what: str) -> Iterator[str]:
+    """Names that people would read as the same class, in words."""
+    first: dict[str, str] = {}
+    for name in names:
+        key = clean(name).casefold()
+        if first.setdefault(key, name) != name:
+            yield f"{what} {first[key]!r} and {name!r} differ only in spelling"
+
+
 # Videos
 
 
@@ -155,6 +169,7 @@ def match(
     """
     listed, left_out = list(plan.listed), list(plan.left_out)
     used: set[str] = set()
+    listed_as: dict[str, Wanted] = {}
     for row in wanted:
         files = sorted(files_of(row.video), key=lambda file: _rank(file, row.split, overrides))
         used.update(file.path for file in files)
@@ -162,6 +177,11 @@ def match(
             left_out.append(LeftOut.of(row, NO_FILE, why_missing(row.video)))
             continue
         chosen, *others = files
+        other = listed_as.setdefault(chosen.path, row)
+        if other is not row:
+            detail = f"its file is listed as {other.video!r} of {other.class_name!r}"
+            left_out.append(LeftOut.of(row, DUPLICATE, detail, chosen.path))
+            continue
         listed.append(Listed(row.split, row.video, row.class_name or "", chosen))
         reason = OVERRIDDEN if overrides(chosen) else SECOND_FILE
         left_out += [

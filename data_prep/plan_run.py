@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.command_line import num_cores
+from data_prep.command_line import num_cores, whole_number
 from data_prep.parts import Shard
 from data_prep.plan import Plan, describe, drop_unusable, refuse_foreign_files, write_plan
 from data_prep.plan_records import check_listed, checked_records, drop_unreadable, records_of
@@ -40,8 +40,18 @@ def add_plan_arguments(parser: argparse.ArgumentParser, videos: str = "--videos"
     add("--verify", action="store_true", help="check each file first, and list only what is ok")
     add("--shard", default="", help="with --verify: check part i of N, written i/N, and stop")
     add("--merge", action="store_true", help="with --verify: all shards are done; write the lists")
-    add("--workers", type=int, default=num_cores(), help="with --verify: processes (%(default)s)")
-    add("--timeout-s", type=float, default=600.0, help="with --verify: for one file (%(default)s)")
+    add(
+        "--workers",
+        type=whole_number,
+        default=num_cores(),
+        help="with --verify: processes (%(default)s)",
+    )
+    add(
+        "--timeout-s",
+        type=whole_number,
+        default=600,
+        help="with --verify: for one file (%(default)s)",
+    )
 
 
 def run_plan(options: argparse.Namespace, make_plan: Callable[[], Plan]) -> int:

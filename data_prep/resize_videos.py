@@ -142,7 +142,7 @@ def main(words: Sequence[str] | None = None) -> int:
     videos, to = options.videos.resolve(), options.to.resolve()
     if to == videos or videos in to.parents:
         raise UserError(f"--to {options.to}: lies in {options.videos}. Give a folder outside of it")
-    inputs, rows = sources.inputs_below(options.videos, options.lists)
+    inputs, rows = sources.inputs_below(options.videos, options.lists, to=options.to)
     refuse_collisions(inputs)
     encoding = Encoding(
         short_side_px=options.short_side,
@@ -191,7 +191,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 340x256")
     return int(width), int(height)
 
 

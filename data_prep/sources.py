@@ -58,7 +58,7 @@ def inputs_of(sources: Sequence[str]) -> list[JobInput]:
 def _inputs_of_one(source: str) -> list[JobInput]:
     path = Path(source)
     if source == "-":
-        return inputs_from_paths(sys.stdin, Path())
+        return inputs_from_paths(map(os.fsdecode, sys.stdin.buffer), Path())
     if path.is_dir():
         return inputs_in_folder(path)
     if path.suffix == ".csv":
@@ -87,29 +87,54 @@ def rows_of_list(file: Path, videos: Path) -> list[Row]:
 
 
 def inputs_below(
-    videos: Path, lists: Iterable[Path]
+    videos: Path, lists: Sequence[Path], *, to: Path
 ) -> tuple[list[JobInput], dict[str, list[Row]]]:
     """The videos of lists, each once, or all below a folder where no list is given.
 
     Args:
         videos: the folder that holds the videos.
         lists: lists of videos in it.
+        to: the folder into which ``write_lists`` will write them again.
 
     Returns:
         The videos, and the rows of each list by the list's file name.
 
     Raises:
-        UserError: when the folder is none, two lists have one name, or a list has problems.
+        UserError: when the folder is none or holds no videos, a list has problems, or the lists
+            cannot be written into one folder.
     """
     if not videos.is_dir():
         raise UserError(f"{videos}: no such folder. Give the one that holds the videos")
-    rows: dict[str, list[Row]] = {}
-    for file in lists:
-        if file.name in rows:
-            raise UserError(f"{file}: a list named {file.name} was given before")
-        rows[file.name] = rows_of_list(file, videos)
+    problems = _problems_of_lists(lists, to)
+    if problems:
+        raise UserError(in_one_message("--list", problems))
+    rows = {file.name: rows_of_list(file, videos) for file in lists}
     inputs = {job.name: job for listed in rows.values() for job, _ in listed}
-    return list(inputs.values()) if rows else inputs_in_folder(videos), rows
+    found = list(inputs.values()) if rows else inputs_in_folder(videos)
+    if not found:
+        raise UserError(f"{videos}: no videos there")
+    return found, rows
+
+
+def _problems_of_lists(lists: Sequence[Path], to: Path) -> list[str]:
+    """Why lists cannot be written again into one folder."""
+    problems = []
+    first: dict[str, Path] = {}
+    classes: dict[bytes, Path] = {}
+    for file in lists:
+        earlier = first.setdefault(file.stem, file)
+        if earlier is not file:
+            problems.append(f"{earlier} and {file} would both become {file.stem}. Rename one")
+        target = to / file.name
+        if target.exists() and file.exists() and target.samefile(file):
+            problems.append(f"{file} would be overwritten. Give a --to that does not hold it")
+        named = file.with_name("classes.txt")
+        if named.is_file():
+            classes.setdefault(named.read_bytes(), named)
+    if len(classes) > 1:
+        shown = " and ".join(map(str, classes.values()))
+        problems.append(f"labels have more than one meaning: {shown} differ")
+    return problems
 
 
 def write_lists(

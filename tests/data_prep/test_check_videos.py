@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -179,8 +180,8 @@ def test_the_script_writes_records_and_names_files_with_one_content(tmp_path, ca
 
 
 def test_paths_come_from_standard_input_and_no_source_is_a_mistake(tmp_path, monkeypatch):
-    path = write_video(tmp_path / "a.mp4", num_frames=6)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{path}\n"))
+    path = write_video(tmp_path / os.fsdecode(b"not \xff UTF-8.mp4"), num_frames=6)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(f"{path}\n"))))
     out = tmp_path / "check.jsonl"
 
     assert check_videos.main(["-", "--out", str(out), "--workers", "1"]) == 0

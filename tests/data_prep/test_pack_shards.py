@@ -108,6 +108,12 @@ def test_the_same_videos_give_the_same_bytes_on_any_day_and_shards_are_not_writt
     other = tmp_path / "one" / "shards" / "train-000001.tar"
     written = shard.stat().st_mtime_ns
     other.unlink()
+    shard.with_name("train-000000.tar.index").unlink()
+    pack(videos, tmp_path / "one", *words)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+    written = shard.stat().st_mtime_ns
+    other.unlink()
     pack(videos, tmp_path / "one", *words)
     assert shard.stat().st_mtime_ns == written
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
@@ -126,6 +132,51 @@ def test_a_changed_list_packs_again_what_it_changes(videos, tmp_path):
     assert after["train-000001.tar"] != before["train-000001.tar"]
     starts = b"".join(content[:1] for content, _ in contents_of(tmp_path / "to" / "train.csv"))
     assert starts == b"2135"
+
+
+def test_a_video_of_other_content_and_the_same_size_is_packed_again(videos, tmp_path):
+    words = ("--list", videos / "train.csv")
+    pack(videos, tmp_path / "to", *words)
+    (videos / "a.mp4").write_bytes(b"9" * 700)
+
+    pack(videos, tmp_path / "to", *words)
+
+    assert contents_of(tmp_path / "to" / "train.csv")[1] == (b"9" * 700, 0)
+
+
+def test_shards_of_another_division_are_named(videos, tmp_path, capsys):
+    words = ("--list", videos / "train.csv", "--list", videos / "train-small.csv")
+    pack(videos, tmp_path / "to", *words, "--shard-count", "2")
+    assert "remove them" not in capsys.readouterr().out
+
+    pack(videos, tmp_path / "to", *words, "--shard-count", "1")
+
+    told = capsys.readouterr().out
+    assert "remove them: train-000001.tar\n" in told
+    assert "remove them: train-small-000001.tar\n" in told
+
+
+def test_lists_that_cannot_be_written_into_one_folder_are_refused(videos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "classes.txt").write_text("yes\nno\n")
+    (other / "train.csv").write_text("a.mp4 0\n")
+    lists = ("--list", videos / "train.csv", "--list", other / "train.csv")
+
+    with pytest.raises(UserError, match="2 problems") as told:
+        pack(videos, tmp_path / "to", *lists)
+    assert "would both become train. Rename one" in str(told.value)
+    assert "labels have more than one meaning" in str(told.value)
+    with pytest.raises(UserError, match=r"train\.csv would be overwritten"):
+        pack(videos, videos, "--list", videos / "train.csv")
+    assert (videos / "train.csv").read_text() == LIST
+
+
+def test_options_out_of_their_range_are_refused_all_at_once(videos, tmp_path):
+    words = ("--shard-mb", "nan", "--shard-count", "-1", "--shuffle", "-1")
+
+    with pytest.raises(UserError, match=r"3 problems\n.*-mb.*\n.*-count.*\n.*--shuffle"):
+        pack(videos, tmp_path / "to", *words)
 
 
 def test_shuffling_mixes_by_the_seed_and_keeps_the_list_in_its_order(videos, tmp_path):
@@ -150,7 +201,7 @@ def test_missing_and_empty_videos_are_named_all_at_once(videos, tmp_path):
 
 def test_a_video_that_changes_while_it_is_packed_leaves_no_shard(videos, tmp_path):
     plan = tmp_path / "plan"
-    plan.write_text('["a.mp4", "%s", 5]\n' % (videos / "a.mp4"))
+    plan.write_text('["a.mp4", "%s", 5, 0]\n' % (videos / "a.mp4"))
 
     with pytest.raises(DecodeError, match=r"a\.mp4: has changed"):
         pack_shards.pack(JobInput("s.tar", plan), to=str(tmp_path))

@@ -237,16 +237,16 @@ def test_a_fraction_of_a_split_that_exists_is_refused(tmp_path):
         "file,label\nx/1.mp4,run\n2,jump rope\n",
         "\ufeffvideo;label\r\n1.mp4;run\r\n2.mp4;jump_rope\r\n",
         '"x/1.mp4"\trun\nx/2\tjump  rope\n',
+        "\nvideo_id,class\n{root}/x/1.mp4,run\n./x/2.mp4,jump rope\n",
     ],
-    ids=["header, names and stems", "semicolons, Windows", "tabs, no header"],
+    ids=["header, names and stems", "semicolons, Windows", "tabs, no header", "whole paths"],
 )
 def test_a_table_labels_a_flat_folder(tmp_path, text):
     put(tmp_path / "v", "x/1.mp4", "x/2.mp4", "3.mp4")
 
-    run(
-        *(tmp_path / "v", tmp_path / "out"),
-        *("--labels", str(write(tmp_path / "t.csv", text)), "--val-fraction", "0"),
-    )
+    table = write(tmp_path / "t.csv", text.replace("{root}", str(tmp_path / "v")))
+
+    run(tmp_path / "v", tmp_path / "out", "--labels", str(table), "--val-fraction", "0")
 
     assert listed(tmp_path / "out" / "train.csv") == ["x/1.mp4 1", "x/2.mp4 0"]
     assert listed(tmp_path / "out" / "classes.txt") == ["jump rope", "run"]
@@ -278,6 +278,36 @@ def test_rows_without_a_file_a_label_or_a_single_meaning_are_left_out(tmp_path):
         ("9.mp4", "no file", ""),
     ]
     assert adds_up(tmp_path / "out")
+
+
+def test_a_file_that_a_table_names_in_two_ways_is_listed_once(tmp_path):
+    put(tmp_path / "v", "1.mp4", "2.mp4")
+    table = write(tmp_path / "t.csv", "1.mp4,a\n1,b\n2.mp4,b\n")
+
+    run(tmp_path / "v", tmp_path / "out", "--labels", str(table), "--val-fraction", "0")
+
+    assert listed(tmp_path / "out" / "train.csv") == ["1.mp4 0", "2.mp4 1"]
+    [row] = rows(tmp_path / "out" / "missing.csv")
+    assert (row["video"], row["reason"]) == ("1", "duplicate")
+    assert row["detail"] == "its file is listed as '1.mp4' of 'a'"
+    assert adds_up(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1.mp4,a\n2.mp4,b\n".encode("utf-16"), "UTF-16"),
+        (b"1.mp4,a\n2.mp4,caf\xe9\n", "line 2: not a text in UTF-8"),
+        (b"1.mp4,a\n2\0.mp4,b\n", "line 2: holds a zero byte"),
+        (b"1.mp4,a\n2.mp4," + b"b" * 200_000, "line 2: not CSV"),
+    ],
+)
+def test_a_table_that_is_no_text_is_refused_with_what_it_is(tmp_path, content, message):
+    put(tmp_path / "v", "1.mp4", "2.mp4")
+    (tmp_path / "t.csv").write_bytes(content)
+
+    with pytest.raises(ListError, match=message):
+        run(tmp_path / "v", tmp_path / "out", "--labels", str(tmp_path / "t.csv"))
 
 
 def test_labels_that_differ_only_in_spelling_are_refused(tmp_path):

@@ -326,6 +326,19 @@ def test_all_problems_of_an_annotation_file_are_told_at_once(tmp_path):
     ]
 
 
+def test_an_annotation_that_is_no_text_is_refused_and_folders_are_passed_over(tmp_path):
+    (tmp_path / "train.csv").mkdir()
+    with pytest.raises(UserError, match="no annotation files"):
+        find_annotations([tmp_path])
+
+    (tmp_path / "val.csv").write_bytes((HEADER + "a,bbbbbbbbbbb,0,10,val\n").encode("utf-16"))
+    with pytest.raises(ListError, match=r"val\.csv: not a text in UTF-8, but UTF-16"):
+        read_annotations(tmp_path / "val.csv")
+    write(tmp_path / "val.csv", HEADER + "a,\0bbbbbbbbbb,0,10,val\n")
+    with pytest.raises(ListError, match="line 2"):
+        read_annotations(tmp_path / "val.csv")
+
+
 def test_annotations_are_read_as_they_come(tmp_path):
     text = (
         "\ufefflabel,youtube_id,time_start,time_end,split,is_cc\r\n"

@@ -305,6 +305,7 @@ def test_images_are_verified_by_reading_them(tmp_path):
         (["--verify", "--records", "x.jsonl"], "not both"),
         (["--verify", "--shard", "2/2"], "i from 0 to N - 1"),
         (["--records", "nowhere.jsonl"], r"nowhere.jsonl: no such file"),
+        (["--records", __file__], r"test_prep_plan.py: line 1 is not a record"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path, options, message):

@@ -109,7 +109,7 @@ def test_sizes_keep_the_shape_and_are_even(width, height, expected):
 def test_sizes_can_be_enlarged_or_fixed_and_odd_ones_are_refused():
     assert Encoding(enlarge=True).size_of(320, 240) == (342, 256)
     assert Encoding(size_px=(340, 256)).size_of(320, 240) == (340, 256)
-    with pytest.raises(UserError, match="even numbers from 16"):
+    with pytest.raises(UserError, match="even numbers, 16 to 4096"):
         Encoding(short_side_px=255)
 
 
@@ -237,6 +237,22 @@ def test_names_that_meet_and_folders_inside_each_other_are_refused(tmp_path):
     words = (videos, "--to", tmp_path / "to", "--out", tmp_path / "out.jsonl")
     with pytest.raises(UserError, match=r"elsewhere\.mp4 is not below"):
         command(*words, "--list", tmp_path / "train.csv")
+
+
+def test_options_that_x264_does_not_know_are_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"?")
+    words = (tmp_path / "videos", "--to", tmp_path / "to", "--out", tmp_path / "out.jsonl")
+
+    with pytest.raises(UserError, match="3 problems") as told:
+        command(*words, "--crf", "nan", "--keyint", "0", "--preset", "mediun")
+    assert "--preset mediun: Did you mean medium?" in str(told.value)
+    with pytest.raises(SystemExit):
+        command(*words, "--size", "340")
+    (tmp_path / "videos" / "a.mp4").unlink()
+    with pytest.raises(UserError, match="no videos there"):
+        command(*words)
+    assert not (tmp_path / "to").exists()
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg program is not installed")
