@@ -129,21 +129,23 @@ def labeled_video_dataset(
 
 
 def clip_batch(items: Sequence[Item]) -> ClipBatch:
-    """Items of a pytorchvideo data set as a batch of one view each: a ``collate_fn``.
+    """Items of a pytorchvideo data set as a batch: a ``collate_fn``.
 
     Args:
         items: each with a square "video" (3, T, S, S), uint8 or float from 0 to 255 (so before any
-            normalisation), a "label", and a "video_name" or "video_index".
+            normalisation), a "label", and a "video_name" or "video_index". Where the sampler is
+            "random_multi", "video" is a list of V clips, which become the views of the video.
 
     Raises:
         ConfigError: when the pixels are not whole numbers from 0 to 255.
     """
-    pixels = torch.stack([_as_uint8(item["video"]) for item in items])
+    clips = [video if isinstance(video := item["video"], list) else [video] for item in items]
+    pixels = torch.stack([torch.stack(list(map(_as_uint8, views))) for views in clips])
     return ClipBatch(
-        pixels=pixels[:, None],
+        pixels=pixels,  # (B, V, 3, T, S, S)
         labels=torch.tensor([int(item["label"]) for item in items]),
         video_ids=tuple(str(item.get("video_name", item.get("video_index"))) for item in items),
-        views=torch.zeros(1, 2, dtype=torch.int64),
+        views=torch.tensor([(clip, 0) for clip in range(pixels.shape[1])]),
     )
 
 

@@ -178,6 +178,18 @@ def test_items_become_the_batches_that_our_data_sets_give(folder):
     assert torch.equal(batch.pixels, expected)
 
 
+def test_the_clips_of_a_multi_clip_item_are_views():
+    clips = torch.arange(6, dtype=torch.uint8).view(3, 2, 1, 1, 1, 1).expand(-1, -1, 3, 4, 8, 8)
+    items = [
+        {"video": list(its), "label": 2, "video_name": f"{n}.mp4"} for n, its in enumerate(clips)
+    ]
+
+    batch = clip_batch(items)
+
+    assert torch.equal(batch.pixels, clips)
+    assert batch.views.tolist() == [[0, 0], [1, 0]]
+
+
 def test_float_pixels_are_taken_and_normalised_ones_refused():
     pixels = torch.arange(48.0).view(3, 1, 4, 4)
 
