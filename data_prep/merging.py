@@ -14,8 +14,8 @@ from slowfast_mvit.errors import UserError, in_one_message
 
 _SHOWN_PROBLEMS = 20
 
-# Kept in the journal to see whether a file has changed; a copy on another machine has another.
-_ONLY_IN_JOURNAL = "mtime_ns"
+# Kept in the journal to see whether a file has changed; a copy on another machine has others.
+_ONLY_IN_JOURNAL = ("mtime_ns", "plan_sha256")
 
 
 def merge(out: Path) -> list[Record]:
@@ -50,7 +50,8 @@ def merge(out: Path) -> list[Record]:
             shown.append(f"and {len(problems) - len(shown):,} more")
         raise UserError(in_one_message(str(out), shown))
     for record in records:
-        record.pop(_ONLY_IN_JOURNAL, None)
+        for field in _ONLY_IN_JOURNAL:
+            record.pop(field, None)
     write_lines(out, map(line_of, records))
     write_lines(out.with_suffix(".csv"), _csv_lines(records))
     return records

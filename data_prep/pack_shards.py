@@ -111,14 +111,11 @@ def shuffled(inputs: Sequence[JobInput], seed: int) -> list[JobInput]:
 
 
 def _write_plans(plans: Mapping[str, Sequence[Member]], to: Path) -> list[JobInput]:
-    """One file for each shard: the input of its job. A file that is right already is not touched,
-    so that a shard is packed again only when its plan changes."""
+    """One file for each shard: the input of its job."""
     inputs = []
     for name, members in plans.items():
         path = to / _PLANS / f"{name}.json"
-        text = "".join(json.dumps(member) + "\n" for member in members)
-        if not path.is_file() or path.read_text() != text:
-            write_text_atomically(path, text)
+        write_text_atomically(path, "".join(json.dumps(member) + "\n" for member in members))
         inputs.append(JobInput(name, path))
     return inputs
 
@@ -134,7 +131,7 @@ def pack(job: JobInput, *, to: str) -> Record:
         to: the folder of the shards.
 
     Returns:
-        "videos", "shard_bytes", "sha256" of the shard.
+        "bytes", "videos" and "sha256" of the shard.
     """
     shard = Path(to, job.name)
     index = Path(f"{shard}{shards.INDEX_SUFFIX}")
@@ -147,8 +144,8 @@ def pack(job: JobInput, *, to: str) -> Record:
         if found != offsets:
             raise DecodeError(f"{job.name}: reads back otherwise than it was written")
         record = {
+            "bytes": file.seek(0, os.SEEK_END),
             "videos": len(members),
-            "shard_bytes": file.seek(0, os.SEEK_END),
             "sha256": _sha256(file),
         }
     write_index(shard)
@@ -181,8 +178,10 @@ def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
     """A record holds as long as neither the plan nor the shard changes, and its index is there."""
     shard = folder / job.name
     is_whole = shard.is_file() and Path(f"{shard}{shards.INDEX_SUFFIX}").is_file()
-    shard_bytes = shard.stat().st_size if is_whole else None
-    return {**jobs.file_stamp(job), "shard_bytes": shard_bytes}
+    return {
+        "bytes": shard.stat().st_size if is_whole else None,
+        "plan_sha256": hashlib.sha256(job.path.read_bytes()).hexdigest(),
+    }
 
 
 def write_index(shard: Path) -> int:

@@ -102,6 +102,7 @@ def test_the_same_videos_give_the_same_bytes_on_any_day_and_shards_are_not_writt
     assert len(digests(tmp_path / "one")) == 4
     records = list(read_records(tmp_path / "one" / "pack.jsonl"))
     assert {r["path"]: r["sha256"] for r in records}.items() <= digests(tmp_path / "one").items()
+    assert [record["bytes"] for record in records] == [10240, 10240]
     assert sum(record["videos"] for record in records) == 4
 
     shard = tmp_path / "one" / "shards" / "train-000000.tar"
