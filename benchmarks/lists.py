@@ -65,6 +65,23 @@ def write_kinetics(folder: Path, num_videos: int) -> None:
             (folder / "train" / f"{_stem(i)}.mp4").touch()
 
 
+def write_class_folders(folder: Path, num_videos: int) -> None:
+    """Folders of classes and no list: an empty file for each video, none of them held out yet."""
+    for number in range(700):
+        (folder / f"class_{number:03d}").mkdir()
+    for i in range(num_videos):
+        (folder / f"class_{i % 700:03d}" / f"{_stem(i)}.mp4").touch()
+
+
+def write_imagenet_json(folder: Path, num_images: int) -> None:
+    """PySlowFast's form of ImageNet."""
+    entries = (
+        {"im_path": f"train/n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG", "class": i % 1000}
+        for i in range(num_images)
+    )
+    (folder / "train.json").write_text(f"[{', '.join(map(json.dumps, entries))}]")
+
+
 def write_ssv2(folder: Path, num_videos: int) -> None:
     """labels.json and train.json, with an empty file for each video."""
     templates = [
@@ -105,10 +122,12 @@ def _write_ssv2_json(folder: Path, templates: Sequence[str], num_videos: int) ->
 CASES: dict[str, tuple[str, int, Callable[[Path, int], None]]] = {
     "csv": ("csv", NUM_KINETICS, write_csv),
     "kinetics": ("kinetics", NUM_KINETICS, write_kinetics),
+    "folder": ("folder", NUM_KINETICS, write_class_folders),
+    "imagenet": ("imagenet", NUM_KINETICS, write_imagenet_json),
     "ssv2": ("ssv2", NUM_SSV2, write_ssv2),
     "ssv2_frames": ("ssv2", NUM_SSV2, write_frame_list),
 }
-QUICK_CASES = ("csv", "ssv2_frames")
+QUICK_CASES = ("csv", "imagenet", "ssv2_frames")
 
 
 class WorkerMemory(Dataset[int]):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tracemalloc
 
 import pytest
 
 from slowfast_mvit import build
 from slowfast_mvit.config import load_config
 from slowfast_mvit.data.catalog import open_list
+from slowfast_mvit.data.listing import folder_lists
 from slowfast_mvit.errors import ListError
 
 
@@ -194,6 +196,33 @@ def test_reads_the_json_lists_of_imagenet(tmp_path):
     assert [record.path for record in videos] == ["/data/train/n01/a.JPEG", "/b.JPEG"]
 
 
+def test_long_lists_take_little_memory_while_they_are_read(tmp_path, monkeypatch):
+    names = [f"{number:08d}_with_a_long_name.JPEG" for number in range(20_000)]
+    entries = [{"im_path": f"train/n01440764/{name}", "class": 0} for name in names]
+    (tmp_path / "train.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(folder_lists, "_class_folders", lambda folders: list("abcdefghij"))
+    monkeypatch.setattr(folder_lists, "_files_of_class", lambda *settings: names[:2000])
+
+    for name in ("imagenet", "folder"):
+        tracemalloc.start()
+        videos = read(tmp_path, name=name)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert len(videos) == {"imagenet": 20_000, "folder": 16_000}[name]
+        assert peak < 20_000 * 200  # bytes; dicts of the entries alone would take 300 each
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[", '[{"im_path": "a.jpg", "class": 0}', "[1,]", "[1] 2", "[" * 50_000]
+)
+def test_what_is_no_list_in_json_is_refused(tmp_path, text):
+    (tmp_path / "train.json").write_text(text)
+
+    with pytest.raises(ListError, match=r"train.json: not a list in JSON"):
+        read(tmp_path, name="imagenet")
+
+
 def test_problems_of_a_json_list_are_reported_at_once(tmp_path):
     entries = [
         {"im_path": "a.jpg", "class": 0},
@@ -202,6 +231,8 @@ def test_problems_of_a_json_list_are_reported_at_once(tmp_path):
         {"im_path": "c.jpg", "class": "dog"},
         {"im_path": "https://host/d.jpg", "class": 0},
         {"image": "e.jpg"},
+        {"im_path": None, "class": 0},
+        {"im_path": "f.jpg", "class": True},
     ]
     (tmp_path / "val.json").write_text(json.dumps(entries))
 
@@ -209,12 +240,17 @@ def test_problems_of_a_json_list_are_reported_at_once(tmp_path):
         read(tmp_path, "val", name="imagenet", num_classes=2)
 
     message = str(caught.value)
-    assert f"{tmp_path}/val.json: 5 problems" in message
+    assert f"{tmp_path}/val.json: 7 problems" in message
     assert "entry 2: 'a.jpg' is also on entry 1" in message
     assert "entry 3: label 2 is outside 0 to 1" in message
     assert "entry 4: class 'dog' is not a whole number" in message
     assert "entry 5: path 'https://host/d.jpg' is a URL" in message
     assert 'entry 6: lacks "im_path" or "class"' in message
+    assert "entry 7: im_path None is not a text" in message
+    assert "entry 8: class True is not a whole number" in message
+    (tmp_path / "val.json").write_text(" [ ]\n")
+    with pytest.raises(ListError, match=r"val.json: the list is empty"):
+        read(tmp_path, "val", name="imagenet")
 
 
 def test_a_config_names_a_plain_folder_and_gets_batches_of_it(tmp_path, tiny_config, motion_data):

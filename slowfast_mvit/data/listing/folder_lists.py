@@ -6,11 +6,11 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slowfast_mvit.data.listing.class_names import ClassIndex, class_names_of
-from slowfast_mvit.data.listing.texts import raise_problems, read_json
+from slowfast_mvit.data.listing.texts import json_entries, raise_problems
 from slowfast_mvit.data.lists import (
     IMAGE_SUFFIXES,
     SPLIT_NAMES,
@@ -101,31 +101,35 @@ def _list_of_files(
 ) -> VideoList:
     class_names, index_of = _classes(source, root, class_folders)
     ignored = _loose_files(root, is_taken)
-    files, labels, _ = columns(
-        (0, f"{name}/{file}", index_of[name])
-        for name in class_folders
-        for file in _files_of_class(root / name, is_taken, ignored)
-    )
-    if not files:
+    sizes: list[tuple[int, int]] = []  # of each class: files, and how many are held out
+
+    def rows() -> Iterator[tuple[int, str, int]]:
+        for name in class_folders:
+            names = _files_of_class(root / name, is_taken, ignored)
+            held_out = _held_out(names) if hold_out else set[str]()
+            sizes.append((len(names), len(held_out)))
+            for file in names:
+                if not hold_out or (file in held_out) == (source.split != "train"):
+                    yield 0, f"{name}/{file}", index_of[name]
+
+    files, labels, _ = columns(rows())
+    num_files = sum(size for size, _ in sizes)
+    if not num_files:
         found = f"; found {_shortened(ignored)}" if ignored else ""
         raise ListError(
             f"{root}: no videos or images. Expected folders of classes with files in them{found}"
         )
     if ignored:
-        _log.warning(
-            "%s: left out %d entries that are no video or image, or not directly in the folder of "
-            "a class: %s",
-            root,
-            len(ignored),
-            _shortened(ignored),
-        )
-    present = set(labels)
-    empty = [name for name in class_folders if index_of[name] not in present]
+        what = "no video or image, or not directly in the folder of a class"
+        shown = _shortened(ignored)
+        _log.warning("%s: left out %d entries that are %s: %s", root, len(ignored), what, shown)
+    empty = [name for name, (size, _) in zip(class_folders, sizes, strict=True) if not size]
     if empty and source.split == "train":
         _log.warning("%s: no videos of class %s", root, _shortened(empty))
+    if hold_out:
+        _tell_of_held_out(source, num_files, sum(held_out for _, held_out in sizes))
     prefix = Path(source.path_prefix or source.folder) / root.relative_to(source.folder)
-    whole = VideoList(files, labels, folder=prefix, class_names=class_names, source=root)
-    return _part_of_split(whole, source) if hold_out else whole
+    return VideoList(files, labels, folder=prefix, class_names=class_names, source=root)
 
 
 def _loose_files(root: Path, is_taken: Taken) -> list[str]:
@@ -193,10 +197,19 @@ def _classes(
 # A folder without splits
 
 
-def _part_of_split(whole: VideoList, source: ListSource) -> VideoList:
-    """The videos of one split of a list that has none."""
-    held_out = _held_out([record.video_id for record in whole], whole.labels.tolist())
-    if not held_out:
+def _held_out(files: Sequence[str]) -> set[str]:
+    """One in ``HELD_OUT`` files of a class, at least one where it has two: those whose names have
+    the lowest hashes, so that files that come later hardly move the others."""
+    count = max(round(len(files) / HELD_OUT), 1) if len(files) > 1 else 0
+    return set(sorted(files, key=_hash_of_name)[:count])
+
+
+def _hash_of_name(file: str) -> bytes:
+    return hashlib.sha256(file.encode("utf-8", "surrogateescape")).digest()
+
+
+def _tell_of_held_out(source: ListSource, num_files: int, num_held_out: int) -> None:
+    if not num_held_out:
         raise ListError(
             f"{source.folder}: every class has a single file, so none can be held out for "
             "validation. Add files, or sort them into folders train and val"
@@ -205,37 +218,10 @@ def _part_of_split(whole: VideoList, source: ListSource) -> VideoList:
         "%s: no folders train and val, so of its %d videos %d (a fifth of each class, by their "
         "names) are held out for validation and testing; this reads %s",
         source.folder,
-        len(whole),
-        len(held_out),
+        num_files,
+        num_held_out,
         "the others" if source.split == "train" else "those",
     )
-    wanted = [i for i in range(len(whole)) if (i in held_out) == (source.split != "train")]
-    return VideoList(
-        (whole[i].video_id for i in wanted),
-        whole.labels[wanted],
-        folder=source.path_prefix or source.folder,
-        class_names=whole.class_names,
-        source=whole.source,
-    )
-
-
-def _held_out(files: Sequence[str], labels: Sequence[int]) -> set[int]:
-    """One in ``HELD_OUT`` files of each class, at least one where it has two: those whose names
-    have the lowest hashes, so that files that come later hardly move the others."""
-    by_class: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        by_class.setdefault(label, []).append(index)
-    held_out: set[int] = set()
-    for indices in by_class.values():
-        indices.sort(key=lambda index: _hash_of_name(files[index]))
-        count = max(round(len(indices) / HELD_OUT), 1) if len(indices) > 1 else 0
-        held_out.update(indices[:count])
-    return held_out
-
-
-def _hash_of_name(file: str) -> bytes:
-    name = file.rpartition("/")[2]
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 # ImageNet as JSON
@@ -243,11 +229,11 @@ def _hash_of_name(file: str) -> bytes:
 
 def _read_image_json(source: ListSource) -> VideoList:
     file = find_split(source, suffix=".json")
-    entries = read_json(file)
-    if not isinstance(entries, list) or not entries:
-        raise ListError(f'{file}: expected entries such as {{"im_path": "a.jpg", "class": 0}}')
+    entries = json_entries(file)
     problems: list[tuple[int, str]] = []
     paths, labels, numbers = columns(_good_entries(entries, source.num_classes, problems))
+    if not paths and not problems:
+        raise ListError(f"{file}: the list is empty")
     problems += duplicate_problems(
         paths, numbers, file, must_be_unique=source.must_be_unique, what="entry"
     )
@@ -256,7 +242,7 @@ def _read_image_json(source: ListSource) -> VideoList:
 
 
 def _good_entries(
-    entries: Sequence[object], num_classes: int | None, problems: list[tuple[int, str]]
+    entries: Iterable[object], num_classes: int | None, problems: list[tuple[int, str]]
 ) -> Iterator[tuple[int, str, int]]:
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not {"im_path", "class"} <= entry.keys():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -76,6 +77,43 @@ def read_json(file: Path, object_hook: Callable[[dict[str, Any]], object] | None
             raise
         except (ValueError, RecursionError) as error:  # also of numbers that nobody can read
             raise ListError(f"{file}: not a JSON file ({error})") from None
+
+
+def json_entries(file: Path) -> Iterator[Any]:
+    """The entries of a list in JSON, one at a time: all together, they would fill the memory.
+
+    Raises:
+        ListError: when it is missing or not a list in JSON; names the line.
+    """
+    with open_text(file) as text:
+        content = text.read()
+    try:
+        yield from _entries_of(content)
+    except (ValueError, RecursionError) as error:
+        raise ListError(f"{file}: not a list in JSON ({error})") from None
+
+
+def _entries_of(content: str) -> Iterator[Any]:
+    decode = json.JSONDecoder().raw_decode
+    place = _behind("[", content, 0)
+    has_more = content[place : place + 1] != "]"
+    while has_more:
+        entry, place = decode(content, place)
+        yield entry
+        has_more = re.compile(r"\s*,").match(content, place) is not None
+        if has_more:
+            place = _behind(",", content, place)
+    place = _behind("]", content, place)
+    if place < len(content):
+        raise json.JSONDecodeError("Extra data", content, place)
+
+
+def _behind(sign: str, content: str, place: int) -> int:
+    """The place behind a sign and the white around it, which is looked for from ``place``."""
+    match = re.compile(rf"\s*{re.escape(sign)}\s*").match(content, place)
+    if match is None:
+        raise json.JSONDecodeError(f"Expecting {sign!r}", content, place)
+    return match.end()
 
 
 def _raise_not_utf8(file: Path) -> None:
