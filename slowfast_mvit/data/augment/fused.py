@@ -44,6 +44,8 @@ from slowfast_mvit.data.augment.operations import (
 
 COARSE_STEP = 4  # statistics look at every fourth pixel of every fourth row
 
+_PIXEL = np.dtype("V3")  # red, green and blue as one value
+
 _AS_THEY_ARE: Tables = np.arange(256, dtype=np.uint8)[None, None]
 
 
@@ -219,9 +221,16 @@ def _settled(pixels: Frames, tables: Tables, fills: Sequence[Outside]) -> Frames
 
 
 def _fill(pixels: Frames, fills: Sequence[Outside]) -> None:
-    planes = pixels.transpose(0, 3, 1, 2)
+    """Write what became of grey, in one piece a pixel where its three bytes lie together."""
+    plane_by_plane = pixels.strides[3] > 1
     for fill in fills:
-        np.copyto(planes, fill.tables[..., FILL, None, None], where=fill.mask)
+        colours = fill.tables[..., FILL]  # (T or 1, 3 or 1)
+        if plane_by_plane:
+            np.copyto(pixels.transpose(0, 3, 1, 2), colours[..., None, None], where=fill.mask)
+            continue
+        whole = np.ascontiguousarray(np.broadcast_to(colours, (len(pixels), 3)))
+        for frame, colour in zip(pixels.view(_PIXEL)[..., 0], whole.view(_PIXEL), strict=True):
+            frame[fill.mask] = colour
 
 
 def _tables_of(steps: Sequence[Step], frames: Frames) -> list[Tables]:
@@ -231,7 +240,7 @@ def _tables_of(steps: Sequence[Step], frames: Frames) -> list[Tables]:
     """
     kinds = [KINDS[step.name] for step in steps]
     last = max((n for n, kind in enumerate(kinds) if isinstance(kind, FrameLevels)), default=-1)
-    coarse = np.ascontiguousarray(frames[:, ::COARSE_STEP, ::COARSE_STEP]) if last >= 0 else frames
+    coarse = _coarse_copy(frames) if last >= 0 else frames
     found = list[Tables]()
     for number, (step, kind) in enumerate(zip(steps, kinds, strict=True)):
         tables = _AS_THEY_ARE
@@ -243,6 +252,14 @@ def _tables_of(steps: Sequence[Step], frames: Frames) -> list[Tables]:
         if number < last:
             coarse = _coarsely_done(coarse, step, tables)
     return found
+
+
+def _coarse_copy(frames: Frames) -> Frames:
+    thinned = frames[:, ::COARSE_STEP, ::COARSE_STEP]
+    copy = np.empty(thinned.shape, np.uint8)
+    for channel in range(3):  # a third of the time of copying pixel by pixel
+        copy[..., channel] = thinned[..., channel]
+    return copy
 
 
 def _coarsely_done(frames: Frames, step: Step, tables: Tables) -> Frames:

@@ -66,14 +66,14 @@ def sharpness(frames: Frames, factor: float) -> Frames:
 
 
 def look_up(frames: Frames, tables: Tables, out: Frames) -> Frames:
-    """Replace each level by its entry; ``out`` may be ``frames``. Returns ``out``."""
+    """Replace each level by its entry; ``out`` may be ``frames``, and holds planes. Returns it."""
     import cv2
 
     for number, frame in enumerate(frames):
         table = tables[number % len(tables)]
         for channel in range(3):
-            levels = table[channel % len(table)]
-            out[number, ..., channel] = cv2.LUT(frame[..., channel], levels)
+            plane = out[number, ..., channel]
+            cv2.LUT(frame[..., channel], table[channel % len(table)], dst=plane)
     return out
 
 
@@ -83,5 +83,5 @@ def write(pixels: Frames, view: Frames) -> None:
 
     mirrored = pixels.strides[2] < 0
     for number, frame in enumerate(pixels[:, :, ::-1] if mirrored else pixels):
-        for channel, plane in enumerate(cv2.split(frame)):
-            view[number, ..., channel] = cv2.flip(plane, 1) if mirrored else plane
+        planes = [view[number, ..., channel] for channel in range(3)]
+        cv2.split(cv2.flip(frame, 1) if mirrored else frame, planes)
