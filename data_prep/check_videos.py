@@ -43,6 +43,7 @@ from slowfast_mvit.storage import write_text_atomically
 
 _CHUNK = 1 << 20
 _SHOWN_DUPLICATES = 10
+_SHOWN_OF_GROUP = 4
 
 
 def check(job: JobInput) -> Record:
@@ -103,7 +104,8 @@ def report_duplicates(records: Sequence[Record], out: Path) -> None:
     write_text_atomically(out, text.getvalue())
     print(f"files with the same content: {len(groups):,} groups, see {out}")
     for group in groups[:_SHOWN_DUPLICATES]:
-        print("  " + " = ".join(map(ascii, group)))
+        more = [f"{len(group) - _SHOWN_OF_GROUP:,} more"] if len(group) > _SHOWN_OF_GROUP else []
+        print("  " + " = ".join([*map(ascii, group[:_SHOWN_OF_GROUP]), *more]))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -60,9 +60,15 @@ def merge(out: Path) -> list[Record]:
 def _problems_of_parts(
     out: Path, parts: Mapping[Path, tuple[Record, Sequence[Record]]]
 ) -> list[str]:
-    """Parts that are missing or unfinished."""
-    problems = []
+    """Parts that are missing, unfinished or called like another."""
     shards = [Shard.parse(head["shard"]) for head, _ in parts.values()]
+    problems = [
+        f"{path.name} holds shard {shard}, another part. Remove it and run the shard of its name"
+        for path, shard in zip(parts, shards, strict=True)
+        if path.name != part_path(out, shard).name
+    ]
+    if problems:
+        return problems
     counts = sorted({shard.count for shard in shards})
     if len(counts) > 1:
         problems.append(

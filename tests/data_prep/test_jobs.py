@@ -237,6 +237,10 @@ def test_merge_refuses_unfinished_overlapping_and_foreign_parts(folder, tmp_path
     with pytest.raises(UserError, match="has two records"):
         merge(out)
 
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=r"shard-1-of-2\.jsonl holds shard 0/2, another part"):
+        merge(out)
+
     second.write_text("".join([lines[0].replace('"num_inputs": 5', '"num_inputs": 6'), *lines[1:]]))
     merge(out)  # the digest of the names decides; both parts have the same
     (folder / "new.mp4").write_text("new")
