@@ -257,12 +257,18 @@ def test_a_clip_listed_twice_is_refused_in_testing(tmp_path, caplog):
         read(tmp_path, "val")
 
 
-def test_a_test_list_without_labels_says_what_to_do(tmp_path):
+def test_a_test_list_without_labels_gives_way_to_the_validation_list(tmp_path, caplog):
     header = "youtube_id,time_start,time_end,split"
     write(tmp_path, "test.csv", ["---QUuC4vJs,84,94,test"], header=header)
 
-    with pytest.raises(ListError, match=r"has no column 'label'.*testing reads val.csv"):
+    with pytest.raises(ListError, match=r"test.csv: has no column 'label'"):
         read(tmp_path, "test")
+    write(tmp_path, "validate.csv")
+    touch(tmp_path, *(f"{stem}.mp4" for stem in STEMS))
+    videos = read(tmp_path, "test")
+
+    assert [record.video_id for record in videos] == STEMS
+    assert "test.csv: names no classes, so testing reads validate.csv" in caplog.text
 
 
 @pytest.mark.parametrize(

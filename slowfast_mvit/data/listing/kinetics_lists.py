@@ -56,12 +56,13 @@ def read_kinetics(source: ListSource) -> VideoList:
     ``class_names_of``), else all labels of the training and validation files, sorted. Videos are
     looked for by name below ``source.path_prefix``, or else beside the lists; files in folders
     named ``replacement...`` come first. A video without a file is left out of training; in testing
-    it stays in the list: it fails when it is read, and so is counted.
+    it stays in the list: it fails when it is read, and so is counted. Testing reads the validation
+    videos where ``test.csv`` names no classes, as in some releases.
 
     Raises:
         ListError: all problems of the list at once; or none of its videos is there.
     """
-    file = find_split(source, suffix=".csv")
+    file = _file_of_split(source)
     if not _is_published_form(file):
         return read_csv_file(file, source)
     class_names = class_names_of(source) or _names_of_labels(file, source)
@@ -102,11 +103,30 @@ def _folder_of_videos(source: ListSource) -> Path:
 # The annotation file
 
 
+def _file_of_split(source: ListSource) -> Path:
+    """The list of a split, for testing one that names classes."""
+    file = find_split(source, suffix=".csv")
+    if source.split != "test" or not _is_published_form(file) or "label" in _column_names(file):
+        return file
+    names = (f"{name}.csv" for name in SPLIT_NAMES["val"])
+    instead = next(
+        (source.folder / name for name in names if (source.folder / name).is_file()), None
+    )
+    if instead is None:
+        return file  # and be told what is wrong with it
+    _log.warning("%s: names no classes, so testing reads %s", file, instead.name)
+    return instead
+
+
 def _is_published_form(file: Path) -> bool:
+    names = _column_names(file)
+    return "youtube_id" in names and len(names) > 1
+
+
+def _column_names(file: Path) -> list[str]:
     with open_text(file, errors="replace") as lines:
         header = next(lines, "").lower()
-    names = [name.strip().strip('"') for name in re.split("[,;\t]", header)]
-    return "youtube_id" in names and len(names) > 1
+    return [name.strip().strip('"') for name in re.split("[,;\t]", header)]
 
 
 def _good_rows(
@@ -165,11 +185,6 @@ def _field_problem(row: Sequence[str], header: Sequence[str]) -> str:
 
 def _check_header(file: Path, header: Sequence[str]) -> None:
     lacking = [name for name in _COLUMNS if name not in header]
-    if lacking == ["label"]:
-        raise ListError(
-            f"{file}: has no column 'label' (its columns: {', '.join(header)}). Some releases name "
-            "no classes for the test videos: remove the file, and testing reads val.csv"
-        )
     if lacking:
         raise ListError(
             f"{file}: has no column {' and '.join(map(repr, lacking))}. Its columns are "
