@@ -219,6 +219,9 @@ def test_a_damaged_or_shortened_shard_is_an_error(tmp_path):
     path.write_bytes(whole[:4000])  # within the third
     with pytest.raises(DecodeError, match=r"ends within '2\.bin'"):
         open_plain_file(path / "0.bin")
+    path.write_bytes(whole[:4608])  # between the third and the fourth
+    with pytest.raises(DecodeError, match="without the mark of its end"):
+        open_plain_file(path / "0.bin")
     path.write_bytes(whole[:5000])  # within the header of the fourth
     with pytest.raises(DecodeError, match="damaged at byte 4,608"):
         open_plain_file(path / "0.bin")

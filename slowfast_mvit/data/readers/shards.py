@@ -194,7 +194,7 @@ def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
     Links, folders and devices are passed over, and so are names that lead out of a folder.
 
     Raises:
-        DecodeError: when it is not an uncompressed tar file, or ends within a member.
+        DecodeError: when it is not an uncompressed tar file, or is cut short.
     """
     end = os.fstat(file.fileno()).st_size
     file.seek(0)
@@ -215,6 +215,8 @@ def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
         raise DecodeError(f"{shard}: not an uncompressed tar file ({error})") from error
     if rest.strip(b"\0"):  # a damaged header looks to tarfile like the end
         raise DecodeError(f"{shard}: damaged at byte {archive.offset:,}. Copy it again")
+    if len(rest) < tarfile.BLOCKSIZE:  # cut between two files, which tarfile does not mind
+        raise DecodeError(f"{shard}: ends without the mark of its end. Copy it again")
 
 
 @contextlib.contextmanager
