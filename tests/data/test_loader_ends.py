@@ -70,31 +70,20 @@ def test_ctrl_c_ends_workers_without_a_word_from_them(folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes run")
-def test_a_scheduler_that_signals_all_processes_ends_no_worker(folder):
+def test_no_signal_to_all_processes_ends_a_worker_but_the_end_of_the_main_one_does(folder):
     run, pids = started(folder, "forkserver")
     others = processes_of_session(run.pid) - {run.pid}
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # as a scheduler does
         for pid in others:
             os.kill(pid, number)
     time.sleep(0.5)
 
     assert set(pids) <= others
     assert processes_of_session(run.pid) == {run.pid, *others}
-    os.killpg(run.pid, signal.SIGTERM)
-    _, stderr = run.communicate(timeout=120)
-    wait_for_end(pids)
-    assert run.returncode == -signal.SIGTERM and stderr == ""
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes run")
-def test_workers_end_when_the_main_process_is_killed(folder):
-    run, pids = started(folder, "forkserver")
-
     run.kill()
     _, stderr = run.communicate(timeout=120)
-
-    wait_for_end(pids)
+    wait_for_end(others)
     assert stderr == ""
 
 
