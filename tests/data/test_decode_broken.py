@@ -201,3 +201,19 @@ def test_threads_and_descriptors_are_given_back_without_the_garbage_collector(tm
         gc.enable()
 
     assert after == before
+
+
+def test_a_read_video_leaves_nothing_to_the_garbage_collector(tmp_path):
+    """Where it is frozen or off, as in training loops that avoid its pauses, that would stay."""
+    path = write_video(tmp_path / "a.mp4", 3, size=(64, 64))
+    gc.collect()
+    gc.disable()
+
+    try:
+        for _ in range(3):
+            with open_reader(path) as reader:
+                reader.frames([0, 2])
+            del reader
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 
 from slowfast_mvit.errors import DecodeError
 
@@ -49,7 +50,8 @@ def orientation_of(path: Path, frame: av.VideoFrame) -> Orientation:
     Raises:
         DecodeError: when the picture stands at an angle that is no right one.
     """
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    container: Any = SideDataContainer
+    matrix = container(frame).get("DISPLAYMATRIX")  # frame.side_data would be a cycle: a leak
     if matrix is None:
         return AS_STORED
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrix)[:36], dtype=np.int32).tolist()
