@@ -27,6 +27,8 @@ from data_prep.merging import merge
 from data_prep.parts import Shard
 from slowfast_mvit.errors import UserError
 
+_SHOWN_FAILURES = 5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every job has."""
@@ -113,6 +115,7 @@ def run_command(
             outputs=outputs,
         )
 
+    records: list[Record] = []
     if options.ray:
         counts = _run_with_ray(run, options.ray, options.workers)
     elif not options.merge:
@@ -124,6 +127,9 @@ def run_command(
     where = f"shard {shard}" if shard.count > 1 and not options.ray else str(options.out)
     told = ", ".join(f"{number:,} {status}" for status, number in sorted(counts.items()))
     print(f"{where}: {told or 'no files'}")
+    for record in [r for r in records if r["status"] != "ok"][:_SHOWN_FAILURES]:
+        reason = record["reason"].encode("ascii", "backslashreplace").decode()
+        print(f"  {record['path']!a}: {record['status']}, {reason}")
     if shard.count > 1 and not options.merge:
         print("When all shards are done, run the same command with --merge instead of --shard.")
     total = sum(counts.values())

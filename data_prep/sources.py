@@ -12,11 +12,11 @@ from data_prep.jobs import JobInput
 from data_prep.plan_files import list_line, list_tree
 from slowfast_mvit.data.listing.csv_lists import read_csv_file
 from slowfast_mvit.data.lists import ListSource, VideoList
+from slowfast_mvit.data.readers.shards import leads_to_file
 from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
 
 _SHOWN_PROBLEMS = 20
-_PROBED_ROWS = 5
 
 Row = tuple[JobInput, int]  # a video of a list, named by its path below a folder, and its label
 
@@ -161,12 +161,20 @@ def write_lists(
 
 
 def _read_list(file: Path, videos: Path | None = None) -> VideoList:
-    """A list; its relative paths start from its own folder, or else from ``videos``."""
+    """A list; its relative paths start from its own folder or the working folder, or else from
+    ``videos``.
+
+    Raises:
+        UserError: when none of its videos is there: most likely they start from another folder.
+    """
     source = ListSource(file.parent, "train")  # in which videos may repeat
-    found = read_csv_file(file, source)
-    probed = found[:_PROBED_ROWS]
-    if videos is None or any(Path(video.path).exists() for video in probed):
-        return found
-    if any((videos / video.video_id).exists() for video in probed):
-        return read_csv_file(file, replace(source, path_prefix=str(videos)))
-    return found
+    starts = [source] if videos is None else [source, replace(source, path_prefix=str(videos))]
+    for start in starts:
+        found = read_csv_file(file, start)
+        if any(leads_to_file(Path(video.path)) for video in found):
+            return found
+    folders = [str(file.parent), "the working folder", *([] if videos is None else [str(videos)])]
+    raise UserError(
+        f"{file}: none of its {len(found):,} videos is there (first: {found[0].video_id!r}). Paths "
+        f"start from {' or '.join(folders)}; run this from the folder that they start from"
+    )

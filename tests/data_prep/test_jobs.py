@@ -290,7 +290,7 @@ def test_the_exit_status_tells_of_too_many_failures(folder, tmp_path, capsys):
 
     assert command(words, folder) == 1
     assert command([*words, "--max-failed-fraction", "0.2"], folder) == 0
-    assert "out.jsonl: 1 failed, 4 ok" in capsys.readouterr().out
+    assert "out.jsonl: 1 failed, 4 ok\n  'a.mp4': failed, broken\n" in capsys.readouterr().out
 
 
 def test_ray_runs_each_shard_as_a_task_or_says_what_is_missing(folder, tmp_path, monkeypatch):

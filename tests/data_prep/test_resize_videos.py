@@ -233,9 +233,13 @@ def test_names_that_meet_and_folders_inside_each_other_are_refused(tmp_path):
         command(videos, "--to", tmp_path / "to", "--out", tmp_path / "out.jsonl")
     with pytest.raises(UserError, match="a folder outside of it"):
         command(videos, "--to", videos / "small", "--out", tmp_path / "out.jsonl")
+    (tmp_path / "elsewhere.mp4").write_bytes(b"?")
     (tmp_path / "train.csv").write_text(f"{tmp_path}/elsewhere.mp4 0\n")
     words = (videos, "--to", tmp_path / "to", "--out", tmp_path / "out.jsonl")
     with pytest.raises(UserError, match=r"elsewhere\.mp4 is not below"):
+        command(*words, "--list", tmp_path / "train.csv")
+    (tmp_path / "train.csv").write_text("nowhere/a.mp4 0\n")
+    with pytest.raises(UserError, match=r"none of its 1 videos is there .*start from"):
         command(*words, "--list", tmp_path / "train.csv")
 
 
