@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -157,9 +158,13 @@ class FrameFolderReader:
 
     @classmethod
     def of_folder(cls, folder: Path) -> FrameFolderReader:
-        """All images of a folder, ``img_2.jpg`` before ``img_10.jpg``."""
+        """All images of a folder that are not hidden, ``img_2.jpg`` before ``img_10.jpg``."""
         try:
-            images = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+            images = [
+                file
+                for file in folder.iterdir()
+                if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+            ]
         except OSError as error:
             raise DecodeError(f"{folder}: cannot be opened ({error.strerror})") from error
         return cls(sorted(images, key=_natural_order), folder)
@@ -202,15 +207,21 @@ def read_image(path: Path) -> Tensor:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise DecodeError(f"{path}: {width} x {height} pixels are more than are accepted")
-            upright = ImageOps.exif_transpose(image.convert("RGB"))
-            return torch.from_numpy(np.array(upright))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return torch.from_numpy(_as_rgb(ImageOps.exif_transpose(image)))
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DecodeError):
             raise
         raise DecodeError(f"{path}: not a readable image ({error})") from error
 
 
+def _as_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8; of the 16 bits of grey the upper 8, as PIL does to colours itself."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.array(image.convert("RGB"))
+
+
 def _natural_order(file: Path) -> list[tuple[int, str]]:
     """Sorts the numbers in a name by value: 2 before 10."""
     parts = re.split(r"(\d+)", file.name)
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from types import SimpleNamespace
 
 import av
@@ -15,7 +16,7 @@ from PIL import Image
 from videos import picture, sequential_frames, write_two_sizes, write_video
 
 from slowfast_mvit.data import decode
-from slowfast_mvit.data.decode import open_reader, working_reader
+from slowfast_mvit.data.decode import open_reader, read_image, working_reader
 from slowfast_mvit.data.readers import decode_decord, decode_pyav, packets
 from slowfast_mvit.errors import ConfigError, DecodeError
 
@@ -187,6 +188,7 @@ def folder(tmp_path):
     for number in range(12):
         Image.fromarray(picture(number)).save(folder / f"img_{number + 1}.png")
     (folder / "notes.txt").touch()
+    (folder / "._img_1.png").write_bytes(b"what macOS keeps beside a file")
     return folder
 
 
@@ -246,6 +248,34 @@ def test_an_image_is_a_video_of_one_frame(tmp_path, mode):
 
     expected = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
     assert torch.equal(frames, torch.stack([expected, expected]))
+
+
+def test_an_image_of_16_bits_is_not_cut_off_at_8(tmp_path):
+    path = tmp_path / "a.png"
+    levels = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)
+    Image.fromarray(levels).save(path)
+
+    with open_reader(path) as reader:
+        frame = reader.frames([0])[0]
+
+    assert torch.equal(
+        frame, torch.from_numpy((levels >> 8).astype(np.uint8))[..., None].expand_as(frame)
+    )
+
+
+def test_an_image_with_damaged_tags_is_read_or_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "what it shows"
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture(0)).save(path, exif=exif)
+    whole = path.read_bytes()
+
+    for place in range(whole.index(b"Exif"), whole.index(b"what it shows")):
+        for level in (0x00, 0x7F, 0xFF):
+            path.write_bytes(whole[:place] + bytes([level]) + whole[place + 1 :])
+            with warnings.catch_warnings(), contextlib.suppress(DecodeError):
+                warnings.simplefilter("ignore")  # PIL's, of what it passes over
+                read_image(path)
 
 
 def test_an_image_in_a_format_that_runs_programs_is_refused(tmp_path):
