@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import av
 import numpy as np
@@ -334,8 +334,11 @@ def test_a_reader_that_gives_other_frames_is_refused(monkeypatch):
         ("decord", "decord", "or decord2"),
     ],
 )
-def test_a_missing_library_is_named_with_its_remedy(monkeypatch, tmp_path, backend, module, remedy):
-    monkeypatch.setitem(sys.modules, module, None)
+@pytest.mark.parametrize("found", [None, ModuleType("another of this name")])
+def test_a_missing_library_is_named_with_its_remedy(
+    monkeypatch, tmp_path, backend, module, remedy, found
+):
+    monkeypatch.setitem(sys.modules, module, found)
 
     with (
         pytest.raises(ConfigError, match=f"the reader '{backend}' cannot be loaded.*{remedy}"),

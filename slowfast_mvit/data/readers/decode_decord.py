@@ -152,10 +152,11 @@ def _source(file: BinaryIO) -> Iterator[str | BinaryIO]:
 def _decord() -> Any:
     try:
         import decord
-    except (ImportError, OSError) as error:
+
+        decord.logging.set_level(decord.logging.QUIET)  # what it would print is in our errors
+    except (ImportError, OSError, AttributeError) as error:  # the last: another thing of its name
         raise ConfigError(
             f"the reader 'decord' cannot be loaded ({packets.reason(error)}). Install it "
             "(pip install slowfast_mvit[decord], or decord2), or set DATA.DECODING_BACKEND pyav"
         ) from error
-    decord.logging.set_level(decord.logging.QUIET)  # what it would print is in our errors
     return decord

@@ -150,7 +150,7 @@ def _video_decoder_class() -> Any:
     """Imported when first used: loading it looks for FFmpeg's libraries."""
     try:
         return importlib.import_module("torchcodec.decoders").VideoDecoder
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise ConfigError(
             f"the reader 'torchcodec' cannot be loaded ({packets.reason(error)}). Install it "
             "(pip install slowfast_mvit[torchcodec]) in the version that fits this PyTorch "

@@ -49,7 +49,8 @@ def decoded_alone(
     """The frame that comes of the packet shown at ``pts`` alone, if one does."""
     container.seek(pts, stream=stream, backward=True)
     packet = next((p for p in packets_of(container, stream) if p.pts == pts), None)
-    return None if packet is None else next(iter([*_frames_of(stream, [packet])]), None)
+    frames = [] if packet is None else list(_frames_of(stream, [packet]))
+    return frames[0] if frames else None
 
 
 def is_whole(frame: av.VideoFrame | None) -> bool:
