@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-import torch
 
+from slowfast_mvit.data.listing.shared_arrays import SharedArray
 from slowfast_mvit.data.listing.strings import Strings, repeats
 from slowfast_mvit.data.listing.texts import nearest_path
 from slowfast_mvit.errors import ListError
@@ -49,7 +49,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|[A-Za-z]://")
 class VideoList(Sequence[VideoRecord]):
     """The videos of one list, as columns; a record is made when it is asked for.
 
-    Worker processes share the columns, however they are started (see ``strings.py``).
+    Worker processes share the columns, however they are started (see ``shared_arrays.py``).
 
     Args:
         video_ids: the videos as the list names them.
@@ -73,7 +73,7 @@ class VideoList(Sequence[VideoRecord]):
         self._video_ids = _as_strings(video_ids)
         self._paths = self._video_ids if paths is None else _as_strings(paths)
         self._folder = "" if Path(folder) == Path() else str(folder)
-        self._labels = torch.from_numpy(np.fromiter(labels, dtype=np.int64))
+        self._labels = SharedArray(np.fromiter(labels, dtype=np.int64))
         self.class_names = class_names
         self.source = str(source)
         if not len(self._video_ids) == len(self._paths) == len(self._labels):
@@ -81,9 +81,8 @@ class VideoList(Sequence[VideoRecord]):
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64, a copy: the column itself moves when worker processes are spawned."""
-        labels: np.ndarray = self._labels.numpy().copy()
-        return labels
+        """(N,) int64, a copy."""
+        return self._labels[:]
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -98,7 +97,7 @@ class VideoList(Sequence[VideoRecord]):
         i = range(len(self))[index]  # raises IndexError, and turns -1 into the last
         # Not pathlib, which keeps a table of all the names it ever met.
         path = os.path.join(self._folder, self._paths[i])
-        return VideoRecord(self._video_ids[i], path, int(self._labels[i]))
+        return VideoRecord(self._video_ids[i], path, int(self._labels[i : i + 1][0]))
 
     def __iter__(self) -> Iterator[VideoRecord]:
         return (self[i] for i in range(len(self)))
@@ -108,7 +107,7 @@ class VideoList(Sequence[VideoRecord]):
 
         Not from where they lie, which may differ from node to node.
         """
-        digest = hashlib.sha256(self._labels.numpy().tobytes())
+        digest = hashlib.sha256(self.labels.tobytes())
         for video_id in self._video_ids:
             digest.update(video_id.encode("utf-8", "surrogateescape") + b"\n")
         return digest.hexdigest()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+from typing import ClassVar
+
+import numpy as np
 import pytest
 
-from slowfast_mvit.data.listing import kinetics_lists, strings
+from slowfast_mvit.data.listing import kinetics_lists, shared_arrays, strings
+from slowfast_mvit.data.listing.shared_arrays import SharedArray
 from slowfast_mvit.data.listing.strings import Strings, repeats
 
 
@@ -44,3 +50,42 @@ def test_files_are_found_by_name_whatever_their_hashes(monkeypatch):
     assert files.named("a") == ["x/a.mp4", "y/a.webm"]
     assert files.named("c") == ["c.mp4"]
     assert files.named("d") == []
+
+
+class Sent:
+    """A descriptor on its way into a worker that is being spawned."""
+
+    files: ClassVar[list[int]] = []
+
+    def __init__(self, descriptor):
+        self.files.append(os.fstat(descriptor).st_ino)
+        self.descriptor = os.dup(descriptor)
+
+    def detach(self):
+        return self.descriptor
+
+
+def test_spawned_workers_get_one_file_without_a_name_and_no_copies(monkeypatch):
+    array = SharedArray(np.arange(100_000))
+    monkeypatch.setattr(shared_arrays, "get_spawning_popen", lambda: "a worker")
+    monkeypatch.setattr(shared_arrays, "DupFd", Sent)
+
+    sent = [pickle.dumps(array) for _ in range(2)]
+    first, second = map(pickle.loads, sent)
+
+    assert max(map(len, sent)) < 300  # bytes: no copy of the numbers
+    assert len(set(Sent.files)) == 1 and len(Sent.files) == 2
+    for received in (array, first, second):
+        assert received[:].tolist() == list(range(100_000))
+        assert received[-2:].tolist() == [99_998, 99_999]
+    with pytest.raises(ValueError, match="read-only"):
+        first._values[0] = 7
+
+
+def test_elsewhere_a_pickle_holds_the_numbers():
+    array = SharedArray(np.array([3, 1, 2]))
+
+    part = array[1:]
+    part[0] = 9
+
+    assert pickle.loads(pickle.dumps(array))[:].tolist() == array[:].tolist() == [3, 1, 2]

@@ -1,9 +1,8 @@
 """Many strings in one block of bytes, which worker processes share however they are started.
 
 A list of 650,000 Python strings costs 60 MB and more, and each forked worker soon holds a copy: to
-look at a string is to count a reference, which writes to its page. Here the bytes lie in a tensor:
-nothing writes to them, so forked workers share the pages, and torch sends the tensor to a spawned
-worker as a handle of shared memory.
+look at a string is to count a reference, which writes to its page. Here the bytes lie in one array
+(see ``shared_arrays.py``), to which nothing writes.
 """
 
 from __future__ import annotations
@@ -14,17 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from slowfast_mvit.data.listing.shared_arrays import SharedArray
 
 _AT_A_TIME = 1024  # strings decoded at once when all are wanted
 
 
 class Strings(Sequence[str]):
     """Strings of any length, one after another in a block of bytes.
-
-    No view of the block is ever given out: the first worker that is spawned moves it into shared
-    memory.
 
     Args:
         strings: read once, one at a time.
@@ -35,8 +31,8 @@ class Strings(Sequence[str]):
         for string in strings:
             block += _encoded(string)
             ends.append(len(block))
-        self._block = torch.frombuffer(block, dtype=torch.uint8) if block else _no_bytes()
-        self._ends = torch.frombuffer(ends, dtype=torch.int64)  # (N + 1,)
+        self._block = SharedArray(np.frombuffer(block, dtype=np.uint8))
+        self._ends = SharedArray(np.frombuffer(ends, dtype=np.int64))  # (N + 1,)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -57,7 +53,7 @@ class Strings(Sequence[str]):
 
     def _decoded(self, first: int, last: int) -> list[str]:
         ends = self._ends[first : last + 1].tolist()
-        block = self._block[ends[0] : ends[-1]].numpy().tobytes()
+        block = self._block[ends[0] : ends[-1]].tobytes()
         return [
             block[start - ends[0] : end - ends[0]].decode("utf-8", "surrogateescape")
             for start, end in itertools.pairwise(ends)
@@ -83,7 +79,3 @@ def repeats(strings: Strings) -> Iterator[tuple[int, int]]:
 
 def _encoded(string: str) -> bytes:
     return string.encode("utf-8", "surrogateescape")
-
-
-def _no_bytes() -> Tensor:
-    return torch.empty(0, dtype=torch.uint8)  # torch.frombuffer wants at least one

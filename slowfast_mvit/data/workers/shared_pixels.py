@@ -32,7 +32,7 @@ class WrittenBuffers:
 
     def make(self) -> tuple[int, int]:
         """A new buffer: its number, and its descriptor, which is the caller's to close."""
-        descriptor = _nameless_file()
+        descriptor = nameless_file()
         os.ftruncate(descriptor, self._num_bytes)
         memory = mmap.mmap(descriptor, self._num_bytes)
         self._buffers.append(torch.frombuffer(memory, dtype=torch.uint8))
@@ -71,8 +71,9 @@ class ReadBuffers:
         return self._free.pop() if self._free else None
 
 
-def _nameless_file() -> int:
+def nameless_file() -> int:
+    """The descriptor of an empty file in memory; it is gone with the last process that has it."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("pixels")
+        return os.memfd_create("slowfast_mvit")
     with tempfile.TemporaryFile() as file:  # where there is no Linux
         return os.dup(file.fileno())
