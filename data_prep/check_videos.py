@@ -126,6 +126,7 @@ def main(words: Sequence[str] | None = None) -> int:
         inputs,
         check,
         job="check_videos",
+        command=[__file__, *(sys.argv[1:] if words is None else words)],
         settings={},
         finish=lambda records: report_duplicates(records, duplicates),
     )

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,10 @@ from data_prep.jobs import (
 from data_prep.journal import Record
 from data_prep.merging import merge
 from data_prep.parts import Shard
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import UserError, in_one_message
 
 _SHOWN_FAILURES = 5
+_MANY_FAILED = 1  # exit status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--ray",
-        type=whole_number,
+        type=int,
         default=0,
         metavar="N",
-        help="run N shards as tasks of a Ray cluster",
+        help="run N shards as tasks of a Ray cluster; 0 for none (%(default)s)",
     )
 
 
@@ -81,6 +83,7 @@ def run_command(
     *,
     job: str,
     settings: Mapping[str, Any],
+    command: Sequence[str],
     stamp: Stamp = file_stamp,
     outputs: Outputs = no_outputs,
     finish: Callable[[Sequence[Record]], None] = lambda records: None,
@@ -90,6 +93,7 @@ def run_command(
     Args:
         options: the parsed command line.
         inputs, work, job, settings, stamp, outputs: as ``run_jobs`` takes them.
+        command: the script and its words, as they were given: what --ray runs for each shard.
         finish: called with all records after they were joined.
 
     Returns:
@@ -100,8 +104,11 @@ def run_command(
     """
     shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
 
-    def run(shard: Shard) -> Counter[str]:
-        return run_jobs(
+    records: list[Record] = []
+    if options.ray > 0:
+        _run_with_ray(command, options.ray, options.workers)
+    elif not options.merge:
+        counts = run_jobs(
             inputs,
             work,
             options.out,
@@ -114,12 +121,6 @@ def run_command(
             retry_failed=options.retry_failed,
             outputs=outputs,
         )
-
-    records: list[Record] = []
-    if options.ray:
-        counts = _run_with_ray(run, options.ray, options.workers)
-    elif not options.merge:
-        counts = run(shard)
     if options.merge or options.ray or shard.count == 1:
         records = merge(options.out)
         counts = Counter(record["status"] for record in records)
@@ -133,20 +134,48 @@ def run_command(
     if shard.count > 1 and not options.merge:
         print("When all shards are done, run the same command with --merge instead of --shard.")
     total = sum(counts.values())
-    return 1 if counts["failed"] > options.max_failed_fraction * total else 0
+    return _MANY_FAILED if counts["failed"] > options.max_failed_fraction * total else 0
 
 
-def _run_with_ray(
-    run: Callable[[Shard], Counter[str]], num_shards: int, num_workers: int
-) -> Counter[str]:
-    """Each shard as a Ray task; journals lie on a file system that all nodes share."""
+def _run_with_ray(command: Sequence[str], num_shards: int, num_workers: int) -> None:
+    """Each shard as a Ray task that runs the script, as a task of a Slurm array would.
+
+    What a node needs besides Ray is what those need: the same Python, checkout and files at the
+    same places. Functions sent by Ray would ask for more, a ``data_prep`` that can be imported.
+
+    Raises:
+        UserError: when Ray is missing, or shards ended early; says how.
+    """
     try:
         ray = importlib.import_module("ray")
     except ImportError:
         raise UserError("--ray needs Ray, which is not installed: pip install ray") from None
     ray.init(ignore_reinit_error=True)
-    task = ray.remote(num_cpus=num_workers)(run)
-    return sum(ray.get([task.remote(Shard(i, num_shards)) for i in range(num_shards)]), Counter())
+    task = ray.remote(num_cpus=num_workers)(subprocess.run)
+    shards = [str(Shard(i, num_shards)) for i in range(num_shards)]
+    ended = ray.get(
+        [
+            task.remote(
+                [sys.executable, *command, "--ray", "0", "--shard", shard],
+                cwd=os.getcwd(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for shard in shards
+        ]
+    )
+    problems = [
+        f"shard {shard} ended with status {end.returncode}: {_last_line(end.stdout)}"
+        for shard, end in zip(shards, ended, strict=True)
+        if end.returncode not in (0, _MANY_FAILED)
+    ]
+    if problems:
+        raise UserError(in_one_message("--ray", problems))
+
+
+def _last_line(output: bytes) -> str:
+    return (output.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
 
 
 def exit_status(main: Callable[[], int]) -> int:

@@ -247,6 +247,7 @@ def _pack_command(options: argparse.Namespace) -> int:
         _write_plans(everything, folder),
         pack,
         job="pack_shards",
+        command=[__file__, *options.words],
         settings={"to": str(folder)},
         stamp=lambda job: stamp_of(job, folder),
         outputs=lambda job: [folder / job.name, folder / f"{job.name}{shards.INDEX_SUFFIX}"],
@@ -316,7 +317,8 @@ def main(words: Sequence[str] | None = None) -> int:
     command.add_argument("--csv", type=Path, required=True, help="the list to write")
     command.add_argument("--json-field", default="label", help="in key.json (%(default)s)")
 
-    options = parser.parse_args(words)
+    words = sys.argv[1:] if words is None else words
+    options = parser.parse_args(words, argparse.Namespace(words=words))
     return int(options.run(options))
 
 

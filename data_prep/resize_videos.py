@@ -163,6 +163,7 @@ def main(words: Sequence[str] | None = None) -> int:
         inputs,
         resize,
         job="resize_videos",
+        command=[__file__, *(sys.argv[1:] if words is None else words)],
         settings={"to": str(options.to), "encoding": asdict(encoding)},
         stamp=lambda job: stamp_of(job, options.to),
         outputs=lambda job: [options.to / copy_of(job.name)],

@@ -281,7 +281,8 @@ def command(words: list[str], folder: Path, **more) -> int:
     add_arguments(parser)
     inputs = inputs_in_folder(folder)
     options = parser.parse_args([*words, "--workers", "1"])
-    return run_command(options, inputs, example_jobs.digest, job="digest", settings={}, **more)
+    more = {"job": "digest", "settings": {}, "command": ["script.py", *words], **more}
+    return run_command(options, inputs, example_jobs.digest, **more)
 
 
 def test_the_exit_status_tells_of_too_many_failures(folder, tmp_path, capsys):
@@ -294,19 +295,33 @@ def test_the_exit_status_tells_of_too_many_failures(folder, tmp_path, capsys):
 
 
 def test_ray_runs_each_shard_as_a_task_or_says_what_is_missing(folder, tmp_path, monkeypatch):
+    """What Ray sends to a node must need nothing there: the tasks run the script as a program."""
+    out = tmp_path / "out.jsonl"
+    words = ["--out", str(out)]
+
+    def task(words_of_task: list[str], *, cwd: str, **streams) -> types.SimpleNamespace:
+        assert words_of_task[:-1] == [
+            *(sys.executable, "script.py", *words, "--ray", "2", "--ray", "0", "--shard")
+        ]
+        shard = words_of_task[-1]
+        status = command([*words, "--shard", shard], folder) if shard not in broken else 2
+        return types.SimpleNamespace(returncode=status, stdout=b"...\nwhat went wrong\n")
+
     def remote(**resources):
         assert resources == {"num_cpus": 1}
-        return lambda run: types.SimpleNamespace(remote=run)
+        return lambda run: run is subprocess.run and types.SimpleNamespace(remote=task)
 
     ray = types.SimpleNamespace(init=lambda **_: None, remote=remote, get=list)
-    words = ["--out", str(tmp_path / "out.jsonl"), "--ray", "2"]
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="pip install ray"):
-        command(words, folder)
+        command([*words, "--ray", "2"], folder)
     monkeypatch.setitem(sys.modules, "ray", ray)
-    seen = []
-    assert command(words, folder, finish=seen.extend) == 0
+    broken = ["1/2"]
+    with pytest.raises(UserError, match="shard 1/2 ended with status 2: what went wrong"):
+        command([*words, "--ray", "2"], folder)
+    broken, seen = [], []
+    assert command([*words, "--ray", "2"], folder, finish=seen.extend) == 0
     assert len(seen) == 5
 
 
