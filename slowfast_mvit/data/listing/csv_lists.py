@@ -100,7 +100,9 @@ def _fields(line: str, separator: str) -> tuple[list[str], str | None]:
 
 def _is_header(fields: list[str]) -> bool:
     names = [field.strip().lower() for field in fields]
-    return len(names) > 1 and (names[0] in _PATH_HEADERS or names[-1] in _LABEL_HEADERS)
+    if len(names) == 1 or _is_whole_number(names[-1]):
+        return False
+    return names[0] in _PATH_HEADERS or names[-1] in _LABEL_HEADERS
 
 
 def _row_problem(fields: list[str], path: str, label: str, source: ListSource) -> str | None:
@@ -109,10 +111,11 @@ def _row_problem(fields: list[str], path: str, label: str, source: ListSource) -
             f"has {len(fields)} fields, expected a path and a label. Put quotes round a path that "
             f"holds {source.separator!r}, or separate path and label with a tab"
         )
-    if len(fields) == 1 and re.search(r"[,;|\s][+-]?[0-9]+$", path):
+    other = re.search(r"([,;|\s])[+-]?[0-9]+$", path) if len(fields) == 1 else None
+    if other is not None and other[1] != source.separator:
         return (
             f"has one field, {path!r}, since DATA.PATH_LABEL_SEPARATOR is {source.separator!r}. "
-            f"Set it to {re.split('[+-]?[0-9]+$', path)[0][-1]!r}"
+            f"Set it to {other[1]!r}"
         )
     if not _is_whole_number(label):
         return f"label {label!r} is not a whole number"
