@@ -383,6 +383,16 @@ def test_decord_does_not_copy_huge_files(tmp_path, monkeypatch):
         pass
 
 
+def test_what_decord_cannot_read_reads_the_same_every_time(tmp_path):
+    pytest.importorskip("decord")
+
+    with (
+        pytest.raises(DecodeError, match=r"'decord' cannot read it \(Check failed: .* pyav"),
+        open_reader(write_video(tmp_path / "a.mp4", 3, size=(32, 48)), "decord") as reader,
+    ):
+        reader.frames([0])
+
+
 def test_an_unknown_reader_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'pyav'"), open_reader("a.mp4", "pyavv"):
         pass

@@ -10,6 +10,7 @@ Files come from strangers: formats, frame size, streams, packets and seconds are
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ _IN_NO_FORMAT = (
     "damaged, or in no format that is read (MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS and PS, FLV, "
     "WMV, Ogg). Convert it with ffmpeg"
 )
+
+# The time of day, file and line from decord; function, file and line from torchcodec. The same
+# failure has to read the same in every run.
+_LOG_PREFIX = re.compile(r"^(\[\d\d:\d\d:\d\d\] \S+:\d+: |\w+, \S+:\d+, )+")
 
 LIBRARY_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, MemoryError)
 
@@ -148,15 +153,16 @@ def as_decode_errors(
     except DecodeError:
         raise
     except library_errors as error:
-        raise DecodeError(f"{path}: the reader {reader!r} cannot read it ({reason(error)})") from (
-            error
-        )
+        remedy = "" if reader == "pyav" else ". Set DATA.DECODING_BACKEND pyav, which reads more"
+        raise DecodeError(
+            f"{path}: the reader {reader!r} cannot read it ({reason(error)}){remedy}"
+        ) from error
 
 
 def reason(error: BaseException) -> str:
     """The first line of the library's words, without the path, which our message names."""
     words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return str(words).splitlines()[0]
+    return _LOG_PREFIX.sub("", str(words).splitlines()[0])
 
 
 @contextlib.contextmanager
