@@ -278,10 +278,10 @@ def _configs(arguments: argparse.Namespace) -> list[Config]:
     return [load_config(file, overrides) for file in files]
 
 
-def _train(config: Config) -> None:
+def _train(config: Config, *, then_tests: bool = False) -> None:
     from slowfast_mvit.cli.training import train_job
 
-    train_job(config)
+    train_job(config, then_tests=then_tests)
 
 
 def _test(config: Config, part: str = "1/1") -> None:
@@ -300,7 +300,7 @@ def _train_and_test(config: Config) -> None:
     if not (config.train.enable or config.test.enable):
         raise ConfigError("nothing to do: TRAIN.ENABLE and TEST.ENABLE are both False")
     if config.train.enable:
-        _train(config)
+        _train(config, then_tests=config.test.enable)
     if config.test.enable:
         _test(config)
 

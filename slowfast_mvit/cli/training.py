@@ -48,16 +48,24 @@ from slowfast_mvit.storage import local_copy
 logger = logging.getLogger(__name__)
 
 
-def train_job(config: Config) -> None:
-    """Train, resuming where the run stopped; validate on the way."""
+def train_job(config: Config, *, then_tests: bool = False) -> None:
+    """Train, resuming where the run stopped; validate on the way.
+
+    Args:
+        config: what to train.
+        then_tests: whether a test follows. Its list is read before training begins, so that nobody
+            hears of a mistake in it when training is done.
+    """
     with started(config) as output_dir:
-        _train(config, output_dir)
+        _train(config, output_dir, then_tests)
 
 
-def _train(config: Config, output_dir: Path) -> None:
+def _train(config: Config, output_dir: Path, then_tests: bool) -> None:
     device = pick_device(config.num_gpus)
     videos = build.build_videos(config, "train")
     val_videos = build.build_videos(config, "val")
+    if then_tests:
+        build.build_videos(config, "test")
     require_agreement({"training list": videos.digest(), "validation list": val_videos.digest()})
     loader = build.build_train_loader(config, videos)
     val_loader = build.build_val_loader(config, val_videos)

@@ -110,6 +110,18 @@ def test_a_mistake_leaves_the_config_of_a_finished_run_alone(trained, tiny_confi
     assert (trained / "config.yaml").read_text() == before
 
 
+def test_a_mistake_in_the_test_list_is_told_before_training(tiny_config, motion_data, tmp_path):
+    for name in ("train.csv", "val.csv"):
+        shutil.copy(motion_data / name, tmp_path / name)
+    (tmp_path / "test.csv").write_text("a.mp4 0\na.mp4 0\n")
+    places = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.PATH_PREFIX", str(motion_data)]
+
+    status = run_net(["--cfg", str(tiny_config), *places])
+
+    assert status == 2
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 def test_every_problem_of_a_config_is_told_at_once(tiny_config, capsys):
     words = ["MVIT.DEPHT", "3", "SOLVER.BASE_LR", "fast", "SOLVER.LR_POLICY", "cosin"]
 
