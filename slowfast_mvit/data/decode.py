@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from slowfast_mvit.data.listing.frame_lists import frames_of_pattern
@@ -211,7 +211,10 @@ def read_image(path: Path) -> Tensor:
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DecodeError):
             raise
-        raise DecodeError(f"{path}: not a readable image ({error})") from error
+        what = str(error)
+        if isinstance(error, UnidentifiedImageError):  # its own words name Python's file object
+            what = f"none of {', '.join(_IMAGE_FORMATS)}"
+        raise DecodeError(f"{path}: not a readable image ({what})") from error
 
 
 def _as_rgb(image: Image.Image) -> np.ndarray:
