@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.plan import DUPLICATE, NO_LABEL, LeftOut
 from data_prep.plan_files import Found
-from data_prep.plan_match import clean, spelling_problems, split_of_folder
+from data_prep.plan_match import clean, composed, spelling_problems, split_of_folder
 from data_prep.plan_split import Unsplit
 from slowfast_mvit.data.listing.texts import open_text, raise_problems
 from slowfast_mvit.errors import ListError, in_one_message
@@ -118,12 +118,12 @@ class FilesByName:
             name = os.path.basename(file.path)
             bare = os.path.join(os.path.dirname(file.path), file.stem)
             for key in (file.path, name, bare, file.stem):
-                self._by_name.setdefault(key, {})[file.path] = file
+                self._by_name.setdefault(composed(key), {})[file.path] = file
 
     def find(self, name: str) -> list[Found]:
         """The only file of that name; none where several could be meant."""
         path = self._below_root(name)
-        files = self._by_name.get(path, {})
+        files = self._by_name.get(composed(path), {})
         exact = files.get(path)
         if exact:
             return [exact]
@@ -131,7 +131,7 @@ class FilesByName:
 
     def why_missing(self, name: str) -> str:
         """The files between which a name does not decide."""
-        files = sorted(self._by_name.get(self._below_root(name), {}))
+        files = sorted(self._by_name.get(composed(self._below_root(name)), {}))
         return f"may be any of {', '.join(files[:3])}" if files else ""
 
     def _below_root(self, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -98,13 +99,19 @@ def clean(name: str) -> str:
     return re.sub(r"[_\s]+", " ", name).strip()
 
 
+def composed(name: str) -> str:
+    """Letters with accents as one character each; macOS writes file names with two."""
+    return unicodedata.normalize("NFC", name)
+
+
 def spelling_problems(names: Iterable[str], what: str) -> Iterator[str]:
     """Names that people would read as the same class, in words."""
     first: dict[str, str] = {}
     for name in names:
-        key = clean(name).casefold()
+        key = composed(clean(name)).casefold()
         if first.setdefault(key, name) != name:
-            yield f"{what} {first[key]!r} and {name!r} differ only in spelling"
+            show = ascii if composed(first[key]) == composed(name) else repr  # they look alike
+            yield f"{what} {show(first[key])} and {show(name)} differ only in spelling"
 
 
 # Videos

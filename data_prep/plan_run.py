@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data_prep.command_line import num_cores, whole_number
 from data_prep.parts import Shard
-from data_prep.plan import Plan, describe, drop_unusable, refuse_foreign_files, write_plan
+from data_prep.plan import Plan, drop_unusable
 from data_prep.plan_records import check_listed, checked_records, drop_unreadable, records_of
+from data_prep.plan_write import describe, refuse_foreign_files, write_plan
 from slowfast_mvit.errors import UserError
 
 

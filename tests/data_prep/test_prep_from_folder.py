@@ -121,6 +121,17 @@ def test_all_problems_of_the_folders_are_told_at_once(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_accents_that_macos_writes_as_two_characters_are_the_same_letters(tmp_path):
+    put(tmp_path / "v", "train/cafe\u0301/cafe\u0301 1.mp4", "train/b/2.mp4", "val/caf\u00e9/3.mp4")
+    with pytest.raises(UserError, match=r"'cafe\\u0301' and 'caf\\xe9' differ only in spelling"):
+        run(tmp_path / "v", tmp_path / "out")
+
+    table = write(tmp_path / "t.csv", "caf\u00e9 1,a\n2.mp4,b\n")
+    run(tmp_path / "v", tmp_path / "out", "--labels", str(table), "--val-fraction", "0")
+    expected = ["train/b/2.mp4 1", '"train/cafe\u0301/cafe\u0301 1.mp4" 0']
+    assert listed(tmp_path / "out" / "train.csv") == expected
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

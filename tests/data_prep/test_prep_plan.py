@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_trees import adds_up, all_bytes, listed, put, put_video, reasons, rows, summary, write
 
-from data_prep import check_videos, from_folder, plan
+from data_prep import check_videos, from_folder, plan_write
 from data_prep.plan_files import list_line, list_tree, usable_path
 from data_prep.plan_match import split_named_in
 from slowfast_mvit.data.catalog import open_list
@@ -169,14 +169,14 @@ def test_an_interrupted_run_leaves_whole_files_and_the_next_one_finishes(tmp_pat
     names = summary(tmp_path / "out")["files"]
     old = all_bytes(tmp_path / "out", names)
     put(tmp_path / "v", "c/3.mp4")
-    write_whole = plan.write_text_atomically
+    write_whole = plan_write.write_text_atomically
 
     def interrupted(path, text):
         if path.name == "missing.csv":
             raise KeyboardInterrupt
         return write_whole(path, text)
 
-    monkeypatch.setattr(plan, "write_text_atomically", interrupted)
+    monkeypatch.setattr(plan_write, "write_text_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "v", tmp_path / "out")
     monkeypatch.undo()
