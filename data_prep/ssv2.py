@@ -59,9 +59,9 @@ def read_entries(file: Path, split: str, answers: dict[str, str]) -> list[Wanted
     if not isinstance(entries, list) or not entries:
         raise ListError(f'{file}: expected entries such as {{"id": "1", "template": "..."}}')
     problems = [
-        (number, 'lacks "id"')
+        (number, 'lacks "id", the name of the video')
         for number, entry in enumerate(entries, start=1)
-        if not isinstance(entry, dict) or "id" not in entry
+        if not (isinstance(entry, dict) and isinstance(entry.get("id"), (int, str)))
     ]
     raise_problems(file, problems, what="entry")
     return [Wanted(str(entry["id"]), split, _class_of(entry, answers)) for entry in entries]
@@ -69,7 +69,7 @@ def read_entries(file: Path, split: str, answers: dict[str, str]) -> list[Wanted
 
 def _class_of(entry: dict[str, Any], answers: dict[str, str]) -> str | None:
     """Brackets mark what the person held; the class is the template without them."""
-    if "template" not in entry:
+    if not entry.get("template"):
         return answers.get(str(entry["id"]))
     return re.sub(r"[\[\]]", "", str(entry["template"]))
 

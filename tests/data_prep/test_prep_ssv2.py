@@ -166,13 +166,25 @@ def test_another_number_of_classes_is_refused(tmp_path):
 
 def test_all_entries_without_an_id_are_told_at_once(tmp_path):
     labels = annotate(tmp_path / "labels")
-    write(labels / "train.json", '[{"template": "a"}, {"id": "1"}, "x"]')
+    write(labels / "train.json", '[{"template": "a"}, {"id": "1"}, "x", {"id": {}}]')
     put(tmp_path / "videos", "1.webm")
 
     with pytest.raises(ListError) as error:
         run(labels, tmp_path / "videos", tmp_path / "out")
 
-    assert str(error.value).splitlines()[1:] == ['  entry 1: lacks "id"', '  entry 3: lacks "id"']
+    assert str(error.value).splitlines()[1:] == [
+        f'  entry {n}: lacks "id", the name of the video' for n in (1, 3, 4)
+    ]
+
+
+def test_an_entry_whose_template_is_null_has_no_label(tmp_path):
+    labels = annotate(tmp_path / "labels")
+    write(labels / "train.json", '[{"id": "1", "template": null}]')
+    put(tmp_path / "videos", "1.webm", "11.webm")
+
+    run(labels, tmp_path / "videos", tmp_path / "out")
+
+    assert reasons(tmp_path / "out")["1"] == "no label"
 
 
 def test_a_folder_without_labels_says_what_is_expected(tmp_path):
