@@ -32,7 +32,7 @@ from torch import Tensor
 
 from slowfast_mvit.data.readers import packets
 from slowfast_mvit.data.readers.doubts import packets_from_start, packets_of
-from slowfast_mvit.data.readers.orientation import orientation_of
+from slowfast_mvit.data.readers.orientation import Orientation, orientation_of
 from slowfast_mvit.data.readers.packets import Budget, PacketIndex
 from slowfast_mvit.data.readers.reading import check_indices, open_plain_file
 from slowfast_mvit.errors import DecodeError
@@ -89,6 +89,7 @@ class PyavReader:
         self._codec = self._stream.codec_context
         self._size = (self._codec.width, self._codec.height)
         self._reformatter = av.video.reformatter.VideoReformatter()
+        self._orientation: Orientation | None = None  # of all frames, known from the first
         self._scaler: tuple[str, av.filter.Graph] | None = None
         self._index = packets.read_index(path, container, self._stream, budget)
         budget.check_time()
@@ -216,7 +217,9 @@ class PyavReader:
         image = np.ndarray(
             (rgb.height, rgb.width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
         )
-        return orientation_of(self._path, frame).upright(image)
+        if self._orientation is None:
+            self._orientation = orientation_of(self._path, frame)
+        return self._orientation.upright(image)
 
     def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
         if (

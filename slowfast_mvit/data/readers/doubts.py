@@ -26,7 +26,9 @@ def packets_of(
     """The packets of a stream from here on, without the empty ones."""
     while True:
         try:
-            yield from (packet for packet in container.demux(stream) if packet.size > 0)
+            for packet in container.demux(stream):
+                if packet.size > 0:
+                    yield packet
             return
         except IndexError:  # PyAV at the end of a file in which a stream began later on
             continue
@@ -100,6 +102,8 @@ def lost_at_the_start(
     were cut off. Some codecs make a picture of them all the same.
     """
     first_key = next((place for place, key in enumerate(is_key) if key), 0)
+    if first_key == 0 and pts[0] == min(pts):
+        return set()
     doubtful = {n for n in shown if n < first_key or pts[n] < pts[first_key]}
     if not doubtful:
         return set()
