@@ -245,8 +245,8 @@ def scaled_planes(frames: Tensor, plan: ViewPlan) -> tuple[Tensor, list[tuple[in
     (top, left), (bottom, right) = boxes[0], boxes[-1]  # corners of the first and the last
     part = clip[:, :, top : bottom + plan.crop_px, left : right + plan.crop_px]
     planes = torch.empty_like(part.transpose(0, 1), memory_format=torch.contiguous_format)
-    for plane, channel in zip(planes.numpy(), part.numpy().swapaxes(0, 1), strict=True):
-        plane[:] = channel  # numpy: torch takes 2 to 4 times as long to take pixels apart
+    write = fused.best_means().write  # torch takes 2 to 8 times as long to take pixels apart
+    write(part.permute(0, 2, 3, 1).numpy(), planes.permute(1, 2, 3, 0).numpy())
     return planes, [(its_top - top, its_left - left) for its_top, its_left in boxes]
 
 

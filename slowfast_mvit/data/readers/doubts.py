@@ -102,7 +102,7 @@ def lost_at_the_start(
     were cut off. Some codecs make a picture of them all the same.
     """
     first_key = next((place for place, key in enumerate(is_key) if key), 0)
-    if first_key == 0 and pts[0] == min(pts):
+    if not pts or (first_key == 0 and pts[0] == min(pts)):
         return set()
     doubtful = {n for n in shown if n < first_key or pts[n] < pts[first_key]}
     if not doubtful:
