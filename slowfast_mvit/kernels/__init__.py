@@ -10,7 +10,8 @@ On a CPU, some tokens at a time, so that what is computed of them stays in the c
     blockwise.py     attention with relative positions   casting.py  their bfloat16 products
     skip_pool.py     max pooling of the skip path
     pool_qkv.py      pooling and norm of queries, keys and values in one operator
-    csrc/            what attention and poolings need in C; native.py compiles it at first use
+    gelu.py          GELU with the bias before it
+    csrc/            what these need in C; native.py compiles it at first use
 
 On CUDA, in Triton:
     triton_*.py      triton_pooling.py pools and normalises, triton_attention.py attends, between

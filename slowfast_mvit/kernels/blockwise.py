@@ -2,8 +2,8 @@
 
     for some queries of one head:
         scores  = queries k^T                           one matrix product
-        scores += offsets of the axes; softmax          in one pass, while they lie in the cache
-        out     = scores v (+ queries)                  one matrix product
+        scores += offsets of the axes; exponentials     in one pass, while they lie in the cache
+        out     = scores v / their sum (+ queries)      one matrix product
 
 The fused kernels of PyTorch want the offsets as a mask of all scores, or folded into wider queries
 and keys (``folded.py``), a fifth more to multiply. Here a pass over a block of scores adds them,
@@ -65,25 +65,29 @@ def blockwise_attention(
         (B, Lq, N, D) in the dtype of q, and the logarithm of the softmax's sum for each query,
         (B, N, Lq) float32.
     """
-    out, log_sum = torch.empty_like(q, dtype=torch.float32), _empty_log_sum(q)
+    out, log_sum = q.new_empty(q.shape, dtype=torch.float32), _empty_log_sum(q)
     plain_q, k, v = _float32(q, k, v)
-    tables = _float32(table_t, table_h, table_w)
+    tables, threads = _float32(table_t, table_h, table_w), torch.get_num_threads()
     with torch.autocast("cpu", enabled=False):
         for b, n, rows, scoring in _blocks(plain_q, k, q_thw, k_thw, num_prefix_tokens):
             queries, to = plain_q[b, rows, n], out[b, rows, n]
-            padded = _scores(scoring)
+            padded, inverse = _scores(scoring), torch.empty(scoring.rows)
             scores = padded[:, : scoring.keys]
             torch.mm(queries, k[b, :, n].t(), out=scores)
             native.library().softmax_forward(
                 ctypes.byref(scoring),
                 padded.data_ptr(),
                 scale,
-                *native.addresses(queries, *tables, log_sum[b, n, rows]),
-                torch.get_num_threads(),
+                *native.addresses(queries, *tables, inverse, log_sum[b, n, rows]),
+                threads,
             )
             torch.mm(scores, v[b, :, n], out=to)
-            bare = max(add_queries_from - rows.start, 0)
-            to[bare:] += queries[bare:]
+            native.library().softmax_finish(
+                ctypes.byref(scoring),
+                *native.addresses(to, queries, inverse),
+                add_queries_from - rows.start,
+                threads,
+            )
     return out.to(q.dtype), log_sum
 
 
@@ -154,7 +158,7 @@ def _(
     scale: float,
     add_queries_from: int,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), _empty_log_sum(q)
+    return q.new_empty(q.shape), _empty_log_sum(q)
 
 
 @blockwise_attention_backward.register_fake

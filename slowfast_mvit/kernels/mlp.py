@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from slowfast_mvit.kernels.casting import compute_dtype, kept_operand, linear, operand
+from slowfast_mvit.kernels.gelu import biased_gelu, biased_gelu_backward
 from slowfast_mvit.kernels.token_blocks import add_norm_gradients, add_product, token_blocks
 
 # Narrower tokens go through the first layer again in the backward pass. A byte of the hidden layer
@@ -60,7 +61,7 @@ def mlp_residual(
         if torch.is_grad_enabled():
             out: Tensor = _MlpResidual.apply(tokens, *norm, *first, *second, eps, given, dtype)
             return out.view(shape)
-        layers = [kept_operand(one, dtype) for one in (*first, *second)]
+        layers = kept_operand(first[0], dtype), first[1], *(kept_operand(x, dtype) for x in second)
         return _forward(tokens, norm, layers, eps, given, dtype, hidden=None).view(shape)
 
 
@@ -73,7 +74,8 @@ class _MlpResidual(torch.autograd.Function):
         if tokens.shape[2] >= KEPT_FROM_WIDTH:
             hidden = tokens.new_empty((*tokens.shape[:2], len(layers[0])), dtype=ctx.dtype)
         ctx.save_for_backward(tokens, hidden, *parameters)
-        layers = [operand(one, ctx.dtype) for one in layers]
+        weight_1, bias_1, *second = layers
+        layers = [operand(weight_1, ctx.dtype), bias_1, *(operand(x, ctx.dtype) for x in second)]
         return _forward(
             tokens, (gamma, beta), layers, ctx.eps, ctx.factors, ctx.dtype, hidden=hidden
         )
@@ -85,9 +87,7 @@ class _MlpResidual(torch.autograd.Function):
         gamma, beta, weight_1, bias_1, weight_2, _ = parameters
         sums = [torch.zeros_like(one, dtype=torch.float32) for one in parameters]
         of_norm, (of_1, of_bias_1, of_2, of_bias_2) = sums[:2], sums[2:]
-        plain_1, plain_bias, plain_2 = (
-            operand(one, ctx.dtype) for one in (weight_1, bias_1, weight_2)
-        )
+        plain_1, plain_2 = (operand(one, ctx.dtype) for one in (weight_1, weight_2))
         grad_tokens = torch.empty_like(tokens)
         with torch.autocast("cpu", enabled=False):
             for b, rows in token_blocks(tokens, len(weight_1)):
@@ -98,14 +98,15 @@ class _MlpResidual(torch.autograd.Function):
                     continue
                 normed, *moments = torch.native_layer_norm(x, gamma.shape, gamma, beta, ctx.eps)
                 if hidden is None:
-                    before = linear(normed, plain_1, plain_bias, ctx.dtype)
+                    before = linear(normed, plain_1, None, ctx.dtype)
                 else:
                     before = hidden[b, rows]
                 outer = operand(g if factor == 1.0 else g * factor, ctx.dtype)
-                add_product(of_2, outer.t(), operand(F.gelu(before), ctx.dtype))
-                of_bias_2 += outer.sum(dim=0, dtype=torch.float32)
                 after_grad = (outer @ plain_2).to(before.dtype)
-                inner = operand(torch.ops.aten.gelu_backward(after_grad, before), ctx.dtype)
+                of_before, after = biased_gelu_backward(before, bias_1, after_grad)
+                add_product(of_2, outer.t(), operand(after, ctx.dtype))
+                of_bias_2 += outer.sum(dim=0, dtype=torch.float32)
+                inner = operand(of_before, ctx.dtype)
                 add_product(of_1, inner.t(), operand(normed, ctx.dtype))
                 of_bias_1 += inner.sum(dim=0, dtype=torch.float32)
                 through = (inner @ plain_1).float()
@@ -134,8 +135,12 @@ def _forward(
             continue
         normed = F.layer_norm(x, gamma.shape, gamma, beta, eps)
         room = None if hidden is None else hidden[b, rows]
-        before = linear(normed, weight_1, bias_1, dtype, out=room)
-        after = F.gelu(before) if hidden is not None else torch.ops.aten.gelu_(before)
-        branch = linear(after, weight_2, bias_2, dtype)
-        torch.add(x, branch, alpha=factors[b], out=to)
+        before = linear(normed, weight_1, None, dtype, out=room)
+        after = biased_gelu(before, bias_1, out=before if hidden is None else None)
+        if dtype == to.dtype == torch.float32:  # both sums in the product
+            torch.add(x, bias_2, alpha=factors[b], out=to)
+            to.addmm_(after, weight_2.t(), alpha=factors[b])
+        else:
+            branch = linear(after, weight_2, bias_2, dtype)
+            torch.add(x, branch, alpha=factors[b], out=to)
     return out

@@ -64,10 +64,13 @@ _ARGUMENTS = {
     "pool_backward": [Pooling, *"ppp", "f", *"pppp", "i", "i"],
     "max_forward": [Pooling, *"ppp", "i", "i"],
     "max_backward": [Pooling, *"ppp", "i", "i"],
-    "softmax_forward": [Scoring, "p", "f", *"ppppp", "i"],
+    "softmax_forward": [Scoring, "p", "f", *"pppppp", "i"],
+    "softmax_finish": [Scoring, *"ppp", "l", "i"],
     "softmax_backward": [Scoring, *"pp", "f", *"ppppppp", "i"],
+    "gelu_forward": [*"ppp", *"ll", "i", "i"],
+    "gelu_backward": [*"pppp", *"ll", "i", "i"],
 }
-_TYPES = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int}
+_TYPES = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int, "l": _i64}
 
 
 def fits(head_dim: int) -> bool:

@@ -8,6 +8,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 
 from slowfast_mvit.kernels import casting, gather_table, max_pool, native, token_blocks
 from slowfast_mvit.kernels.blockwise import blockwise_attention, can_attend
+from slowfast_mvit.kernels.gelu import biased_gelu, biased_gelu_backward
 from slowfast_mvit.kernels.mlp import mlp_residual
 from slowfast_mvit.kernels.norm_linear import norm_linear
 from slowfast_mvit.kernels.pool_qkv import plain_pool_qkv, pool_qkv
@@ -46,6 +47,11 @@ POOLINGS = {
     "all strides 1": {"thw": (3, 5, 6), "stride_q": (1, 1, 1), "stride_kv": (1, 1, 1)},
     "keys by 8 on an odd grid": {"thw": (3, 9, 17), "stride_q": (1, 1, 1), "stride_kv": (1, 8, 8)},
     "queries by 2, keys by 4": {"thw": (2, 8, 7), "stride_q": (1, 2, 2), "stride_kv": (1, 4, 4)},
+    "more rows than are taken together": {
+        "thw": (4, 15, 17),
+        "stride_q": (1, 1, 1),
+        "stride_kv": (1, 2, 2),
+    },
     "in time, too": {"thw": (5, 4, 6), "stride_q": (2, 2, 2), "stride_kv": (2, 2, 2)},
     "kernel of one frame": {
         "thw": (3, 6, 6),
@@ -269,6 +275,27 @@ def plain_mlp(tokens, gamma, beta, weight_1, bias_1, weight_2, bias_2, factors):
 def small_blocks(monkeypatch):
     monkeypatch.setattr(token_blocks, "BLOCK_BYTES", 1)
     monkeypatch.setattr(token_blocks, "MIN_ROWS", 16)
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 3e-7), (torch.bfloat16, 4e-3)])
+def test_gelu_has_the_values_and_gradients_of_float64(dtype, tolerance, compiled, monkeypatch):
+    """Share of the number that goes in, which is what comes out of a GELU far from 0."""
+    if not compiled:
+        monkeypatch.setattr(native, "is_usable", lambda: False)
+    x = torch.linspace(-30, 30, 40 * 512).view(512, 40).to(dtype)
+    bias, grad = torch.linspace(-1, 1, 40), torch.randn(512, 40).to(dtype)
+    exact = (x.double() + bias).requires_grad_()
+    expected = gelu(exact)
+    (expected_slope,) = torch.autograd.grad(expected, exact, grad.double())
+
+    slope, again = biased_gelu_backward(x, bias, grad.clone())
+
+    size = expected.abs().clamp(min=1)
+    assert ((biased_gelu(x, bias) - expected).abs() / size).max() < tolerance
+    assert torch.equal(again, biased_gelu(x, bias))
+    assert torch.equal(again, biased_gelu(x.clone(), bias, out=x))
+    assert ((slope - expected_slope).abs() / grad.double().abs().clamp(min=1)).max() < 2 * tolerance
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.0, 1.0), (0.0, 1.25, 0.0)], ids=["all", "dropped"])

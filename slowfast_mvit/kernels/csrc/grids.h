@@ -4,6 +4,8 @@
 
 #include "vectors.h"
 
+#define RUN 4 /* outputs side by side that are computed together */
+
 /* One pooling: sizes are of tokens, strides and offsets in elements. */
 typedef struct {
     i64 batch, heads, width, prefix;

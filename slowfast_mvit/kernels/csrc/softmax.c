@@ -1,4 +1,4 @@
-/* Scores -> probabilities, relative positions added: softmax_forward, softmax_backward. */
+/* Scores -> probabilities, relative positions added: softmax_forward, softmax_finish, softmax_backward. */
 
 #include "vectors.h"
 
@@ -88,11 +88,12 @@ INLINE float complete(const scoring *s, i64 row, float *scores, float scale, con
     return top;
 }
 
-/* scores (rows, row_stride) <- their softmax over the keys. log_sum (rows) <- log of the sum of
- * exponentials, kept for the backward pass. queries lie query_stride apart. */
+/* scores (rows, row_stride) <- exponentials of the completed scores less the largest of their row.
+ * inverse (rows) <- 1 / their sum; log_sum (rows) <- the logarithm of the sum of the exponentials of
+ * the completed scores, kept for the backward pass. queries lie query_stride apart. */
 void softmax_forward(const scoring *s, float *scores, float scale, const float *queries,
                      const float *table_t, const float *table_h, const float *table_w,
-                     float *log_sum, int threads) {
+                     float *inverse, float *log_sum, int threads) {
     const float *const tables[3] = {table_t, table_h, table_w};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 row = 0; row < s->rows; row++) {
@@ -104,9 +105,23 @@ void softmax_forward(const scoring *s, float *scores, float scale, const float *
             total += y;
             store(x + j, y);
         }
-        float whole = sum(total), inverse = 1.0f / whole;
-        for (i64 j = 0; j < s->row_stride; j += LANES) store(x + j, load(x + j) * inverse);
+        float whole = sum(total);
+        inverse[row] = 1.0f / whole;
         log_sum[row] = top + logf(whole);
+    }
+}
+
+/* out <- inverse * out, and the query added from row number add_from on. Rows of out lie as those
+ * of the queries do. There are fewer of these numbers than of scores, so they are divided. */
+void softmax_finish(const scoring *s, float *out, const float *queries, const float *inverse,
+                    i64 add_from, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 row = 0; row < s->rows; row++) {
+        float *to = out + row * s->query_stride;
+        const float *query = queries + row * s->query_stride;
+        const float factor = inverse[row], share = row >= add_from ? 1.0f : 0.0f;
+        for (i64 d = 0; d < s->width; d += LANES)
+            store(to + d, load(to + d) * factor + load(query + d) * share);
     }
 }
 

@@ -70,7 +70,12 @@ INLINE void store_any(void *to, i64 i, vec x, int is_bf16) {
     uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     uvec is_nan = (uvec)(x != x);
     rounded = (is_nan & 0x7fc0) | (~is_nan & rounded);
+#ifdef __AVX2__
+    __m256i wide = (__m256i)rounded;
+    __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+#else
     hvec half = __builtin_convertvector(rounded, hvec);
+#endif
     memcpy((uint16_t *)to + i, &half, sizeof half);
 }
 
