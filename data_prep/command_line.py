@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import os
 import signal
@@ -49,17 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--ray",
-        type=int,
+        type=functools.partial(whole_number, at_least=0),
         default=0,
         metavar="N",
         help="run N shards as tasks of a Ray cluster; 0 for none (%(default)s)",
     )
 
 
-def whole_number(text: str) -> int:
-    """A number of processes or seconds from the command line, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+def whole_number(text: str, *, at_least: int = 1) -> int:
+    """A number of processes or seconds from the command line."""
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {at_least}")
     return int(text)
 
 
@@ -100,12 +101,12 @@ def run_command(
         The exit status: 1 when more than ``--max-failed-fraction`` failed.
 
     Raises:
-        UserError: as ``run_jobs`` and ``journal.merge`` do.
+        UserError: as ``run_jobs`` and ``merging.merge`` do.
     """
     shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
-
+    is_part = shard.count > 1 and not (options.merge or options.ray)
     records: list[Record] = []
-    if options.ray > 0:
+    if options.ray:
         _run_with_ray(command, options.ray, options.workers)
     elif not options.merge:
         counts = run_jobs(
@@ -121,17 +122,17 @@ def run_command(
             retry_failed=options.retry_failed,
             outputs=outputs,
         )
-    if options.merge or options.ray or shard.count == 1:
+    if not is_part:
         records = merge(options.out)
         counts = Counter(record["status"] for record in records)
         finish(records)
-    where = f"shard {shard}" if shard.count > 1 and not options.ray else str(options.out)
+    where = f"shard {shard}" if is_part else str(options.out)
     told = ", ".join(f"{number:,} {status}" for status, number in sorted(counts.items()))
     print(f"{where}: {told or 'no files'}")
     for record in [r for r in records if r["status"] != "ok"][:_SHOWN_FAILURES]:
         reason = record["reason"].encode("ascii", "backslashreplace").decode()
         print(f"  {record['path']!a}: {record['status']}, {reason}")
-    if shard.count > 1 and not options.merge:
+    if is_part:
         print("When all shards are done, run the same command with --merge instead of --shard.")
     total = sum(counts.values())
     return _MANY_FAILED if counts["failed"] > options.max_failed_fraction * total else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from data_prep.jobs import JobInput
 from data_prep.plan_files import list_line, list_tree
 from slowfast_mvit.data.listing.csv_lists import read_csv_file
+from slowfast_mvit.data.listing.texts import numbered_lines
 from slowfast_mvit.data.lists import ListSource, VideoList
 from slowfast_mvit.data.readers.shards import leads_to_file
 from slowfast_mvit.errors import UserError, in_one_message
@@ -160,6 +162,12 @@ def write_lists(
             write_text_atomically(folder / "classes.txt", classes.read_text(encoding="utf-8"))
 
 
+def _separator_of(file: Path) -> str:
+    """A comma where the first line ends in one and a label; what a run is told in its config."""
+    _, first = next(numbered_lines(file), (0, ""))
+    return "," if re.search(r"[^\s],[0-9]+$", first) else " "
+
+
 def _read_list(file: Path, videos: Path | None = None) -> VideoList:
     """A list; its relative paths start from its own folder or the working folder, or else from
     ``videos``.
@@ -167,7 +175,8 @@ def _read_list(file: Path, videos: Path | None = None) -> VideoList:
     Raises:
         UserError: when none of its videos is there: most likely they start from another folder.
     """
-    source = ListSource(file.parent, "train")  # in which videos may repeat
+    # "train", in which videos may repeat.
+    source = ListSource(file.parent, "train", separator=_separator_of(file))
     starts = [source] if videos is None else [source, replace(source, path_prefix=str(videos))]
     for start in starts:
         found = read_csv_file(file, start)

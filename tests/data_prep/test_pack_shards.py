@@ -80,6 +80,16 @@ def test_lists_lead_to_the_packed_bytes_with_their_labels(videos, tmp_path):
     ]
 
 
+def test_a_list_with_commas_is_read_and_written_with_spaces(videos, tmp_path):
+    (videos / "train.csv").write_text("one class/b c.webm,1\na.mp4,0\n")
+
+    pack(videos, tmp_path / "to", "--list", videos / "train.csv")
+
+    assert (tmp_path / "to" / "train.csv").read_text() == (
+        '"shards/train-000000.tar/one class/b c.webm" 1\nshards/train-000000.tar/a.mp4 0\n'
+    )
+
+
 def test_shards_are_plain_tar_files_without_times_or_owners(videos, tmp_path):
     pack(videos, tmp_path / "to")
 
