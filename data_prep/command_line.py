@@ -25,7 +25,7 @@ from data_prep.jobs import (
     run_jobs,
 )
 from data_prep.journal import Record
-from data_prep.merging import merge
+from data_prep.merging import merge, refuse_foreign_files
 from data_prep.parts import Shard
 from slowfast_mvit.errors import UserError, in_one_message
 
@@ -104,6 +104,7 @@ def run_command(
         UserError: as ``run_jobs`` and ``merging.merge`` do.
     """
     shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
+    refuse_foreign_files(options.out)
     is_part = shard.count > 1 and not (options.merge or options.ray)
     records: list[Record] = []
     if options.ray:

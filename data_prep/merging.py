@@ -18,6 +18,31 @@ _SHOWN_PROBLEMS = 20
 _ONLY_IN_JOURNAL = ("mtime_ns", "plan_sha256")
 
 
+def refuse_foreign_files(out: Path) -> None:
+    """Refuse to write records and their table over files that are neither, such as a list.
+
+    Raises:
+        UserError: names all of them.
+    """
+    table = out.with_suffix(".csv")
+    if out == table:
+        raise UserError(f"{out}: is where the table of the records goes. Give --out NAME.jsonl")
+    starts = {out: b'{"path"', table: b"path,bytes"}
+    foreign = [str(file) for file, start in starts.items() if not _may_be_replaced(file, start)]
+    if foreign:
+        raise UserError(
+            f"{' and '.join(foreign)}: would be replaced, and not written by this script. Give "
+            "another --out"
+        )
+
+
+def _may_be_replaced(file: Path, start: bytes) -> bool:
+    if not file.is_file():
+        return True
+    with open(file, "rb") as content:
+        return content.read(len(start)) in (start, b"", b"\n")
+
+
 def merge(out: Path) -> list[Record]:
     """Join the parts beside ``out`` to ``out`` and a CSV of the same name, sorted by path.
 

@@ -294,6 +294,17 @@ def test_the_exit_status_tells_of_too_many_failures(folder, tmp_path, capsys):
     assert "out.jsonl: 1 failed, 4 ok\n  'a.mp4': failed, broken\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("out", ["train.jsonl", "train.csv", "a.mp4"])
+def test_records_replace_no_list_and_no_video(folder, out):
+    (folder / "train.csv").write_text("a.mp4 0\n")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    with pytest.raises(UserError, match="Give"):
+        command(["--out", str(folder / out)], folder)
+
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_ray_runs_each_shard_as_a_task_or_says_what_is_missing(folder, tmp_path, monkeypatch):
     """What Ray sends to a node must need nothing there: the tasks run the script as a program."""
     out = tmp_path / "out.jsonl"
