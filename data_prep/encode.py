@@ -16,6 +16,7 @@ import av
 import av.filter
 from av.video.frame import PictureType
 
+from slowfast_mvit.data.readers.orientation import Orientation, orientation_of
 from slowfast_mvit.errors import UserError, in_one_message, nearest
 
 ENCODER = "libx264"
@@ -27,14 +28,6 @@ _MAX_CRF = 51  # x264's, of 8-bit video
 _MAX_SIDE_PX = 4096
 
 _UNKNOWN_RATE = Fraction(25)  # as ffmpeg assumes
-
-# Filters that turn a picture upright, by how far it is to be turned anticlockwise.
-_TURNS: dict[int, list[tuple[str, str]]] = {
-    0: [],
-    90: [("transpose", "cclock")],
-    180: [("hflip", ""), ("vflip", "")],
-    270: [("transpose", "clock")],
-}
 
 
 @dataclass(frozen=True)
@@ -97,6 +90,7 @@ def encode(
     out: Path,
     *,
     encoding: Encoding,
+    source: Path,
     stream: av.video.stream.VideoStream,
 ) -> int:
     """Write a video without sound.
@@ -106,10 +100,14 @@ def encode(
         times: when they are shown.
         out: the file, of any name; it is in the MP4 format with its index in front.
         encoding: how.
-        stream: where the frames come from.
+        source: the file that the frames come from, for messages.
+        stream: where they come from in it.
 
     Returns:
         How many frames were written.
+
+    Raises:
+        DecodeError: when the frames are shown at an angle that is no right one.
     """
     number, graph = 0, None
     with av.open(f"file:{out}", "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -120,7 +118,7 @@ def encode(
         codec.pix_fmt = "yuv420p"
         codec.time_base = times.time_base
         for number, frame in enumerate(frames, start=1):
-            graph = graph or _graph(frame, stream, encoding)
+            graph = graph or _graph(frame, orientation_of(source, frame), stream, encoding)
             scaled = _through(graph, frame)
             if number == 1:
                 codec.width, codec.height = scaled.width, scaled.height
@@ -147,13 +145,15 @@ def _copy_colours(frame: av.VideoFrame, codec: av.VideoCodecContext) -> None:
 
 
 def _graph(
-    frame: av.VideoFrame, stream: av.video.stream.VideoStream, encoding: Encoding
+    frame: av.VideoFrame,
+    orientation: Orientation,
+    stream: av.video.stream.VideoStream,
+    encoding: Encoding,
 ) -> av.filter.Graph:
-    """Turn upright, scale to square pixels, take 8 bits with halved colour."""
-    rotation = round(frame.rotation) % 360
+    """Turn and mirror upright, scale to square pixels, take 8 bits with halved colour."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
     width, height = Fraction(frame.width) * Fraction(aspect or 1), Fraction(frame.height)
-    if rotation % 180 == 90:
+    if orientation.is_transposed:
         width, height = height, width
     new_width, new_height = encoding.size_of(round(width), round(height))
 
@@ -161,7 +161,7 @@ def _graph(
     graph.threads = 1
     last = graph.add("buffer", _as_arguments(frame, stream))
     steps = [
-        *_TURNS[rotation],
+        *_steps_upright(orientation),
         ("scale", f"{new_width}:{new_height}:flags=bicubic:out_range=limited"),
         ("setsar", "1"),
         ("format", "yuv420p"),
@@ -173,6 +173,16 @@ def _graph(
         last = step
     graph.configure()
     return graph
+
+
+def _steps_upright(orientation: Orientation) -> list[tuple[str, str]]:
+    """The filters that do what ``Orientation`` says, in its order."""
+    steps = (
+        (orientation.is_transposed, ("transpose", "cclock_flip")),  # turned, flipped: transposed
+        (orientation.reverses_x, ("hflip", "")),
+        (orientation.reverses_y, ("vflip", "")),
+    )
+    return [step for is_needed, step in steps if is_needed]
 
 
 def _as_arguments(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> str:

@@ -80,7 +80,7 @@ def _write(job: JobInput, temporary: Path, encoding: Encoding) -> int:
         file.seek(0)
         with open_strictly(path, file) as video:
             frames = _of_one_size(path, video)
-            encode(frames, times, temporary, encoding=encoding, stream=video.stream)
+            encode(frames, times, temporary, encoding=encoding, source=path, stream=video.stream)
             verdict = video.verdict()
     if verdict["status"] != "ok":
         raise DecodeError(f"{path}: {verdict['reason']}")

@@ -15,7 +15,8 @@ from typing import BinaryIO
 import av
 
 from data_prep.journal import Record
-from slowfast_mvit.data.readers import packets
+from slowfast_mvit.data.readers import doubts, packets
+from slowfast_mvit.data.readers.orientation import orientation_of
 from slowfast_mvit.errors import DecodeError
 
 # How much shorter than its header says a video may be: muxers round, and count a last frame or not.
@@ -49,7 +50,8 @@ class StrictVideo:
         stream: the first video stream that is no cover picture.
         num_frames: decoded so far.
         pts: when these are shown, in the stream's time base; None where the file does not say.
-        rotation: how far pictures are to be turned anticlockwise, 0, 90, 180 or 270 degrees.
+        rotation: how far pictures are to be turned anticlockwise, 0, 90, 180 or 270 degrees; of
+            pictures that are shown mirrored, what FFmpeg makes of it.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class StrictVideo:
         self.stream = stream
         self.pts: list[int | None] = []
         self.rotation = 0
+        self._is_transposed = False
         self._path = path
         self.container = container
         self._budget = budget
@@ -89,11 +92,10 @@ class StrictVideo:
         return sorted(known) if len(known) == len(shown) else None
 
     def _video_packets(self) -> Iterator[av.Packet]:
-        for packet in self.container.demux(self.stream):
+        for packet in doubts.packets_of(self.container, self.stream):
             self._budget.check_time()
             self._budget.restart()  # the job as a whole has a time limit of its own
-            if packet.size > 0:
-                yield packet
+            yield packet
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """All frames that are shown, in order.
@@ -105,12 +107,12 @@ class StrictVideo:
         codec.thread_type, codec.thread_count = "NONE", 1
         codec.options = {"max_pixels": str(packets.MAX_PIXELS), "err_detect": "explode"}
         try:
-            for packet in self.container.demux():
+            for packet in doubts.packets_of(self.container):
                 self._budget.check_time()
                 self._budget.restart()
                 is_video = packet.stream.index == self.stream.index
                 self._note_times(packet, is_video)
-                if is_video and packet.size > 0:
+                if is_video:
                     self._note_packet(packet)
                     yield from self._noted(codec.decode(packet))
             yield from self._noted(codec.decode(None))
@@ -143,7 +145,9 @@ class StrictVideo:
             if frame.is_corrupt:
                 raise DecodeError(f"{self._path}: frame {self.num_frames} is damaged")
             self.pts.append(frame.pts)
-            self.rotation = round(frame.rotation) % 360
+            if not self._sizes:
+                self.rotation = round(frame.rotation) % 360
+                self._is_transposed = orientation_of(self._path, frame).is_transposed
             self._sizes[frame.width, frame.height] = None
             yield frame
 
@@ -151,7 +155,7 @@ class StrictVideo:
         """What the header says and what was seen, as fields; the size as shown, upright."""
         codec = self.stream.codec_context
         width, height = next(iter(self._sizes), (codec.width, codec.height))
-        if self.rotation % 180 == 90:
+        if self._is_transposed:
             width, height = height, width
         return {
             "container": self.container.format.name,

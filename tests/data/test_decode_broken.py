@@ -116,7 +116,7 @@ def test_a_stream_that_begins_later_on_does_not_end_the_reading():
     """PyAV then looks up a stream that it does not know (TS and FLV; at times, as memory lies)."""
     left = [SimpleNamespace(size=1), SimpleNamespace(size=0)]
 
-    def demux(stream):
+    def demux(*streams):
         while left:
             yield left.pop(0)
         if not ended:
@@ -125,7 +125,7 @@ def test_a_stream_that_begins_later_on_does_not_end_the_reading():
 
     ended: list[bool] = []
 
-    packets = list(doubts.packets_of(SimpleNamespace(demux=demux), stream=None))
+    packets = list(doubts.packets_of(SimpleNamespace(demux=demux)))
 
     assert [packet.size for packet in packets] == [1]
     assert ended

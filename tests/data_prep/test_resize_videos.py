@@ -114,6 +114,32 @@ def test_sizes_can_be_enlarged_or_fixed_and_odd_ones_are_refused():
 
 
 @pytest.mark.parametrize(
+    "matrix",
+    [
+        pytest.param((-1, 0, 0, 1), id="mirrored"),
+        pytest.param((1, 0, 0, -1), id="upside down, mirrored"),
+        pytest.param((-1, 0, 0, -1), id="upside down"),
+        pytest.param((0, 1, -1, 0), id="turned"),
+        pytest.param((0, -1, 1, 0), id="turned back"),
+        pytest.param((0, 1, 1, 0), id="rows and columns exchanged"),
+    ],
+)
+def test_a_copy_is_upright_however_its_source_is_shown(tmp_path, matrix):
+    source = write_video(tmp_path / "a.mp4", pts=tuple(range(4)))
+    data = bytearray(source.read_bytes())
+    start = data.index(b"tkhd") + 44  # its matrix (a, b, u, c, d, v, x, y, w), ISO 14496-12, 8.3.2
+    a, b, c, d = (number * 65536 for number in matrix)
+    data[start : start + 32] = np.array([a, b, 0, c, d, 0, 0, 0], dtype=">i4").tobytes()
+    source.write_bytes(data)
+
+    record = resize(source, tmp_path / "to", short_side_px=96)
+
+    assert (record["width"], record["height"]) == ((128, 96) if matrix[0] else (96, 128))
+    assert record["rotation"] == 0
+    assert_same_pictures(tmp_path / "to" / record["resized"], source, levels=2.0)
+
+
+@pytest.mark.parametrize(
     ("codec", "suffix"),
     [("libx264", ".mp4"), ("libvpx", ".webm"), ("mpeg4", ".avi"), ("mpeg2video", ".mpg")],
 )

@@ -21,12 +21,12 @@ _NOT_PREDICTED = (PictureType.NONE, PictureType.I)  # NONE: the decoder does not
 
 
 def packets_of(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+    container: av.container.InputContainer, *streams: av.stream.Stream
 ) -> Iterator[av.Packet]:
-    """The packets of a stream from here on, without the empty ones."""
+    """The packets of these streams (none: of all) from here on, without the empty ones."""
     while True:
         try:
-            for packet in container.demux(stream):
+            for packet in container.demux(*streams):
                 if packet.size > 0:
                     yield packet
             return
