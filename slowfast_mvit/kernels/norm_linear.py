@@ -42,6 +42,37 @@ def norm_linear(
         return _forward(tokens, *norm, weight, bias, eps, dtype).view(shape)
 
 
+def norm_linear_again(
+    tokens: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """What ``norm_linear`` gave in ``dtype``, to the bit, for a backward pass that did not keep it.
+
+    Args:
+        tokens: (B, L, C), as it got them.
+        gamma: weight of the LayerNorm.
+        beta: its bias.
+        weight: of the linear layer, (K, C).
+        bias: of the linear layer.
+        eps: of the LayerNorm.
+        dtype: of the result.
+
+    Returns:
+        (B, L, K).
+    """
+    shape = (*tokens.shape[:2], len(weight))
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        weight, bias = operand(weight, dtype), None if bias is None else operand(bias, dtype)
+        rows = tokens.flatten(0, 1).unsqueeze(0)
+        return _forward(rows, gamma, beta, weight, bias, eps, dtype).view(shape)
+
+
 class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, *rest: Any) -> Tensor:

@@ -20,7 +20,7 @@ from slowfast_mvit.errors import pick
 from slowfast_mvit.kernels import THW, depthwise_pool, folded_attention, gather_table
 from slowfast_mvit.kernels.blockwise import blockwise_attention, can_attend
 from slowfast_mvit.kernels.pool_qkv import can_pool, pool_qkv
-from slowfast_mvit.kernels.pooled_attention import pooled_attention
+from slowfast_mvit.kernels.pooled_attention import Source, pooled_attention
 from slowfast_mvit.kernels.pooling import pooled_thw
 from slowfast_mvit.kernels.triton_attention import folded_attention_fused
 from slowfast_mvit.models.fast import apply_linear, has_hooks, is_bare_norm, keeps_little
@@ -265,14 +265,17 @@ class MultiScaleAttention(nn.Module):
         return self.attend_projected(self.qkv(tokens), thw, only_prefix=only_prefix)
 
     def attend_projected(
-        self, qkv: Tensor, thw: THW, *, only_prefix: bool = False
+        self, qkv: Tensor, thw: THW, *, only_prefix: bool = False, source: Source | None = None
     ) -> tuple[Tensor, THW]:
-        """``forward`` from what ``self.qkv`` gives, (B, P + T*H*W, 3 * dim_out), on."""
+        """``forward`` from what ``self.qkv`` gives, (B, P + T*H*W, 3 * dim_out), on.
+
+        With its ``source`` it need not be kept for the backward pass.
+        """
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, N, D)
         if only_prefix:
             return self._attend_by_prefix(qkv, thw)
         if self.pools_fast and keeps_little(qkv):
-            fused = self._pool_and_attend(qkv, thw)
+            fused = self._pool_and_attend(qkv, thw, source)
             if fused is not None:
                 return fused
         q, k, v, q_thw, k_thw = self._pool(qkv, thw)
@@ -308,7 +311,9 @@ class MultiScaleAttention(nn.Module):
         out = with_zero_gradients(out, *[table for table in tables if table is not None])
         return self._project(out), q_thw
 
-    def _pool_and_attend(self, qkv: Tensor, thw: THW) -> tuple[Tensor, THW] | None:
+    def _pool_and_attend(
+        self, qkv: Tensor, thw: THW, source: Source | None
+    ) -> tuple[Tensor, THW] | None:
         """The same in one step of the backward pass, which pools again; None where it cannot."""
         fast = self._fast_pooling(qkv, thw)
         if fast is None:
@@ -325,6 +330,7 @@ class MultiScaleAttention(nn.Module):
             gather_tables(tables, q_thw, k_thw),
             numbers,
             (q_thw, k_thw, p, self.scale, add_from),
+            source,
         )
         return self._project(out), q_thw
 

@@ -17,6 +17,7 @@ from slowfast_mvit.models.fast import (
     fast_mlp_residual,
     fast_norm_linear,
     mlp_is_fast,
+    source_of,
 )
 from slowfast_mvit.models.layers import NORM_EPS, DropPath, Mlp, with_prefix
 from slowfast_mvit.models.specs import BlockSpec
@@ -132,7 +133,12 @@ class MultiScaleBlock(nn.Module):
         kept, factors = draw_kept(self.drop_path, tokens)
         tokens = tokens if kept is None else tokens.index_select(0, kept)
         qkv = fast_norm_linear(tokens, self.norm1, self.attn.qkv)
-        attended, out_thw = self.attn.attend_projected(qkv, thw, only_prefix=self.only_prefix)
+        attended, out_thw = self.attn.attend_projected(
+            qkv,
+            thw,
+            only_prefix=self.only_prefix,
+            source=source_of(tokens, self.norm1, self.attn.qkv),
+        )
         if factors is not None:
             attended = attended * factors
         if kept is not None:

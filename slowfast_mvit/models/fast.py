@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slowfast_mvit.kernels import casting, mlp, norm_linear
+from slowfast_mvit.kernels.pooled_attention import Source
 from slowfast_mvit.models.layers import NORM_EPS, DropPath, Mlp
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ def fast_norm_linear(tokens: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Te
     return norm_linear.norm_linear(
         tokens, (norm.weight, norm.bias), (layer.weight, layer.bias), eps=norm.eps
     )
+
+
+def source_of(tokens: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Source:
+    """What ``fast_norm_linear`` gives its result for, to compute it again from."""
+    return Source(tokens, (norm.weight, norm.bias), (layer.weight, layer.bias), norm.eps)
 
 
 def draw_kept(drop_path: DropPath, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:

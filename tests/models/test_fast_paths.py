@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from reference_models import SMALL_MODELS, clip, fill, from_keys
 
-from slowfast_mvit.kernels import blockwise, casting
+from slowfast_mvit.kernels import blockwise, casting, pooled_attention
 
 CASES = SMALL_MODELS["cases"]
 
@@ -50,6 +50,23 @@ def test_float32_is_as_near_to_float64_as_the_plain_model(case):
 
     for one, other in zip(fast, plain, strict=True):
         assert one <= 2 * other + 1e-7
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_is_projected_again_need_not_be_kept(autocast, monkeypatch):
+    def answers_and_shapes():
+        shapes = set()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda kept: shapes.add(tuple(kept.shape)) or kept, lambda kept: kept
+        ):
+            return answers("v2_base", "fast", autocast=autocast), shapes
+
+    (_, again), few = answers_and_shapes()
+    monkeypatch.setattr(pooled_attention, "PROJECTED_AGAIN_TO_WIDTH", 0)
+    (_, kept), many = answers_and_shapes()
+
+    assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
+    assert {shape[2] for shape in many - few} == {3}  # (B, L, 3, N, D)
 
 
 @pytest.mark.parametrize("has_instructions", [False, True])
