@@ -150,6 +150,17 @@ def views_are_counted(config: Config) -> Iterator[Fault]:
         yield ("TEST.NUM_ENSEMBLE_VIEWS",), "must be at least 1, or -1, got 0"
 
 
+def shifted_clips_are_of_segments(config: Config) -> Iterator[Fault]:
+    test = config.test
+    is_ours = ":" not in test.dataset  # of somebody's own data set nothing is known
+    if test.enable and is_ours and test.segment_clips == "shifted" and test.dataset != "ssv2":
+        yield (
+            ("TEST.SEGMENT_CLIPS", "TEST.DATASET"),
+            f"'shifted' is for SSv2, whose clips take one frame of each part of a video; the clips "
+            f"of TEST.DATASET {test.dataset} lie at different times anyway; remove the key",
+        )
+
+
 def mixing_is_possible(config: Config) -> Iterator[Fault]:
     mixup = config.mixup
     if mixup.enable and mixup.prob > 0 and mixup.alpha == 0 and mixup.cutmix_alpha == 0:
@@ -238,6 +249,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     ranges_run_upwards,
     crops_fit_the_picture,
     views_are_counted,
+    shifted_clips_are_of_segments,
     mixing_is_possible,
     patches_fit_the_clip,
     blocks_exist,

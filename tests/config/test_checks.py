@@ -49,6 +49,10 @@ FAULTS = {
         ["TEST.NUM_ENSEMBLE_VIEWS=0"],
         "TEST.NUM_ENSEMBLE_VIEWS: must be at least 1, or -1, got 0",
     ),
+    "shifted_clips_are_of_segments": (
+        ["TEST.SEGMENT_CLIPS=shifted", "TEST.DATASET=kinetics"],
+        "TEST.SEGMENT_CLIPS: 'shifted' is for SSv2",
+    ),
     "mixing_is_possible": (
         ["MIXUP.ENABLE=True", "MIXUP.ALPHA=0", "MIXUP.CUTMIX_ALPHA=0"],
         "MIXUP.ALPHA: with MIXUP.CUTMIX_ALPHA 0 too nothing can be mixed",
@@ -95,6 +99,8 @@ def test_keys_that_contradict_each_other_are_told(name):
         ["SOLVER.MOMENTUM=0", "SOLVER.OPTIMIZING_METHOD=adamw"],
         ["DATA.TEST_CROP_SIZE=312"],
         ["DATA.TEST_CROP_SIZE=312", "TEST.NUM_SPATIAL_CROPS=1", "TEST.DATASET=ssv2"],
+        ["TEST.SEGMENT_CLIPS=shifted", "TEST.DATASET=Ssv2"],
+        ["TEST.SEGMENT_CLIPS=shifted", "TEST.DATASET=my_package:my_list"],
         ["MVIT.DIM_MUL=[[16, 2.0]]"],
         ["MVIT.VARIANT=L", "MVIT.POOL_Q_STRIDE=[[44, 1, 2, 2]]"],
         ["SOLVER.WARMUP_EPOCHS=30", "SOLVER.MAX_EPOCH=2", "SOLVER.COSINE_AFTER_WARMUP=True"],
@@ -106,6 +112,8 @@ def test_keys_that_contradict_each_other_are_told(name):
         "Nesterov that AdamW does not read",
         "three crops scale to the crop",
         "SSv2 scales to the crop",
+        "SSv2 in capitals, shifted",
+        "a data set from elsewhere, shifted",
         "a width that grows for the head",
         "blocks that the variant will make",
         "a warm-up that is cut short",
