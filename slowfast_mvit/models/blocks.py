@@ -45,7 +45,7 @@ class MultiScaleBlock(nn.Module):
         dropout: rate of the dropouts in the attention and in the MLP.
         (the rest): see ``MultiScaleAttention``.
         only_prefix: give nothing but the prefix tokens, where nobody reads the others.
-        tokenwise: "fast" may also put tokens through the linear layers some at a time.
+        tokenwise: in training, too, "fast" puts tokens through the linear layers some at a time.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class MultiScaleBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
-        self.pools_fast = attention == "fast"
-        self.fast = attention == "fast" and tokenwise
+        self.fast = attention == "fast"
+        self.tokenwise = tokenwise
         self.only_prefix = only_prefix
         self.stride_q = spec.stride_q
         self.widens_in_attention = spec.dim_att != spec.dim
@@ -110,15 +110,19 @@ class MultiScaleBlock(nn.Module):
             the tokens (B, P, dim_out) of that grid.
         """
         tokens, out_thw = self._add_attention(tokens, thw)
-        if self.fast and not self.widens_in_mlp and mlp_is_fast(self.norm2, self.mlp, tokens):
+        fast = self._is_tokenwise() and not self.widens_in_mlp
+        if fast and mlp_is_fast(self.norm2, self.mlp, tokens):
             return fast_mlp_residual(tokens, self.norm2, self.mlp, self.drop_path), out_thw
         normed = self.norm2(tokens)
         skip = self.proj(normed) if self.widens_in_mlp else tokens
         return skip + self.drop_path(self.mlp(normed)), out_thw
 
+    def _is_tokenwise(self) -> bool:
+        return self.fast and (self.tokenwise or not self.training)
+
     def _add_attention(self, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
         """The tokens (B, P + T'*H'*W', dim_att) after the first of the two sums."""
-        if self.fast and attention_is_fast(self.norm1, self.attn, tokens):
+        if self._is_tokenwise() and attention_is_fast(self.norm1, self.attn, tokens):
             return self._add_attention_fast(tokens, thw)
         normed = self.norm1(tokens)
         skip = self.proj(normed) if self.widens_in_attention else tokens
@@ -151,7 +155,7 @@ class MultiScaleBlock(nn.Module):
             return tokens[:, :p]
         if self.stride_q == (1, 1, 1):
             return tokens
-        if self.pools_fast and can_skip_pool(tokens, self.stride_q):
+        if self.fast and can_skip_pool(tokens, self.stride_q):
             pooled: Tensor = skip_pool(tokens, thw, self.stride_q, p)[0]
             return pooled
         return with_prefix(tokens[:, :p], max_pool(tokens[:, p:], thw, self.stride_q))
