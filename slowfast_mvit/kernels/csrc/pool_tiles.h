@@ -106,7 +106,7 @@ INLINE void convolve_run(const pooling *p, const tiling *cut, const float *token
         for (int i = 0; i < 2; i++) store(pooled + r * D + i * LANES, sums[r][i]);
 }
 
-/* Channels d on of the whole tile: pooled (OT, rows, OW, D). */
+/* Channels d on of the tile: pooled (OT, rows, OW, D). */
 INLINE void convolve(const pooling *p, const tiling *cut, const tile *at, const float *tokens,
                      const float *weight, i64 d, float *pooled) {
     const i64 D = p->width;
@@ -124,6 +124,15 @@ INLINE void convolve(const pooling *p, const tiling *cut, const tile *at, const 
                 else
                     convolve_run(p, cut, from, weight + d, first, last, 2, num, to);
             }
+    }
+}
+
+/* The whole tile of x: pooled (OT, rows, OW, D); tokens is room to work in. */
+INLINE void convolve_tile(const pooling *p, const tiling *cut, const tile *at, const void *x,
+                          const float *weight, float *tokens, float *pooled, int is_bf16) {
+    for (i64 d = 0; d < p->width; d += BLOCK) {
+        gather(p, cut, at, x, d, tokens, is_bf16);
+        convolve(p, cut, at, tokens, weight, d, pooled);
     }
 }
 
@@ -165,10 +174,7 @@ INLINE void pool_tile(const pooling *p, const tiling *cut, const tile *at, const
                       const float *weight, const float *gamma, const float *beta, float eps,
                       void *y, float *tokens, float *pooled, int is_bf16) {
     const i64 D = p->width, places = p->out[0] * p->out[1] * p->out[2];
-    for (i64 d = 0; d < D; d += BLOCK) {
-        gather(p, cut, at, x, d, tokens, is_bf16);
-        convolve(p, cut, at, tokens, weight, d, pooled);
-    }
+    convolve_tile(p, cut, at, x, weight, tokens, pooled, is_bf16);
     for (i64 t = 0; t < p->out[0]; t++)
         for (i64 h = at->first; h < at->last; h++)
             for (i64 w = 0; w < p->out[2]; w++) {
@@ -186,10 +192,7 @@ INLINE void pool_tile_backward(const pooling *p, const tiling *cut, const tile *
                                float *pooled, int is_bf16) {
     const i64 D = p->width, N = p->heads, places = p->out[0] * p->out[1] * p->out[2];
     const i64 num_taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
-    for (i64 d = 0; d < D; d += BLOCK) {
-        gather(p, cut, at, x, d, tokens, is_bf16);
-        convolve(p, cut, at, tokens, weight, d, pooled);
-    }
+    convolve_tile(p, cut, at, x, weight, tokens, pooled, is_bf16);
     for (i64 t = 0; t < p->out[0]; t++)
         for (i64 h = at->first; h < at->last; h++)
             for (i64 w = 0; w < p->out[2]; w++) {
@@ -216,10 +219,7 @@ INLINE void spread_tile(const pooling *p, const pooling *turned, const tiling *c
                         const float *grad_pooled, const float *turned_weight, void *grad_x,
                         float *tokens, float *spread, int is_bf16) {
     const i64 D = p->width;
-    for (i64 d = 0; d < D; d += BLOCK) {
-        gather(turned, cut, at, grad_pooled, d, tokens, 0);
-        convolve(turned, cut, at, tokens, turned_weight, d, spread);
-    }
+    convolve_tile(turned, cut, at, grad_pooled, turned_weight, tokens, spread, 0);
     for (i64 t = 0; t < p->in[0]; t++)
         for (i64 h = at->first; h < at->last; h++)
             for (i64 w = 0; w < p->in[2]; w++) {
