@@ -34,10 +34,10 @@ if __name__ == "__main__":
 from benchmarks.peers import pyslowfast_way
 from benchmarks.record import RESULTS, keep_record, version_of
 from benchmarks.timing import Way, in_process, take_turns
-from slowfast_mvit.data.augment import exact, fused
-from slowfast_mvit.data.augment.crops import Cut
-from slowfast_mvit.data.augment.operations import KINDS, Step
-from slowfast_mvit.data.transforms import METHODS, TrainTransform, ViewDraws
+from slowfast_mvit.data.views import exact, fused
+from slowfast_mvit.data.views.crops import Cut
+from slowfast_mvit.data.views.operations import KINDS, Step
+from slowfast_mvit.data.views.transforms import METHODS, TrainTransform, ViewDraws
 
 NUM_FRAMES, HEIGHT, WIDTH, SIDE = 16, 256, 454, 224
 SPEC = "rand-m7-n4-mstd0.5-inc1"

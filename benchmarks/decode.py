@@ -4,7 +4,7 @@
 All get the same files and the same random frames and take turns, one thread each.
 CPU time counts.
 
-    ours          data/decode.py's reader: skips frames that nobody asked for where it can
+    ours          data/video/readers.py's reader: skips frames that nobody asked for where it can
     pyslowfast    the whole window decoded and turned into RGB, once for each view
     torchcodec    VideoDecoder(...).get_frames_at(...)              (left out where not installed)
     decord        VideoReader(...).get_batch(...)                   (left out where not installed)
@@ -42,8 +42,8 @@ from benchmarks.peers import pyslowfast_way
 from benchmarks.record import RESULTS, keep_record, version_of, version_of_ffmpeg
 from benchmarks.timing import Way, in_process, take_turns
 from benchmarks.videos import SEED, make_videos, prepare_videos
-from slowfast_mvit.data.decode import open_reader
-from slowfast_mvit.data.sampling import eval_indices, train_indices
+from slowfast_mvit.data.video.readers import open_reader
+from slowfast_mvit.data.views.sampling import eval_indices, train_indices
 from slowfast_mvit.randomness import TEMPORAL, generator
 from slowfast_mvit.structures import ClipSpec
 

@@ -49,7 +49,7 @@ from torch.optim import Optimizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import RESULTS, keep_record
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.settings import TrainSettings
 from slowfast_mvit.engine.train import train
@@ -174,9 +174,9 @@ def measure(case: Case, num_rounds: int) -> dict[str, float]:
     """CPU seconds of a step, bare and in the loop, and what one is of the other."""
     config = case_config(case)
     torch.manual_seed(SEED)
-    model = build.build_model(config).train()
-    objective = build.build_objective(config)
-    optimizer = build.build_optimizer(config, model)
+    model = builders.build_model(config).train()
+    objective = builders.build_objective(config)
+    optimizer = builders.build_optimizer(config, model)
     batch = random_batch(config, case.num_clips)
     ready = make_ready(config, model, optimizer, objective, batch)
     bare_step(ready)  # fills caches; not counted
@@ -186,7 +186,7 @@ def measure(case: Case, num_rounds: int) -> dict[str, float]:
             model,
             objective,
             optimizer=optimizer,
-            lr_at=build.build_schedule(config),
+            lr_at=builders.build_schedule(config),
             loader=loader,
             settings=settings_of(config, case.log_period),
             device=CPU,

@@ -34,7 +34,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import RESULTS, keep_record
-from slowfast_mvit.data.decode import AUTO_READERS, open_reader, working_reader
+from slowfast_mvit.data.video.readers import AUTO_READERS, open_reader, working_reader
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 NUM_OPENS = 10_000

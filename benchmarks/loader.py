@@ -59,11 +59,11 @@ from benchmarks.peers import pyslowfast_way
 from benchmarks.record import keep_record, version_of
 from benchmarks.timing import in_process, take_turns
 from benchmarks.videos import SEED
-from slowfast_mvit.data.eval_videos import EvalVideos
-from slowfast_mvit.data.items import ItemKey, read_batch
-from slowfast_mvit.data.loader import train_loader
-from slowfast_mvit.data.train_videos import TrainVideos
-from slowfast_mvit.data.transforms import METHODS, TrainTransform
+from slowfast_mvit.data.loading.eval_items import EvalVideos
+from slowfast_mvit.data.loading.items import ItemKey, read_batch
+from slowfast_mvit.data.loading.loader import train_loader
+from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.views.transforms import METHODS, TrainTransform
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 

@@ -30,7 +30,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import RESULTS, keep_record
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.test import score_videos
 from slowfast_mvit.errors import UserError
@@ -56,11 +56,11 @@ def measure(config: Config, plan: ViewPlan) -> dict[str, Any]:
     checkpoint = latest_checkpoint(config.output_dir)
     if checkpoint is None:
         raise UserError(f"{config.output_dir}: no checkpoint there. Train one first: make demo")
-    model = build.build_model(config)
+    model = builders.build_model(config)
     load_weights(model, checkpoint, head="keep")
-    videos = build.build_videos(config, "test")
+    videos = builders.build_videos(config, "test")
 
-    normalised = build.prepare_views(config)
+    normalised = builders.prepare_views(config)
     versions: dict[str, Callable[[ClipBatch], Tensor]] = {
         "videos": normalised,
         "repeated_frame": lambda batch: normalised(middle_frame_repeated(batch)),
@@ -70,7 +70,7 @@ def measure(config: Config, plan: ViewPlan) -> dict[str, Any]:
         *(
             score_videos(
                 model,
-                build.build_test_loader(config, videos, plan),
+                builders.build_test_loader(config, videos, plan),
                 prepare,
                 device=torch.device("cpu"),
                 forward_batch=config.test.batch_size,
@@ -116,8 +116,8 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     try:
         config = load_config(given.cfg, given.overrides)
-        plan = build.view_plan(config, num_clips=1, num_crops=1)
-        numbers = measure(config, plan if given.quick else build.test_plans(config)[0])
+        plan = builders.view_plan(config, num_clips=1, num_crops=1)
+        numbers = measure(config, plan if given.quick else builders.test_plans(config)[0])
     except UserError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

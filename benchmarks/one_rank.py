@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.end_to_end import CASES, CPU, SEED, Enough, case_config, random_batch, settings_of
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.engine.train import train
 from slowfast_mvit.runtime.distributed import is_main, process_group, world_size
 from slowfast_mvit.runtime.parallel import parallelise
@@ -66,16 +66,16 @@ def clips_per_s(num_steps: int) -> float:
     case = CASES["demo"]
     config = case_config(case)
     torch.manual_seed(SEED)
-    model = build.build_model(config)
+    model = builders.build_model(config)
     module = parallelise(model, strategy="ddp", device=CPU)
     loader = OneBatch(random_batch(config, case.num_clips), NUM_WARM_UP + num_steps)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         train(
             model,
-            build.build_objective(config),
+            builders.build_objective(config),
             module=module,
-            optimizer=build.build_optimizer(config, model),
-            lr_at=build.build_schedule(config),
+            optimizer=builders.build_optimizer(config, model),
+            lr_at=builders.build_schedule(config),
             loader=loader,
             settings=settings_of(config, case.log_period),
             device=CPU,

@@ -16,7 +16,7 @@ import av
 import av.filter
 from av.video.frame import PictureType
 
-from slowfast_mvit.data.readers.orientation import Orientation, orientation_of
+from slowfast_mvit.data.video.rotation import Orientation, orientation_of
 from slowfast_mvit.errors import UserError, in_one_message, nearest
 
 ENCODER = "libx264"

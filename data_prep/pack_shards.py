@@ -40,8 +40,8 @@ from data_prep.journal import Record
 from data_prep.plan_files import list_line
 from data_prep.webdataset import labelled_videos
 from data_prep.whole_files import written_whole
-from slowfast_mvit.data.readers import shards
-from slowfast_mvit.data.readers.reading import open_plain_file
+from slowfast_mvit.data.video import shards
+from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
 

@@ -13,7 +13,7 @@ def check_file(job: JobInput) -> Record:
     """The record of one video, as ``check_videos.py`` makes it, or of one image, if it is read."""
     if not job.name.lower().endswith(_IMAGE_SUFFIXES):
         return check_videos.check(job)
-    from slowfast_mvit.data.decode import open_reader  # here: it needs torch, videos do not
+    from slowfast_mvit.data.video.readers import open_reader  # here: it needs torch, videos do not
 
     with open_reader(job.path) as image:
         image.frames([0])

@@ -35,7 +35,7 @@ from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
 from data_prep.whole_files import written_whole
-from slowfast_mvit.data.readers.reading import open_plain_file
+from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 
 _SHOWN_PROBLEMS = 20

@@ -14,7 +14,7 @@ from data_prep.plan_files import list_line, list_tree
 from slowfast_mvit.data.listing.csv_lists import read_csv_file
 from slowfast_mvit.data.listing.texts import numbered_lines
 from slowfast_mvit.data.lists import ListSource, VideoList
-from slowfast_mvit.data.readers.shards import leads_to_file
+from slowfast_mvit.data.video.shards import leads_to_file
 from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
 

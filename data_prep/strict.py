@@ -15,8 +15,8 @@ from typing import BinaryIO
 import av
 
 from data_prep.journal import Record
-from slowfast_mvit.data.readers import doubts, packets
-from slowfast_mvit.data.readers.orientation import orientation_of
+from slowfast_mvit.data.video import packet_checks, packets
+from slowfast_mvit.data.video.rotation import orientation_of
 from slowfast_mvit.errors import DecodeError
 
 # How much shorter than its header says a video may be: muxers round, and count a last frame or not.
@@ -92,7 +92,7 @@ class StrictVideo:
         return sorted(known) if len(known) == len(shown) else None
 
     def _video_packets(self) -> Iterator[av.Packet]:
-        for packet in doubts.packets_of(self.container, self.stream):
+        for packet in packet_checks.packets_of(self.container, self.stream):
             self._budget.check_time()
             self._budget.restart()  # the job as a whole has a time limit of its own
             yield packet
@@ -107,7 +107,7 @@ class StrictVideo:
         codec.thread_type, codec.thread_count = "NONE", 1
         codec.options = {"max_pixels": str(packets.MAX_PIXELS), "err_detect": "explode"}
         try:
-            for packet in doubts.packets_of(self.container):
+            for packet in packet_checks.packets_of(self.container):
                 self._budget.check_time()
                 self._budget.restart()
                 is_video = packet.stream.index == self.stream.index

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
-from slowfast_mvit.data.readers import shards
-from slowfast_mvit.data.readers.reading import open_plain_file
+from slowfast_mvit.data.video import shards
+from slowfast_mvit.data.video.opening import open_plain_file
 
 _MAX_LABEL_BYTES = 1 << 20
 

@@ -13,11 +13,11 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_config": "slowfast_mvit.config",
-    "build_model": "slowfast_mvit.build",
+    "build_model": "slowfast_mvit.builders",
     "create_model": "slowfast_mvit.models",
     "list_models": "slowfast_mvit.models",
     "load_weights": "slowfast_mvit.weights",
-    "predict": "slowfast_mvit.prediction",
+    "predict": "slowfast_mvit.jobs.predict",
 }
 
 __all__ = ["__version__", "errors", *_PUBLIC]

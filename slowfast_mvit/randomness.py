@@ -22,7 +22,7 @@ REPLACEMENT = FIRST_PURPOSE + 1  # which video takes the place of an unreadable 
 ORDER = FIRST_PURPOSE + 2  # the order of the videos in an epoch
 BATCH = FIRST_PURPOSE + 3  # mixup, cutmix and erasing: position is (step, rank)
 MODEL_MASKS = FIRST_PURPOSE + 4  # dropout and drop path: position is (step, rank)
-SYNTHETIC = FIRST_PURPOSE + 5  # the videos that data/synthetic.py draws
+SYNTHETIC = FIRST_PURPOSE + 5  # the videos that demo/synthetic.py draws
 
 
 def generator(

@@ -76,7 +76,7 @@ class ClipSpec:
         target_fps: frames per second in which tau is counted.
         policy: "interval" (Kinetics) or "segments" (Something-Something v2).
         jitter_fps: in training ``target_fps`` grows by a uniform draw from 0 to this.
-        offset_sampling: test clips reach both ends of the video (see ``data/sampling.py``).
+        offset_sampling: test clips reach both ends of the video (see ``data/views/sampling.py``).
         segment_clips: how the test clips of the "segments" policy differ: "same" for not at all, as
             in PySlowFast; "shifted" for other frames of each part.
     """
@@ -119,7 +119,7 @@ class ViewPlan:
         num_crops: 1 (centre) or 3 (along the longer side).
         scale_px: length of the short side before cropping, in pixels.
         crop_px: S, side of the square crop, in pixels.
-        resizing: how pictures get there (see ``data/augment/crops.py``): "clip" as PySlowFast's
+        resizing: how pictures get there (see ``data/views/crops.py``): "clip" as PySlowFast's
             videos, "image" as ImageNet's pictures, "whole image" likewise, but squeezed to a
             square, so that nothing is cut off.
     """

@@ -26,7 +26,7 @@ def the_log_as_it_was():
 @pytest.fixture(scope="session")
 def motion_data(tmp_path_factory) -> Path:
     """A folder of 16 + 8 synthetic videos with train.csv, val.csv and classes.txt."""
-    from slowfast_mvit.data.synthetic import write_motion_dataset
+    from slowfast_mvit.demo.synthetic import write_motion_dataset
 
     folder = tmp_path_factory.mktemp("motion")
     write_motion_dataset(folder, num_train=16, num_val=8)

@@ -17,7 +17,12 @@ LIMIT_S = 60
 
 # Forked from a process that has imported these and done nothing else: pytest's own cannot be
 # forked once a test before has called ``backward``, whose threads would be missing in the copy.
-PRELOADED = ["torch", "torch.distributed.fsdp", "slowfast_mvit.build", "slowfast_mvit.engine.train"]
+PRELOADED = [
+    "torch",
+    "torch.distributed.fsdp",
+    "slowfast_mvit.builders",
+    "slowfast_mvit.engine.train",
+]
 
 
 class RankFailed(Exception):
@@ -91,7 +96,7 @@ def _run_rank(rank: int, world_size: int, folder: Path, link, function, args) ->
     import torch
     from torch import distributed
 
-    from slowfast_mvit.runtime.launcher import die_with_agent
+    from slowfast_mvit.runtime.launch_environment import die_with_agent
 
     hear_signals()
     os.environ.update(

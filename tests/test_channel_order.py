@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
-from slowfast_mvit.data.eval_videos import read_views
+from slowfast_mvit.data.loading.eval_items import read_views
 from slowfast_mvit.structures import ClipBatch, VideoRecord, ViewPlan
 
 SIDE = 32
@@ -47,11 +47,11 @@ def frame_folder(tmp_path):
 
 def our_input(config, folder):
     """(3, T, S, S): what our model is given."""
-    clip = build.clip_spec(config, "ssv2")
+    clip = builders.clip_spec(config, "ssv2")
     plan = ViewPlan(1, 1, scale_px=SIDE, crop_px=SIDE)
     pixels, _ = read_views(VideoRecord("v", str(folder), 0), clip, plan)
     batch = ClipBatch(pixels[None], torch.tensor([0]), ("v",), plan.views())
-    return build.prepare_views(config)(batch)[0]
+    return builders.prepare_views(config)(batch)[0]
 
 
 def upstream_input(config, folder, read):

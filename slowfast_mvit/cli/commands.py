@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from slowfast_mvit import __version__
+from slowfast_mvit.cli.exit_status import guarded
 from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
-from slowfast_mvit.cli.guard import guarded
 from slowfast_mvit.cli.launch_flags import add_launch_arguments
 from slowfast_mvit.cli.ray_flags import add_ray_arguments
 from slowfast_mvit.cli.slurm import add_slurm_arguments
@@ -239,22 +239,22 @@ def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None
     init_method = getattr(arguments, "init_method", None)
     status = launch_as_configured(configs, arguments.words, init_method=init_method)
     if status is None:
-        from slowfast_mvit.cli.start import run_in_group
+        from slowfast_mvit.jobs.run import run_in_group
 
         run_in_group(configs, run)
     return status
 
 
 def _finetune(arguments: argparse.Namespace) -> int | None:
-    from slowfast_mvit.cli.finetune import finetune_config, finetune_job
     from slowfast_mvit.cli.launch import launch_as_configured
+    from slowfast_mvit.jobs.finetune import finetune_config, finetune_job
     from slowfast_mvit.runtime.log import setup_logging
 
     setup_logging()
     config = finetune_config(arguments)
     status = launch_as_configured([config], arguments.words)
     if status is None:
-        from slowfast_mvit.cli.start import run_in_group
+        from slowfast_mvit.jobs.run import run_in_group
 
         run_in_group([config], finetune_job)
     return status
@@ -279,19 +279,19 @@ def _configs(arguments: argparse.Namespace) -> list[Config]:
 
 
 def _train(config: Config, *, then_tests: bool = False) -> None:
-    from slowfast_mvit.cli.training import train_job
+    from slowfast_mvit.jobs.train import train_job
 
     train_job(config, then_tests=then_tests)
 
 
 def _test(config: Config, part: str = "1/1") -> None:
-    from slowfast_mvit.cli.testing import parse_part, test_job
+    from slowfast_mvit.jobs.test import parse_part, test_job
 
     test_job(config, parse_part(part))
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli.merge import merge_job
+    from slowfast_mvit.jobs.merge import merge_job
 
     merge_job(arguments.output_dir)
 
@@ -306,9 +306,9 @@ def _train_and_test(config: Config) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli import jobs
+    from slowfast_mvit.jobs import predict_and_demo
 
-    jobs.predict_job(
+    predict_and_demo.predict_job(
         arguments.video,
         weights=arguments.weights,
         config_file=arguments.cfg,
@@ -319,9 +319,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli import reporting
+    from slowfast_mvit.jobs import report
 
-    reporting.report_job(arguments.output_dir)
+    report.report_job(arguments.output_dir)
 
 
 def _watch(arguments: argparse.Namespace) -> None:
@@ -337,9 +337,9 @@ def _unshard(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli import jobs
+    from slowfast_mvit.jobs import predict_and_demo
 
     config = load_config(DEMO_CONFIG, arguments.overrides)
-    jobs.make_demo_data(config)
+    predict_and_demo.make_demo_data(config)
     if not arguments.data_only:
         _train_and_test(config)

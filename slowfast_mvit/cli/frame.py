@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slowfast_mvit.cli.braille import LABEL_WIDTH, chart
-from slowfast_mvit.runtime.curves import share_waiting
 from slowfast_mvit.runtime.log import done_of, duration, printable
+from slowfast_mvit.runtime.metric_writers import share_waiting
 
 # What the last line of the log says of a run that has come to an end before its last epoch.
 ENDS = {

@@ -20,7 +20,7 @@ from slowfast_mvit.cli.launch_flags import LAUNCHED
 from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, nearest
 from slowfast_mvit.runtime.agent import Launch, run_agent
-from slowfast_mvit.runtime.launcher import is_launched
+from slowfast_mvit.runtime.launch_environment import is_launched
 
 
 def launch_job(arguments: argparse.Namespace) -> int:

@@ -106,7 +106,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     """
     import ray.train
 
-    from slowfast_mvit.cli.training import train_job
+    from slowfast_mvit.jobs.train import train_job
 
     config: Config = settings["config"]
     os.chdir(settings["folder"])  # Ray starts its workers in a folder of its own

@@ -79,11 +79,11 @@ def inspect(path: str) -> dict[str, Any]:
     Raises:
         WeightsError: if it cannot be read, or is not of an MViT.
     """
-    from slowfast_mvit.build.recognise import matching_variant
-    from slowfast_mvit.weights.anatomy import anatomy_of
+    from slowfast_mvit.jobs.identify import matching_variant
+    from slowfast_mvit.weights.architecture import anatomy_of
     from slowfast_mvit.weights.files import read_weights
+    from slowfast_mvit.weights.renamed_state import state_in_our_names
     from slowfast_mvit.weights.sources import SOURCES
-    from slowfast_mvit.weights.translated import state_in_our_names
 
     file = read_weights(path)
     state, source, left_out = state_in_our_names(file)
@@ -124,9 +124,9 @@ def inspect(path: str) -> dict[str, Any]:
 
 def convert_job(arguments: argparse.Namespace) -> None:
     """Write weights into another file, and say what was written."""
-    from slowfast_mvit.build.convert import convert
     from slowfast_mvit.config import load_config
     from slowfast_mvit.data.listing.class_names import read_class_names
+    from slowfast_mvit.jobs.convert import convert
     from slowfast_mvit.storage import local_copy
 
     names = arguments.class_names

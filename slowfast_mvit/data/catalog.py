@@ -39,7 +39,7 @@ class DataSet:
     """One row of the catalog.
 
     Attributes:
-        policy: how frames are chosen: "interval" or "segments" (see ``data/sampling.py``).
+        policy: how frames are chosen: "interval" or "segments" (see ``data/views/sampling.py``).
         flip_keeps_class: False where mirroring a video changes what it shows ("from left to
             right").
         read: turns the files of one split into a list.

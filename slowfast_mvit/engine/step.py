@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.optim import Optimizer
 
-from slowfast_mvit.engine.failures import FailureLimit
-from slowfast_mvit.engine.measure import EpochMeter
-from slowfast_mvit.engine.saving import RunState
+from slowfast_mvit.engine.failed_videos import FailureLimit
+from slowfast_mvit.engine.meter import EpochMeter
+from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import Objective, TrainSettings
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
 from slowfast_mvit.runtime.checkpoint_files import Position

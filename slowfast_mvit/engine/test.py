@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slowfast_mvit.engine.failures import in_words, record_failed_videos
-from slowfast_mvit.engine.measure import num_correct
+from slowfast_mvit.engine.failed_videos import in_words, record_failed_videos
+from slowfast_mvit.engine.meter import num_correct
 from slowfast_mvit.engine.settings import BatchSource
 from slowfast_mvit.errors import UserError, WeightsError
 from slowfast_mvit.optim.objectives import Loss

@@ -12,9 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from slowfast_mvit.engine.failures import FailureLimit
-from slowfast_mvit.engine.measure import EpochMeter
-from slowfast_mvit.engine.saving import RunState, resume_state, save_best_weights, save_state
+from slowfast_mvit.engine.failed_videos import FailureLimit
+from slowfast_mvit.engine.meter import EpochMeter
+from slowfast_mvit.engine.metrics_report import tell
+from slowfast_mvit.engine.resume import RunState, resume_state, save_best_weights, save_state
 from slowfast_mvit.engine.settings import (
     BatchSource,
     Objective,
@@ -22,14 +23,13 @@ from slowfast_mvit.engine.settings import (
     steps_in_epoch,
 )
 from slowfast_mvit.engine.step import train_step
-from slowfast_mvit.engine.telling import tell
-from slowfast_mvit.engine.validating import Validate, Validations
+from slowfast_mvit.engine.validation import Validate, Validations
 from slowfast_mvit.errors import Stopped
 from slowfast_mvit.optim.schedule import Schedule, set_lr
 from slowfast_mvit.runtime.checkpoint_files import Position, remove_mid_epoch, remove_unfinished
-from slowfast_mvit.runtime.curves import Curves
 from slowfast_mvit.runtime.distributed import is_main, world_size
 from slowfast_mvit.runtime.log import StatsLog, progress
+from slowfast_mvit.runtime.metric_writers import Curves
 from slowfast_mvit.runtime.precision import loss_scaler
 from slowfast_mvit.runtime.sharded_files import remove_sharded_mid_epoch, remove_unfinished_sharded
 from slowfast_mvit.runtime.stopping import StopRequest, stop_requests

@@ -133,7 +133,7 @@ class MViT(nn.Module):
 
     Attributes:
         input_spec: how pixels have to be made for this model (frames, rate, size, mean, standard
-            deviation, class names); None until ``slowfast_mvit.build`` sets it.
+            deviation, class names); None until ``slowfast_mvit.builders`` sets it.
 
     Raises:
         ConfigError: if there are no such absolute positions or activation checkpointing, or patch

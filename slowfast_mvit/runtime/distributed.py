@@ -18,7 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.runtime.launcher import (
+from slowfast_mvit.runtime.launch_environment import (
     Place,
     die_with_agent,
     is_launched,

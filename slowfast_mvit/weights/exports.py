@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from slowfast_mvit.errors import WeightsError, pick
-from slowfast_mvit.weights.anatomy import anatomy_of
+from slowfast_mvit.weights.architecture import anatomy_of
 from slowfast_mvit.weights.names import to_torchvision
 
 _GROWS = {"attention": "shortcut_proj_attn", "MLP": "shortcut_proj_mlp"}

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from slowfast_mvit.errors import ConfigError, WeightsError, pick
 from slowfast_mvit.kernels import THW
 from slowfast_mvit.weights import inflate as sizes
-from slowfast_mvit.weights.fates import HEADS, Fate, Terms, decide, why_of_no_image
 from slowfast_mvit.weights.files import WeightsFile, read_weights
-from slowfast_mvit.weights.grids import told_grid
 from slowfast_mvit.weights.names import strip_wrappers, to_ours, what_differs, why_left_out
+from slowfast_mvit.weights.parameter_actions import HEADS, Fate, Terms, decide, why_of_no_image
+from slowfast_mvit.weights.renamed_state import without_wrappers
 from slowfast_mvit.weights.report import LoadReport
-from slowfast_mvit.weights.translated import without_wrappers
+from slowfast_mvit.weights.trained_grids import told_grid
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("timm", reason="the PySlowFast way needs its operations")
 
 from benchmarks import decode, floors, loader, videos
-from slowfast_mvit.data.items import ItemKey
+from slowfast_mvit.data.loading.items import ItemKey
 
 TINY = {
     "kinetics": replace(videos.KINDS["kinetics"], sizes=((64, 112),), seconds=2.2),

@@ -73,9 +73,9 @@ def test_the_median_round_counts():
 def test_a_bare_step_moves_the_weights():
     torch.manual_seed(0)
     config = end_to_end.case_config(TINY)
-    model = end_to_end.build.build_model(config).train()
-    optimizer = end_to_end.build.build_optimizer(config, model)
-    objective = end_to_end.build.build_objective(config)
+    model = end_to_end.builders.build_model(config).train()
+    optimizer = end_to_end.builders.build_optimizer(config, model)
+    objective = end_to_end.builders.build_objective(config)
     batch = end_to_end.random_batch(config, 2)
     ready = end_to_end.make_ready(config, model, optimizer, objective, batch)
     before = model.head.projection.weight.clone()

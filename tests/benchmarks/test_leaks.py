@@ -9,7 +9,7 @@ import os
 import pytest
 
 from benchmarks import leaks
-from slowfast_mvit.data import decode
+from slowfast_mvit.data.video import readers
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads /proc")
 
@@ -20,10 +20,10 @@ def test_a_reader_that_keeps_its_files_open_is_seen(tmp_path, monkeypatch):
     @contextlib.contextmanager
     def open_and_keep(path):
         kept.append(open(path, "rb"))  # noqa: SIM115
-        with decode.READERS["pyav"](path) as reader:
+        with readers.READERS["pyav"](path) as reader:
             yield reader
 
-    monkeypatch.setitem(decode.READERS, "leaking", open_and_keep)
+    monkeypatch.setitem(readers.READERS, "leaking", open_and_keep)
     files = leaks.write_files(tmp_path)
 
     tight = leaks.measure("pyav", files, 20, collect=True)

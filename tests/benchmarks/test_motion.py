@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
-from slowfast_mvit.data.synthetic import write_motion_dataset
+from slowfast_mvit.demo.synthetic import write_motion_dataset
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 from slowfast_mvit.structures import ClipBatch
 
@@ -36,12 +36,12 @@ def overrides(tmp_path_factory) -> list[str]:
     words = ["DATA.PATH_TO_DATA_DIR", str(folder / "data"), "OUTPUT_DIR", str(folder)]
     config = load_config("Demo/motion.yaml", words)
     torch.manual_seed(0)
-    model = build.build_model(config)
+    model = builders.build_model(config)
     save_checkpoint(
         folder,
         epoch=0,
         model_state=model.state_dict(),
-        optimizer_state=build.build_optimizer(config, model).state_dict(),
+        optimizer_state=builders.build_optimizer(config, model).state_dict(),
         cfg_text=config.to_yaml(),
         extra={},
     )

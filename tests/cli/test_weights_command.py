@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.cli import main
 from slowfast_mvit.config import load_config
 from slowfast_mvit.models import create_model
@@ -16,15 +16,15 @@ from slowfast_mvit.runtime.checkpoint import save_checkpoint
 @pytest.fixture
 def checkpoint(tiny_config, tmp_path):
     config = load_config(tiny_config)
-    model = build.build_model(config)
+    model = builders.build_model(config)
     return save_checkpoint(
         tmp_path / "run",
         epoch=1,
         model_state=model.state_dict(),
         ema_state=model.state_dict(),
-        optimizer_state=build.build_optimizer(config, model).state_dict(),
+        optimizer_state=builders.build_optimizer(config, model).state_dict(),
         cfg_text=config.to_yaml(),
-        extra={"input_spec": build.input_spec(config, tuple("abcdefgh"))},
+        extra={"input_spec": builders.input_spec(config, tuple("abcdefgh"))},
     )
 
 
@@ -159,7 +159,7 @@ def test_the_moving_average_predicts_on_request(checkpoint, motion_data, tmp_pat
 
 def test_classes_get_names_from_a_file(tiny_config, motion_data, tmp_path, capsys):
     weights, folder = tmp_path / "in.pth", str(tmp_path / "folder")
-    torch.save(build.build_model(load_config(tiny_config)).state_dict(), weights)
+    torch.save(builders.build_model(load_config(tiny_config)).state_dict(), weights)
     words = ["weights", "convert", str(weights), folder]
     cfg, names = ["--cfg", str(tiny_config)], ["--class-names", str(motion_data / "classes.txt")]
     (tmp_path / "few.txt").write_text("run\nwalk\n")

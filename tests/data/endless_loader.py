@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loader import train_loader
-from slowfast_mvit.data.train_videos import TrainVideos
-from slowfast_mvit.data.transforms import TrainTransform
+from slowfast_mvit.data.loading.loader import train_loader
+from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.views.transforms import TrainTransform
 from slowfast_mvit.structures import ClipSpec
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from slowfast_mvit.data.decode import open_reader
+from slowfast_mvit.data.video.readers import open_reader
 from slowfast_mvit.errors import DecodeError
 
 

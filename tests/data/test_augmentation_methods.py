@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from slowfast_mvit.data.augment import affine, exact, fused, opencv
-from slowfast_mvit.data.augment.operations import KINDS, Step
-from slowfast_mvit.data.randaugment import parse_randaugment
-from slowfast_mvit.data.transforms import METHODS, TrainTransform
+from slowfast_mvit.data.views import affine, exact, fused, opencv
+from slowfast_mvit.data.views.operations import KINDS, Step
+from slowfast_mvit.data.views.randaugment import parse_randaugment
+from slowfast_mvit.data.views.transforms import METHODS, TrainTransform
 
 SPEC = "rand-m7-n4-mstd0.5-inc1"
 RESIZED_CROP = {"area_range": (0.08, 1.0), "aspect_range": (0.75, 1.3333)}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from slowfast_mvit.data.augment.colour_jitter import Adjustments, ColourJitter
-from slowfast_mvit.data.transforms import TrainTransform
+from slowfast_mvit.data.views.colour_jitter import Adjustments, ColourJitter
+from slowfast_mvit.data.views.transforms import TrainTransform
 
 
 def clip():

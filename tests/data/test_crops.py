@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from slowfast_mvit.data.augment import crops
-from slowfast_mvit.data.augment.affine import Window
+from slowfast_mvit.data.views import crops
+from slowfast_mvit.data.views.affine import Window
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "sampling_and_schedules.json"
 CROPS = json.loads(REFERENCE.read_text())["uniform_crop"]

@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 from videos import picture, sequential_frames, write_two_sizes, write_video
 
-from slowfast_mvit.data import decode
-from slowfast_mvit.data.decode import open_reader, read_image, working_reader
-from slowfast_mvit.data.readers import decode_decord, decode_pyav, packets
+from slowfast_mvit.data.video import decode_decord, decode_pyav, packets, readers
+from slowfast_mvit.data.video.readers import open_reader, read_image, working_reader
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 
@@ -311,8 +310,8 @@ def test_an_image_is_turned_upright(tmp_path):
 def test_auto_takes_the_first_reader_that_decodes_and_says_which(monkeypatch, caplog, tmp_path):
     working_reader.cache_clear()
     caplog.set_level("INFO")
-    monkeypatch.setitem(decode.READERS, "torchcodec", gives_grey)
-    monkeypatch.setattr(decode, "AUTO_READERS", ("torchcodec", "pyav"))
+    monkeypatch.setitem(readers.READERS, "torchcodec", gives_grey)
+    monkeypatch.setattr(readers, "AUTO_READERS", ("torchcodec", "pyav"))
     path = write_video(tmp_path / "a.mp4", 3)
 
     with open_reader(path, "auto") as reader, open_reader(path, "pyav") as expected:
@@ -328,7 +327,7 @@ def gives_grey(path):
 
 
 def test_a_reader_that_gives_other_frames_is_refused(monkeypatch):
-    monkeypatch.setitem(decode.READERS, "grey", gives_grey)
+    monkeypatch.setitem(readers.READERS, "grey", gives_grey)
 
     with pytest.raises(ConfigError, match=r"levels \[220, 40, 128\] come out as \[128, 128, 128\]"):
         working_reader("grey")

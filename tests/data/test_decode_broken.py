@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from videos import real_videos, write_video
 
-from slowfast_mvit.data.decode import open_reader, working_reader
-from slowfast_mvit.data.readers import doubts, packets
+from slowfast_mvit.data.video import packet_checks, packets
+from slowfast_mvit.data.video.readers import open_reader, working_reader
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 
@@ -125,7 +125,7 @@ def test_a_stream_that_begins_later_on_does_not_end_the_reading():
 
     ended: list[bool] = []
 
-    packets = list(doubts.packets_of(SimpleNamespace(demux=demux)))
+    packets = list(packet_checks.packets_of(SimpleNamespace(demux=demux)))
 
     assert [packet.size for packet in packets] == [1]
     assert ended

@@ -27,7 +27,7 @@ from videos import (
     write_video,
 )
 
-from slowfast_mvit.data.decode import open_reader, working_reader
+from slowfast_mvit.data.video.readers import open_reader, working_reader
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 OPEN_GROUPS = {"x264-params": "open-gop=1:keyint=8:bframes=3"}

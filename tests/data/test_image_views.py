@@ -8,13 +8,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from slowfast_mvit.build import build_objective
-from slowfast_mvit.build.data import build_train_loader, build_val_loader, view_plan
+from slowfast_mvit.builders import build_objective
+from slowfast_mvit.builders.data import build_train_loader, build_val_loader, view_plan
 from slowfast_mvit.config import load_config
-from slowfast_mvit.data.augment.crops import Cut
-from slowfast_mvit.data.augment.operations import Step
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.transforms import METHODS, TrainTransform, ViewDraws, eval_views
+from slowfast_mvit.data.views.crops import Cut
+from slowfast_mvit.data.views.operations import Step
+from slowfast_mvit.data.views.transforms import METHODS, TrainTransform, ViewDraws, eval_views
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.structures import ViewPlan
 

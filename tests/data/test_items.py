@@ -9,14 +9,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from videos import REAL_VIDEOS, picture, sequential_frames, write_video
 
-from slowfast_mvit.data import eval_videos
 from slowfast_mvit.data.catalog import open_list
-from slowfast_mvit.data.eval_videos import EvalVideos, read_clips
-from slowfast_mvit.data.items import ItemKey, batch_shape, read_batch
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.sampling import eval_indices
-from slowfast_mvit.data.train_videos import TrainVideos
-from slowfast_mvit.data.transforms import TrainTransform, eval_views
+from slowfast_mvit.data.loading import eval_items
+from slowfast_mvit.data.loading.eval_items import EvalVideos, read_clips
+from slowfast_mvit.data.loading.items import ItemKey, batch_shape, read_batch
+from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.views.sampling import eval_indices
+from slowfast_mvit.data.views.transforms import TrainTransform, eval_views
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
@@ -57,7 +57,7 @@ def test_a_test_item_holds_every_crop_of_every_clip(folder):
 
 def test_a_test_video_is_opened_and_decoded_once(folder, monkeypatch):
     calls = []
-    open_reader = eval_videos.open_reader
+    open_reader = eval_items.open_reader
 
     class Counting:
         def __init__(self, reader):
@@ -79,7 +79,7 @@ def test_a_test_video_is_opened_and_decoded_once(folder, monkeypatch):
         def __exit__(self, *error):
             return self.opened.__exit__(*error)
 
-    monkeypatch.setattr(eval_videos, "open_reader", Opening)
+    monkeypatch.setattr(eval_items, "open_reader", Opening)
 
     EvalVideos(videos(folder, "good_0.mp4"), CLIP, PLAN)[ItemKey(0, 0, 0)]
 

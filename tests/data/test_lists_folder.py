@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
 from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.data.listing import folder_lists
@@ -261,8 +261,8 @@ def test_a_config_names_a_plain_folder_and_gets_batches_of_it(tmp_path, tiny_con
     words = ["TRAIN.DATASET", "folder", "DATA.PATH_TO_DATA_DIR", str(tmp_path)]
     config = load_config(tiny_config, [*words, "MODEL.NUM_CLASSES", "2", "TRAIN.BATCH_SIZE", "4"])
 
-    videos = build.build_videos(config, "train")
-    batch = next(iter(build.build_train_loader(config, videos).epoch(0)))
+    videos = builders.build_videos(config, "train")
+    batch = next(iter(builders.build_train_loader(config, videos).epoch(0)))
 
     assert videos.class_names == ("moving", "still")
     assert sorted(batch.labels.tolist()) == [0, 0, 1, 1]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from videos import write_video
 
-from slowfast_mvit.data.eval_videos import EvalVideos
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loader import eval_loader, train_loader
-from slowfast_mvit.data.train_videos import TrainVideos
-from slowfast_mvit.data.transforms import TrainTransform
+from slowfast_mvit.data.loading.eval_items import EvalVideos
+from slowfast_mvit.data.loading.loader import eval_loader, train_loader
+from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.views.transforms import TrainTransform
 from slowfast_mvit.errors import DecodeError, ListError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from videos import write_video
 
-from slowfast_mvit.data.eval_videos import EvalVideos
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loader import eval_loader, pinned
+from slowfast_mvit.data.loading.eval_items import EvalVideos
+from slowfast_mvit.data.loading.loader import eval_loader, pinned
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from slowfast_mvit.data import mixup
-from slowfast_mvit.data.mixup import mix, smooth
+from slowfast_mvit.data.views import mixup
+from slowfast_mvit.data.views.mixup import mix, smooth
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "sampling_and_schedules.json"
 GOLDEN = json.loads(REFERENCE.read_text())["mixup_numpy_seeded"]

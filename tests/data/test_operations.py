@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from videos import picture
 
-from slowfast_mvit.data.augment.exact import on_whole_frames
-from slowfast_mvit.data.augment.operations import KINDS, Geometry, Step
-from slowfast_mvit.data.randaugment import ARGUMENTS as RANDAUGMENT
+from slowfast_mvit.data.views.exact import on_whole_frames
+from slowfast_mvit.data.views.operations import KINDS, Geometry, Step
+from slowfast_mvit.data.views.randaugment import ARGUMENTS as RANDAUGMENT
 
 timm_operations = pytest.importorskip("timm.data.auto_augment", reason="timm is the oracle")
 

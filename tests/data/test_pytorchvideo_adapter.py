@@ -14,16 +14,16 @@ import torch
 from torch.utils.data import DataLoader, SequentialSampler
 from videos import sequential_frames, write_video
 
-from slowfast_mvit.data.eval_videos import EvalVideos
-from slowfast_mvit.data.items import ItemKey
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.pytorchvideo_adapter import (
+from slowfast_mvit.data.loading.eval_items import EvalVideos
+from slowfast_mvit.data.loading.items import ItemKey
+from slowfast_mvit.data.loading.pytorchvideo_adapter import (
     clip_batch,
     labeled_video_dataset,
     read_sampled_clips,
     spread_frames,
 )
-from slowfast_mvit.data.transforms import eval_views
+from slowfast_mvit.data.views.transforms import eval_views
 from slowfast_mvit.errors import ConfigError, DecodeError
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 

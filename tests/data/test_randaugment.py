@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slowfast_mvit.data.augment.operations import KINDS
-from slowfast_mvit.data.randaugment import ARGUMENTS, WEIGHTS, RandAugment, parse_randaugment
+from slowfast_mvit.data.views.operations import KINDS
+from slowfast_mvit.data.views.randaugment import ARGUMENTS, WEIGHTS, RandAugment, parse_randaugment
 from slowfast_mvit.errors import ConfigError
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "sampling_and_schedules.json"

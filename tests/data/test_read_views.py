@@ -10,13 +10,13 @@ import pytest
 import torch
 from videos import REAL_VIDEOS, sequential_frames, write_video
 
-from slowfast_mvit.data import eval_videos
-from slowfast_mvit.data.eval_videos import EvalVideos, read_clips, read_views
-from slowfast_mvit.data.items import ItemKey
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loader import eval_loader
-from slowfast_mvit.data.sampling import at_even_rate, eval_indices
-from slowfast_mvit.data.transforms import eval_views
+from slowfast_mvit.data.loading import eval_items
+from slowfast_mvit.data.loading.eval_items import EvalVideos, read_clips, read_views
+from slowfast_mvit.data.loading.items import ItemKey
+from slowfast_mvit.data.loading.loader import eval_loader
+from slowfast_mvit.data.views.sampling import at_even_rate, eval_indices
+from slowfast_mvit.data.views.transforms import eval_views
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
 CLIP = ClipSpec(num_frames=4, sampling_rate=4, offset_sampling=True)
@@ -67,7 +67,7 @@ def test_a_clip_that_two_plans_share_is_there_once(video):
 
 
 def test_several_plans_open_and_decode_a_video_once(video, monkeypatch):
-    asked, open_reader = [], eval_videos.open_reader
+    asked, open_reader = [], eval_items.open_reader
 
     class Asking:
         def __init__(self, path, backend):
@@ -83,7 +83,7 @@ def test_several_plans_open_and_decode_a_video_once(video, monkeypatch):
         def __exit__(self, *error):
             return self.opened.__exit__(*error)
 
-    monkeypatch.setattr(eval_videos, "open_reader", Asking)
+    monkeypatch.setattr(eval_items, "open_reader", Asking)
 
     read_views(record_of(video), CLIP, *plans_of(OLD_COUNTS))
 
@@ -174,7 +174,7 @@ def test_a_clip_of_uneven_rate_shows_what_is_shown_at_its_moments(tmp_path):
     even = torch.stack(list(frames_at_even_rate(path, "1770/89")))[:60]  # 59 steps in 89 / 30 s
     clip = ClipSpec(num_frames=8, sampling_rate=3)
 
-    with eval_videos.open_reader(path) as reader:
+    with eval_items.open_reader(path) as reader:
         numbers = at_even_rate(range(60), reader.times_s)
         meant = eval_indices(clip, 60, reader.fps, num_clips=3)
     clips = read_clips(record_of(path), clip, 3)

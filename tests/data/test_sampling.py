@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slowfast_mvit.data import sampling
+from slowfast_mvit.data.views import sampling
 from slowfast_mvit.randomness import TEMPORAL, generator
 from slowfast_mvit.structures import ClipSpec
 

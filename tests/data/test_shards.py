@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from videos import real_videos, write_video
 
-from slowfast_mvit.data.decode import READERS, open_reader, read_image
 from slowfast_mvit.data.listing.csv_lists import read_csv
 from slowfast_mvit.data.lists import ListSource
-from slowfast_mvit.data.readers import shards
-from slowfast_mvit.data.readers.reading import open_plain_file
+from slowfast_mvit.data.video import shards
+from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.readers import READERS, open_reader, read_image
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 LONG = "a folder/" + "long name " * 20 + "ä 日本.bin"  # more than the 100 letters of a tar header

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from slowfast_mvit.data.workers.shared_pixels import ReadBuffers, WrittenBuffers
+from slowfast_mvit.data.loading.shared_pixels import ReadBuffers, WrittenBuffers
 
 
 def pair(num_bytes=8, num_buffers=1):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from slowfast_mvit.data import transforms
-from slowfast_mvit.data.transforms import TrainTransform, normalise
+from slowfast_mvit.data.views import transforms
+from slowfast_mvit.data.views.transforms import TrainTransform, normalise
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.structures import ViewPlan
 

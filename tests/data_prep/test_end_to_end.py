@@ -18,9 +18,9 @@ import pytest
 from data_prep import check_videos, from_folder, pack_shards, resize_videos
 from data_prep.journal import read_records
 from data_prep.parts import Shard, part_path
-from slowfast_mvit.cli.testing import test_job as run_test_job
-from slowfast_mvit.cli.training import train_job
 from slowfast_mvit.config import load_config
+from slowfast_mvit.jobs.test import test_job as run_test_job
+from slowfast_mvit.jobs.train import train_job
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_VIDEOS = ROOT.parent / "shared" / "videos" / "fight_surv_160p"

@@ -15,7 +15,7 @@ from data_prep.jobs import JobInput
 from data_prep.journal import read_records
 from slowfast_mvit.data.listing.csv_lists import read_csv_file
 from slowfast_mvit.data.lists import ListSource
-from slowfast_mvit.data.readers.reading import open_plain_file
+from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 
 CONTENTS = {

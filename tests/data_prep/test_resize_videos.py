@@ -20,7 +20,7 @@ from data_prep.encode import Encoding, Times
 from data_prep.jobs import JobInput
 from data_prep.journal import read_records
 from data_prep.sources import inputs_in_folder
-from slowfast_mvit.data.decode import open_reader
+from slowfast_mvit.data.video.readers import open_reader
 from slowfast_mvit.errors import DecodeError, UserError
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "videos"

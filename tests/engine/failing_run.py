@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tiny_run import tiny_net, tiny_train
 
-from slowfast_mvit.data.decode import open_reader
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loader import train_loader
-from slowfast_mvit.data.train_videos import TrainVideos
-from slowfast_mvit.data.transforms import TrainTransform
+from slowfast_mvit.data.loading.loader import train_loader
+from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.video.readers import open_reader
+from slowfast_mvit.data.views.transforms import TrainTransform
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipSpec
 

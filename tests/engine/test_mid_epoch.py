@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_run import Batches, clip_batch, prepare_noisy, tiny_batches, tiny_net, tiny_train
 
-from slowfast_mvit.engine.measure import EpochMeter
+from slowfast_mvit.engine.meter import EpochMeter
 from slowfast_mvit.errors import ListError, Stopped
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
 from slowfast_mvit.engine.settings import TrainSettings
 from slowfast_mvit.engine.step import apply_gradients
@@ -127,15 +127,15 @@ def train_some_steps(
     output_dir, *, changed_objective=lambda outcome: outcome, average=None, **settings
 ):
     config = load_config("configs/Demo/motion.yaml", DEMO_WITH_ALL_THAT_IS_RANDOM)
-    model = build.build_model(config).to(DEVICE)
-    objective = build.build_objective(config)
+    model = builders.build_model(config).to(DEVICE)
+    objective = builders.build_objective(config)
     waiting = Waiting()
     with waiting, Sending(waiting.noted), pytest.raises(Enough):
         train(
             model,
             lambda *words: changed_objective(objective(*words)),
-            optimizer=build.build_optimizer(config, model),
-            lr_at=build.build_schedule(config),
+            optimizer=builders.build_optimizer(config, model),
+            lr_at=builders.build_schedule(config),
             loader=Steps(waiting),
             average=average and average(model),
             settings=TrainSettings(max_epoch=1, seed=0, log_period=1000, **settings),

@@ -14,9 +14,9 @@ from renaming import from_torchvision
 from tiny_run import Batches, tiny_train
 from torchvision.models.video import mvit
 
-from slowfast_mvit import build
+from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
-from slowfast_mvit.data.mixup import mix
+from slowfast_mvit.data.views.mixup import mix
 from slowfast_mvit.models import mvit_from_lists
 from slowfast_mvit.optim.objectives import Recognition
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
@@ -215,7 +215,7 @@ def config_of(recipe):
 
 def our_losses(model, recipe, dtype, output_dir):
     config = config_of(recipe)
-    objective, losses = build.build_objective(config), []
+    objective, losses = builders.build_objective(config), []
     if dtype == torch.float64:  # what is built makes float32 pixels
         objective = Recognition(
             lambda batch, rng: mix(
@@ -236,8 +236,8 @@ def our_losses(model, recipe, dtype, output_dir):
         model,
         output_dir,
         objective=noted,
-        optimizer=build.build_optimizer(config, model),
-        lr_at=build.build_schedule(config),
+        optimizer=builders.build_optimizer(config, model),
+        lr_at=builders.build_schedule(config),
         loader=batches(),
         max_epoch=config.solver.max_epoch,
         seed=SEED,

@@ -16,8 +16,8 @@ from tiny_run import (
 )
 from torch import nn
 
-from slowfast_mvit.engine.failures import FailureLimit
-from slowfast_mvit.engine.measure import num_correct
+from slowfast_mvit.engine.failed_videos import FailureLimit
+from slowfast_mvit.engine.meter import num_correct
 from slowfast_mvit.engine.settings import TrainSettings
 from slowfast_mvit.engine.step import apply_gradients
 from slowfast_mvit.errors import ConfigError, UserError

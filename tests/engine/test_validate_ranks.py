@@ -8,7 +8,7 @@ import torch
 from ranks import run_ranks
 from tiny_run import CPU, Batches, clip_batch, prepare_views, tiny_net, tiny_train
 
-from slowfast_mvit.data.loader import part_of
+from slowfast_mvit.data.loading.loader import part_of
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.errors import Stopped, UserError
 from slowfast_mvit.optim.objectives import cross_entropy

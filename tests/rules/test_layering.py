@@ -13,10 +13,10 @@ TRITON_KERNELS = {"triton_pooling_kernels.py", "triton_folding_kernels.py"}
 
 
 def rows_of_the_picture() -> dict[str, int]:
-    """Room -> row, read from the block in docs/architecture.md that starts with ``row rooms``."""
+    """Room -> row, read from the block in docs/architecture.md that starts with ``row folders``."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    block = re.search(r"^row +rooms.*\n((?:.+\n)+?)```", text, re.MULTILINE)
-    assert block, "docs/architecture.md has no block that starts with 'row rooms'"
+    block = re.search(r"^row +folders.*\n((?:.+\n)+?)```", text, re.MULTILINE)
+    assert block, "docs/architecture.md has no block that starts with 'row folders'"
     rows = {}
     for line in block.group(1).splitlines():
         number, *rooms = line.split("(")[0].split()
@@ -66,7 +66,7 @@ def test_imports_point_only_down():
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_build_knows_both_the_config_and_the_rooms_it_configures():
+def test_only_builders_know_both_the_config_and_the_folders_it_configures():
     rows = rows_of_the_picture()
     configured = {room for room, row in rows.items() if row == rows["config"]} - {"config"}
     users: dict[str, set[str]] = {}
@@ -76,10 +76,10 @@ def test_only_build_knows_both_the_config_and_the_rooms_it_configures():
     both = {
         room
         for room, used in users.items()
-        if "config" in used and used & configured and rows[room] <= rows["build"]
+        if "config" in used and used & configured and rows[room] <= rows["builders"]
     }
 
-    assert both == {"build"}
+    assert both == {"builders"}
 
 
 @pytest.mark.parametrize("room", ["models", "kernels"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slowfast_mvit.build import build_model
+from slowfast_mvit.builders import build_model
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.models import create_model

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import distributed
 
-from slowfast_mvit.cli.plan import tell_plan
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
+from slowfast_mvit.jobs.training_summary import tell_plan
 from slowfast_mvit.runtime.distributed import is_main, pick_device, rank, world_size
 from slowfast_mvit.runtime.precision import (
     PRECISIONS,

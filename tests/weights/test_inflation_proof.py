@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slowfast_mvit.build import load_start_weights
+from slowfast_mvit.builders import load_start_weights
 from slowfast_mvit.config import load_config
 from slowfast_mvit.kernels import depthwise_pool
 from slowfast_mvit.models import create_model, mvit_from_lists, variant_lists

@@ -20,7 +20,7 @@ from slowfast_mvit.data.lists import (
     label_problem,
     path_problem,
 )
-from slowfast_mvit.data.readers.shards import leads_to_file
+from slowfast_mvit.data.video.shards import leads_to_file
 from slowfast_mvit.errors import ListError
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from slowfast_mvit.data.workers.shared_pixels import nameless_file
+from slowfast_mvit.data.loading.shared_pixels import nameless_file
 
 
 class SharedArray:

@@ -1,0 +1,153 @@
+"""The model that the ``MVIT`` and ``MODEL`` keys describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slowfast_mvit.builders.data import channel_statistics, clip_spec, view_plan
+from slowfast_mvit.config import Config, load_config, load_config_text
+from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.models import MViT, mvit_from_lists, variant_lists
+from slowfast_mvit.weights import load_weights
+from slowfast_mvit.weights.files import CONFIG_IN_FOLDER, WeightsFile, read_weights
+
+
+def build_model(config: Config, *, attention: str = "fast") -> MViT:
+    """The model that the ``MVIT`` and ``MODEL`` keys describe, with fresh weights on the CPU.
+
+    Args:
+        config: from ``load_config``.
+        attention: "fast", "folded" or "plain", the same function computed in three ways.
+
+    Raises:
+        ConfigError: the keys of the blocks do not fit together.
+    """
+    model = mvit_from_lists(attention=attention, **model_arguments(config))
+    model.input_spec = input_spec(config)
+    return model
+
+
+def model_arguments(config: Config) -> dict[str, Any]:
+    """The plain arguments of ``mvit_from_lists``, with what ``MVIT.VARIANT`` fills in."""
+    mvit = config.mvit
+    side_px = config.data.train_crop_size
+    return {
+        "input_size": (1 if mvit.patch_2d else config.data.num_frames, side_px, side_px),
+        "num_classes": config.model.num_classes,
+        "patch_kernel": mvit.patch_kernel,
+        "patch_stride": mvit.patch_stride,
+        "patch_padding": mvit.patch_padding,
+        **_block_lists(config),
+        "dim_mul_in_att": mvit.dim_mul_in_att,
+        "mlp_ratio": mvit.mlp_ratio,
+        "qkv_bias": mvit.qkv_bias,
+        "cls_token": mvit.cls_embed_on,
+        "abs_pos": _absolute_positions(mvit.use_abs_pos, mvit.sep_pos_embed),
+        "rel_pos_spatial": mvit.rel_pos_spatial,
+        "rel_pos_temporal": mvit.rel_pos_temporal,
+        "rel_pos_zero_init": mvit.rel_pos_zero_init,
+        "residual_pooling": mvit.residual_pooling,
+        "mean_pooling": mvit.use_mean_pooling,
+        "norm_stem": mvit.norm_stem,
+        "dropout": mvit.dropout_rate,
+        "drop_path": mvit.droppath_rate,
+        "head_dropout": config.model.dropout_rate,
+        "head_init_scale": mvit.head_init_scale,
+        "detach_head": config.model.detach_final_fc,
+        "activation_checkpointing": config.model.act_checkpoint,
+    }
+
+
+def _block_lists(config: Config) -> dict[str, Any]:
+    """The per-block keys: those a file sets as they are, the others from ``MVIT.VARIANT``."""
+    mvit = config.mvit
+    lists = {
+        name: getattr(mvit, name)
+        for name in (
+            "embed_dim",
+            "num_heads",
+            "depth",
+            "dim_mul",
+            "head_mul",
+            "pool_q_stride",
+            "pool_kv_stride",
+            "pool_kv_stride_adaptive",
+            "pool_kvq_kernel",
+        )
+    }
+    if not mvit.variant:
+        return lists
+    image: dict[str, Any] = {"first_stride_kv": (1, 4, 4), "kernel": (1, 3, 3)}
+    filled = variant_lists(mvit.variant, **(image if mvit.patch_2d else {}))
+    if config.is_set("MVIT.POOL_KV_STRIDE"):
+        del filled["pool_kv_stride_adaptive"]
+    return lists | {
+        name: value for name, value in filled.items() if not config.is_set(f"MVIT.{name.upper()}")
+    }
+
+
+def _absolute_positions(used: bool, separate: bool) -> str | None:
+    if not used:
+        return None
+    return "separate" if separate else "joint"
+
+
+def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """How pixels are made for this model: plain values, kept in every checkpoint."""
+    mean, std = channel_statistics(config)
+    clip = clip_spec(config, config.test.dataset)
+    plan = view_plan(config, num_clips=1, num_crops=1)
+    return {
+        "num_frames": clip.num_frames,
+        "sampling_rate": clip.sampling_rate,
+        "target_fps": clip.target_fps,
+        "policy": clip.policy,
+        "segment_clips": clip.segment_clips,
+        "crop_px": plan.crop_px,
+        "scale_px": plan.scale_px,
+        "resizing": plan.resizing,
+        "mean": list(mean),
+        "std": list(std),
+        "class_names": None if class_names is None else list(class_names),
+    }
+
+
+def model_of_checkpoint(
+    path: str | Path, config_file: str | Path | None = None, *, ema: bool = False
+) -> MViT:
+    """A trained model, ready to predict, from a checkpoint or a folder.
+
+    Args:
+        path: a checkpoint of this project or of PySlowFast, or a folder with ``model.safetensors``
+            and ``config.json``, as ``slowfast-mvit weights convert`` writes it.
+        config_file: the config it was trained with; None to take what stands in the file.
+        ema: take the moving average of the weights in a checkpoint.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit the config.
+        ConfigError: the file does not say what model it is and no config is given.
+    """
+    file = read_weights(path, ema=ema)
+    if config_file is not None:
+        model = build_model(load_config(config_file))
+    elif "model" in file.extra:
+        model = _model_of_folder(file)
+    elif file.cfg_text:
+        model = build_model(load_config_text(file.cfg_text, source=f"the config in {path}"))
+    else:
+        raise ConfigError(f"{path}: holds no config. Name the one it was trained with (--cfg)")
+    load_weights(model, path, head="keep", ema=ema)
+    model.input_spec = file.extra.get("input_spec") or model.input_spec
+    return model.eval()
+
+
+def _model_of_folder(file: WeightsFile) -> MViT:
+    """The model that the ``config.json`` of a folder describes, which somebody may have edited."""
+    try:
+        return mvit_from_lists(**file.extra["model"])
+    except TypeError as error:
+        raise WeightsError(
+            f"{file.path}: 'model' in its {CONFIG_IN_FOLDER} holds what this version does not know "
+            f"({error}). Was it written by a newer one? Update slowfast_mvit"
+        ) from error

@@ -1,0 +1,133 @@
+"""Objective, optimizer, schedule, start weights and frozen ones that the training keys describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+from torch.optim import Optimizer
+
+from slowfast_mvit.builders.data import prepare_views
+from slowfast_mvit.config import Config
+from slowfast_mvit.data.views.erasing import random_erase
+from slowfast_mvit.data.views.mixup import mix
+from slowfast_mvit.errors import pick
+from slowfast_mvit.models import MViT
+from slowfast_mvit.optim.objectives import LOSSES, Recognition
+from slowfast_mvit.optim.params import build_optimizer as optimizer_over
+from slowfast_mvit.optim.params import freeze, parameter_groups
+from slowfast_mvit.optim.schedule import Schedule
+from slowfast_mvit.optim.schedule import build_schedule as schedule_of
+from slowfast_mvit.runtime.checkpoint import plain_name
+from slowfast_mvit.structures import ClipBatch
+from slowfast_mvit.weights import LoadReport, load_weights
+
+
+def build_objective(config: Config) -> Recognition:
+    """Normalise, erase and mix on the device, then the loss."""
+    return Recognition(_prepare_training(config), pick(LOSSES, config.model.loss_func, "loss"))
+
+
+def _prepare_training(
+    config: Config,
+) -> Callable[[ClipBatch, np.random.Generator], tuple[Tensor, Tensor]]:
+    views = prepare_views(config)
+    aug, mixup, num_classes = config.aug, config.mixup, config.model.num_classes
+
+    def prepare(batch: ClipBatch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        inputs = views(batch)  # (B*V, 3, T, S, S)
+        labels = batch.labels.repeat_interleave(len(batch.views))
+        if aug.enable and aug.re_prob > 0:
+            inputs = random_erase(
+                inputs, rng, prob=aug.re_prob, mode=aug.re_mode, max_count=aug.re_count
+            )
+        if not mixup.enable:
+            return inputs, labels
+        return mix(
+            inputs,
+            labels,
+            rng,
+            num_classes=num_classes,
+            alpha=mixup.alpha,
+            cutmix_alpha=mixup.cutmix_alpha,
+            prob=mixup.prob,
+            switch_prob=mixup.switch_prob,
+            label_smoothing=mixup.label_smooth_value,
+        )
+
+    return prepare
+
+
+def build_optimizer(config: Config, model: MViT) -> Optimizer:
+    """The optimizer over PySlowFast's parameter groups.
+
+    Args:
+        config: from ``load_config``.
+        model: the model itself, not a wrapper round it; made ready for its device and its ranks
+            before, because that may put other parameters into it.
+    """
+    solver = config.solver
+    groups = parameter_groups(
+        ((plain_name(name), parameter) for name, parameter in model.named_parameters()),
+        weight_decay=solver.weight_decay,
+        zero_wd_1d=solver.zero_wd_1d_param,
+        no_decay_names=model.no_weight_decay_names() if config.mvit.zero_decay_pos_cls else (),
+        layer_decay=solver.layer_decay,
+        depth=len(model.blocks),
+    )
+    return optimizer_over(
+        groups,
+        method=solver.optimizing_method,
+        lr=solver.base_lr,
+        momentum=solver.momentum,
+        dampening=solver.dampening,
+        nesterov=solver.nesterov,
+        betas=solver.betas,
+    )
+
+
+def build_schedule(config: Config, num_nodes: int = 1) -> Schedule:
+    """The learning rate at a fractional epoch.
+
+    Args:
+        config: from ``load_config``.
+        num_nodes: nodes that take part; ``SOLVER.BASE_LR_SCALE_NUM_SHARDS`` multiplies by it. What
+            runs counts, not ``NUM_SHARDS``, which says what was asked for.
+    """
+    solver = config.solver
+    factor = num_nodes if solver.base_lr_scale_num_shards else 1
+    return schedule_of(
+        solver.lr_policy,
+        base_lr=solver.base_lr * factor,
+        end_lr=solver.cosine_end_lr * factor,
+        max_epoch=solver.max_epoch,
+        warmup_epochs=solver.warmup_epochs,
+        warmup_start_lr=solver.warmup_start_lr * factor,
+        cosine_after_warmup=solver.cosine_after_warmup,
+        steps=solver.steps,
+        lrs=solver.lrs,
+    )
+
+
+def freeze_parameters(config: Config, model: MViT) -> list[str]:
+    """Take what ``TRAIN.FREEZE`` names out of training, in place; returns the parameters' names.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or all parameters are frozen.
+    """
+    return freeze(model, config.train.freeze)
+
+
+def load_start_weights(config: Config, model: MViT) -> LoadReport:
+    """Fill the model from ``TRAIN.CHECKPOINT_FILE_PATH``, inflating an image model's weights."""
+    train = config.train
+    inflate = "repeat" if train.checkpoint_in_init else "center"
+    return load_weights(
+        model,
+        train.checkpoint_file_path,
+        inflate="mean" if train.checkpoint_inflate else inflate,
+        head="new" if train.checkpoint_new_head else "auto",
+        clear_name_patterns=train.checkpoint_clear_name_pattern,
+        min_filled=train.checkpoint_min_filled,
+    )

@@ -1,0 +1,1 @@
+"""Items, batches, and the worker processes with the memory they share; see ``loader.py``."""

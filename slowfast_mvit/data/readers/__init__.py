@@ -1,1 +1,0 @@
-"""One module for each library that reads videos, and what they share; see ``decode.py``."""

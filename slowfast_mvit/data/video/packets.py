@@ -1,0 +1,314 @@
+"""What the packets of a video file say, read without decoding: the index that every reader shares.
+
+One scan tells how many frames are shown and when, and which packets are key frames. So every reader
+counts frames alike. Where there is reason to doubt what the packets say, a little is decoded
+(``doubts``).
+
+Files come from strangers: formats, frame size, streams, packets and seconds are limited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+from slowfast_mvit.data.video import packet_checks
+from slowfast_mvit.errors import DecodeError
+
+MAX_PIXELS = 4096 * 2304  # of a frame
+MAX_STREAMS = 64
+MAX_PACKETS = 500_000  # in a file: 2.3 hours at 60 frames a second
+MAX_DECODED_FRAMES = 100_000  # in one call of ``frames``
+MAX_SCAN_SECONDS = 30.0  # for opening, where nothing has to be decoded
+MAX_SECONDS = 120.0  # in one call of ``frames``
+
+# Formats that hold a video. Others (playlists, stream descriptions) can name further files and
+# hosts; no protocol is allowed either, since the file is already open.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,asf,mpeg,ogg"
+_IN_NO_FORMAT = (
+    "damaged, or in no format that is read (MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS and PS, FLV, "
+    "WMV, Ogg). Convert it with ffmpeg"
+)
+
+# The time of day, file and line from decord; function, file and line from torchcodec. The same
+# failure has to read the same in every run.
+_LOG_PREFIX = re.compile(r"^(\[\d\d:\d\d:\d\d\] \S+:\d+: |\w+, \S+:\d+, )+")
+
+LIBRARY_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, MemoryError)
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """What the packets say, in the order in which they are decoded.
+
+    Attributes:
+        pts: when each packet's frame is shown, in the stream's time base.
+        is_key: whether decoding can start at it.
+        shown: the packets whose frames are shown, in the order in which they are.
+        order_of_pts: the place of each packet in ``pts``.
+    """
+
+    pts: Sequence[int]
+    is_key: Sequence[bool]
+    shown: Sequence[int]
+    order_of_pts: dict[int | None, int]
+
+    def hides_frames(self) -> bool:
+        """Whether frames are decoded that are not shown: an edit list cuts the video."""
+        return len(self.shown) < len(self.pts)
+
+    def key_frames(self) -> list[int]:
+        """The numbers of the frames that are shown of key frames."""
+        return [number for number, place in enumerate(self.shown) if self.is_key[place]]
+
+    def has_open_groups(self) -> bool:
+        """Whether a frame is decoded after a key frame but shown before it."""
+        key_pts = self.pts[0]
+        for pts, is_key in zip(self.pts, self.is_key, strict=True):
+            key_pts = pts if is_key else key_pts
+            if pts < key_pts:
+                return True
+        return False
+
+
+class Budget:
+    """Counts packets and seconds, so that no file keeps a worker for ever."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._restart(MAX_SCAN_SECONDS)
+
+    def restart(self) -> None:
+        """Called before each decoding; the scan of the packets has a budget of its own."""
+        self._restart(MAX_SECONDS)
+
+    def _restart(self, limit_s: float) -> None:
+        self._num_frames = 0
+        self._limit_s = limit_s
+        self._end_s = time.monotonic() + limit_s
+
+    def spend(self) -> None:
+        """Count one decoded packet.
+
+        Raises:
+            DecodeError: when there were too many, or they took too long.
+        """
+        self._num_frames += 1
+        if self._num_frames > MAX_DECODED_FRAMES:
+            raise DecodeError(
+                f"{self._path}: more than {MAX_DECODED_FRAMES:,} frames would have to be decoded. "
+                "Encode it with a key frame every few seconds"
+            )
+        self.check_time()
+
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self._end_s
+
+    def check_time(self) -> None:
+        """Raise a DecodeError when the time is over."""
+        if self.is_over():
+            raise DecodeError(
+                f"{self._path}: not read within {self._limit_s:g} s. Encode it again, or drop it "
+                "from the list"
+            )
+
+
+class TimedFile:
+    """A file that ends when the time is over.
+
+    The library searches a file for packets without coming back in between, but not without
+    reading. An exception from here it would report and try again; at the end of the file it stops.
+    """
+
+    def __init__(self, file: BinaryIO, budget: Budget) -> None:
+        self._file = file
+        self._budget = budget
+        self.seek = file.seek
+        self.tell = file.tell
+        self.seekable = file.seekable
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most ``size``; none at the end."""
+        return b"" if self._budget.is_over() else self._file.read(size)
+
+
+@contextlib.contextmanager
+def as_decode_errors(
+    path: Path,
+    reader: str,
+    library_errors: tuple[type[BaseException], ...] = LIBRARY_ERRORS,
+) -> Iterator[None]:
+    """Turn what a library raises into a DecodeError that names the file and the reader."""
+    try:
+        yield
+    except DecodeError:
+        raise
+    except library_errors as error:
+        remedy = "" if reader == "pyav" else ". Set DATA.DECODING_BACKEND pyav, which reads more"
+        raise DecodeError(
+            f"{path}: the reader {reader!r} cannot read it ({reason(error)}){remedy}"
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of the library's words, without the path, which our message names."""
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return _LOG_PREFIX.sub("", str(words).splitlines()[0])
+
+
+@contextlib.contextmanager
+def open_container(
+    path: Path, file: BinaryIO, budget: Budget
+) -> Iterator[av.container.InputContainer]:
+    """Open a video file with PyAV and close it again.
+
+    Raises:
+        DecodeError: when it is not a video in a known format, or holds too many streams.
+    """
+    options = {
+        "format_whitelist": _FORMATS,
+        "protocol_whitelist": "none",
+        "max_pixels": str(MAX_PIXELS),  # opening decodes a frame, too
+    }
+    with as_decode_errors(path, "pyav"):
+        try:
+            container = av.open(TimedFile(file, budget), "r", options=options)
+        except av.error.ArgumentError as error:  # what the whitelist of formats comes to
+            raise DecodeError(f"{path}: {_IN_NO_FORMAT}") from error
+        except LIBRARY_ERRORS:
+            budget.check_time()
+            raise
+    with container:  # without closing, each leaves a thread and a descriptor behind
+        if len(container.streams) > MAX_STREAMS:
+            raise DecodeError(
+                f"{path}: holds {len(container.streams)} streams; {MAX_STREAMS} are accepted"
+            )
+        budget.check_time()
+        yield container
+
+
+def first_video_stream(
+    path: Path, container: av.container.InputContainer
+) -> av.video.stream.VideoStream:
+    """The first video stream that is not a cover picture, to be decoded with one thread.
+
+    Raises:
+        DecodeError: when there is none, or its frames are too large.
+    """
+    streams = video_streams(container)
+    if not streams:
+        raise DecodeError(f"{path}: holds no video stream")
+    codec = streams[0].codec_context
+    codec.thread_type = "NONE"
+    codec.thread_count = 1
+    codec.options = {"max_pixels": str(MAX_PIXELS)}
+    width, height = codec.width, codec.height
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            f"{path}: frames of {width} x {height} pixels are larger than the "
+            f"{MAX_PIXELS:,} that are accepted. Scale the video down"
+        )
+    return streams[0]
+
+
+def video_streams(container: av.container.InputContainer) -> list[av.video.stream.VideoStream]:
+    """The video streams that are not cover pictures, in the order of the file."""
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic
+        and stream.codec_context is not None
+    ]
+
+
+def times_are_guessed(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> bool:
+    """Formats of which a packet, or a seek, does not tell which frame it is."""
+    name = container.format.name
+    return name in ("mpeg", "mpegts") or (name == "avi" and stream.codec_context.has_b_frames)
+
+
+def read_index(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    budget: Budget,
+) -> PacketIndex | None:
+    """The index of a stream; None where packets do not say, or falsely, how frames are shown.
+
+    Raises:
+        DecodeError: when there are more than ``MAX_PACKETS``.
+    """
+    if times_are_guessed(container, stream):
+        return None
+    has_hidden_packets = stream.codec_context.name == "vp8"
+    pts: list[int] = []
+    is_key: list[bool] = []
+    shown: list[int] = []
+    for packet in packet_checks.packets_of(container, stream):
+        if packet.pts is None:
+            return None
+        if not (packet.is_discard or (has_hidden_packets and is_hidden_vp8(packet))):
+            shown.append(len(pts))
+        pts.append(packet.pts)
+        is_key.append(packet.is_keyframe)
+        if len(pts) > MAX_PACKETS:
+            raise DecodeError(
+                f"{path}: holds more than {MAX_PACKETS:,} frames. Cut it into shorter videos"
+            )
+    order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
+    if len(order_of_pts) < len(pts):
+        return None
+    if packet_checks.claims_only_key_frames(stream, pts, is_key):
+        second = packet_checks.decoded_alone(container, stream, pts[1])
+        if not packet_checks.is_whole(second):
+            return None
+    if packet_checks.claims_no_reordering(stream, pts):
+        budget.restart()
+        if not packet_checks.come_in_order(container, stream, budget.spend):
+            return None
+    lost = packet_checks.lost_at_the_start(container, stream, pts, is_key, shown)
+    shown = sorted((place for place in shown if place not in lost), key=pts.__getitem__)
+    return PacketIndex(pts, is_key, shown, order_of_pts)
+
+
+def is_hidden_vp8(packet: av.Packet) -> bool:
+    """The invisible reference frames of VP8 lie in packets of their own."""
+    return not bytes(packet)[0] & 0x10  # show_frame, RFC 6386 section 9.1
+
+
+# Browsers and screen recorders write WebM of uneven rate that says 1000 frames a second: the ticks
+# of its clock. A small difference is only one frame more or less; there the file's number is exact.
+WRONG_RATE = 0.1
+
+
+def timing(
+    path: Path, stream: av.video.stream.VideoStream, index: PacketIndex | None, num_frames: int
+) -> tuple[float, np.ndarray]:
+    """Frames per second on average, and when each frame is shown, in seconds from the first.
+
+    Raises:
+        DecodeError: when the file tells neither.
+    """
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    fps = float(rate) if rate else 0.0
+    if index is None or stream.time_base is None:
+        if fps <= 0:
+            raise DecodeError(f"{path}: neither a frame rate nor times of frames")
+        return fps, np.arange(num_frames) / fps
+    shown_pts = np.array(index.pts, dtype=np.float64)[list(index.shown)]
+    times_s = (shown_pts - shown_pts[0]) * float(stream.time_base)
+    measured_fps = (num_frames - 1) / times_s[-1] if num_frames > 1 and times_s[-1] > 0 else 0.0
+    if measured_fps > 0 and abs(fps / measured_fps - 1) > WRONG_RATE:
+        fps = measured_fps
+    return fps or 1.0, times_s

@@ -1,0 +1,177 @@
+"""RandAugment (https://arxiv.org/abs/1909.13719): what a specification says, and what is drawn.
+
+A specification such as ``rand-m7-n4-mstd0.5-inc1`` reads: 4 operations, drawn anew with repeats for
+each clip; each is done with probability 1/2, at a strength drawn around 7 of 10 with standard
+deviation 0.5; ``inc``: strength grows with the number for every operation. With ``w0``, the
+operations are drawn without repeats and the geometric ones more often.
+
+What the operations do to pixels is in ``operations``; ``exact`` and ``fused`` do them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from slowfast_mvit.data.views.operations import Step
+from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.randomness import Draws, whole_number
+
+MAX_LEVEL = 10.0
+
+_APPLY_PROB = 0.5
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """What a specification says; see the top of this file.
+
+    Args:
+        num_ops: operations drawn for a clip.
+        magnitude: mean strength, 0 to 10.
+        magnitude_std: standard deviation of the strength.
+        increasing: whether every operation grows with its strength; if not, posterize, solarize
+            and the enhancements keep the older scales.
+        weighted: whether operations are drawn by ``WEIGHTS`` and without repeats.
+    """
+
+    num_ops: int = 2
+    magnitude: float = MAX_LEVEL
+    magnitude_std: float = 0.0
+    increasing: bool = False
+    weighted: bool = False
+
+    def draw(self, rng: Draws) -> tuple[Step, ...]:
+        """The operations to do to a clip, one after another."""
+        steps = []
+        for name in self._draw_names(rng):
+            if rng.random() < _APPLY_PROB:
+                strength = float(rng.normal(self.magnitude, self.magnitude_std))
+                level = min(max(strength, 0.0), MAX_LEVEL) / MAX_LEVEL
+                steps.append(Step(name, ARGUMENTS[name](level, self.increasing, rng)))
+        return tuple(steps)
+
+    def _draw_names(self, rng: Draws) -> list[str]:
+        names = list(ARGUMENTS)
+        if self.weighted:
+            weights = [WEIGHTS[name] / 1000 for name in names]
+            return [
+                names[number]
+                for number in rng.choice(len(names), self.num_ops, replace=False, p=weights)
+            ]
+        return [names[whole_number(rng, 0, len(names))] for _ in range(self.num_ops)]
+
+
+def parse_randaugment(spec: str) -> RandAugment:
+    """Read a specification in PySlowFast's form.
+
+    Raises:
+        ConfigError: when it is not one, or cannot be met.
+    """
+    kind, *parts = spec.split("-")
+    settings: dict[str, str] = {}
+    for part in parts:
+        match = re.fullmatch(r"(m|n|mstd|inc|w)(\d+(?:\.\d+)?)", part)
+        if kind != "rand" or match is None or match[1] in settings:
+            break
+        settings[match[1]] = match[2]
+    whole = [settings.get("n", "2"), settings.get("w", "0")]
+    if kind != "rand" or len(settings) < len(parts) or "." in "".join(whole):
+        raise ConfigError(
+            f"AUG.AA_TYPE {spec!r} cannot be read. Write it like rand-m7-n4-mstd0.5-inc1: "
+            "m strength (0 to 10), n operations, mstd spread of the strength, inc1 increasing, "
+            "w0 weighted choice"
+        )
+    magnitude, num_ops = float(settings.get("m", MAX_LEVEL)), int(whole[0])
+    if magnitude > MAX_LEVEL:
+        raise ConfigError(f"AUG.AA_TYPE {spec!r}: the strength m must be from 0 to 10")
+    if int(whole[1]) > 0:
+        raise ConfigError(f"AUG.AA_TYPE {spec!r}: there is one table of weights, w0")
+    num_weighted = sum(weight > 0 for weight in WEIGHTS.values())
+    if "w" in settings and num_ops > num_weighted:
+        raise ConfigError(
+            f"AUG.AA_TYPE {spec!r}: w0 draws without repeats, from {num_weighted} operations; "
+            f"n must be at most {num_weighted}"
+        )
+    return RandAugment(
+        num_ops=num_ops,
+        magnitude=magnitude,
+        magnitude_std=float(settings.get("mstd", 0.0)),
+        increasing="inc" in settings,  # PySlowFast takes inc0 for true, too
+        weighted="w" in settings,
+    )
+
+
+# From a level (0 to 1) to the argument of an operation
+
+Argument = Callable[[float, bool, Draws], float]
+
+
+def _nothing(level: float, increasing: bool, rng: Draws) -> float:
+    return 0.0
+
+
+def _signed(greatest: float) -> Argument:
+    return lambda level, increasing, rng: _either_sign(level * greatest, rng)
+
+
+def _either_sign(value: float, rng: Draws) -> float:
+    return -value if rng.random() > 0.5 else value
+
+
+def _kept_bits(level: float, increasing: bool, rng: Draws) -> float:
+    bits = int(level * 4)
+    return 4 - bits if increasing else bits
+
+
+def _threshold(level: float, increasing: bool, rng: Draws) -> float:
+    threshold = int(level * 256)
+    return 256 - threshold if increasing else threshold
+
+
+def _added(level: float, increasing: bool, rng: Draws) -> float:
+    return int(level * 110)
+
+
+def _factor(level: float, increasing: bool, rng: Draws) -> float:
+    return 1.0 + _either_sign(level * 0.9, rng) if increasing else level * 1.8 + 0.1
+
+
+# The operations, in the order that the draws number them
+ARGUMENTS: dict[str, Argument] = {
+    "AutoContrast": _nothing,
+    "Equalize": _nothing,
+    "Invert": _nothing,
+    "Rotate": _signed(30.0),  # degrees
+    "Posterize": _kept_bits,
+    "Solarize": _threshold,
+    "SolarizeAdd": _added,
+    "Color": _factor,
+    "Contrast": _factor,
+    "Brightness": _factor,
+    "Sharpness": _factor,
+    "ShearX": _signed(0.3),
+    "ShearY": _signed(0.3),
+    "TranslateXRel": _signed(0.45),  # of the width
+    "TranslateYRel": _signed(0.45),  # of the height
+}
+
+# w0: how often each is drawn, in thousandths
+WEIGHTS: dict[str, int] = {
+    "AutoContrast": 25,
+    "Equalize": 5,
+    "Invert": 0,
+    "Rotate": 300,
+    "Posterize": 0,
+    "Solarize": 5,
+    "SolarizeAdd": 5,
+    "Color": 25,
+    "Contrast": 5,
+    "Brightness": 5,
+    "Sharpness": 25,
+    "ShearX": 200,
+    "ShearY": 200,
+    "TranslateXRel": 100,
+    "TranslateYRel": 100,
+}

@@ -1,1 +1,0 @@
-"""Processes that read, and the memory that batches travel in; see ``loader.py``."""

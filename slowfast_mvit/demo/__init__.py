@@ -1,0 +1,1 @@
+"""The synthetic data sets of the demo."""

@@ -1,0 +1,260 @@
+"""A data set of synthetic motion: the scenes of ``motion_scenes.py`` as real video files.
+
+folder/
+  dataset.json            what was asked for, so that an interrupted run can be completed
+  classes.txt             one class name a line, in the order of the labels
+  train.csv  val.csv      "path label" lines, paths relative to the folder
+  train/00000.mp4 ...     H.264, 96 x 72 pixels, 16 frames at 12 frames a second
+
+python -m slowfast_mvit.demo.synthetic runs/demo/data
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from slowfast_mvit.demo.motion_scenes import CLASS_NAMES, Array, draw_scene, render
+from slowfast_mvit.errors import ConfigError, in_one_message
+from slowfast_mvit.randomness import SYNTHETIC, generator
+from slowfast_mvit.storage import write_atomically, write_text_atomically
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # raise it with any change to the pixels: folders of another format are not completed
+FPS = 12
+NUM_TRAIN, NUM_VAL = 1600, 200  # enough for the demo's accuracy
+SPLITS = {"train": 0, "val": 1}  # the epoch of their random draws
+
+
+def encode(frames: Array) -> bytes:
+    """An MP4 file with these frames.
+
+    Args:
+        frames: (F, H, W, 3) uint8 RGB, H and W even.
+    """
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        # A fixed quantiser and one thread: no decision depends on the machine.
+        stream.options = {"preset": "veryfast", "qp": "20", "threads": "1"}
+        for picture in _yuv420(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _yuv420(frames: Array) -> Array:
+    """RGB to BT.601 in whole numbers, since swscale rounds differently from machine to machine.
+
+    Args:
+        frames: (F, H, W, 3) uint8.
+
+    Returns:
+        (F, H * 3 / 2, W) uint8: a plane of luma, then two of chroma at half the size.
+    """
+    num_frames, height, width, _ = frames.shape
+    rgb = frames.astype(np.int32)
+    luma = ((rgb @ (66, 129, 25) + 128) >> 8) + 16
+    four = rgb.reshape(num_frames, height // 2, 2, width // 2, 2, 3).sum((2, 4))
+    chroma = [((four @ row + 512) >> 10) + 128 for row in ((-38, -74, 112), (112, -94, -18))]
+    planes = [plane.reshape(num_frames, -1) for plane in (luma, *chroma)]
+    flat = np.concatenate(planes, axis=1).astype(np.uint8)
+    return flat.reshape(num_frames, height * 3 // 2, width)
+
+
+def write_motion_dataset(
+    folder: str | Path,
+    *,
+    num_train: int = NUM_TRAIN,
+    num_val: int = NUM_VAL,
+    seed: int = 0,
+    num_processes: int | None = None,
+) -> Path:
+    """Write the data set, or what is missing of it.
+
+    The video numbered n shows class n modulo 8; its pixels depend on (seed, split, n) only. Each
+    file appears whole or not at all, so an interrupted run is completed by calling this again, and
+    a complete folder is left alone.
+
+    Args:
+        folder: where it goes; made if need be.
+        num_train: videos to train on, at least one of each class.
+        num_val: videos held out, at least one of each class.
+        seed: 0 or more.
+        num_processes: that render and encode at once; by default one for each CPU core.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: a number is out of range, or the folder holds something else.
+    """
+    folder = Path(folder)
+    num_processes = _num_cores() if num_processes is None else num_processes
+    _check_numbers(num_train=num_train, num_val=num_val, seed=seed, num_processes=num_processes)
+    asked = {"format": FORMAT, "num_train": num_train, "num_val": num_val, "seed": seed}
+    _check_folder(folder, asked)
+
+    _write_text_once(folder / "dataset.json", json.dumps(asked, indent=2) + "\n")
+    counts = {"train": num_train, "val": num_val}
+    every = [(split, number) for split, count in counts.items() for number in range(count)]
+    missing = [video for video in every if not (folder / _video_path(*video)).exists()]
+    if missing:
+        logger.info("writing %d of %d videos to %s", len(missing), len(every), folder)
+        _write_videos(folder, missing, seed=seed, num_processes=num_processes)
+    _write_text_once(folder / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
+    for split, count in counts.items():
+        lines = [f"{_video_path(split, n)} {_label(n)}\n" for n in range(count)]
+        _write_text_once(folder / f"{split}.csv", "".join(lines))
+    return folder
+
+
+def _video_path(split: str, number: int) -> str:
+    return f"{split}/{number:05d}.mp4"
+
+
+def _label(number: int) -> int:
+    return number % len(CLASS_NAMES)
+
+
+def _write_text_once(path: Path, text: str) -> None:
+    if not path.exists():
+        write_text_atomically(path, text)
+
+
+def _write_videos(
+    folder: Path, videos: Sequence[tuple[str, int]], *, seed: int, num_processes: int
+) -> None:
+    write = functools.partial(_write_video, folder, seed)
+    finished = _each(write, videos, num_processes)
+    # No bar where nobody watches: tqdm leaves it out when stderr is not a terminal.
+    for _ in tqdm(finished, total=len(videos), desc="writing videos", unit="video", disable=None):
+        pass
+
+
+def _write_video(folder: Path, seed: int, video: tuple[str, int]) -> None:
+    split, number = video
+    rng = generator(seed, SPLITS[split], number, SYNTHETIC)
+    content = encode(render(draw_scene(rng), CLASS_NAMES[_label(number)]))
+    write_atomically(folder / _video_path(split, number), lambda file: file.write(content))
+
+
+def _each(
+    write: Callable[[tuple[str, int]], None],
+    videos: Sequence[tuple[str, int]],
+    num_processes: int,
+) -> Iterator[None]:
+    """Call ``write`` for each video, in several processes; yields as they finish."""
+    if num_processes == 1:
+        yield from map(write, videos)
+        return
+    with ProcessPoolExecutor(num_processes, initializer=_leave_interrupts_to_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(write, video) for video in videos]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _num_cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_numbers(**numbers: int) -> None:
+    least = {"num_train": len(CLASS_NAMES), "num_val": len(CLASS_NAMES), "num_processes": 1}
+    problems = [
+        f"{name}: expected a whole number of at least {least.get(name, 0)}, got {value!r}"
+        for name, value in numbers.items()
+        if type(value) is not int or value < least.get(name, 0)
+    ]
+    if problems:
+        raise ConfigError(in_one_message("motion data set", problems))
+
+
+def _check_folder(folder: Path, asked: dict[str, int]) -> None:
+    """Refuse a folder that holds anything but (a part of) the data set asked for."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file. Name a folder for the motion data set")
+    if not any(folder.iterdir()):
+        return
+    record = folder / "dataset.json"
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder}: holds files but no {record.name}, so it was not written by this program. "
+            "Name another folder for the motion data set, or an empty one"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{record}: cannot be read ({error}). Delete {folder} to write it anew"
+        ) from error
+    if found != asked:
+        raise ConfigError(
+            f"{folder}: holds another motion data set ({found}) than the one asked for ({asked}). "
+            "Name another folder, or delete this one to write it anew"
+        )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Write the data set from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m slowfast_mvit.demo.synthetic",
+        description="Write a data set of short H.264 videos in eight classes of motion.",
+    )
+    parser.add_argument("folder", type=Path, help="where it goes, e.g. runs/demo/data")
+    parser.add_argument(
+        "--num-train",
+        type=int,
+        default=NUM_TRAIN,
+        help=f"videos to train on (default: {NUM_TRAIN})",
+    )
+    parser.add_argument(
+        "--num-val", type=int, default=NUM_VAL, help=f"videos held out (default: {NUM_VAL})"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other videos")
+    parser.add_argument("--num-processes", type=int, help="default: one for each CPU core")
+    given = parser.parse_args(words)
+    try:
+        write_motion_dataset(
+            given.folder,
+            num_train=given.num_train,
+            num_val=given.num_val,
+            seed=given.seed,
+            num_processes=given.num_processes,
+        )
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{given.num_train} training and {given.num_val} held-out videos in {given.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

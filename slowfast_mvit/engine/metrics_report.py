@@ -1,0 +1,135 @@
+"""What a run tells of itself: a record for the JSON log, the curves, a line or a bar for people."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slowfast_mvit.engine.settings import BatchSource
+from slowfast_mvit.runtime.distributed import is_main
+from slowfast_mvit.runtime.log import IN_THE_BAR, Progress, StatsLog, duration, progress
+from slowfast_mvit.runtime.metric_writers import Curves
+from slowfast_mvit.structures import ClipBatch
+
+logger = logging.getLogger(__name__)
+
+# The parts of a record that a person wants to see in a line, and how each is written.
+SHOWN = {
+    "iter": "step {}",
+    "loss": "loss {:.4f}",
+    "top1_err": "top-1 error {:.2f} %",
+    "min_top1_err": "(least {:.2f} %)",
+    "top5_err": "top-5 error {:.2f} %",
+    "lr": "lr {:.6g}",
+    "grad_norm": "gradient norm {:.3g}",
+    "num_failed": "failed videos {:,.0f}",
+    "num_skipped": "skipped steps {:,}",
+    "clips_per_s": "{:.1f} clips/s",
+    "dt": "{:.3f} s a step",
+    "dt_data": "({:.3f} s for data)",
+    "gpu_mem": "GPU {}",
+    "time_diff": "{:.1f} s",
+    "eta": "ETA {}",
+}
+# Values that say nothing, and are not shown.
+NOTHING = {"gpu_mem": "0.00G", "num_failed": 0, "num_skipped": 0}
+KINDS = {
+    "train_iter_": "training",
+    "train_epoch": "trained",
+    "val_iter": "validating",
+    "val_epoch": "validated",
+}
+IN_BAR = ("loss", "lr", "top1_err")
+
+
+def tell(
+    record: Mapping[str, Any],
+    stats: StatsLog,
+    curves: Sequence[Curves] = (),
+    bar: Progress[Any] | None = None,
+) -> None:
+    """Write a record to the JSON log, to the curves, and for people; the main process only.
+
+    Args:
+        record: of a kind of ``KINDS``.
+        stats: the JSON log.
+        curves: who else wants it.
+        bar: the bar that shows how far the run is. On a terminal it takes the place of the lines
+            of single steps, which then go to ``stdout.log`` alone.
+    """
+    if not is_main():
+        return
+    stats.write(record)
+    for curve in curves:
+        curve.write(record)
+    if bar is not None:
+        bar.show(in_words(record, IN_BAR))
+    logger.info(
+        "epoch %s %s: %s",
+        record["epoch"],
+        KINDS[record["_type"]],
+        in_words(record),
+        extra={IN_THE_BAR: bar is not None},
+    )
+
+
+@dataclass(frozen=True)
+class ToldLoader:
+    """A loader for one validation that tells how far it is, and asks nothing of the device.
+
+    Attributes:
+        loader: gives the batches of this rank; the main rank's stand for all.
+        epoch_validated: 0-based, after which the run validates.
+        max_epoch: epochs of the whole run.
+        stats: the log of the run.
+        log_period: a line after every so many batches.
+    """
+
+    loader: BatchSource
+    epoch_validated: int
+    max_epoch: int
+    stats: StatsLog
+    log_period: int
+
+    @property
+    def num_videos(self) -> int:
+        """Videos of this rank."""
+        return self.loader.num_videos
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[ClipBatch]:
+        """The batches of the loader; a ``val_iter`` record when one is due."""
+        of_run = f"{self.epoch_validated + 1}/{self.max_epoch}"
+        batches = progress(
+            self.loader.epoch(epoch, start_step),
+            total=len(self),
+            what=f"validating epoch {of_run}",
+            start=start_step,
+        )
+        start_s = time.monotonic()
+        for done, batch in enumerate(batches, start=start_step + 1):
+            yield batch
+            if done % self.log_period == 0:
+                per_batch_s = (time.monotonic() - start_s) / (done - start_step)
+                record = {
+                    "_type": "val_iter",
+                    "epoch": of_run,
+                    "iter": f"{done}/{len(self)}",
+                    "time_diff": round(per_batch_s, 5),
+                    "eta": duration(per_batch_s * (len(self) - done)),
+                }
+                tell(record, self.stats, bar=batches)
+
+
+def in_words(record: Mapping[str, Any], names: Sequence[str] = tuple(SHOWN)) -> str:
+    """The parts ``names`` of a record that say something, as in a line of the log."""
+    return "  ".join(
+        SHOWN[name].format(record[name])
+        for name in names
+        if name in record and record[name] != NOTHING.get(name)
+    )

@@ -1,0 +1,172 @@
+"""The files that a test leaves: results, scores, and the report with the frames the model saw."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from slowfast_mvit import builders
+from slowfast_mvit.config import Config, load_config
+from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.errors import DecodeError, UserError
+from slowfast_mvit.evaluation.metrics import hardest_videos
+from slowfast_mvit.evaluation.report import NUM_HARDEST, write_report
+from slowfast_mvit.evaluation.results import (
+    load_results,
+    load_scores,
+    save_results,
+    save_scores,
+    summarise,
+)
+from slowfast_mvit.runtime.log import StatsLog, setup_logging
+from slowfast_mvit.storage import is_remote, output_folder, write_text_atomically
+from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores, ViewPlan
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "test_results.json"
+SCORES_FILE = "test_scores.npz"
+REPORT_FILE = "report.html"
+CLIP_COUNTS_FILE = "test_clip_counts.json"
+
+
+def write_results(
+    config: Config,
+    plan: ViewPlan,
+    *,
+    scores: VideoScores,
+    failed: Sequence[FailedVideo],
+    videos: VideoList,
+    folder: Path,
+    run_dir: Path,
+    weights: str,
+) -> EvalResult:
+    """Write everything a test leaves into ``folder``, and say the numbers.
+
+    The curves in the report are those of the training in ``run_dir``.
+    """
+    result = summarise(
+        scores,
+        class_names=videos.class_names,
+        failed_videos=failed,
+        num_listed=len(videos),
+        config_digest=config.digest(),
+    )
+    save_results(result, folder / RESULTS_FILE)
+    save_scores(scores, folder / SCORES_FILE)
+    report = _write_report(
+        config,
+        plan,
+        result=result,
+        scores=scores,
+        videos=videos,
+        folder=folder,
+        run_dir=run_dir,
+        notes=[weights],
+    )
+    logger.info(
+        "top-1 %.2f %%, top-5 %.2f %% of %d videos, %s%s",
+        result.top1,
+        result.top5,
+        result.num_videos,
+        plan,
+        f"; {result.failed} videos could not be read" if result.failed else "",
+    )
+    logger.info("report: %s", report)
+    return result
+
+
+def write_clip_counts(
+    plans: Sequence[ViewPlan], results: Sequence[EvalResult], folder: Path
+) -> None:
+    """Write accuracy against the number of clips into ``folder``, and say it as a table."""
+    rows = [
+        {
+            "num_clips": plan.num_clips,
+            "num_crops": plan.num_crops,
+            "top1": result.top1,
+            "top5": result.top5,
+        }
+        for plan, result in zip(plans, results, strict=True)
+    ]
+    write_text_atomically(folder / CLIP_COUNTS_FILE, json.dumps(rows, indent=2) + "\n")
+    lines = [f"{'views':>18}   top-1 %   top-5 %"]
+    for plan, result in zip(plans, results, strict=True):
+        lines.append(f"{plan!s:>18}   {result.top1:7.2f}   {result.top5:7.2f}")
+    logger.info("accuracy by number of clips:\n%s", "\n".join(lines))
+
+
+def report_job(output_dir: str) -> None:
+    """Write the report again from the files of a test; ``output_dir`` may be remote."""
+    setup_logging()
+    with output_folder(output_dir) as folder:
+        _write_again(folder)
+
+
+def _write_again(output_dir: Path) -> None:
+    if not (output_dir / RESULTS_FILE).is_file():
+        raise UserError(
+            f"{output_dir}: no {RESULTS_FILE} there. Give the OUTPUT_DIR of a finished test"
+        )
+    config = load_config(output_dir / CONFIG_FILE)
+    result = load_results(output_dir / RESULTS_FILE)
+    scores = load_scores(output_dir / SCORES_FILE)
+    clips, crops = (len(np.unique(column)) for column in scores.views.T)
+    plan = builders.view_plan(config, num_clips=clips, num_crops=crops)
+    videos = builders.build_videos(config, "test")
+    has_curves = StatsLog(output_dir).path.is_file() or is_remote(config.output_dir)
+    report = _write_report(
+        config,
+        plan,
+        result=result,
+        scores=scores,
+        videos=videos,
+        folder=output_dir,
+        run_dir=output_dir if has_curves else Path(config.output_dir),
+        notes=[],
+    )
+    logger.info("report: %s", report)
+
+
+def _write_report(
+    config: Config,
+    plan: ViewPlan,
+    *,
+    result: EvalResult,
+    scores: VideoScores,
+    videos: VideoList,
+    folder: Path,
+    run_dir: Path,
+    notes: Sequence[str],
+) -> Path:
+    return write_report(
+        folder / REPORT_FILE,
+        result=result,
+        scores=scores,
+        class_names=videos.class_names,
+        thumbnails=_frames_of_hardest(config, plan, scores, videos),
+        config_text=config.to_yaml(),
+        title=f"{folder.resolve().name}: test of {result.num_listed:,} videos",
+        notes=[f"{plan}, each clip {builders.clip_spec(config, config.test.dataset)}", *notes],
+        history=StatsLog(run_dir).read(),
+    )
+
+
+def _frames_of_hardest(
+    config: Config, plan: ViewPlan, scores: VideoScores, videos: VideoList
+) -> Mapping[str, list[np.ndarray]]:
+    """The frames of the middle view of the videos that the model found hardest."""
+    wanted = {scores.video_ids[row] for row in hardest_videos(scores, NUM_HARDEST)}
+    frames = {}
+    for video in videos:
+        if video.video_id in wanted:
+            try:
+                frames[video.video_id] = builders.frames_seen(config, video, plan)
+            except DecodeError as error:
+                logger.warning("no pictures in the report: %s", error)
+    return frames

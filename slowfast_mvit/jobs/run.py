@@ -1,0 +1,171 @@
+"""How every job begins: its processes meet, agree and open the output folder and the log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from slowfast_mvit import __version__
+from slowfast_mvit.config import Config
+from slowfast_mvit.errors import ConfigError, Stopped, UserError
+from slowfast_mvit.jobs.report import CONFIG_FILE
+from slowfast_mvit.runtime.distributed import (
+    from_main,
+    gather_objects,
+    is_launched,
+    is_main,
+    num_nodes,
+    pick_device,
+    process_group,
+    require_agreement,
+    wait_for_all,
+    world_size,
+)
+from slowfast_mvit.runtime.launch_environment import attempts_share_a_store
+from slowfast_mvit.runtime.log import setup_logging
+from slowfast_mvit.storage import (
+    is_remote,
+    register_path_handlers,
+    shared_output_folder,
+    write_text_atomically,
+)
+
+logger = logging.getLogger(__name__)
+
+# A network file system may keep for half a minute that a file was not there a moment ago.
+APPEARS_WITHIN_S = 60.0
+
+
+def run_in_group(configs: Sequence[Config], run: Callable[[Config], None]) -> None:
+    """Run the jobs of all configs in one process group, if a launcher started several processes."""
+    with process_group(pick_device(configs[0].num_gpus)):
+        for config in configs:
+            run(config)
+
+
+@contextlib.contextmanager
+def started(config: Config) -> Iterator[Path]:
+    """Meet the other processes and open the log of the run; gives the local folder to write to.
+
+    Raises:
+        UserError: on every process: they differ in config or code, or do not share ``OUTPUT_DIR``.
+        ConfigError: ``NUM_SHARDS`` is not the number of nodes that take part.
+    """
+    register_path_handlers(config.path_handlers)
+    device = pick_device(config.num_gpus)
+    with process_group(device):
+        _require_shards(config)
+        require_agreement(
+            {
+                "the version of slowfast_mvit": __version__,
+                "the version of torch": torch.__version__,
+                "the digest of the config": config.digest(),
+                "OUTPUT_DIR": config.output_dir,
+            }
+        )
+        with shared_output_folder(
+            config.output_dir,
+            is_main=is_main(),
+            num_nodes=num_nodes(),
+            from_main=from_main,
+            wait_for_all=wait_for_all,
+        ) as output_dir:
+            if not is_remote(config.output_dir):
+                require_shared_folder(output_dir)
+            setup_logging(output_dir)
+            _tell_group(device)
+            try:
+                yield output_dir
+            except Stopped as stop:
+                logger.info("%s", stop)
+                stop.is_told = True
+                raise
+
+
+def require_shared_folder(folder: Path) -> None:
+    """Make sure that all processes see the files that the main one writes to ``folder``.
+
+    Raises:
+        UserError: on every process: the main one cannot write there, or names those that do not
+            see it.
+    """
+    if world_size() == 1:
+        return
+    path = folder / f".seen-by-all-{uuid.uuid4().hex}"
+    problem = ""
+    if is_main():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            problem = f"OUTPUT_DIR {folder}: cannot be written to ({error})"
+    path, problem = from_main((path, problem))
+    if problem:
+        raise UserError(problem)
+    blind = [number for number, sees in enumerate(gather_objects(_appears(path))) if not sees]
+    if is_main():
+        path.unlink()
+    if blind:
+        raise UserError(
+            f"OUTPUT_DIR {folder}: rank {', '.join(map(str, blind))} of {world_size()} cannot see "
+            "what rank 0 writes there. Choose a folder on a disk that all nodes share, "
+            "by the same path on each"
+        )
+
+
+def _appears(path: Path) -> bool:
+    deadline_s = time.monotonic() + APPEARS_WITHIN_S
+    while path.name not in _names_in(path.parent):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # unlike a question for one file, this asks the server again
+    except OSError:
+        return []
+
+
+def _require_shards(config: Config) -> None:
+    if config.num_shards == 1 or config.num_shards == num_nodes():
+        return
+    if is_launched():
+        found = f"the launcher started {num_nodes()} of {world_size()} processes in all"
+        todo = f"Set NUM_SHARDS {num_nodes()} or leave it out: the launcher's number counts"
+    else:
+        found = "this process was started alone, without a process group"
+        todo = (
+            f"Start it on each node with slowfast-mvit launch --nnodes {config.num_shards} "
+            "--rdzv_endpoint HOST:PORT -- train --cfg ..., HOST being the first node"
+        )
+    raise ConfigError(f"NUM_SHARDS is {config.num_shards} nodes, but {found}. {todo}")
+
+
+def _tell_group(device: torch.device) -> None:
+    if world_size() == 1:
+        return
+    nodes = "1 node" if num_nodes() == 1 else f"{num_nodes()} nodes"
+    over = "gloo" if device.type == "cpu" else "nccl"
+    logger.info("%d processes on %s have met, over %s", world_size(), nodes, over)
+    if attempts_share_a_store():
+        logger.warning(
+            "if a process dies, torchrun will start all again, and they will wait in vain for the "
+            "dead ones: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each node, or use "
+            "slowfast-mvit launch, which does"
+        )
+
+
+def write_config(config: Config, output_dir: Path) -> None:
+    """Write the resolved config beside the checkpoints; last, so that a typing error in the data
+    or the weights does not replace that of a finished run."""
+    write_text_atomically(output_dir / CONFIG_FILE, config.to_yaml())

@@ -1,0 +1,224 @@
+"""What training does, from a config to the files in ``OUTPUT_DIR``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from slowfast_mvit import builders
+from slowfast_mvit.config import Config
+from slowfast_mvit.engine.metrics_report import ToldLoader
+from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
+from slowfast_mvit.engine.test import validate
+from slowfast_mvit.engine.train import train
+from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.jobs.initial_checkpoint import (
+    LOAD_REPORT,
+    explained_start,
+    require_epochs_left,
+    write_load_report,
+)
+from slowfast_mvit.jobs.metric_writers import opened_curves
+from slowfast_mvit.jobs.run import started, write_config
+from slowfast_mvit.jobs.training_summary import tell_model, tell_plan
+from slowfast_mvit.models import MViT
+from slowfast_mvit.optim.averaging import moving_average
+from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
+from slowfast_mvit.runtime.checkpoint_files import Position, newest_first, position_of
+from slowfast_mvit.runtime.compiling import compile_where_it_helps
+from slowfast_mvit.runtime.distributed import (
+    from_main,
+    is_main,
+    num_nodes,
+    pick_device,
+    require_agreement,
+)
+from slowfast_mvit.runtime.log import StatsLog
+from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
+from slowfast_mvit.runtime.sharded import newest_sharded
+from slowfast_mvit.runtime.sharded_files import sharded_newest_first, sharded_position
+from slowfast_mvit.storage import local_copy
+
+logger = logging.getLogger(__name__)
+
+
+def train_job(config: Config, *, then_tests: bool = False) -> None:
+    """Train, resuming where the run stopped; validate on the way.
+
+    Args:
+        config: what to train.
+        then_tests: whether a test follows. Its list is read before training begins, so that nobody
+            hears of a mistake in it when training is done.
+    """
+    with started(config) as output_dir:
+        _train(config, output_dir, then_tests)
+
+
+def _train(config: Config, output_dir: Path, then_tests: bool) -> None:
+    device = pick_device(config.num_gpus)
+    videos = builders.build_videos(config, "train")
+    val_videos = builders.build_videos(config, "val")
+    if then_tests:
+        builders.build_videos(config, "test")
+    require_agreement({"training list": videos.digest(), "validation list": val_videos.digest()})
+    loader = builders.build_train_loader(config, videos)
+    val_loader = builders.build_val_loader(config, val_videos)
+
+    torch.manual_seed(config.rng_seed)  # every process begins with the same weights
+    model = builders.build_model(config)
+    model.input_spec = builders.input_spec(config, videos.class_names)
+    resume_from = _starting_point(config, output_dir, model)
+    _freeze(config, model)
+    model.to(device)
+    average = moving_average(model, config.train.ema_decay) if config.train.ema_decay else None
+    if config.model.compile:
+        compile_where_it_helps(model)
+    module, evaluated = _spread(config, model, average, device)
+
+    objective = builders.build_objective(config)
+    settings = _settings(config)
+    num_steps = steps_in_epoch(loader, settings.accum_steps)
+    tell_model(config, model)
+    tell_plan(
+        config,
+        device,
+        num_steps=num_steps,
+        num_train=len(videos),
+        num_val=len(val_videos),
+    )
+    if is_main():
+        write_config(config, output_dir)
+
+    with (
+        opened_curves(config, output_dir, steps_per_epoch=num_steps) as curves,
+        explained_start(config, resume_from),
+    ):
+        train(
+            model,
+            objective,
+            optimizer=builders.build_optimizer(config, model),
+            lr_at=builders.build_schedule(config, num_nodes()),
+            loader=loader,
+            settings=settings,
+            device=device,
+            output_dir=output_dir,
+            cfg_text=config.to_yaml(),
+            extra={"input_spec": model.input_spec},
+            module=module,
+            curves=curves,
+            average=average,
+            validate=lambda epoch, should_stop: validate(
+                evaluated(),
+                ToldLoader(
+                    val_loader,
+                    epoch_validated=epoch,
+                    max_epoch=settings.max_epoch,
+                    stats=StatsLog(output_dir),
+                    log_period=settings.log_period,
+                ),
+                builders.prepare_views(config),
+                objective.loss,
+                device=device,
+                forward_batch=builders.val_forward_batch(config, val_videos),
+                failed_path=output_dir / "failed_videos.csv",
+                epoch=epoch,
+                should_stop=should_stop,
+            ),
+            resume_from=resume_from,
+        )
+
+
+def _settings(config: Config) -> TrainSettings:
+    return TrainSettings(
+        max_epoch=config.solver.max_epoch,
+        seed=config.rng_seed,
+        checkpoint_period=config.train.checkpoint_period,
+        checkpoint_steps=config.train.checkpoint_steps,
+        eval_period=config.train.eval_period,
+        early_stopping=config.train.early_stopping,
+        log_period=config.log_period,
+        accum_steps=config.train.grad_accum_steps,
+        precision=config.train.precision,
+        clip_value=config.solver.clip_grad_val,
+        clip_norm=config.solver.clip_grad_l2norm,
+        max_failed_fraction=config.data.max_failed_fraction,
+        sharded_checkpoints=config.train.sharded_checkpoints,
+    )
+
+
+def _freeze(config: Config, model: MViT) -> None:
+    frozen = builders.freeze_parameters(config, model)
+    if frozen:
+        logger.info(
+            "TRAIN.FREEZE: %d of %d parameters are not trained: %s",
+            len(frozen),
+            sum(1 for _ in model.parameters()),
+            ", ".join(frozen),
+        )
+
+
+def _spread(
+    config: Config, model: MViT, average: AveragedModel | None, device: torch.device
+) -> tuple[nn.Module, Callable[[], nn.Module]]:
+    """What training calls, and what gives the model that is validated."""
+    spread = partial(
+        parallelise,
+        strategy=config.train.strategy,
+        device=device,
+        precision=config.train.precision,
+    )
+    module = spread(model, find_unused=config.model.detach_final_fc)
+    if average is None:
+        return module, lambda: evaluation_model(module, model)
+    if config.train.strategy == "fsdp":
+        spread(average.module)
+    return module, lambda: evaluation_model(average.module, average.module)
+
+
+def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | None:
+    """The checkpoint to go on from, or None after filling the model with weights to start from."""
+    newest = from_main(_newest(config, output_dir) if is_main() else None)
+    path = config.train.checkpoint_file_path
+    if newest is not None or not path:
+        return newest
+    last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
+    if last_epoch is None:
+        report = builders.load_start_weights(config, model)
+        write_load_report(report, output_dir / LOAD_REPORT)
+        return None
+    require_epochs_left(config, last_epoch)
+    return local_copy(path)
+
+
+def _newest(config: Config, output_dir: Path) -> Path | None:
+    """The checkpoint of this run that is furthest on, whole or sharded."""
+    if not config.train.auto_resume:
+        left = [*newest_first(output_dir), *sharded_newest_first(output_dir)]
+        if left:
+            logger.warning(
+                "TRAIN.AUTO_RESUME is False, but %s holds %d checkpoints of a run before, up to "
+                "%s. This run begins anew beside them; a later resume would take those that are "
+                "furthest on. Choose another OUTPUT_DIR, or move them away",
+                output_dir,
+                len(left),
+                left[0].name,
+            )
+        return None
+    found, problems = dict[Path, Position](), list[WeightsError]()
+    for newest, position in ((latest_checkpoint, position_of), (newest_sharded, sharded_position)):
+        try:
+            path = newest(output_dir)
+        except WeightsError as error:  # all of one kind are damaged: the other may do
+            problems.append(error)
+            continue
+        if path is not None:
+            found[path] = position(path)
+    if problems and not found:
+        raise problems[0]
+    return max(found, key=lambda path: found[path], default=None)

@@ -1,0 +1,111 @@
+"""TEST.WEIGHTS: which of the weights of a run are tested, and what is said where they are not."""
+
+import pytest
+import torch
+
+from slowfast_mvit import builders
+from slowfast_mvit.cli import main
+from slowfast_mvit.config import load_config
+from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.jobs.evaluated_checkpoint import load_test_weights
+from slowfast_mvit.runtime.checkpoint import save_best, save_checkpoint
+from slowfast_mvit.runtime.sharded import save_sharded
+
+
+def weights_filled_with(model, value):
+    return {name: torch.full_like(tensor, value) for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path):
+    """The OUTPUT_DIR of a run with weights of 1 and 2, moving averages of 11 and 12, best of 21."""
+    output_dir = tmp_path / "out"
+    model = builders.build_model(load_config(tiny_config))
+    plain = {"cfg_text": "", "extra": {}}
+    for epoch, value in enumerate((1.0, 2.0)):
+        save_checkpoint(
+            output_dir,
+            epoch=epoch,
+            model_state=weights_filled_with(model, value),
+            optimizer_state={},
+            ema_state=weights_filled_with(model, 10 + value),
+            **plain,
+        )
+    save_best(output_dir, epoch=0, model_state=weights_filled_with(model, 21.0), **plain)
+    return output_dir
+
+
+def load(tiny_config, output_dir, *words):
+    config = load_config(tiny_config, [*words, "OUTPUT_DIR", str(output_dir)])
+    model = builders.build_model(config)
+    name = load_test_weights(config, output_dir, model)
+    values = {value.item() for parameter in model.parameters() for value in parameter.unique()}
+    return name, values
+
+
+@pytest.mark.parametrize(
+    ("weights", "value", "name"),
+    [
+        ("last", 2.0, "weights of checkpoint_epoch_00002.pyth"),
+        ("ema", 12.0, "moving average in checkpoint_epoch_00002.pyth"),
+        ("best", 21.0, "weights of best.pyth, which validated best, of epoch 1"),
+    ],
+)
+def test_the_weights_that_were_asked_for_are_loaded_and_named(
+    tiny_config, run, weights, value, name
+):
+    assert load(tiny_config, run, "TEST.WEIGHTS", weights) == (name, {value})
+
+
+def test_a_named_checkpoint_has_its_weights_and_its_moving_average(tiny_config, run):
+    path = run / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    named = ("TEST.CHECKPOINT_FILE_PATH", str(path))
+
+    assert load(tiny_config, run, *named)[1] == {1.0}
+    assert load(tiny_config, run, *named, "TEST.WEIGHTS", "ema")[1] == {11.0}
+    with pytest.raises(ConfigError, match=r"names one file and TEST\.WEIGHTS best another"):
+        load(tiny_config, run, *named, "TEST.WEIGHTS", "best")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("ema", "there is no checkpoint in .* to take the moving average from"),
+        ("best", r"best\.pyth: no such file, and TEST.WEIGHTS is best"),
+    ],
+)
+def test_weights_that_are_not_there_are_no_reason_to_test_others(
+    tiny_config, tmp_path, weights, message
+):
+    with pytest.raises(WeightsError, match=message):
+        load(tiny_config, tmp_path / "empty", "TEST.WEIGHTS", weights)
+
+
+def test_a_checkpoint_without_a_moving_average_is_not_tested_as_one(tiny_config, run):
+    best = ("TEST.CHECKPOINT_FILE_PATH", str(run / "checkpoints" / "best.pyth"))
+
+    with pytest.raises(WeightsError, match=r"best\.pyth: holds no moving average \(ema_state"):
+        load(tiny_config, run, *best, "TEST.WEIGHTS", "ema")
+
+
+@pytest.mark.parametrize(("weights", "value"), [("last", 3.0), ("ema", 13.0)])
+def test_a_newer_checkpoint_in_parts_is_made_whole(tiny_config, run, weights, value):
+    model, average = (builders.build_model(load_config(tiny_config)) for _ in range(2))
+    model.load_state_dict(weights_filled_with(model, 3.0))
+    average.load_state_dict(weights_filled_with(model, 13.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plain = {"cfg_text": "", "extra": {}}
+    save_sharded(run, epoch=1, step=4, module=model, optimizer=optimizer, ema=average, **plain)
+
+    assert load(tiny_config, run, "TEST.WEIGHTS", weights)[1] == {value}
+    assert load(tiny_config, run, "TEST.WEIGHTS", weights)[1] == {value}
+
+    whole = model.state_dict()
+    save_checkpoint(run, epoch=2, model_state=whole, optimizer_state={}, **plain)
+    assert load(tiny_config, run)[0] == "weights of checkpoint_epoch_00003.pyth"
+
+
+def test_the_report_names_the_weights(tiny_config, run):
+    assert main(["test", "--cfg", str(tiny_config), "TEST.WEIGHTS", "ema"]) == 0
+
+    assert "moving average in checkpoint_epoch_00002.pyth" in (run / "report.html").read_text()
