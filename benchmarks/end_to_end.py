@@ -51,10 +51,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.record import RESULTS, keep_record
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
+from slowfast_mvit.engine.reporter import Reporter
+from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.train import train
+from slowfast_mvit.engine.train import Training, train
 from slowfast_mvit.optim.objectives import Loss, Recognition
 from slowfast_mvit.randomness import BATCH, generator
+from slowfast_mvit.runtime.log import StatsLog
+from slowfast_mvit.runtime.precision import loss_scaler
 from slowfast_mvit.structures import ClipBatch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,15 +187,17 @@ def measure(case: Case, num_rounds: int) -> dict[str, float]:
     loader = InTurns(batch, ready, case.log_period * num_rounds)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         train(
-            model,
-            objective,
-            optimizer=optimizer,
-            lr_at=builders.build_schedule(config),
-            loader=loader,
-            settings=settings_of(config, case.log_period),
-            device=CPU,
-            output_dir=folder,
-            cfg_text=config.to_yaml(),
+            Training(
+                RunState(model, model, optimizer, loss_scaler(CPU, "fp32")),
+                objective,
+                builders.build_schedule(config),
+                loader,
+                settings_of(config, case.log_period),
+                CPU,
+                Path(folder),
+                Reporter(StatsLog(folder)),
+                cfg_text=config.to_yaml(),
+            )
         )
     return summarise(loader, case)
 

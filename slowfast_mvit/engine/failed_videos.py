@@ -80,8 +80,8 @@ class FailureLimit:
 
     A failure counts against all videos of the epoch while it runs, so that no early cluster of
     them stops a run that would have stayed below the limit; at its end, against those tried. Each
-    process notes its own (``add``); when a line of the log is due they are counted together
-    (``counts``, summed over the processes, back to ``agree``), so that all stop at the same step.
+    rank notes its own (``add``); when a line of the log is due, the sum over the ranks comes back
+    (``add_totals``), so that all stop at the same step.
     """
 
     def __init__(self, path: str | Path, *, max_fraction: float, num_videos: int) -> None:
@@ -101,17 +101,17 @@ class FailureLimit:
         self.epoch = epoch
         self.num_tried = 0
         self.failed: list[FailedVideo] = []
-        self._own = {"num_tried": 0.0, "num_failed": 0.0}
+        self._of_rank = {"num_tried": 0.0, "num_failed": 0.0}
         self._new: list[FailedVideo] = []
 
     def add(self, batch: ClipBatch) -> None:
         """Note what this process read and could not read."""
-        self._own["num_tried"] += len(batch.video_ids) + len(batch.failures)
-        self._own["num_failed"] += len(batch.failures)
+        self._of_rank["num_tried"] += len(batch.video_ids) + len(batch.failures)
+        self._of_rank["num_failed"] += len(batch.failures)
         self._new += batch.failures
 
-    def written_down(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
-        """The batches. If they end because nothing can be read, those videos are written down."""
+    def recording(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+        """Pass the batches on. If they end because nothing can be read, record those videos."""
         try:
             yield from batches
         except DecodeError as error:
@@ -119,26 +119,31 @@ class FailureLimit:
             record_failed_videos(self.path, failures, split="train", epoch=self.epoch)
             raise
 
-    def counts(self) -> dict[str, float]:
-        """What this process noted in this epoch, to be summed over the processes."""
-        return dict(self._own)
+    def counts_of_rank(self) -> dict[str, float]:
+        """What this rank noted in this epoch, to be summed over the ranks."""
+        return dict(self._of_rank)
 
-    def agree(self, counts: Mapping[str, float]) -> None:
-        """Take in what all processes noted, write it down, and stop if that is too much already.
+    @property
+    def counts(self) -> dict[str, int]:
+        """What all ranks noted, up to the last ``add_totals``."""
+        return {"num_tried": self.num_tried, "num_failed": len(self.failed)}
 
-        Args:
-            counts: the sums of ``counts`` over the processes.
-
-        Raises:
-            UserError: more videos failed than the limit allows in a whole epoch.
-        """
+    def add_totals(self, counts: Mapping[str, float]) -> None:
+        """Take the sums of ``counts_of_rank`` over the ranks, and record new failures."""
         self.num_tried = int(counts["num_tried"])
         if counts["num_failed"] == len(self.failed):
             return
         new, self._new = self._new, []
-        everybodys = [failed for part in gather_objects(new) for failed in part]
-        self.failed += everybodys
-        record_failed_videos(self.path, everybodys, split="train", epoch=self.epoch)
+        of_all_ranks = [failed for part in gather_objects(new) for failed in part]
+        self.failed += of_all_ranks
+        record_failed_videos(self.path, of_all_ranks, split="train", epoch=self.epoch)
+
+    def require_below_limit(self) -> None:
+        """Stop the run, on all ranks, if too many videos failed for a whole epoch.
+
+        Raises:
+            UserError: more videos failed than the limit allows in a whole epoch.
+        """
         self._stop_above(max(self.num_tried, self.num_videos))
 
     def end_epoch(self) -> None:
@@ -163,11 +168,11 @@ class FailureLimit:
         return {"num_tried": self.num_tried, "failed": failed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with the counts of an epoch that was cut off; the main process answers for them."""
+        """Resume the counts of an epoch that was cut off; the main process has them in its sum."""
         self.num_tried = int(state["num_tried"])
         self.failed = [FailedVideo(*texts) for texts in state["failed"]]
         if is_main():
-            self._own = {"num_tried": self.num_tried, "num_failed": len(self.failed)}
+            self._of_rank = {"num_tried": self.num_tried, "num_failed": len(self.failed)}
 
     def _stop_above(self, num_videos: int) -> None:
         if len(self.failed) <= self.max_fraction * num_videos:

@@ -1,9 +1,11 @@
-"""What training measures: kept on the device, read only when a line of the log is due.
+"""The meter of a training epoch: values stay on the device until a line of the log is due.
 
 batch_wanted, batch_arrived, add   for each micro-batch; nothing waits for the device
 end_step                           once for each step of the optimizer
-read                               when a line is due: one sum over the ranks, one transfer
-settle, state -> restore           around a checkpoint within an epoch
+take_unread -> sum_measured -> add_totals
+                                   when a line or a checkpoint is due: one sum over the ranks
+line                               the record of the steps since the last line
+state -> restore                   around a checkpoint within an epoch
 summary                            at the end of the epoch
 """
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.engine.data_stall import DataWait
-from slowfast_mvit.engine.rank_sums import Step, Sums, Unread, Window, sum_measured
+from slowfast_mvit.engine.rank_sums import Step, Sums, Totals, Unread, UnreadStep, Window
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.optim.objectives import Outcome, one_label_each
 from slowfast_mvit.runtime.distributed import gather_objects, world_size
@@ -60,10 +62,9 @@ class EpochMeter:
         self.num_steps = num_steps
         self.device = device
         self.skips_infinite_gradients = skips_infinite_gradients
-        self.unread: list[Unread] = []
+        self.unread: list[UnreadStep] = []
         self.window = Window()
         self.sums = Sums()
-        self.counts: dict[str, float] = {}
         self.gpu_bytes = 0.0
         self._start_step()
         self.data_wait = DataWait(device)
@@ -99,53 +100,46 @@ class EpochMeter:
         """
         summed = torch.stack(self.step_values).sum(dim=0)
         values = torch.cat([summed, grad_norm.detach().double().reshape(1)])
-        self.unread.append(Unread(step, lr, tuple(self.step_videos), self.step_samples, values))
+        self.unread.append(UnreadStep(step, lr, tuple(self.step_videos), self.step_samples, values))
         self._start_step()
 
-    def settle(self, counts: Mapping[str, float] | None = None) -> None:
-        """Read all steps so far, on every rank together; tells nothing.
+    def take_unread(self) -> Unread:
+        """What this rank measured since the last call; waits until the device is done."""
+        steps, self.unread = self.unread, []
+        return Unread(steps, self.data_wait.take(), gpu_bytes(self.device), self.device)
 
-        Before a checkpoint: a model that has diverged must not be saved.
-
-        Args:
-            counts: numbers of this rank, such as failed videos of the epoch so far; their sums
-                over all ranks go into the records that follow.
+    def add_totals(self, totals: Totals) -> None:
+        """Count in what ``take_unread`` came to over all ranks; every rank calls it.
 
         Raises:
             UserError: a loss or gradient is not finite on some rank; on every rank the same
                 message, which names the step, the rank and its videos.
         """
-        steps, self.unread = self.unread, []
-        totals = sum_measured(
-            steps, counts or {}, self.data_wait.take(), gpu_bytes(self.device), self.device
-        )
-        self.counts = totals.counts
         self.window.waited_s += max(totals.waited_s)
         self.gpu_bytes = max(totals.gpu_bytes)
         for unread, num_samples, values in zip(
-            steps, totals.num_samples, totals.values, strict=True
+            totals.steps, totals.num_samples, totals.values, strict=True
         ):
-            loss, right1, right5, grad_norm = values
+            loss, top1_correct, top5_correct, grad_norm = values
             step = Step(
                 unread.number,
                 unread.lr,
                 num_samples,
                 loss / num_samples,
-                right1,
-                right5,
+                top1_correct,
+                top5_correct,
                 grad_norm / world_size(),
             )
             self._require_finite(unread, step)
             self.window.steps.append(step)
             self.sums.add(step)
 
-    def read(self, counts: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """The record of the steps since the last call, ``train_iter_`` (PySlowFast's spelling).
+    def line(self) -> dict[str, Any]:
+        """Return the record of the steps since the last line, ``train_iter_`` (PySlowFast's name).
 
-        Every rank calls it, with the same names of ``counts``; arguments and errors are those of
-        ``settle``. A loss is the mean over all samples of a step, the record's their median.
+        Everything must have been summed. A loss is the mean over all samples of a step, the
+        record's their median.
         """
-        self.settle(counts)
         window = self.window
         num_samples = sum(step.num_samples for step in window.steps)
         last = window.steps[-1]
@@ -160,17 +154,16 @@ class EpochMeter:
             "lr": last.lr,
             "loss": statistics.median(step.loss for step in window.steps),
             "grad_norm": statistics.median(step.grad_norm for step in window.steps),
-            "top1_err": _error(sum(step.right1 for step in window.steps), num_samples),
-            "top5_err": _error(sum(step.right5 for step in window.steps), num_samples),
+            "top1_err": _error(sum(step.top1_correct for step in window.steps), num_samples),
+            "top5_err": _error(sum(step.top5_correct for step in window.steps), num_samples),
             "gpu_mem": f"{self.gpu_bytes / 1024**3:.2f}G",
             **_times(len(window.steps), num_samples, seconds, window.waited_s),
             "eta": self._eta(seconds / len(window.steps), last.number + 1),
             "num_skipped": self.sums.num_skipped,
-            **self.counts,
         }
 
     def summary(self, lr: float) -> dict[str, Any]:
-        """The record of the whole epoch, ``train_epoch``; everything must have been read."""
+        """The record of the whole epoch, ``train_epoch``; everything must have been summed."""
         sums = self.sums
         num_counted = sums.num_steps - sums.num_skipped
         return {
@@ -179,32 +172,29 @@ class EpochMeter:
             "lr": lr,
             "loss": sums.loss / sums.num_samples,
             "grad_norm": sums.grad_norm / num_counted if num_counted else math.nan,
-            "top1_err": _error(sums.right1, sums.num_samples),
-            "top5_err": _error(sums.right5, sums.num_samples),
+            "top1_err": _error(sums.top1_correct, sums.num_samples),
+            "top5_err": _error(sums.top5_correct, sums.num_samples),
             "gpu_mem": f"{self.gpu_bytes / 1024**3:.2f}G",
             "RAM": memory_in_use(),
             **_times(sums.num_steps, sums.num_samples, sums.seconds, sums.waited_s),
             "eta": self._eta(sums.seconds / sums.num_steps, self.num_steps),
             "time_diff": round(sums.seconds, 3),
             "num_skipped": sums.num_skipped,
-            **self.counts,
         }
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint within the epoch; everything must have been settled."""
-        assert not self.unread, "settle first: these steps would be lost"
+        """Plain values for a checkpoint within the epoch; everything must have been summed."""
+        assert not self.unread, "sum first: these steps would be lost"
         return {
             "sums": asdict(self.sums),
-            "counts": dict(self.counts),
             "steps": [list(astuple(step)) for step in self.window.steps],
             "seconds": self.window.seconds + time.monotonic() - self.window_start_s,
             "waited_s": self.window.waited_s,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a ``state``, as if there had been no break."""
+        """Resume from a ``state``, as if there had been no break."""
         self.sums = Sums(**state["sums"])
-        self.counts = dict(state["counts"])
         steps = [Step(*values) for values in state["steps"]]
         self.window = Window(steps, state["seconds"], state["waited_s"])
         self.window_start_s = time.monotonic()
@@ -217,7 +207,7 @@ class EpochMeter:
     def _eta(self, per_step_s: float, steps_done: int) -> str:
         return duration(per_step_s * ((self.max_epoch - self.epoch) * self.num_steps - steps_done))
 
-    def _require_finite(self, unread: Unread, step: Step) -> None:
+    def _require_finite(self, unread: UnreadStep, step: Step) -> None:
         """All ranks have the same ``step``, so they stop here together or not at all."""
         gradient_counts = not self.skips_infinite_gradients
         if math.isfinite(step.loss) and (math.isfinite(step.grad_norm) or not gradient_counts):
@@ -262,5 +252,5 @@ def _times(num_steps: int, num_samples: float, seconds: float, waited_s: float) 
     }
 
 
-def _error(num_right: float, num_samples: float) -> float:
-    return 100.0 * (1.0 - num_right / num_samples)
+def _error(correct: float, num_samples: float) -> float:
+    return 100.0 * (1.0 - correct / num_samples)

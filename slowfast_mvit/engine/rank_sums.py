@@ -1,9 +1,9 @@
-"""What a step, a window of the log and an epoch come to, over all ranks, as plain numbers."""
+"""Sums over all ranks for a step, a window of the log and an epoch, as plain numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,33 +12,26 @@ from torch import Tensor
 from slowfast_mvit.runtime.distributed import rank, sum_over_ranks, world_size
 
 
-def sum_measured(
-    steps: Sequence[Unread],
-    counts: Mapping[str, float],
-    waited_s: float,
-    gpu_bytes: float,
-    device: torch.device,
-) -> Totals:
-    """What all ranks measured, from one sum over them and one transfer from the device.
+def sum_measured(unread: Unread, counts: Mapping[str, float]) -> Totals:
+    """Sum what all ranks measured, with one exchange and one transfer from the device.
 
-    Seconds and bytes of a rank stand in a place of their own, so they come through as they are.
+    Seconds and bytes of a rank have a place of their own in the sum, so they arrive as they are.
 
     Args:
-        steps: of this rank; every rank has as many.
+        unread: of this rank; every rank has as many steps.
         counts: numbers of this rank, with the same names on every rank.
-        waited_s: for data, by this rank.
-        gpu_bytes: held by this rank.
-        device: on which the values of the steps are.
     """
+    steps = unread.steps
     waited, held = [0.0] * world_size(), [0.0] * world_size()
-    waited[rank()], held[rank()] = waited_s, gpu_bytes
+    waited[rank()], held[rank()] = unread.waited_s, unread.gpu_bytes
     known = [*counts.values(), *waited, *held, *(step.num_samples for step in steps)]
-    on_device = torch.tensor(known, dtype=torch.float64).to(device)
+    on_device = torch.tensor(known, dtype=torch.float64).to(unread.device)
     totals = sum_over_ranks(torch.cat([on_device, *(step.values for step in steps)])).cpu()
 
     sizes = [len(counts), len(waited), len(held), len(steps), 4 * len(steps)]
     parts = totals.split(sizes)
     return Totals(
+        steps,
         {name: _whole(count) for name, count in zip(counts, parts[0].tolist(), strict=True)},
         parts[1].tolist(),
         parts[2].tolist(),
@@ -53,16 +46,16 @@ def _whole(number: float) -> float:
 
 
 @dataclass
-class Unread:
-    """One step of this rank, unread.
+class UnreadStep:
+    """One step of this rank, its values still on the device.
 
     Attributes:
         number: 0-based in its epoch.
         lr: the learning rate.
         video_ids: its videos.
         num_samples: views it was trained on.
-        values: (4,) float64 on the device: the sum of the losses of its samples, how many were
-            right in the first 1, in the first 5, and the gradient norm.
+        values: (4,) float64 on the device: the sum of the losses of its samples, how many are
+            top-1 and top-5 correct, and the gradient norm.
     """
 
     number: int
@@ -73,15 +66,32 @@ class Unread:
 
 
 @dataclass
+class Unread:
+    """What this rank measured since the last sum over the ranks.
+
+    Attributes:
+        steps: their values are still on the device.
+        waited_s: waiting for data.
+        gpu_bytes: the most GPU memory held so far.
+        device: of the model.
+    """
+
+    steps: list[UnreadStep]
+    waited_s: float
+    gpu_bytes: float
+    device: torch.device
+
+
+@dataclass
 class Step:
-    """One step over all ranks: ``Unread`` as plain numbers, ``loss`` the mean over its samples."""
+    """One step over all ranks, as plain numbers; ``loss`` is the mean over its samples."""
 
     number: int
     lr: float
     num_samples: float
     loss: float
-    right1: float
-    right5: float
+    top1_correct: float
+    top5_correct: float
     grad_norm: float
 
 
@@ -92,15 +102,15 @@ class Sums:
     Attributes:
         num_skipped: steps that a float16 loss scaler left out.
         grad_norm: over the other steps.
-        seconds: of the windows that are told.
+        seconds: of the windows that are reported.
     """
 
     num_steps: int = 0
     num_skipped: int = 0
     num_samples: float = 0.0
     loss: float = 0.0
-    right1: float = 0.0
-    right5: float = 0.0
+    top1_correct: float = 0.0
+    top5_correct: float = 0.0
     grad_norm: float = 0.0
     seconds: float = 0.0
     waited_s: float = 0.0
@@ -112,8 +122,8 @@ class Sums:
         self.num_skipped += skipped
         self.num_samples += step.num_samples
         self.loss += step.loss * step.num_samples
-        self.right1 += step.right1
-        self.right5 += step.right5
+        self.top1_correct += step.top1_correct
+        self.top5_correct += step.top5_correct
         self.grad_norm += 0.0 if skipped else step.grad_norm
 
 
@@ -133,16 +143,18 @@ class Window:
 
 @dataclass
 class Totals:
-    """What all ranks have measured since they were last asked.
+    """What all ranks measured since the last sum.
 
     Attributes:
+        steps: those of this rank.
         counts: summed.
         waited_s: for data, of each rank.
         gpu_bytes: of each rank.
         num_samples: of each step, summed.
-        values: ``Unread.values`` of each step, summed.
+        values: ``UnreadStep.values`` of each step, summed.
     """
 
+    steps: list[UnreadStep]
     counts: dict[str, float]
     waited_s: list[float]
     gpu_bytes: list[float]

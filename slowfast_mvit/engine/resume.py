@@ -1,4 +1,4 @@
-"""What a run must remember to go on where it was cut off: gathered, written, put back."""
+"""The state that a run resumes from: gathered, written, restored."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ from slowfast_mvit.runtime.parallel import whole_optimizer_state, whole_state
 from slowfast_mvit.runtime.sharded import load_sharded, save_sharded
 
 logger = logging.getLogger(__name__)
+
+# Plain values that say what was counted so far in an epoch that was cut off; empty at its start.
+EpochProgress = dict[str, Any]
+
+# Stored in checkpoints: with another of these, a resumed run is no longer the one that was cut off.
+DECIDES_DRAWS = {
+    "seed": "RNG_SEED",
+    "videos_per_step": "the number of videos a step",
+    "world_size": "the number of ranks",
+}
 
 
 @dataclass(frozen=True)
@@ -121,14 +131,18 @@ def save_best_weights(
         save_best(output_dir, epoch=epoch, model_state=weights, cfg_text=cfg_text, extra=extra)
 
 
-def resume_state(state: RunState, path: str | Path) -> tuple[Position, dict[str, Any]]:
+def resume_state(
+    state: RunState, path: str | Path, stored: Mapping[str, Any], max_epoch: int
+) -> tuple[Position, EpochProgress]:
     """Put a run back to where a checkpoint was written, in place.
 
     Args:
         path: a file of ours or of PySlowFast, or the folder of a sharded checkpoint.
+        stored: the plain values that this run stores in its checkpoints.
+        max_epoch: epochs of the whole run.
 
     Returns:
-        How far the run had come, and the plain values kept beside; none in PySlowFast's own files.
+        Where to resume, and what was counted in the epoch so far.
 
     Raises:
         WeightsError: it cannot be read or does not fit.
@@ -136,6 +150,33 @@ def resume_state(state: RunState, path: str | Path) -> tuple[Position, dict[str,
     average = None if state.average is None else state.average.module
     load = load_sharded if Path(path).is_dir() else load_training_state
     saved = load(path, state.module, state.optimizer, state.scaler, ema=average)
+    extra = saved.extra  # none in PySlowFast's own files
     if state.average is not None:
-        state.average.n_averaged.fill_(int(saved.extra.get("num_averaged") or 0))
-    return Position(saved.epoch + 1, int(saved.extra.get("step", 0))), saved.extra
+        state.average.n_averaged.fill_(int(extra.get("num_averaged") or 0))
+    for name, label in DECIDES_DRAWS.items():
+        before = extra.get(name, stored[name])
+        if before != stored[name]:
+            logger.warning(
+                "%s was %s and is now %s: other draws and other steps follow than in a run that "
+                "was never cut off",
+                label,
+                before,
+                stored[name],
+            )
+    start = Position(saved.epoch + 1, int(extra.get("step", 0)))
+    if start.epoch >= max_epoch:
+        logger.info("%s: all %d epochs are done already", path, max_epoch)
+        return start, {}
+    if start.step == 0:
+        logger.info("resuming from %s with epoch %d/%d", path, start.epoch + 1, max_epoch)
+        return start, {}
+    num_videos = start.step * extra.get("videos_per_step", stored["videos_per_step"])
+    start = Position(start.epoch, num_videos // stored["videos_per_step"])
+    logger.info(
+        "resuming from %s inside epoch %d/%d, after step %d",
+        path,
+        start.epoch + 1,
+        max_epoch,
+        start.step,
+    )
+    return start, {name: extra[name] for name in ("meter", "failures") if name in extra}

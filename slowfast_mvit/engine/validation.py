@@ -1,17 +1,16 @@
-"""The validations of a run: what came out of each, which was best, whether it still gets better."""
+"""The validations of a run: the metrics of each, the best so far, and early stopping."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from slowfast_mvit.engine.metrics_report import tell
+from slowfast_mvit.engine.reporter import Reporter
 from slowfast_mvit.engine.settings import TrainSettings
 from slowfast_mvit.runtime.distributed import from_main
-from slowfast_mvit.runtime.log import StatsLog, done_of, memory_in_use
-from slowfast_mvit.runtime.metric_writers import Curves
+from slowfast_mvit.runtime.log import done_of, memory_in_use
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +25,7 @@ class Validations:
 
     Args:
         validate: None for a run without validations.
-        stats: the log of the run, read where it is resumed.
-        curves: where else the numbers go.
+        reporter: of the run; its log is read where the run is resumed.
         settings: when to validate, when to give up.
         save_best: writes the weights that have just turned out better than all before.
     """
@@ -35,20 +33,20 @@ class Validations:
     def __init__(
         self,
         validate: Validate | None,
-        stats: StatsLog,
-        curves: Sequence[Curves],
+        reporter: Reporter,
         *,
         settings: TrainSettings,
         save_best: SaveBest,
     ) -> None:
         self._validate = validate
-        self._stats = stats
-        self._curves = curves
+        self._reporter = reporter
         self._settings = settings
         self._save_best = save_best
         # Only the main process writes the log, and so only it can be sure of what is in it.
-        self._records: list[dict[str, Any]] = from_main(stats.read("val_epoch"))
-        self._epochs_told = from_main([done_of(r, "epoch") for r in stats.read("train_epoch")])
+        self._records: list[dict[str, Any]] = from_main(reporter.stats.read("val_epoch"))
+        self._epochs_reported = from_main(
+            [done_of(r, "epoch") for r in reporter.stats.read("train_epoch")]
+        )
 
     def are_due(self, epoch: int) -> bool:
         """Whether there is a validation after the 0-based ``epoch``."""
@@ -60,19 +58,19 @@ class Validations:
         if not self.are_due(epoch):
             return False
         validated = [done_of(record, "epoch") for record in self._records]
-        return epoch + 1 in self._epochs_told and epoch + 1 not in validated
+        return epoch + 1 in self._epochs_reported and epoch + 1 not in validated
 
     def run(self, epoch: int, should_stop: Callable[[], None]) -> None:
         """Validate after the 0-based ``epoch``; keep the weights if they are the best so far.
 
         Raises:
-            Stopped: ``should_stop`` raised it; nothing was told.
+            Stopped: ``should_stop`` raised it; nothing was reported.
         """
         assert self._validate is not None, "ask are_due first"
         start_s = time.monotonic()
         measured = dict(self._validate(epoch, should_stop))
         if measured["top1_err"] < min(self._errors("top1_err"), default=float("inf")):
-            self._save_best(epoch)  # before it is told: what is told is not done again
+            self._save_best(epoch)  # before it is reported: what is reported is not done again
         least = {
             f"min_{name}": min([measured[name], *self._errors(name)])
             for name in ("top1_err", "top5_err")
@@ -85,7 +83,7 @@ class Validations:
             **measured,
             **least,
         }
-        tell(record, self._stats, self._curves)
+        self._reporter.report(record)
         self._records.append(record)
 
     def have_stalled(self) -> bool:

@@ -57,7 +57,7 @@ def _merge(output_dirs: Sequence[Path]) -> None:
     logger.info(
         "joined the records of %d videos from %d files of parts", len(outcomes), len(folders)
     )
-    write_test(config, plans, outcomes, videos=videos, weights=tests[0].weights, output_dir=first)
+    write_test(config, videos, outcomes, weights=tests[0].weights, output_dir=first)
     logger.info(
         "the records are kept; when they are no longer needed, delete %s",
         ", ".join(str(folder.parent) for folder in folders),

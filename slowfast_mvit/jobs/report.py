@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,46 +36,47 @@ REPORT_FILE = "report.html"
 CLIP_COUNTS_FILE = "test_clip_counts.json"
 
 
-def write_results(
-    config: Config,
-    plan: ViewPlan,
-    *,
-    scores: VideoScores,
-    failed: Sequence[FailedVideo],
-    videos: VideoList,
-    folder: Path,
-    run_dir: Path,
-    weights: str,
-) -> EvalResult:
-    """Write everything a test leaves into ``folder``, and say the numbers.
+@dataclass(frozen=True)
+class TestOutput:
+    """The test of one view plan, and the folder for its files.
 
-    The curves in the report are those of the training in ``run_dir``.
+    Attributes:
+        config: what was tested.
+        plan: the views of each video.
+        videos: the list.
+        folder: gets the files.
+        run_dir: of the training run whose curves the report shows.
+        notes: lines for the head of the report, such as the weights that were tested.
     """
+
+    config: Config
+    plan: ViewPlan
+    videos: VideoList
+    folder: Path
+    run_dir: Path
+    notes: Sequence[str] = ()
+
+
+def write_results(
+    output: TestOutput, scores: VideoScores, failed: Sequence[FailedVideo]
+) -> EvalResult:
+    """Write all files of a test, and log its accuracy."""
     result = summarise(
         scores,
-        class_names=videos.class_names,
+        class_names=output.videos.class_names,
         failed_videos=failed,
-        num_listed=len(videos),
-        config_digest=config.digest(),
+        num_listed=len(output.videos),
+        config_digest=output.config.digest(),
     )
-    save_results(result, folder / RESULTS_FILE)
-    save_scores(scores, folder / SCORES_FILE)
-    report = _write_report(
-        config,
-        plan,
-        result=result,
-        scores=scores,
-        videos=videos,
-        folder=folder,
-        run_dir=run_dir,
-        notes=[weights],
-    )
+    save_results(result, output.folder / RESULTS_FILE)
+    save_scores(scores, output.folder / SCORES_FILE)
+    report = _write_report(output, result, scores)
     logger.info(
         "top-1 %.2f %%, top-5 %.2f %% of %d videos, %s%s",
         result.top1,
         result.top5,
         result.num_videos,
-        plan,
+        output.plan,
         f"; {result.failed} videos could not be read" if result.failed else "",
     )
     logger.info("report: %s", report)
@@ -84,7 +86,7 @@ def write_results(
 def write_clip_counts(
     plans: Sequence[ViewPlan], results: Sequence[EvalResult], folder: Path
 ) -> None:
-    """Write accuracy against the number of clips into ``folder``, and say it as a table."""
+    """Write accuracy against the number of clips into ``folder``, and log it as a table."""
     rows = [
         {
             "num_clips": plan.num_clips,
@@ -120,53 +122,35 @@ def _write_again(output_dir: Path) -> None:
     plan = builders.view_plan(config, num_clips=clips, num_crops=crops)
     videos = builders.build_videos(config, "test")
     has_curves = StatsLog(output_dir).path.is_file() or is_remote(config.output_dir)
-    report = _write_report(
-        config,
-        plan,
-        result=result,
-        scores=scores,
-        videos=videos,
-        folder=output_dir,
-        run_dir=output_dir if has_curves else Path(config.output_dir),
-        notes=[],
-    )
+    run_dir = output_dir if has_curves else Path(config.output_dir)
+    report = _write_report(TestOutput(config, plan, videos, output_dir, run_dir), result, scores)
     logger.info("report: %s", report)
 
 
-def _write_report(
-    config: Config,
-    plan: ViewPlan,
-    *,
-    result: EvalResult,
-    scores: VideoScores,
-    videos: VideoList,
-    folder: Path,
-    run_dir: Path,
-    notes: Sequence[str],
-) -> Path:
+def _write_report(output: TestOutput, result: EvalResult, scores: VideoScores) -> Path:
+    config, folder = output.config, output.folder
+    clip = builders.clip_spec(config, config.test.dataset)
     return write_report(
         folder / REPORT_FILE,
         result=result,
         scores=scores,
-        class_names=videos.class_names,
-        thumbnails=_frames_of_hardest(config, plan, scores, videos),
+        class_names=output.videos.class_names,
+        thumbnails=_frames_of_hardest(output, scores),
         config_text=config.to_yaml(),
         title=f"{folder.resolve().name}: test of {result.num_listed:,} videos",
-        notes=[f"{plan}, each clip {builders.clip_spec(config, config.test.dataset)}", *notes],
-        history=StatsLog(run_dir).read(),
+        notes=[f"{output.plan}, each clip {clip}", *output.notes],
+        history=StatsLog(output.run_dir).read(),
     )
 
 
-def _frames_of_hardest(
-    config: Config, plan: ViewPlan, scores: VideoScores, videos: VideoList
-) -> Mapping[str, list[np.ndarray]]:
+def _frames_of_hardest(output: TestOutput, scores: VideoScores) -> Mapping[str, list[np.ndarray]]:
     """The frames of the middle view of the videos that the model found hardest."""
     wanted = {scores.video_ids[row] for row in hardest_videos(scores, NUM_HARDEST)}
     frames = {}
-    for video in videos:
+    for video in output.videos:
         if video.video_id in wanted:
             try:
-                frames[video.video_id] = builders.frames_seen(config, video, plan)
+                frames[video.video_id] = builders.frames_seen(output.config, video, output.plan)
             except DecodeError as error:
-                logger.warning("no pictures in the report: %s", error)
+                logger.warning("no thumbnails in the report: %s", error)
     return frames

@@ -1,4 +1,4 @@
-"""How every job begins: its processes meet, agree and open the output folder and the log."""
+"""The start of every job: its ranks agree, and open the output folder and the log."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -50,9 +51,24 @@ def run_in_group(configs: Sequence[Config], run: Callable[[Config], None]) -> No
             run(config)
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of one config, as each rank has it.
+
+    Attributes:
+        config: of the run.
+        output_dir: the local folder to write to.
+        device: of this rank.
+    """
+
+    config: Config
+    output_dir: Path
+    device: torch.device
+
+
 @contextlib.contextmanager
-def started(config: Config) -> Iterator[Path]:
-    """Meet the other processes and open the log of the run; gives the local folder to write to.
+def started(config: Config) -> Iterator[Run]:
+    """Join the other ranks and open the log of the run.
 
     Raises:
         UserError: on every process: they differ in config or code, or do not share ``OUTPUT_DIR``.
@@ -80,9 +96,9 @@ def started(config: Config) -> Iterator[Path]:
             if not is_remote(config.output_dir):
                 require_shared_folder(output_dir)
             setup_logging(output_dir)
-            _tell_group(device)
+            _log_group(device)
             try:
-                yield output_dir
+                yield Run(config, output_dir, device)
             except Stopped as stop:
                 logger.info("%s", stop)
                 stop.is_told = True
@@ -151,7 +167,7 @@ def _require_shards(config: Config) -> None:
     raise ConfigError(f"NUM_SHARDS is {config.num_shards} nodes, but {found}. {todo}")
 
 
-def _tell_group(device: torch.device) -> None:
+def _log_group(device: torch.device) -> None:
     if world_size() == 1:
         return
     nodes = "1 node" if num_nodes() == 1 else f"{num_nodes()} nodes"

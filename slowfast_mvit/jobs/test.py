@@ -1,4 +1,4 @@
-"""What testing does, from a config to the files in ``OUTPUT_DIR``.
+"""Testing, from a config to the files in ``OUTPUT_DIR``.
 
     which videos have no record yet -> a contiguous part of them on each rank -> a record each
     -> (when all ranks are through, on the main one) results, scores and report of each plan
@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,12 @@ from slowfast_mvit.evaluation.records import (
     record_writer,
 )
 from slowfast_mvit.jobs.evaluated_checkpoint import load_test_weights
-from slowfast_mvit.jobs.report import write_clip_counts, write_results
-from slowfast_mvit.jobs.run import APPEARS_WITHIN_S, started, write_config
-from slowfast_mvit.models import MViT
+from slowfast_mvit.jobs.report import TestOutput, write_clip_counts, write_results
+from slowfast_mvit.jobs.run import APPEARS_WITHIN_S, Run, started, write_config
 from slowfast_mvit.runtime.distributed import (
     from_main,
     is_main,
     num_nodes,
-    pick_device,
     rank,
     require_agreement,
     wait_for_all,
@@ -54,7 +53,7 @@ from slowfast_mvit.runtime.distributed import (
 )
 from slowfast_mvit.runtime.log import progress
 from slowfast_mvit.runtime.stopping import stop_requests
-from slowfast_mvit.structures import EvalResult, FailedVideo, ViewPlan
+from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores, ViewPlan, ViewScores
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +86,12 @@ def test_job(config: Config, part: Part = WHOLE) -> None:
         config: what to test.
         part: of the list. A part leaves its records and no results: ``merge`` joins them.
     """
-    with started(config) as output_dir:
-        _test(config, output_dir, part)
+    with started(config) as run:
+        _test(run, part)
 
 
-def _test(config: Config, output_dir: Path, part: Part) -> None:
-    device = pick_device(config.num_gpus)
+def _test(run: Run, part: Part) -> None:
+    config, output_dir = run.config, run.output_dir
     videos = builders.build_videos(config, "test")
     torch.manual_seed(config.rng_seed)  # or a test without weights would differ each time
     model = builders.build_model(config)
@@ -102,42 +101,18 @@ def _test(config: Config, output_dir: Path, part: Part) -> None:
         list_digest=videos.digest(),
         state=model.state_dict(),
         forward_batch=builders.test_forward_batch(config, videos),
-        device=device,
+        device=run.device,
     )
     require_agreement(facts)
-    model.to(device)
+    model.to(run.device)
 
     folder = records_folder(output_dir, facts)
     plans = builders.test_plans(config)
     if is_main():
         write_config(config, output_dir)
         begin_records(output_dir, facts, weights)
-        logger.info("testing %d videos, %s each, %s", len(videos), _in_words(plans), weights)
-    _score_missing(
-        config, plans, model=model, videos=videos, device=device, folder=folder, part=part
-    )
-    wait_for_all("the scores of all ranks")
-    if part != WHOLE:
-        logger.info("part %d of %d is scored: when all are, run slowfast-mvit merge", *part)
-    elif is_main():
-        outcomes = _join_all(folder, all_views(plans), len(videos))
-        require_every_video(outcomes, videos, "Do all nodes write to one shared OUTPUT_DIR?")
-        write_test(config, plans, outcomes, videos=videos, weights=weights, output_dir=output_dir)
-        remove_records(folder)
-    wait_for_all("the results")
-
-
-def _score_missing(
-    config: Config,
-    plans: Sequence[ViewPlan],
-    *,
-    model: MViT,
-    videos: VideoList,
-    device: torch.device,
-    folder: Path,
-    part: Part,
-) -> None:
-    """Leave a record of each video of ``part`` that has none; each rank does its share of them."""
+        views = " and ".join(map(str, plans))
+        logger.info("testing %d videos, %s each, %s", len(videos), views, weights)
     # Only the main process looks: another might already see what a third one has just written.
     missing = from_main(_missing(videos, folder, all_views(plans), part) if is_main() else None)
     assert missing is not None
@@ -145,13 +120,27 @@ def _score_missing(
         model,
         builders.build_test_loader(config, videos, *plans, indices=missing.tolist()),
         builders.prepare_views(config),
-        device=device,
+        device=run.device,
         forward_batch=builders.test_forward_batch(config, videos),
     )
-    mine = part_of(len(missing), rank(), world_size())
+    _record(scored, len(missing), folder, part)
+    wait_for_all("the scores of all ranks")
+    if part != WHOLE:
+        logger.info("part %d of %d is scored: when all are, run slowfast-mvit merge", *part)
+    elif is_main():
+        outcomes = _join_all(folder, all_views(plans), len(videos))
+        require_every_video(outcomes, videos, "Do all nodes write to one shared OUTPUT_DIR?")
+        write_test(config, videos, outcomes, weights=weights, output_dir=output_dir)
+        remove_records(folder)
+    wait_for_all("the results")
+
+
+def _record(scored: Iterator[Outcome], num_missing: int, folder: Path, part: Part) -> None:
+    """Write a record of each video that this rank scores."""
+    share = part_of(num_missing, rank(), world_size())
     what = "testing" if world_size() == 1 else f"testing, rank {rank()} of {world_size()}"
     with record_writer(folder, part=part, rank=rank()) as record, stop_requests() as stop:
-        for outcome in progress(scored, total=mine.stop - mine.start, what=what, log_period=200):
+        for outcome in progress(scored, total=share.stop - share.start, what=what, log_period=200):
             record(outcome)
             stop.raise_if_asked()
 
@@ -206,71 +195,48 @@ def require_every_video(outcomes: Mapping[str, Outcome], videos: VideoList, hint
 
 def write_test(
     config: Config,
-    plans: Sequence[ViewPlan],
+    videos: VideoList,
     outcomes: Mapping[str, Outcome],
     *,
-    videos: VideoList,
     weights: str,
     output_dir: Path,
 ) -> None:
-    """Write what a test leaves.
+    """Write the files of a test: into its folder, or with several plans into a folder for each.
 
     Args:
         config: what was tested.
-        plans: each gets its files; with several, each in a folder of its own.
-        outcomes: of every video.
         videos: the list.
-        weights: in words.
+        outcomes: of every video.
+        weights: description of the weights that were tested.
         output_dir: of the test.
     """
-    in_order = [outcomes[video.video_id] for video in videos]
-    if len(plans) == 1:
-        _write_plan(config, plans, 0, in_order, videos, weights, output_dir, folder=output_dir)
-        return
+    plans = builders.test_plans(config)
+    ordered = [outcomes[video.video_id] for video in videos]
     results = list[EvalResult]()
     for number, plan in enumerate(plans):
-        folder = output_dir / f"test_{plan.num_clips}_clips"
-        alone = builders.config_of_plan(config, plan)
-        write_config(alone, folder)
-        results.append(
-            _write_plan(alone, plans, number, in_order, videos, weights, output_dir, folder=folder)
-        )
-    write_clip_counts(plans, results, output_dir)
+        output = TestOutput(config, plan, videos, output_dir, output_dir, [weights])
+        if len(plans) > 1:
+            output = replace(
+                output,
+                config=builders.config_of_plan(config, plan),
+                folder=output_dir / f"test_{plan.num_clips}_clips",
+            )
+            write_config(output.config, output.folder)
+        failed = [outcome for outcome in ordered if isinstance(outcome, FailedVideo)]
+        record_failed_videos(output.folder / "failed_videos.csv", failed)
+        scores = _average(views_of_plan(ordered, plans, number), output, failed)
+        results.append(write_results(output, scores, failed))
+    if len(plans) > 1:
+        write_clip_counts(plans, results, output_dir)
 
 
-def _write_plan(
-    config: Config,
-    plans: Sequence[ViewPlan],
-    number: int,
-    outcomes: Sequence[Outcome],
-    videos: VideoList,
-    weights: str,
-    output_dir: Path,
-    *,
-    folder: Path,
-) -> EvalResult:
-    """Write what the test with plan ``number`` of ``plans`` leaves into ``folder``."""
-    plan = plans[number]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedVideo)]
-    record_failed_videos(folder / "failed_videos.csv", failed)
-    missing = {video.video_id for video in failed}
-    video_scores = ensemble(
-        views_of_plan(outcomes, plans, number),
-        views=plan.views().numpy(),
-        video_ids=[video.video_id for video in videos if video.video_id not in missing],
-        method=config.data.ensemble_method,
+def _average(
+    scores: Iterable[ViewScores], output: TestOutput, failed: Sequence[FailedVideo]
+) -> VideoScores:
+    failed_ids = {video.video_id for video in failed}
+    return ensemble(
+        scores,
+        views=output.plan.views().numpy(),
+        video_ids=[v.video_id for v in output.videos if v.video_id not in failed_ids],
+        method=output.config.data.ensemble_method,
     )
-    return write_results(
-        config,
-        plan,
-        scores=video_scores,
-        failed=failed,
-        videos=videos,
-        folder=folder,
-        run_dir=output_dir,
-        weights=weights,
-    )
-
-
-def _in_words(plans: Sequence[ViewPlan]) -> str:
-    return " and ".join(map(str, plans))

@@ -1,22 +1,29 @@
-"""What training does, from a config to the files in ``OUTPUT_DIR``."""
+"""Training, from a config to the files in ``OUTPUT_DIR``."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config
-from slowfast_mvit.engine.metrics_report import ToldLoader
+from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.engine.data_stall import DataWaitHint
+from slowfast_mvit.engine.reporter import ReportedLoader, Reporter
+from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
 from slowfast_mvit.engine.test import validate
-from slowfast_mvit.engine.train import train
+from slowfast_mvit.engine.train import Training, train
+from slowfast_mvit.engine.validation import Validate
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.jobs.initial_checkpoint import (
     LOAD_REPORT,
@@ -24,23 +31,25 @@ from slowfast_mvit.jobs.initial_checkpoint import (
     require_epochs_left,
     write_load_report,
 )
-from slowfast_mvit.jobs.metric_writers import opened_curves
-from slowfast_mvit.jobs.run import started, write_config
-from slowfast_mvit.jobs.training_summary import tell_model, tell_plan
+from slowfast_mvit.jobs.run import Run, started, write_config
+from slowfast_mvit.jobs.training_summary import log_model, log_plan
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import moving_average
+from slowfast_mvit.optim.objectives import Loss
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
 from slowfast_mvit.runtime.checkpoint_files import Position, newest_first, position_of
 from slowfast_mvit.runtime.compiling import compile_where_it_helps
 from slowfast_mvit.runtime.distributed import (
     from_main,
     is_main,
+    local_world_size,
     num_nodes,
-    pick_device,
     require_agreement,
 )
 from slowfast_mvit.runtime.log import StatsLog
+from slowfast_mvit.runtime.metric_writers import MetricWriter, TensorBoard, Wandb
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
+from slowfast_mvit.runtime.precision import loss_scaler
 from slowfast_mvit.runtime.sharded import newest_sharded
 from slowfast_mvit.runtime.sharded_files import sharded_newest_first, sharded_position
 from slowfast_mvit.storage import local_copy
@@ -56,82 +65,88 @@ def train_job(config: Config, *, then_tests: bool = False) -> None:
         then_tests: whether a test follows. Its list is read before training begins, so that nobody
             hears of a mistake in it when training is done.
     """
-    with started(config) as output_dir:
-        _train(config, output_dir, then_tests)
+    with started(config) as run:
+        _train(run, then_tests)
 
 
-def _train(config: Config, output_dir: Path, then_tests: bool) -> None:
-    device = pick_device(config.num_gpus)
+def _train(run: Run, then_tests: bool) -> None:
+    config = run.config
     videos = builders.build_videos(config, "train")
     val_videos = builders.build_videos(config, "val")
     if then_tests:
         builders.build_videos(config, "test")
     require_agreement({"training list": videos.digest(), "validation list": val_videos.digest()})
     loader = builders.build_train_loader(config, videos)
-    val_loader = builders.build_val_loader(config, val_videos)
+    settings = _settings(config)
+    num_steps = steps_in_epoch(loader, settings.accum_steps)
 
-    torch.manual_seed(config.rng_seed)  # every process begins with the same weights
+    torch.manual_seed(config.rng_seed)  # every rank begins with the same weights
     model = builders.build_model(config)
     model.input_spec = builders.input_spec(config, videos.class_names)
-    resume_from = _starting_point(config, output_dir, model)
+    resume_from = _starting_point(run, model)
     _freeze(config, model)
-    model.to(device)
+    model.to(run.device)
     average = moving_average(model, config.train.ema_decay) if config.train.ema_decay else None
     if config.model.compile:
         compile_where_it_helps(model)
-    module, evaluated = _spread(config, model, average, device)
-
+    module, evaluated = _parallel(run, model, average)
     objective = builders.build_objective(config)
-    settings = _settings(config)
-    num_steps = steps_in_epoch(loader, settings.accum_steps)
-    tell_model(config, model)
-    tell_plan(
-        config,
-        device,
-        num_steps=num_steps,
-        num_train=len(videos),
-        num_val=len(val_videos),
-    )
+    log_model(config, model)
+    log_plan(run, num_steps=num_steps, num_train=len(videos), num_val=len(val_videos))
     if is_main():
-        write_config(config, output_dir)
+        write_config(config, run.output_dir)
 
     with (
-        opened_curves(config, output_dir, steps_per_epoch=num_steps) as curves,
+        opened_reporter(run, steps_per_epoch=num_steps) as reporter,
         explained_start(config, resume_from),
     ):
+        optimizer = builders.build_optimizer(config, model)
+        scaler = loss_scaler(run.device, settings.precision)
         train(
-            model,
-            objective,
-            optimizer=builders.build_optimizer(config, model),
-            lr_at=builders.build_schedule(config, num_nodes()),
-            loader=loader,
-            settings=settings,
-            device=device,
-            output_dir=output_dir,
-            cfg_text=config.to_yaml(),
-            extra={"input_spec": model.input_spec},
-            module=module,
-            curves=curves,
-            average=average,
-            validate=lambda epoch, should_stop: validate(
-                evaluated(),
-                ToldLoader(
-                    val_loader,
-                    epoch_validated=epoch,
-                    max_epoch=settings.max_epoch,
-                    stats=StatsLog(output_dir),
-                    log_period=settings.log_period,
-                ),
-                builders.prepare_views(config),
-                objective.loss,
-                device=device,
-                forward_batch=builders.val_forward_batch(config, val_videos),
-                failed_path=output_dir / "failed_videos.csv",
-                epoch=epoch,
-                should_stop=should_stop,
+            Training(
+                RunState(model, module, optimizer, scaler, average),
+                objective,
+                builders.build_schedule(config, num_nodes()),
+                loader,
+                settings,
+                run.device,
+                run.output_dir,
+                reporter,
+                cfg_text=config.to_yaml(),
+                extra={"input_spec": model.input_spec},
             ),
+            validate=_validation(run, val_videos, objective.loss, evaluated),
             resume_from=resume_from,
         )
+
+
+def _validation(
+    run: Run, videos: VideoList, loss: Loss, evaluated: Callable[[], nn.Module]
+) -> Validate:
+    """What the loop calls to validate; ``evaluated`` gives the model."""
+    config, loader = run.config, builders.build_val_loader(run.config, videos)
+
+    def validate_epoch(epoch: int, should_stop: Callable[[], None]) -> Mapping[str, float]:
+        reported = ReportedLoader(
+            loader,
+            epoch_validated=epoch,
+            max_epoch=config.solver.max_epoch,
+            reporter=Reporter(StatsLog(run.output_dir)),
+            log_period=config.log_period,
+        )
+        return validate(
+            evaluated(),
+            reported,
+            builders.prepare_views(config),
+            loss,
+            device=run.device,
+            forward_batch=builders.val_forward_batch(config, videos),
+            failed_path=run.output_dir / "failed_videos.csv",
+            epoch=epoch,
+            should_stop=should_stop,
+        )
+
+    return validate_epoch
 
 
 def _settings(config: Config) -> TrainSettings:
@@ -163,26 +178,28 @@ def _freeze(config: Config, model: MViT) -> None:
         )
 
 
-def _spread(
-    config: Config, model: MViT, average: AveragedModel | None, device: torch.device
+def _parallel(
+    run: Run, model: MViT, average: AveragedModel | None
 ) -> tuple[nn.Module, Callable[[], nn.Module]]:
-    """What training calls, and what gives the model that is validated."""
-    spread = partial(
+    """The module that training calls, and what gives the model that is validated."""
+    config = run.config
+    parallel = partial(
         parallelise,
         strategy=config.train.strategy,
-        device=device,
+        device=run.device,
         precision=config.train.precision,
     )
-    module = spread(model, find_unused=config.model.detach_final_fc)
+    module = parallel(model, find_unused=config.model.detach_final_fc)
     if average is None:
         return module, lambda: evaluation_model(module, model)
     if config.train.strategy == "fsdp":
-        spread(average.module)
+        parallel(average.module)
     return module, lambda: evaluation_model(average.module, average.module)
 
 
-def _starting_point(config: Config, output_dir: Path, model: MViT) -> Path | None:
-    """The checkpoint to go on from, or None after filling the model with weights to start from."""
+def _starting_point(run: Run, model: MViT) -> Path | None:
+    """The checkpoint to resume from, or None after loading the initial weights into the model."""
+    config, output_dir = run.config, run.output_dir
     newest = from_main(_newest(config, output_dir) if is_main() else None)
     path = config.train.checkpoint_file_path
     if newest is not None or not path:
@@ -222,3 +239,48 @@ def _newest(config: Config, output_dir: Path) -> Path | None:
     if problems and not found:
         raise problems[0]
     return max(found, key=lambda path: found[path], default=None)
+
+
+@contextlib.contextmanager
+def opened_reporter(run: Run, *, steps_per_epoch: int) -> Iterator[Reporter]:
+    """Open the JSON log, TensorBoard and Weights & Biases, as the config asks for.
+
+    Args:
+        run: whose records are reported.
+        steps_per_epoch: steps of the optimizer.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    config, output_dir = run.config, run.output_dir
+    if not is_main():
+        yield Reporter(StatsLog(output_dir))
+        return
+    with contextlib.ExitStack() as stack:
+        writers: list[MetricWriter] = [_hint(config)]
+        if config.tensorboard.enable:
+            board = TensorBoard(
+                output_dir / (config.tensorboard.log_dir or "tensorboard"),
+                steps_per_epoch=steps_per_epoch,
+                config_text=config.to_yaml(),
+            )
+            writers.append(board)
+        if config.wandb.enable:
+            wandb = Wandb(
+                output_dir,
+                project=config.wandb.project,
+                config=yaml.safe_load(config.to_yaml()),
+                steps_per_epoch=steps_per_epoch,
+            )
+            writers.append(wandb)
+        for writer in writers:
+            stack.callback(writer.close)
+        yield Reporter(StatsLog(output_dir), writers)
+
+
+def _hint(config: Config) -> DataWaitHint:
+    return DataWaitHint(
+        num_workers=config.data_loader.num_workers * local_world_size(),
+        num_cores=len(os.sched_getaffinity(0)),
+        can_fuse=config.aug.enable and config.aug.aa_method != "fused",
+    )

@@ -1,4 +1,4 @@
-"""What training is about to do, in words, once: so that a wrong batch or rate is seen at step 0."""
+"""The plan of a training run, logged once, so that a wrong batch or rate is seen at step 0."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config
+from slowfast_mvit.jobs.run import Run
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.distributed import is_launched, local_world_size, num_nodes, world_size
 from slowfast_mvit.runtime.precision import lacks_instructions
@@ -21,23 +22,22 @@ WITHOUT_INSTRUCTIONS = {
 }
 
 
-def tell_model(config: Config, model: MViT) -> None:
-    """The size of the model."""
+def log_model(config: Config, model: MViT) -> None:
+    """Log the size of the model."""
     if config.log_model_info:
         num_params = sum(parameter.numel() for parameter in model.parameters())
         logger.info("model: %d blocks, %s parameters", len(model.blocks), f"{num_params:,}")
 
 
-def tell_plan(
-    config: Config, device: torch.device, *, num_steps: int, num_train: int, num_val: int
-) -> None:
-    """Processes, effective batch, learning rate, and what they derive from.
+def log_plan(run: Run, *, num_steps: int, num_train: int, num_val: int) -> None:
+    """Log ranks, effective batch and learning rate, and what they derive from.
 
     Args:
         num_steps: steps of the optimizer in an epoch.
         num_train: videos in the training list.
         num_val: videos in the validation list.
     """
+    config, device = run.config, run.device
     logger.info(
         "training on %s videos (%s), validating on %s: %d epochs of %s steps, clips of %s",
         f"{num_train:,}",
@@ -47,9 +47,9 @@ def tell_plan(
         f"{num_steps:,}",
         builders.clip_spec(config, config.train.dataset),
     )
-    logger.info("%s", in_words_processes(config, device))
-    logger.info("%s", in_words_batch(config))
-    logger.info("%s", in_words_rate(config))
+    logger.info("%s", describe_processes(config, device))
+    logger.info("%s", describe_batch(config))
+    logger.info("%s", describe_rate(config))
     if config.num_gpus > 0 and device.type == "cpu":
         logger.warning(
             "NUM_GPUS is %d, but torch sees no GPU here (no driver, or a torch built for CPUs?), "
@@ -74,7 +74,7 @@ def tell_plan(
         )
 
 
-def in_words_processes(config: Config, device: torch.device) -> str:
+def describe_processes(config: Config, device: torch.device) -> str:
     """How many processes compute what, and how they hold the model."""
     if world_size() == 1:
         return f"one process, on {device} in {config.train.precision}"
@@ -86,7 +86,7 @@ def in_words_processes(config: Config, device: torch.device) -> str:
     )
 
 
-def in_words_batch(config: Config) -> str:
+def describe_batch(config: Config) -> str:
     """The effective batch: what one step of the optimizer sees."""
     accum, views = config.train.grad_accum_steps, config.aug.num_sample
     num_videos = builders.videos_per_process(config) * world_size() * accum
@@ -102,7 +102,7 @@ def in_words_batch(config: Config) -> str:
     )
 
 
-def in_words_rate(config: Config) -> str:
+def describe_rate(config: Config) -> str:
     """The highest learning rate, and whether it grew with the number of nodes."""
     solver = config.solver
     if not solver.base_lr_scale_num_shards:

@@ -45,7 +45,7 @@ CURVES = {
 RUN_ID_FILE = "wandb_run_id.txt"
 
 
-class Curves(Protocol):
+class MetricWriter(Protocol):
     """Takes the records of a run as they are made; only the main process has any."""
 
     def write(self, record: Record) -> None:

@@ -127,7 +127,7 @@ def test_a_job_that_is_warned_saves_inside_the_epoch_and_goes_on_there(batch_scr
     second = start(["bash", batch_script], folder, SLURM_RESTART_COUNT="1")
     with ended(second):
         deadline_s = time.monotonic() + 60
-        while f"going on from {saved}" not in (folder / "out" / "stdout.log").read_text():
+        while f"resuming from {saved}" not in (folder / "out" / "stdout.log").read_text():
             assert time.monotonic() < deadline_s and second.poll() is None
             time.sleep(0.05)
         second.send_signal(signal.SIGTERM)

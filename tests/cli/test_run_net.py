@@ -46,12 +46,12 @@ def test_a_run_killed_and_stopped_within_epochs_ends_as_one_that_was_not(tiny_co
     os.killpg(again.pid, signal.SIGTERM)
     log = again.communicate()[0]
     assert again.returncode == 128 + signal.SIGTERM, log
-    assert re.search(r"going on from .*mid_epoch.* inside epoch 2/4, after step [147]", log), log
+    assert re.search(r"resuming from .*mid_epoch.* inside epoch 2/4, after step [147]", log), log
     last = start(tiny_config, *words, "OUTPUT_DIR", "broken")
 
     log = last.communicate()[0]
     assert last.returncode == 0, log
-    assert "going on from" in log
+    assert "resuming from" in log
     assert whole.wait() == 0, whole.stdout.read()
     expected, actual = [
         torch.load(folder / name / CHECKPOINTS.format(4), weights_only=True)

@@ -51,5 +51,5 @@ def test_a_job_that_is_warned_saves_and_goes_on(tiny_config, monkeypatch):
 
     log = (folder / "out" / "stdout.log").read_text()
     assert log.count("training on 16 videos") == 2
-    assert log.count("going on from") == 1
+    assert log.count("resuming from") == 1
     assert (folder / "out" / "checkpoints" / "checkpoint_epoch_00030.pyth").is_file()

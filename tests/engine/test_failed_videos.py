@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from failing_run import BAD, failing_run
-from tiny_run import Batches, clip_batch, prepare_views, tiny_net, tiny_train
+from tiny_run import Batches, add_and_check, clip_batch, prepare_views, tiny_net, tiny_train
 
 from slowfast_mvit.engine.failed_videos import FailureLimit, in_kinds, record_failed_videos
 from slowfast_mvit.engine.test import validate
@@ -103,23 +103,23 @@ def test_a_limit_of_zero_stops_at_the_first_failure(tmp_path):
     limit = FailureLimit(tmp_path / "failed.csv", max_fraction=0.0, num_videos=1000)
 
     limit.add(clip_batch("ab"))
-    limit.agree(limit.counts())
+    add_and_check(limit)
     limit.add(clip_batch("ab", failures=[failed("x")]))
     with pytest.raises(UserError, match=r"1 of 1,000 videos .* First: /data/x.mp4: truncated\."):
-        limit.agree(limit.counts())
+        add_and_check(limit)
 
 
 def test_an_epoch_that_was_cut_off_goes_on_counting(tmp_path):
     limit = FailureLimit(tmp_path / "failed.csv", max_fraction=0.2, num_videos=10)
     limit.add(clip_batch("abcd", failures=[failed("x")]))
-    limit.agree(limit.counts())
+    add_and_check(limit)
     again = FailureLimit(tmp_path / "failed.csv", max_fraction=0.2, num_videos=10)
     again.start_epoch(0)
 
     again.restore(limit.state())
 
     again.add(clip_batch("ab", failures=[failed("y")]))
-    again.agree(again.counts())
+    add_and_check(again)
     assert again.num_tried == 8
     with pytest.raises(UserError, match="2 of 8 videos"):
         again.end_epoch()
@@ -132,7 +132,7 @@ def test_videos_are_listed_with_where_they_were_first_met(tmp_path):
     for epoch in (3, 4):
         limit.start_epoch(epoch)
         limit.add(clip_batch("ab", failures=[failed("x")]))
-        limit.agree(limit.counts())
+        add_and_check(limit)
     validate(
         tiny_net(),
         Batches([clip_batch("ab", failures=[failed("x"), failed("y")])]),

@@ -6,7 +6,7 @@ from tiny_run import CPU
 from torch import nn
 
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.step import apply_gradients
+from slowfast_mvit.engine.train import apply_gradients
 from slowfast_mvit.runtime.precision import loss_scaler
 
 

@@ -8,6 +8,7 @@ import torch
 from tiny_run import Batches, clip_batch, prepare_noisy, tiny_batches, tiny_net, tiny_train
 
 from slowfast_mvit.engine.meter import EpochMeter
+from slowfast_mvit.engine.rank_sums import sum_measured
 from slowfast_mvit.errors import ListError, Stopped
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
@@ -221,7 +222,7 @@ def test_a_run_stops_when_it_gets_no_better_and_stays_stopped(tmp_path, caplog):
     stopped = tiny_train(tiny_net(), tmp_path, checkpoint_period=9, **settings)
 
     assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 3)
-    assert "top-1 got no better in 2 validations" in caplog.text
+    assert "early stopping: top-1 has not improved in the last 2 validations" in caplog.text
     again = tiny_train(tiny_net(), tmp_path, resume_from=latest_checkpoint(tmp_path), **settings)
     assert same_weights(again, stopped)
 
@@ -286,6 +287,7 @@ def test_another_batch_size_goes_on_at_the_same_video_and_says_so(tmp_path, capl
 def test_the_meter_is_asked_to_read_only_what_is_there():
     meter = EpochMeter(epoch=0, max_epoch=1, num_steps=1, device=torch.device("cpu"))
 
-    meter.settle({"num_tried": 3.0})
+    totals = sum_measured(meter.take_unread(), {"num_tried": 3.0})
+    meter.add_totals(totals)
 
-    assert meter.counts == {"num_tried": 3.0}
+    assert totals.counts == {"num_tried": 3.0}

@@ -20,10 +20,12 @@ from torch.utils._pytree import tree_leaves
 
 from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
+from slowfast_mvit.engine.reporter import Reporter
+from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.step import apply_gradients
-from slowfast_mvit.engine.train import train
+from slowfast_mvit.engine.train import Training, apply_gradients, train
 from slowfast_mvit.optim.averaging import moving_average
+from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.precision import loss_scaler
 from slowfast_mvit.structures import ClipBatch
 
@@ -131,17 +133,19 @@ def train_some_steps(
     objective = builders.build_objective(config)
     waiting = Waiting()
     with waiting, Sending(waiting.noted), pytest.raises(Enough):
+        optimizer, scaler = builders.build_optimizer(config, model), loss_scaler(DEVICE, "fp32")
         train(
-            model,
-            lambda *words: changed_objective(objective(*words)),
-            optimizer=builders.build_optimizer(config, model),
-            lr_at=builders.build_schedule(config),
-            loader=Steps(waiting),
-            average=average and average(model),
-            settings=TrainSettings(max_epoch=1, seed=0, log_period=1000, **settings),
-            device=DEVICE,
-            output_dir=output_dir,
-            cfg_text="",
+            Training(
+                RunState(model, model, optimizer, scaler, average and average(model)),
+                lambda *words: changed_objective(objective(*words)),
+                builders.build_schedule(config),
+                Steps(waiting),
+                TrainSettings(max_epoch=1, seed=0, log_period=1000, **settings),
+                DEVICE,
+                output_dir,
+                Reporter(StatsLog(output_dir)),
+                cfg_text="",
+            )
         )
     return waiting.noted
 

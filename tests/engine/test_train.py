@@ -7,6 +7,7 @@ import torch
 from tiny_run import (
     CPU,
     Batches,
+    add_and_check,
     clip_batch,
     prepare_noisy,
     prepare_views,
@@ -19,7 +20,7 @@ from torch import nn
 from slowfast_mvit.engine.failed_videos import FailureLimit
 from slowfast_mvit.engine.meter import num_correct
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.step import apply_gradients
+from slowfast_mvit.engine.train import apply_gradients
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
 from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
@@ -306,11 +307,11 @@ def test_an_early_cluster_of_failures_stops_nothing(tmp_path):
     limit.start_epoch()
     for number in range(10):
         limit.add(clip_batch(["a"], failures=[failed(f"video {number}")]))
-        limit.agree(limit.counts())
+        add_and_check(limit)
 
     limit.add(clip_batch(["a"], failures=[failed("one more")]))
     with pytest.raises(UserError, match="11 of 1,000 videos"):
-        limit.agree(limit.counts())
+        add_and_check(limit)
 
 
 def test_the_share_is_counted_anew_in_each_epoch(tmp_path):
@@ -319,7 +320,7 @@ def test_the_share_is_counted_anew_in_each_epoch(tmp_path):
     for _ in range(3):
         limit.start_epoch()
         limit.add(clip_batch("a", failures=[failed("x")]))
-        limit.agree(limit.counts())
+        add_and_check(limit)
         limit.end_epoch()
 
     assert (tmp_path / "failed.csv").read_text().splitlines()[1:] == [

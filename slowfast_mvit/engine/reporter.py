@@ -1,4 +1,4 @@
-"""What a run tells of itself: a record for the JSON log, the curves, a line or a bar for people."""
+"""The reporter of a run: records go to the JSON log, the metric writers, and a line or bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from slowfast_mvit.engine.settings import BatchSource
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.runtime.log import IN_THE_BAR, Progress, StatsLog, duration, progress
-from slowfast_mvit.runtime.metric_writers import Curves
+from slowfast_mvit.runtime.metric_writers import MetricWriter
 from slowfast_mvit.structures import ClipBatch
 
 logger = logging.getLogger(__name__)
@@ -45,53 +45,58 @@ KINDS = {
 IN_BAR = ("loss", "lr", "top1_err")
 
 
-def tell(
-    record: Mapping[str, Any],
-    stats: StatsLog,
-    curves: Sequence[Curves] = (),
-    bar: Progress[Any] | None = None,
-) -> None:
-    """Write a record to the JSON log, to the curves, and for people; the main process only.
+@dataclass(frozen=True)
+class Reporter:
+    """Where the records of a run go.
 
-    Args:
-        record: of a kind of ``KINDS``.
-        stats: the JSON log.
-        curves: who else wants it.
-        bar: the bar that shows how far the run is. On a terminal it takes the place of the lines
-            of single steps, which then go to ``stdout.log`` alone.
+    Attributes:
+        stats: ``json_stats.log``.
+        writers: TensorBoard, Weights & Biases and the like.
     """
-    if not is_main():
-        return
-    stats.write(record)
-    for curve in curves:
-        curve.write(record)
-    if bar is not None:
-        bar.show(in_words(record, IN_BAR))
-    logger.info(
-        "epoch %s %s: %s",
-        record["epoch"],
-        KINDS[record["_type"]],
-        in_words(record),
-        extra={IN_THE_BAR: bar is not None},
-    )
+
+    stats: StatsLog
+    writers: Sequence[MetricWriter] = ()
+
+    def report(self, record: Mapping[str, Any], bar: Progress[Any] | None = None) -> None:
+        """Write a record to the JSON log, to the writers, and as a line; the main process only.
+
+        Args:
+            record: of a kind of ``KINDS``.
+            bar: the progress bar. On a terminal it takes the place of the lines of single steps,
+                which then go to ``stdout.log`` alone.
+        """
+        if not is_main():
+            return
+        self.stats.write(record)
+        for writer in self.writers:
+            writer.write(record)
+        if bar is not None:
+            bar.show(describe(record, IN_BAR))
+        logger.info(
+            "epoch %s %s: %s",
+            record["epoch"],
+            KINDS[record["_type"]],
+            describe(record),
+            extra={IN_THE_BAR: bar is not None},
+        )
 
 
 @dataclass(frozen=True)
-class ToldLoader:
-    """A loader for one validation that tells how far it is, and asks nothing of the device.
+class ReportedLoader:
+    """A loader for one validation that reports its progress, and reads nothing from the device.
 
     Attributes:
         loader: gives the batches of this rank; the main rank's stand for all.
         epoch_validated: 0-based, after which the run validates.
         max_epoch: epochs of the whole run.
-        stats: the log of the run.
+        reporter: of the run.
         log_period: a line after every so many batches.
     """
 
     loader: BatchSource
     epoch_validated: int
     max_epoch: int
-    stats: StatsLog
+    reporter: Reporter
     log_period: int
 
     @property
@@ -123,11 +128,11 @@ class ToldLoader:
                     "time_diff": round(per_batch_s, 5),
                     "eta": duration(per_batch_s * (len(self) - done)),
                 }
-                tell(record, self.stats, bar=batches)
+                self.reporter.report(record, bar=batches)
 
 
-def in_words(record: Mapping[str, Any], names: Sequence[str] = tuple(SHOWN)) -> str:
-    """The parts ``names`` of a record that say something, as in a line of the log."""
+def describe(record: Mapping[str, Any], names: Sequence[str] = tuple(SHOWN)) -> str:
+    """Describe a record as in a line of the log, by its fields ``names`` that have a value."""
     return "  ".join(
         SHOWN[name].format(record[name])
         for name in names

@@ -1,11 +1,11 @@
-"""What a run tells, to the log, to the curves and to people."""
+"""Records go to the log, to the metric writers and to a line."""
 
 import logging
 
 import pytest
 from tiny_run import tiny_batches
 
-from slowfast_mvit.engine.metrics_report import ToldLoader, in_words, tell
+from slowfast_mvit.engine.reporter import ReportedLoader, Reporter, describe
 from slowfast_mvit.runtime.log import IN_THE_BAR, StatsLog, progress
 
 RECORD = {
@@ -22,7 +22,7 @@ RECORD = {
 
 
 class Collected:
-    """Curves that keep what they are given."""
+    """A metric writer that keeps what it is given."""
 
     def __init__(self):
         self.records = []
@@ -31,13 +31,13 @@ class Collected:
         self.records.append(record)
 
 
-def test_a_record_goes_to_the_log_the_curves_and_a_line(tmp_path, caplog):
+def test_a_record_goes_to_the_log_the_writers_and_a_line(tmp_path, caplog):
     caplog.set_level("INFO")
-    curves = Collected()
+    writer = Collected()
 
-    tell(RECORD, StatsLog(tmp_path), [curves])
+    Reporter(StatsLog(tmp_path), [writer]).report(RECORD)
 
-    assert StatsLog(tmp_path).read() == [RECORD] == curves.records
+    assert StatsLog(tmp_path).read() == [RECORD] == writer.records
     (line,) = caplog.records
     assert line.getMessage() == (
         "epoch 1/2 training: step 10/20  loss 1.2346  lr 0.000123457  failed videos 1,200  "
@@ -52,39 +52,39 @@ def test_a_bar_takes_the_place_of_the_line_of_a_step(tmp_path, caplog, monkeypat
     bar = progress([], total=20, what="epoch 1/2")
     monkeypatch.setattr(bar, "show", shown.append)
 
-    tell(RECORD, StatsLog(tmp_path), bar=bar)
+    Reporter(StatsLog(tmp_path)).report(RECORD, bar)
 
     assert shown == ["loss 1.2346  lr 0.000123457"]
     assert getattr(caplog.records[0], IN_THE_BAR)
 
 
-def test_only_the_main_process_tells(tmp_path, monkeypatch, caplog):
+def test_only_the_main_process_reports(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("slowfast_mvit.engine.metrics_report.is_main", lambda: False)
-    curves = Collected()
+    monkeypatch.setattr("slowfast_mvit.engine.reporter.is_main", lambda: False)
+    writer = Collected()
 
-    tell(RECORD, StatsLog(tmp_path), [curves])
+    Reporter(StatsLog(tmp_path), [writer]).report(RECORD)
 
-    assert curves.records == [] and caplog.text == "" and not list(tmp_path.iterdir())
-
-
-def test_numbers_of_any_kind_are_put_in_words():
-    assert in_words({"loss": float("nan"), "num_failed": 0}) == "loss nan"
+    assert writer.records == [] and caplog.text == "" and not list(tmp_path.iterdir())
 
 
-def told(folder, num_batches=5):
-    return ToldLoader(
+def test_numbers_of_any_kind_are_put_describe():
+    assert describe({"loss": float("nan"), "num_failed": 0}) == "loss nan"
+
+
+def reported(folder, num_batches=5):
+    return ReportedLoader(
         tiny_batches(num_batches),
         epoch_validated=2,
         max_epoch=9,
-        stats=StatsLog(folder),
+        reporter=Reporter(StatsLog(folder)),
         log_period=2,
     )
 
 
-def test_a_validation_tells_how_far_it_is_and_gives_every_batch(tmp_path, caplog):
+def test_a_validation_reports_its_progress_and_gives_every_batch(tmp_path, caplog):
     caplog.set_level("INFO")
-    loader = told(tmp_path)
+    loader = reported(tmp_path)
 
     batches = list(loader.epoch(0))
 
@@ -100,10 +100,10 @@ def test_a_validation_tells_how_far_it_is_and_gives_every_batch(tmp_path, caplog
 
 
 @pytest.mark.parametrize("was_finished", [True, False])
-def test_a_validation_that_is_done_again_is_told_once(tmp_path, was_finished):
+def test_a_validation_that_is_done_again_is_reported_once(tmp_path, was_finished):
     stats = StatsLog(tmp_path)
     stats.write({"_type": "train_epoch", "epoch": "3/9"})
-    list(told(tmp_path).epoch(0))
+    list(reported(tmp_path).epoch(0))
     if was_finished:
         stats.write({"_type": "val_epoch", "epoch": "3/9"})
 
