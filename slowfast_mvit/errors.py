@@ -41,6 +41,10 @@ class WeightsError(UserError):
     """A checkpoint or weights file that cannot be read or does not fit the model."""
 
 
+class ResumeError(WeightsError):
+    """A checkpoint that this run cannot resume from."""
+
+
 class MissingViewsError(UserError):
     """Scores that lack a view of some video, or hold one twice; nothing is averaged then."""
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from slowfast_mvit.errors import ResumeError, WeightsError
 from slowfast_mvit.runtime.checkpoint import load_training_state, save_best, save_checkpoint
 from slowfast_mvit.runtime.checkpoint_files import Position
 from slowfast_mvit.runtime.distributed import is_main
@@ -145,11 +146,14 @@ def resume_state(
         Where to resume, and what was counted in the epoch so far.
 
     Raises:
-        WeightsError: it cannot be read or does not fit.
+        ResumeError: it cannot be read or does not fit.
     """
     average = None if state.average is None else state.average.module
     load = load_sharded if Path(path).is_dir() else load_training_state
-    saved = load(path, state.module, state.optimizer, state.scaler, ema=average)
+    try:
+        saved = load(path, state.module, state.optimizer, state.scaler, ema=average)
+    except WeightsError as error:
+        raise ResumeError(str(error)) from error
     extra = saved.extra  # none in PySlowFast's own files
     if state.average is not None:
         state.average.n_averaged.fill_(int(extra.get("num_averaged") or 0))

@@ -131,7 +131,7 @@ def train(
 
     Raises:
         UserError: the loss is not finite, or too many videos cannot be read.
-        WeightsError: ``resume_from`` does not fit.
+        ResumeError: ``resume_from`` does not fit.
         Stopped: a signal asked for it; what was done is saved.
     """
     settings, start, progress = run.settings, Position(0), EpochProgress()
@@ -200,28 +200,15 @@ def train_epoch(
         Stopped: a signal asked for it; what was done is saved.
     """
     state, settings, num_steps = run.state, run.settings, run.num_steps
-    meter = EpochMeter(
-        epoch=start.epoch,
-        max_epoch=settings.max_epoch,
-        num_steps=num_steps,
-        device=run.device,
-        skips_infinite_gradients=state.scaler.is_enabled(),
-    )
-    failures.start_epoch(start.epoch)
-    if so_far:
-        meter.restore(so_far["meter"])
-        failures.restore(so_far["failures"])
+    meter = _start_epoch(run, start, so_far, failures)
     state.module.train()
-    done = start.step * settings.accum_steps
-    batches = failures.recording(run.loader.epoch(start.epoch, done))
+    batches = failures.recording(run.loader.epoch(start.epoch, start.step * settings.accum_steps))
     what = f"epoch {start.epoch + 1}/{settings.max_epoch}"
     steps = progress(range(start.step, num_steps), total=num_steps, start=start.step, what=what)
     for step in steps:
         lr = run.lr_at(start.epoch + step / num_steps)
         set_lr(state.optimizer, lr)
         grad_norm = train_step(run, batches, Position(start.epoch, step), meter, failures)
-        if state.average is not None:
-            state.average.update_parameters(state.model)
         meter.end_step(step, lr, grad_norm)
 
         here = Position(start.epoch, step + 1)
@@ -279,7 +266,10 @@ def train_step(
                 outcome = run.objective(state.module, batch.to(run.device, non_blocking=True), rng)
             meter.add(outcome, batch.video_ids)
             state.scaler.scale(outcome.loss / num_batches).backward()
-    return apply_gradients(state.model, state.optimizer, state.scaler, settings)
+    grad_norm = apply_gradients(state.model, state.optimizer, state.scaler, settings)
+    if state.average is not None:
+        state.average.update_parameters(state.model)
+    return grad_norm
 
 
 def apply_gradients(
@@ -310,6 +300,24 @@ def seed_model_masks(seed: int, epoch: int, step: int) -> None:
     """Make dropout and drop path of this step the same in every run with this seed."""
     rng = generator(seed, epoch, step, MODEL_MASKS, rank())
     torch.manual_seed(int(rng.integers(1 << 63)))
+
+
+def _start_epoch(
+    run: Training, start: Position, so_far: EpochProgress, failures: FailureLimit
+) -> EpochMeter:
+    """Start the meter and the failure counts of an epoch, or resume them."""
+    meter = EpochMeter(
+        epoch=start.epoch,
+        max_epoch=run.settings.max_epoch,
+        num_steps=run.num_steps,
+        device=run.device,
+        skips_infinite_gradients=run.state.scaler.is_enabled(),
+    )
+    failures.start_epoch(start.epoch)
+    if so_far:
+        meter.restore(so_far["meter"])
+        failures.restore(so_far["failures"])
+    return meter
 
 
 def sum_over_ranks(meter: EpochMeter, failures: FailureLimit) -> None:

@@ -1,7 +1,7 @@
-"""The file that ``TRAIN.CHECKPOINT_FILE_PATH`` names, and what is said where no run can go on.
+"""The initial checkpoint, ``TRAIN.CHECKPOINT_FILE_PATH``, and the errors where no run can resume.
 
-PySlowFast goes on from a start file that holds an epoch and an optimizer, unless
-``TRAIN.CHECKPOINT_EPOCH_RESET`` is set; those who want to fine-tune forget the key. Then nothing is
+PySlowFast resumes from an initial checkpoint that holds an epoch and an optimizer, unless
+``TRAIN.CHECKPOINT_EPOCH_RESET`` is set, which is easily forgotten for fine-tuning. Then nothing is
 left to train, or the optimizer does not fit, and the message names the key.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slowfast_mvit.config import Config
-from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.errors import ConfigError, ResumeError
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.storage import local_copy, write_text_atomically
 from slowfast_mvit.weights import LoadReport
@@ -25,7 +25,7 @@ _RESET = "set TRAIN.CHECKPOINT_EPOCH_RESET True"
 
 
 def require_epochs_left(config: Config, last_epoch: int) -> None:
-    """Refuse to go on from the start file if its run had finished as many epochs as are wanted.
+    """Refuse to resume from the initial checkpoint if its run has finished all epochs.
 
     Args:
         config: names the file.
@@ -38,34 +38,29 @@ def require_epochs_left(config: Config, last_epoch: int) -> None:
     if num_epochs >= max_epoch:
         raise ConfigError(
             f"TRAIN.CHECKPOINT_FILE_PATH {config.train.checkpoint_file_path}: its run has finished "
-            f"{num_epochs} epochs, and SOLVER.MAX_EPOCH is {max_epoch}: going on with that run, "
-            f"nothing is left to train. To begin a new run with its weights, {_RESET}; to train it "
+            f"{num_epochs} epochs, and SOLVER.MAX_EPOCH is {max_epoch}: if that run is resumed, "
+            f"nothing is left to train. To start a new run from its weights, {_RESET}; to train it "
             f"for longer, set SOLVER.MAX_EPOCH above {num_epochs}"
         )
 
 
 @contextlib.contextmanager
 def explained_start(config: Config, resume_from: Path | None) -> Iterator[None]:
-    """Where a run cannot go on from the start file, say how to begin a new one with its weights.
+    """Where a run cannot resume from the initial checkpoint, explain how to start a new one.
 
     Args:
         config: names the file.
-        resume_from: what the run goes on from; a checkpoint of its own needs no explanation.
+        resume_from: what the run resumes from; a checkpoint of its own needs no explanation.
     """
     path = config.train.checkpoint_file_path
     try:
         yield
-    except WeightsError as error:
-        is_start_file = path and resume_from == local_copy(path)
-        if (
-            not is_start_file
-            or not str(error).startswith(f"{resume_from}:")
-            or _RESET in str(error)
-        ):
+    except ResumeError as error:
+        if not path or resume_from != local_copy(path):
             raise
-        raise WeightsError(
-            f"{error}\nTRAIN.CHECKPOINT_FILE_PATH names this file, and going on with its run was "
-            f"tried since it holds an epoch. To begin a new run with its weights, {_RESET}"
+        raise ResumeError(
+            f"{error}\nTRAIN.CHECKPOINT_FILE_PATH names this file. It holds an epoch, so its run "
+            f"was to be resumed. To start a new run from its weights, {_RESET}"
         ) from error
 
 
