@@ -1,4 +1,4 @@
-"""What the words on a command line mean. The work itself is in the modules beside."""
+"""The arguments of each command. The work is in ``jobs`` and ``launch``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from slowfast_mvit import __version__
 from slowfast_mvit.cli.exit_status import guarded
@@ -306,9 +307,9 @@ def _train_and_test(config: Config) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs import predict_and_demo
+    from slowfast_mvit.jobs.predict import predict_job
 
-    predict_and_demo.predict_job(
+    predict_job(
         arguments.video,
         weights=arguments.weights,
         config_file=arguments.cfg,
@@ -337,9 +338,11 @@ def _unshard(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs import predict_and_demo
+    from slowfast_mvit.demo.synthetic import write_motion_dataset
+    from slowfast_mvit.runtime.log import setup_logging
 
+    setup_logging()
     config = load_config(DEMO_CONFIG, arguments.overrides)
-    predict_and_demo.make_demo_data(config)
+    write_motion_dataset(Path(config.data.path_to_data_dir))
     if not arguments.data_only:
         _train_and_test(config)

@@ -1,19 +1,28 @@
-"""Weights from one kind of file into another, exactly."""
+"""``slowfast-mvit weights convert``: weights from one kind of file into another, exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from slowfast_mvit import __version__
-from slowfast_mvit.config import Config
+from slowfast_mvit.builders.model import input_spec, model_arguments
+from slowfast_mvit.config import Config, load_config_text
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.jobs.identify import Description, describe, exact_state
+from slowfast_mvit.models.variants import variant_arguments
+from slowfast_mvit.weights.architecture import anatomy_of
 from slowfast_mvit.weights.exports import to_layout
-from slowfast_mvit.weights.files import CONFIG_IN_FOLDER, WEIGHTS_IN_FOLDER, read_weights
+from slowfast_mvit.weights.files import (
+    CONFIG_IN_FOLDER,
+    WEIGHTS_IN_FOLDER,
+    WeightsFile,
+    read_weights,
+)
 from slowfast_mvit.weights.folders import (
     kind_of_output,
     write_checkpoint,
@@ -21,7 +30,31 @@ from slowfast_mvit.weights.folders import (
     write_safetensors,
     write_state,
 )
+from slowfast_mvit.weights.identify import (
+    exact_state,
+    matching_variant,
+    misfits,
+    sized_arguments,
+    state_on_meta,
+)
 from slowfast_mvit.weights.renamed_state import state_in_our_names
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model, as far as it is known.
+
+    Attributes:
+        arguments: of ``mvit_from_lists``.
+        variant: a published model that has these shapes, or None.
+        input_spec: how pixels are made for it, or None where nothing tells.
+    """
+
+    arguments: Mapping[str, Any]
+    variant: str | None = None
+    input_spec: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,3 +181,57 @@ def _require_free(out: Path, kind: str, overwrite: bool) -> None:
     there = [out / name for name in names if (out / name).exists()]
     if there and not overwrite:
         raise ConfigError(f"{there[0]}: is there already. Choose another name, or --overwrite it")
+
+
+def describe(
+    file: WeightsFile, state: Mapping[str, Tensor], config: Config | None = None
+) -> Description | None:
+    """Identify the model of weights; None where neither config nor shapes are enough.
+
+    Args:
+        file: what was read.
+        state: its state dict in our names.
+        config: the config it was trained with, if it is known; counts before what the file says.
+
+    Raises:
+        ConfigError: the config in the file cannot be used, and the shapes tell no published model.
+    """
+    spec = file.extra.get("input_spec")
+    variant = matching_variant(state)
+    if config is None and "model" in file.extra:
+        return Description(file.extra["model"], variant, spec)
+    if config is None and file.cfg_text:
+        config = _config_inside(file, state, variant)
+    if config is not None:
+        return Description(model_arguments(config), variant, spec or input_spec(config))
+    if variant is not None:
+        return Description(
+            sized_arguments(variant_arguments(variant), anatomy_of(state)), variant, spec
+        )
+    return None
+
+
+def _config_inside(
+    file: WeightsFile, state: Mapping[str, Tensor], variant: str | None
+) -> Config | None:
+    """The config in a checkpoint; None, with a warning, where only the shapes identify the model.
+
+    facebookresearch/mvit writes configs with keys of PySlowFast's names for another model.
+    """
+    try:
+        config = load_config_text(file.cfg_text or "", source=f"the config in {file.path}")
+        problems = misfits(state, state_on_meta(model_arguments(config)))
+    except ConfigError as error:
+        if variant is None:
+            raise
+        problems = str(error).splitlines()
+    if problems and variant is not None:
+        logger.warning(
+            "%s: the config in it is not used, since it does not describe these weights (%s); "
+            "by their shapes they are %s",
+            file.path,
+            problems[0],
+            variant,
+        )
+        return None
+    return config

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from slowfast_mvit import builders
 from slowfast_mvit.data.loading.eval_items import read_views
 from slowfast_mvit.data.views.transforms import normalise
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import MViT
+from slowfast_mvit.runtime.log import setup_logging
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
 
@@ -91,3 +94,19 @@ def predict(
         Prediction(label, names[label], prob)
         for label, prob in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+
+
+def predict_job(
+    video: str, *, weights: str, config_file: str | None, ema: bool, top_k: int, num_clips: int
+) -> None:
+    """Print the best classes of one video."""
+    setup_logging()
+    logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)  # only the answer is wanted
+    model = builders.model_of_checkpoint(weights, config_file, ema=ema)
+    if model.input_spec is None:
+        raise ConfigError(
+            f"{weights}: does not say what frames and pixels it takes. Name the config it was "
+            "trained with, as in --cfg Kinetics/MVITv2_S_16x4.yaml"
+        )
+    for prediction in predict(model, video, top_k=top_k, num_clips=num_clips):
+        print(f"{100 * prediction.prob:6.2f} %  {prediction.name}")

@@ -1,17 +1,18 @@
 """Weights from anywhere into a model, with an account of every parameter.
 
-sources.py     other origins: what their files show, and the key map of each
-names.py       whose file it is, and what its parameters are called here
-translated.py  a file's state dict in our names
-inflate.py     image to video, other numbers of frames and pixels
-anatomy.py     what names and shapes alone say about a model
-grids.py       the grid that absolute positions were made for
-fates.py       what becomes of one parameter
-load.py        ``load_weights``: decide the fate of every parameter, then fill the model, or raise
-files.py       what is in a file
-report.py      ``LoadReport``: the account
-exports.py     the layouts of other libraries
-folders.py     writing files, and folders that are complete models
+sources.py            other origins: how their files are recognised, and the key map of each
+names.py              the origin of a file, and our names of its parameters
+renamed_state.py      the state dict of a file in our names
+inflate.py            image to video, other numbers of frames and pixels
+architecture.py       depth, widths, heads and grid of a model, from names and shapes alone
+identify.py           the published model that has these names and shapes
+trained_grids.py      the grid that absolute positions were made for
+parameter_actions.py  load, resize, inflate or initialise: the action for one parameter
+load.py               ``load_weights``: choose an action for every parameter, then fill the model
+files.py              reading a file
+report.py             ``LoadReport``: the account
+exports.py            the layouts of other libraries
+folders.py            writing files, and folders that are complete models
 
 The two public names are loaded when they are first used: reading files needs iopath, while the key
 maps in names.py need torch alone.

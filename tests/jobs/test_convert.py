@@ -11,12 +11,12 @@ from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.jobs.convert import convert
-from slowfast_mvit.jobs.identify import matching_variant
 from slowfast_mvit.jobs.predict import predict
 from slowfast_mvit.models import VARIANTS, create_model
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.files import read_weights
+from slowfast_mvit.weights.identify import matching_variant
 
 
 @pytest.fixture
