@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.runtime.distributed import gather_objects, is_main
+from slowfast_mvit.storage import AppendLog, csv_text, safe_cell, whole_lines
 from slowfast_mvit.structures import ClipBatch, FailedVideo
 
 logger = logging.getLogger(__name__)
@@ -38,21 +38,15 @@ def record_failed_videos(
         epoch: in which 0-based epoch; written counted from 1, as in the logs.
     """
     path = Path(path)
-    if is_main():
-        _drop_torn_line(path)
     known = _recorded(path)
-    new = {failed.video_id: failed for failed in failures if _cell(failed.video_id) not in known}
+    new = {f.video_id: f for f in failures if safe_cell(f.video_id) not in known}
     if not new or not is_main():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.is_file() or path.stat().st_size == 0
-    with open(path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(COLUMNS)
-        for failed in new.values():
-            texts = (failed.video_id, failed.path, failed.reason, split)
-            writer.writerow([*map(_cell, texts), "" if epoch is None else epoch + 1])
+    shown_epoch = "" if epoch is None else epoch + 1
+    rows = [(f.video_id, f.path, f.reason, split, shown_epoch) for f in new.values()]
+    with AppendLog(path) as log:
+        head = [COLUMNS] if log.is_empty else []
+        log.append(csv_text([*head, *rows], line_end="\r\n").encode())
 
 
 def in_words(failed: FailedVideo) -> str:
@@ -189,19 +183,5 @@ class FailureLimit:
 def _recorded(path: Path) -> set[str]:
     if not path.is_file():
         return set()
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        return {row[0] for row in csv.reader(file) if row}
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what a killed run began to write: an open quote would swallow the lines after it."""
-    content = path.read_bytes() if path.is_file() else b""
-    if content and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
-
-
-def _cell(text: str) -> str:
-    """The text on one line, and so that a spreadsheet does not run it as a formula."""
-    safe = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    safe = safe.replace("\r", "\\r").replace("\n", "\\n")
-    return f"'{safe}" if safe.startswith(("=", "+", "-", "@", "\t")) else safe
+    lines = (line.decode("utf-8", "replace") for line in whole_lines(path))
+    return {row[0] for row in csv.reader(lines) if row}

@@ -13,7 +13,6 @@ import base64
 import contextlib
 import json
 import logging
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slowfast_mvit.errors import MissingViewsError
+from slowfast_mvit.storage import AppendLog, whole_lines
 from slowfast_mvit.structures import FailedVideo, ViewScores
 
 logger = logging.getLogger(__name__)
@@ -43,29 +43,20 @@ class Part(NamedTuple):
 def record_writer(folder: Path, *, part: Part, rank: int) -> Iterator[Callable[[Outcome], None]]:
     """Gives a function that appends a record to the file of one process.
 
-    Each record is with the operating system at once: a killed process loses none. They are forced
-    to the disk at the end only; what a power cut damages is noticed when it is read. A line that
-    an earlier process did not write to its end is cut off first.
+    A killed process loses no record. They are forced to the disk at the end only: what a power cut
+    damages is noticed when it is read.
 
     Args:
         folder: of ``identity.records_folder``; made if need be.
         part: which part of the list this job scores.
         rank: of this process in its job.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"part_{part.number:05d}_of_{part.num_parts:05d}_rank_{rank:05d}.jsonl"
-    with open(folder / name, "ab+") as file:
-        file.seek(0)
-        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
-
-        def add(outcome: Outcome) -> None:
-            file.write(record_line(outcome))
-            file.flush()
-
+    with AppendLog(folder / name) as log:
         try:
-            yield add
+            yield lambda outcome: log.append(record_line(outcome))
         finally:
-            os.fsync(file.fileno())
+            log.sync()
 
 
 def record_line(outcome: Outcome) -> bytes:
@@ -148,14 +139,11 @@ def read_records(path: Path, views: np.ndarray) -> Iterator[Outcome]:
         views: (V, 2) int64, the (clip, crop) of each view.
     """
     num_damaged = 0
-    with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                yield _outcome(line, views)
-            except (ValueError, LookupError, TypeError, AttributeError):
-                num_damaged += 1
+    for line in whole_lines(path):
+        try:
+            yield _outcome(line, views)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            num_damaged += 1
     if num_damaged:
         logger.warning("%s: %d damaged records are left out", path, num_damaged)
 

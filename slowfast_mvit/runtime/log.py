@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ import simplejson
 from tqdm import tqdm
 
 from slowfast_mvit.runtime.distributed import is_main
-from slowfast_mvit.storage import write_text_atomically
+from slowfast_mvit.storage import AppendLog, write_text_atomically
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
@@ -94,15 +93,9 @@ class StatsLog:
 
     def write(self, record: Record) -> None:
         """Append one record; only the main process does."""
-        if not is_main():
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # killed within this line
-                    file.write(b"\n")
-            file.write(_stats_line(record).encode())
+        if is_main():
+            with AppendLog(self.path) as log:
+                log.append(_stats_line(record).encode())
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The records so far, or those with ``kind`` as ``_type``; a torn last line is left out."""

@@ -1,19 +1,32 @@
-"""Files: written atomically, read safely, and fetched from or sent to wherever iopath reaches."""
+"""Files: written atomically or line by line, read safely, and fetched or sent through iopath."""
 
-from slowfast_mvit.storage.atomic import write_atomically, write_text_atomically
+from slowfast_mvit.storage.append_log import AppendLog, whole_lines
+from slowfast_mvit.storage.atomic import (
+    atomic_path,
+    remove_left_overs,
+    write_atomically,
+    write_text_atomically,
+)
 from slowfast_mvit.storage.outputs import output_folder, shared_output_folder, upload_changes
 from slowfast_mvit.storage.remote import is_remote, local_copy, register_path_handlers
+from slowfast_mvit.storage.tables import csv_text, safe_cell
 from slowfast_mvit.storage.torch_files import read_torch, save_torch
 
 __all__ = [
+    "AppendLog",
+    "atomic_path",
+    "csv_text",
     "is_remote",
     "local_copy",
     "output_folder",
     "read_torch",
     "register_path_handlers",
+    "remove_left_overs",
+    "safe_cell",
     "save_torch",
     "shared_output_folder",
     "upload_changes",
+    "whole_lines",
     "write_atomically",
     "write_text_atomically",
 ]

@@ -1,18 +1,55 @@
-"""Files that are wholly there or not at all."""
+"""Files that are wholly there or not at all, however the process that writes them ends.
+
+Each is written under a temporary name and renamed when it is complete. A killed process leaves a
+hidden file, ``.tmp-<machine>-<process>-<digest of the name>``.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from slowfast_mvit.storage.outputs import upload_changes
 
+_LEFT_OVER = re.compile(r"\.tmp-.*-([0-9a-f]{16})(\.pyth)?")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, which becomes ``path`` unless the block raises.
+
+    A crash at any moment leaves the old file or the new one, never a part.
+
+    Args:
+        path: where the file goes; its folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The machine, since processes of others may write here and have the same number. A digest,
+    # since the name may already be as long as a name may be, and PySlowFast resumes from whatever
+    # has "checkpoint" in its name.
+    suffix = ".pyth" if path.suffix == ".pyth" else ""  # ``remove_unfinished`` of checkpoints
+    owner = f"{platform.node()}-{os.getpid()}"
+    temporary = path.with_name(f".tmp-{owner}-{_digest(path.name)}{suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    upload_changes(path)
+
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
-    """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
+    """Write a file through ``atomic_path``.
 
     Args:
         path: where the file goes; its folder is made.
@@ -21,28 +58,34 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     Returns:
         The path written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot and no "checkpoint": PySlowFast resumes from whatever holds that word.
-    # Processes of other machines may write here too, and have the same number.
-    owner = f"{platform.node()}-{os.getpid()}"
-    temporary = path.parent / f".tmp-{owner}-{path.name.replace('checkpoint', 'ckpt')}"
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    upload_changes(path)
-    return path
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        write(file)
+    return Path(path)
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:
     """``write_atomically`` for a text, in UTF-8."""
     return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def remove_left_overs(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of these files, and of no others.
+
+    Each folder is read once, since that of Something-Something has 220,847 files.
+    """
+    left_over_of: dict[Path, set[str]] = {}
+    for path in paths:
+        left_over_of.setdefault(path.parent, set()).add(_digest(path.name))
+    for folder, digests in left_over_of.items():
+        if folder.is_dir():
+            for name in os.listdir(folder):
+                match = _LEFT_OVER.fullmatch(name)
+                if match and match[1] in digests:
+                    (folder / name).unlink(missing_ok=True)
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _sync_folder(folder: Path) -> None:

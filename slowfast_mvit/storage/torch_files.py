@@ -8,8 +8,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.storage.atomic import write_atomically
 from slowfast_mvit.storage.remote import local_copy
@@ -21,6 +19,8 @@ _REFUSED = re.compile(r"(?:GLOBAL|class|function) [\w.]+")
 
 def save_torch(path: str | Path, content: dict[str, Any]) -> Path:
     """Write what ``read_torch`` reads back, atomically."""
+    import torch  # here, since most files are not of tensors
+
     return write_atomically(path, lambda file: torch.save(content, file))
 
 
@@ -35,6 +35,8 @@ def read_torch(path: str | Path) -> Any:
         WeightsError: when the file is missing, damaged, not a PyTorch file, or holds objects that
             would need to run code to be loaded.
     """
+    import torch
+
     path = local_copy(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"

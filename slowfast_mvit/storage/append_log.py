@@ -1,0 +1,69 @@
+"""Logs that grow line by line and survive a kill or a power cut at any moment.
+
+One process writes such a log, others may read it meanwhile. A last line without its end is torn:
+it is not read, and cut off before the next line is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class AppendLog:
+    """A log opened for appending. The operating system has a line when ``append`` returns.
+
+    Args:
+        path: of the log; it and its folder are made.
+        durable: whether the disk has each line then, too, so that a power cut loses none.
+
+    Attributes:
+        is_empty: whether the log had no line when it was opened.
+    """
+
+    def __init__(self, path: str | Path, *, durable: bool = False) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._durable = durable
+        self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115
+        self._cut_torn_line()
+        self.is_empty = self._file.seek(0, os.SEEK_END) == 0
+
+    def _cut_torn_line(self) -> None:
+        if self._file.seek(0, os.SEEK_END) == 0:
+            return
+        self._file.seek(-1, os.SEEK_END)
+        if self._file.read(1) != b"\n":
+            self._file.seek(0)
+            self._file.truncate(self._file.readall().rfind(b"\n") + 1)
+
+    def append(self, lines: bytes) -> None:
+        """Append one line or several, each with its end.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if self._file.write(lines) < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        if self._durable:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until the disk has all lines."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> AppendLog:
+        return self
+
+    def __exit__(self, *ended_by: object) -> None:
+        self._file.close()
+
+
+def whole_lines(path: str | Path) -> Iterator[bytes]:
+    """The lines of a log, each with its end; a torn last line is left out."""
+    with open(path, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
