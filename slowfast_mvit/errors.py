@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import signal
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
@@ -31,10 +32,21 @@ class DecodeError(UserError):
     """A video, frame folder or image that cannot be read; names the file and what was read.
 
     Attributes:
+        reason: why, without the path.
+        path: of what cannot be read; None where it is not one file.
         failures: a ``FailedVideo`` for each, where several in a row could not be read.
     """
 
     failures: tuple[Any, ...] = ()
+
+    def __init__(self, reason: str, path: str | os.PathLike[str] | None = None) -> None:
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.reason = reason
+        self.path = None if path is None else str(path)
+
+    def reason_of(self, *names: str | os.PathLike[str]) -> str:
+        """The reason alone if it is of a file of these names, or else with the path."""
+        return self.reason if self.path in map(str, names) else str(self)
 
 
 class WeightsError(UserError):
@@ -73,11 +85,14 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-def in_one_message(where: str, problems: Iterable[str]) -> str:
-    """A headline that counts the problems, then each of them on a line of its own."""
+def in_one_message(where: str, problems: Iterable[str], *, limit: int | None = None) -> str:
+    """A headline that counts the problems, then the first of them each on its line."""
     problems = list(problems)
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{where}: {count}", *(f"  {problem}" for problem in problems)])
+    shown = problems[:limit]
+    if len(shown) < len(problems):
+        shown.append(f"and {len(problems) - len(shown):,} more")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+    return "\n".join([f"{where}: {count}", *(f"  {problem}" for problem in shown)])
 
 
 def pick(table: Mapping[str, T], name: str, what: str) -> T:

@@ -66,7 +66,7 @@ def read_sampled_clips(
         spans = list(_sampled_spans(sampler, _duration_s(reader), {"label": record.label}))
         clips = [spread_frames(reader.times_s, *span, num_frames) for span in spans]
         if not all(clips):
-            raise DecodeError(f"{record.path}: shows nothing at the times of a sampled clip")
+            raise DecodeError("shows nothing at the times of a sampled clip", record.path)
         wanted = sorted(set().union(*clips))
         frames = reader.frames(wanted)
         times_s = torch.from_numpy(reader.times_s[wanted])

@@ -285,7 +285,7 @@ def _answer(
         marks[EPOCH], marks[POSITION], marks[INDEX] = key.epoch, key.position, key.index
         marks[NUM_BEGUN] += 1
         if reason := REFUSALS.get(job.refused[key.index]):
-            raise DecodeError(f"{job.dataset.videos[key.index].path}: {reason}")
+            raise DecodeError(reason, job.dataset.videos[key.index].path)
 
     answer: Outcome = None
     descriptor = None

@@ -73,8 +73,9 @@ def open_decord(path: Path) -> Iterator[DecordReader]:
         num_bytes = file.seek(0, 2)
         if num_bytes > MAX_BYTES:
             raise DecodeError(
-                f"{path}: {num_bytes:,} bytes are more than the {MAX_BYTES:,} that the reader "
-                "'decord' may copy into memory. Set DATA.DECODING_BACKEND pyav"
+                f"{num_bytes:,} bytes are more than the {MAX_BYTES:,} that the reader "
+                "'decord' may copy into memory. Set DATA.DECODING_BACKEND pyav",
+                path,
             )
         file.seek(0)
         with (
@@ -87,13 +88,15 @@ def open_decord(path: Path) -> Iterator[DecordReader]:
     shown_s = starts_s - starts_s[:1]
     if len(shown_s) != facts.num_frames or not np.allclose(shown_s, facts.times_s, atol=2e-3):
         raise DecodeError(
-            f"{path}: the reader 'decord' lists {len(shown_s)} frames, at other times than the "
-            f"{facts.num_frames} that the packets show. Set DATA.DECODING_BACKEND pyav"
+            f"the reader 'decord' lists {len(shown_s)} frames, at other times than the "
+            f"{facts.num_frames} that the packets show. Set DATA.DECODING_BACKEND pyav",
+            path,
         )
     if facts.index is not None and key_frames != facts.index.key_frames():
         raise DecodeError(
-            f"{path}: the reader 'decord' would start decoding at frames that are no key frames. "
-            "Set DATA.DECODING_BACKEND pyav"
+            "the reader 'decord' would start decoding at frames that are no key frames. "
+            "Set DATA.DECODING_BACKEND pyav",
+            path,
         )
     yield DecordReader(facts, video, library_errors)
 

@@ -95,7 +95,7 @@ class PyavReader:
         budget.check_time()
         self.num_frames = self._count_frames() if self._index is None else len(self._index.shown)
         if self.num_frames == 0:
-            raise DecodeError(f"{path}: the video stream holds no frames")
+            raise DecodeError("the video stream holds no frames", path)
         self.fps, self.times_s = packets.timing(path, self._stream, self._index, self.num_frames)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
@@ -136,9 +136,10 @@ class PyavReader:
 
     def _incomplete(self, num_wanted: int, missing: set[int], why: str) -> DecodeError:
         return DecodeError(
-            f"{self._path}: the reader 'pyav' gave {num_wanted - len(missing)} of {num_wanted} "
+            f"the reader 'pyav' gave {num_wanted - len(missing)} of {num_wanted} "
             f"frames, {why}; frame {min(missing)} of {self.num_frames} is the first it lacks. "
-            "Copy or download the video again, or drop it from the list"
+            "Copy or download the video again, or drop it from the list",
+            self._path,
         )
 
     def _decode_wanted(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -239,9 +240,10 @@ class PyavReader:
     def _check_size(self, index: int, frame: av.VideoFrame) -> None:
         if (frame.width, frame.height) != self._size:
             raise DecodeError(
-                f"{self._path}: the pictures change their size, from {self._size[0]} x "
+                f"the pictures change their size, from {self._size[0]} x "
                 f"{self._size[1]} to {frame.width} x {frame.height} at frame {index}. Encode it "
-                "again with data_prep/resize_videos.py"
+                "again with data_prep/resize_videos.py",
+                self._path,
             )
 
 

@@ -99,8 +99,9 @@ def _open(path: Path, name: str, device: str) -> Iterator[TorchcodecReader]:
             )
         if len(decoder) != facts.num_frames:
             raise DecodeError(
-                f"{path}: the reader {name!r} counts {len(decoder)} frames where the packets show "
-                f"{facts.num_frames}. Set DATA.DECODING_BACKEND pyav"
+                f"the reader {name!r} counts {len(decoder)} frames where the packets show "
+                f"{facts.num_frames}. Set DATA.DECODING_BACKEND pyav",
+                path,
             )
         yield TorchcodecReader(facts, decoder, name)
 
@@ -137,9 +138,10 @@ class TorchcodecReader:
         if wrong.any():
             first = int(wrong.argmax())
             raise DecodeError(
-                f"{self._facts.path}: the reader {self._name!r} gave the frame at "
+                f"the reader {self._name!r} gave the frame at "
                 f"{float(batch.pts_seconds[first]):.3f} s for frame {indices[first]}, which is "
-                f"shown at {wanted_s[first]:.3f} s. Set DATA.DECODING_BACKEND pyav"
+                f"shown at {wanted_s[first]:.3f} s. Set DATA.DECODING_BACKEND pyav",
+                self._facts.path,
             )
         pixels: Tensor = batch.data.cpu()
         check_size(self._facts, pixels, self._name)

@@ -33,13 +33,13 @@ def _open_regular(path: Path) -> BinaryIO:
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DecodeError(f"{path}: cannot be opened ({reason})") from error
+        raise DecodeError(f"cannot be opened ({reason})", path) from error
     status = os.fstat(file.fileno())
     if stat.S_ISREG(status.st_mode) and status.st_size > 0:
         return file
     file.close()
     what = "the file is empty" if stat.S_ISREG(status.st_mode) else "not a plain file"
-    raise DecodeError(f"{path}: {what}")
+    raise DecodeError(what, path)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -104,8 +104,9 @@ class Budget:
         self._num_frames += 1
         if self._num_frames > MAX_DECODED_FRAMES:
             raise DecodeError(
-                f"{self._path}: more than {MAX_DECODED_FRAMES:,} frames would have to be decoded. "
-                "Encode it with a key frame every few seconds"
+                f"more than {MAX_DECODED_FRAMES:,} frames would have to be decoded. "
+                "Encode it with a key frame every few seconds",
+                self._path,
             )
         self.check_time()
 
@@ -117,8 +118,8 @@ class Budget:
         """Raise a DecodeError when the time is over."""
         if self.is_over():
             raise DecodeError(
-                f"{self._path}: not read within {self._limit_s:g} s. Encode it again, or drop it "
-                "from the list"
+                f"not read within {self._limit_s:g} s. Encode it again, or drop it from the list",
+                self._path,
             )
 
 
@@ -155,7 +156,7 @@ def as_decode_errors(
     except library_errors as error:
         remedy = "" if reader == "pyav" else ". Set DATA.DECODING_BACKEND pyav, which reads more"
         raise DecodeError(
-            f"{path}: the reader {reader!r} cannot read it ({reason(error)}){remedy}"
+            f"the reader {reader!r} cannot read it ({reason(error)}){remedy}", path
         ) from error
 
 
@@ -183,14 +184,14 @@ def open_container(
         try:
             container = av.open(TimedFile(file, budget), "r", options=options)
         except av.error.ArgumentError as error:  # what the whitelist of formats comes to
-            raise DecodeError(f"{path}: {_IN_NO_FORMAT}") from error
+            raise DecodeError(_IN_NO_FORMAT, path) from error
         except LIBRARY_ERRORS:
             budget.check_time()
             raise
     with container:  # without closing, each leaves a thread and a descriptor behind
         if len(container.streams) > MAX_STREAMS:
             raise DecodeError(
-                f"{path}: holds {len(container.streams)} streams; {MAX_STREAMS} are accepted"
+                f"holds {len(container.streams)} streams; {MAX_STREAMS} are accepted", path
             )
         budget.check_time()
         yield container
@@ -206,7 +207,7 @@ def first_video_stream(
     """
     streams = video_streams(container)
     if not streams:
-        raise DecodeError(f"{path}: holds no video stream")
+        raise DecodeError("holds no video stream", path)
     codec = streams[0].codec_context
     codec.thread_type = "NONE"
     codec.thread_count = 1
@@ -214,8 +215,9 @@ def first_video_stream(
     width, height = codec.width, codec.height
     if width * height > MAX_PIXELS:
         raise DecodeError(
-            f"{path}: frames of {width} x {height} pixels are larger than the "
-            f"{MAX_PIXELS:,} that are accepted. Scale the video down"
+            f"frames of {width} x {height} pixels are larger than the "
+            f"{MAX_PIXELS:,} that are accepted. Scale the video down",
+            path,
         )
     return streams[0]
 
@@ -264,7 +266,7 @@ def read_index(
         is_key.append(packet.is_keyframe)
         if len(pts) > MAX_PACKETS:
             raise DecodeError(
-                f"{path}: holds more than {MAX_PACKETS:,} frames. Cut it into shorter videos"
+                f"holds more than {MAX_PACKETS:,} frames. Cut it into shorter videos", path
             )
     order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
     if len(order_of_pts) < len(pts):
@@ -304,7 +306,7 @@ def timing(
     fps = float(rate) if rate else 0.0
     if index is None or stream.time_base is None:
         if fps <= 0:
-            raise DecodeError(f"{path}: neither a frame rate nor times of frames")
+            raise DecodeError("neither a frame rate nor times of frames", path)
         return fps, np.arange(num_frames) / fps
     shown_pts = np.array(index.pts, dtype=np.float64)[list(index.shown)]
     times_s = (shown_pts - shown_pts[0]) * float(stream.time_base)

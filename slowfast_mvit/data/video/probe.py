@@ -93,7 +93,7 @@ def survey(path: Path) -> VideoFacts:
             return facts
         num_frames = len(index.shown)
         if num_frames == 0:
-            raise DecodeError(f"{path}: the video stream holds no frames")
+            raise DecodeError("the video stream holds no frames", path)
         fps, times_s = timing(path, stream, index, num_frames)
         keys = [pts for pts, is_key in zip(index.pts, index.is_key, strict=True) if is_key]
         first, *second = (decoded_alone(container, stream, pts) for pts in keys[:2])
@@ -123,8 +123,9 @@ def refuse(facts: VideoFacts, refusals: Sequence[Refusal], reader: str) -> None:
     for applies, what in refusals:
         if applies(facts):
             raise DecodeError(
-                f"{facts.path}: has {what}, of which the reader {reader!r} gives wrong frames or "
-                "none. Set DATA.DECODING_BACKEND pyav"
+                f"has {what}, of which the reader {reader!r} gives wrong frames or "
+                "none. Set DATA.DECODING_BACKEND pyav",
+                facts.path,
             )
 
 
@@ -133,7 +134,8 @@ def check_size(facts: VideoFacts, frames: Tensor, reader: str) -> None:
     height, width = frames.shape[1:3]
     if facts.size_px not in ((width, height), (height, width)):
         raise DecodeError(
-            f"{facts.path}: the reader {reader!r} gave pictures of {width} x {height} pixels, the "
+            f"the reader {reader!r} gave pictures of {width} x {height} pixels, the "
             f"file says {facts.size_px[0]} x {facts.size_px[1]}. Encode it again with "
-            "data_prep/resize_videos.py"
+            "data_prep/resize_videos.py",
+            facts.path,
         )

@@ -150,7 +150,7 @@ class FrameFolderReader:
 
     def __init__(self, files: Sequence[Path], path: Path) -> None:
         if not files:
-            raise DecodeError(f"{path}: the folder holds no images")
+            raise DecodeError("the folder holds no images", path)
         self._files = files
         self._path = path
         self.num_frames = len(files)
@@ -166,7 +166,7 @@ class FrameFolderReader:
                 if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
             ]
         except OSError as error:
-            raise DecodeError(f"{folder}: cannot be opened ({error.strerror})") from error
+            raise DecodeError(f"cannot be opened ({error.strerror})", folder) from error
         return cls(sorted(images, key=_natural_order), folder)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
@@ -175,7 +175,7 @@ class FrameFolderReader:
         read = {index: read_image(self._files[index]) for index in sorted(set(indices))}
         sizes = {tuple(image.shape) for image in read.values()}
         if len(sizes) > 1:
-            raise DecodeError(f"{self._path}: frames of different sizes (H, W, 3): {sorted(sizes)}")
+            raise DecodeError(f"frames of different sizes (H, W, 3): {sorted(sizes)}", self._path)
         return torch.stack([read[index] for index in indices])
 
 
@@ -206,7 +206,7 @@ def read_image(path: Path) -> Tensor:
         with open_plain_file(path) as file, Image.open(file, formats=_IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
-                raise DecodeError(f"{path}: {width} x {height} pixels are more than are accepted")
+                raise DecodeError(f"{width} x {height} pixels are more than are accepted", path)
             return torch.from_numpy(_as_rgb(ImageOps.exif_transpose(image)))
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DecodeError):
@@ -214,7 +214,7 @@ def read_image(path: Path) -> Tensor:
         what = str(error)
         if isinstance(error, UnidentifiedImageError):  # its own words name Python's file object
             what = f"none of {', '.join(_IMAGE_FORMATS)}"
-        raise DecodeError(f"{path}: not a readable image ({what})") from error
+        raise DecodeError(f"not a readable image ({what})", path) from error
 
 
 def _as_rgb(image: Image.Image) -> np.ndarray:

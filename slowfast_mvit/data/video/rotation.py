@@ -60,8 +60,9 @@ def orientation_of(path: Path, frame: av.VideoFrame) -> Orientation:
     angle = round(math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))))
     if angle % 90:
         raise DecodeError(
-            f"{path}: its pictures are shown turned by {angle} degrees; only right angles are "
-            "read. Encode it again with ffmpeg, which turns them"
+            f"its pictures are shown turned by {angle} degrees; only right angles are "
+            "read. Encode it again with ffmpeg, which turns them",
+            path,
         )
     if angle % 180:
         return Orientation(True, reverses_x=c < 0, reverses_y=b < 0)

@@ -57,7 +57,7 @@ def split_path(path: Path) -> tuple[Path, str] | None:
         return None
     member = path.relative_to(shard)
     if ".." in member.parts:
-        raise DecodeError(f"{path}: '..' is not followed inside a shard")
+        raise DecodeError("'..' is not followed inside a shard", path)
     return shard, member.as_posix()
 
 
@@ -82,12 +82,12 @@ def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
         with _index(file, shard) as index:
             offset = _find(index, _quoted(name), shard)
         if offset is None:
-            raise DecodeError(f"{shard}/{name}: the shard has no member of this name")
+            raise DecodeError("the shard has no member of this name", shard / name)
         member = _header(file, shard, name, offset)
         end = member.offset_data + member.size
         if member.size == 0 or end > os.fstat(file.fileno()).st_size:
             what = "the file is empty" if member.size == 0 else "the shard ends within it"
-            raise DecodeError(f"{shard}/{name}: {what}")
+            raise DecodeError(what, shard / name)
     except BaseException:
         file.close()
         raise
@@ -103,15 +103,16 @@ def _header(file: BinaryIO, shard: Path, name: str, offset: int) -> tarfile.TarI
         member = tarfile.TarFile(fileobj=file).next()
     except (tarfile.TarError, ValueError, OSError) as error:
         raise DecodeError(
-            f"{shard}{INDEX_SUFFIX}: no header where it says that {name} starts ({error}). {advice}"
+            f"no header where it says that {name} starts ({error}). {advice}",
+            f"{shard}{INDEX_SUFFIX}",
         ) from error
     if member is None or _name_of(member) != name:
         found = "the end" if member is None else repr(_name_of(member))
         raise DecodeError(
-            f"{shard}{INDEX_SUFFIX}: {found} where it says that {name} starts. {advice}"
+            f"{found} where it says that {name} starts. {advice}", f"{shard}{INDEX_SUFFIX}"
         )
     if not _is_plain(member):
-        raise DecodeError(f"{shard}/{name}: a link, a folder or a device, not a plain file")
+        raise DecodeError("a link, a folder or a device, not a plain file", shard / name)
     return member
 
 
@@ -183,7 +184,7 @@ def index_text(members: Iterable[tuple[str, int]], num_bytes: int, shard: Path) 
     for (name, _), (following, _) in itertools.pairwise(lines):
         if name == following:
             shown = unquote_to_bytes(name).decode("utf-8", "replace")
-            raise DecodeError(f"{shard}: holds {shown} more than once")
+            raise DecodeError(f"holds {shown} more than once", shard)
     head = b"# tar index 1: %d bytes, %d members\n" % (num_bytes, len(lines))
     return head + b"".join(b"%s %d\n" % line for line in lines)
 
@@ -203,7 +204,7 @@ def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
         while (member := archive.next()) is not None:
             archive.members.clear()  # it would keep every header
             if member.offset_data + member.size > end:
-                raise DecodeError(f"{shard}: ends within {member.name!r}. Copy it again")
+                raise DecodeError(f"ends within {member.name!r}. Copy it again", shard)
             name = _name_of(member)
             if _is_plain(member) and not name.startswith(("/", "..")):
                 yield name, member.offset
@@ -212,11 +213,11 @@ def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
     except (tarfile.TarError, ValueError, OSError) as error:
         if isinstance(error, DecodeError):
             raise
-        raise DecodeError(f"{shard}: not an uncompressed tar file ({error})") from error
+        raise DecodeError(f"not an uncompressed tar file ({error})", shard) from error
     if rest.strip(b"\0"):  # a damaged header looks to tarfile like the end
-        raise DecodeError(f"{shard}: damaged at byte {archive.offset:,}. Copy it again")
+        raise DecodeError(f"damaged at byte {archive.offset:,}. Copy it again", shard)
     if len(rest) < tarfile.BLOCKSIZE:  # cut between two files, which tarfile does not mind
-        raise DecodeError(f"{shard}: ends without the mark of its end. Copy it again")
+        raise DecodeError("ends without the mark of its end. Copy it again", shard)
 
 
 @contextlib.contextmanager
@@ -229,19 +230,19 @@ def _index(file: BinaryIO, shard: Path) -> Iterator[bytes | mmap.mmap]:
         yield _scanned(shard, status.st_size, status.st_mtime_ns)
         return
     except OSError as error:
-        raise DecodeError(f"{shard}{INDEX_SUFFIX}: cannot be read ({error.strerror})") from error
+        raise DecodeError(f"cannot be read ({error.strerror})", f"{shard}{INDEX_SUFFIX}") from error
     with open(descriptor, "rb") as beside:
         try:
             index = mmap.mmap(beside.fileno(), 0, access=mmap.ACCESS_READ)
         except (ValueError, OSError):
-            raise DecodeError(f"{shard}{INDEX_SUFFIX}: empty, or not a plain file") from None
+            raise DecodeError("empty, or not a plain file", f"{shard}{INDEX_SUFFIX}") from None
         with index:
             head = _HEAD.match(index[:_HEAD_BYTES])
             if head is None or int(head[1]) != status.st_size:
                 what = "no index of a shard" if head is None else "the index of another shard"
                 raise DecodeError(
-                    f"{shard}{INDEX_SUFFIX}: {what}. Write it again with data_prep/pack_shards.py "
-                    "index"
+                    f"{what}. Write it again with data_prep/pack_shards.py index",
+                    f"{shard}{INDEX_SUFFIX}",
                 )
             yield index
 
@@ -260,8 +261,9 @@ def _scanned(shard: Path, num_bytes: int, changed_ns: int) -> bytes:
             members.append(member)
             if len(members) > MAX_SCANNED_MEMBERS:
                 raise DecodeError(
-                    f"{shard}: holds more than {MAX_SCANNED_MEMBERS:,} files and has no index. "
-                    "Write one with data_prep/pack_shards.py index"
+                    f"holds more than {MAX_SCANNED_MEMBERS:,} files and has no index. "
+                    "Write one with data_prep/pack_shards.py index",
+                    shard,
                 )
     return index_text(members, num_bytes, shard)
 
@@ -275,8 +277,8 @@ def _find(index: bytes | mmap.mmap, name: bytes, shard: Path) -> int | None:
         found, _, offset = index[start:end].partition(b" ")
         if end < 0 or not offset.isdigit():
             raise DecodeError(
-                f"{shard}{INDEX_SUFFIX}: damaged. Write it again with data_prep/pack_shards.py "
-                "index"
+                "damaged. Write it again with data_prep/pack_shards.py index",
+                f"{shard}{INDEX_SUFFIX}",
             )
         if found == name:
             return int(offset)
