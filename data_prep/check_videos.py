@@ -21,10 +21,8 @@ the same content. "status" is
 
 from __future__ import annotations
 
-import argparse
-import csv
 import hashlib
-import io
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -32,6 +30,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 from data_prep import command_line, sources
 from data_prep.jobs import JobInput
@@ -39,7 +39,7 @@ from data_prep.journal import Record
 from data_prep.strict import open_strictly
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
-from slowfast_mvit.storage import write_text_atomically
+from slowfast_mvit.storage import csv_text, write_text_atomically
 
 _CHUNK = 1 << 20
 _SHOWN_DUPLICATES = 10
@@ -49,13 +49,10 @@ _SHOWN_OF_GROUP = 4
 def check(job: JobInput) -> Record:
     """The record of one file: what it is, and whether all of it can be decoded."""
     path = Path(job.name)  # for messages
+    record: Record = {}
     try:
-        file = open_plain_file(job.path)
-    except DecodeError as error:
-        return {"status": "failed", "reason": str(error).removeprefix(f"{job.path}: ")}
-    with file:
-        record: Record = {"sha256": _sha256(file)}
-        try:
+        with open_plain_file(job.path) as file:
+            record["sha256"] = _sha256(file)
             with open_strictly(path, file) as video:
                 try:
                     for _ in video.frames():
@@ -63,9 +60,8 @@ def check(job: JobInput) -> Record:
                 finally:
                     record |= video.contents()
                 return record | video.verdict()
-        except DecodeError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            return record | {"status": "failed", "reason": reason}
+    except DecodeError as error:
+        return record | {"status": "failed", "reason": error.reason_of(job.path, path)}
 
 
 def _sha256(file: BinaryIO) -> str:
@@ -94,14 +90,8 @@ def report_duplicates(records: Sequence[Record], out: Path) -> None:
     if not groups:
         out.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "path"])
-    for number, group in enumerate(groups):
-        writer.writerows(
-            [number, path.encode("utf-8", "backslashreplace").decode()] for path in group
-        )
-    write_text_atomically(out, text.getvalue())
+    rows = [[number, path] for number, group in enumerate(groups) for path in group]
+    write_text_atomically(out, csv_text([["group", "path"], *rows]))
     print(f"files with the same content: {len(groups):,} groups, see {out}")
     for group in groups[:_SHOWN_DUPLICATES]:
         more = [f"{len(group) - _SHOWN_OF_GROUP:,} more"] if len(group) > _SHOWN_OF_GROUP else []
@@ -110,10 +100,7 @@ def report_duplicates(records: Sequence[Record], out: Path) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    about, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser_of(__doc__)
     parser.add_argument("sources", nargs="*", help="folders, lists (.csv), files, or - for stdin")
     command_line.add_arguments(parser)
     options = parser.parse_args(words)

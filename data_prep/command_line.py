@@ -33,6 +33,14 @@ _SHOWN_FAILURES = 5
 _MANY_FAILED = 1  # exit status
 
 
+def parser_of(documentation: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring of a script."""
+    about, _, rest = (documentation or "").partition("\n")
+    return argparse.ArgumentParser(
+        description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every job has."""
     add = parser.add_argument
@@ -182,7 +190,8 @@ def _last_line(output: bytes) -> str:
 
 def exit_status(main: Callable[[], int]) -> int:
     """Run a script's ``main``; what the user can mend and Ctrl-C end it without a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how Slurm ends a job
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C; how Slurm ends a job
+        signal.signal(number, signal.default_int_handler)
     try:
         return main()
     except UserError as error:

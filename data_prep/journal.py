@@ -7,26 +7,24 @@
     records.jsonl, records.csv   all parts joined (``merging.py``), sorted by path
 
 The first line says which work this is, so that parts of different work are never mixed. Each
-record is flushed to disk when its file is done; a line that was torn by a kill or a power cut is
-dropped when the job goes on, and its file is done again.
+record is on the disk when its file is done; a file whose line is torn is done again.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.parts import Shard, encoded, part_path
 from slowfast_mvit.errors import UserError
+from slowfast_mvit.storage import AppendLog, whole_lines, write_atomically
 
 Record = dict[str, Any]
 
@@ -34,8 +32,7 @@ _HEAD_KEYS = {"job", "settings", "num_inputs", "inputs_digest", "shard", "num_in
 _RECORD_KEYS = {"path", "status"}
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What is to be done, as the first line of a journal says it.
 
     Attributes:
@@ -51,19 +48,18 @@ class Work:
     inputs_digest: str
 
     @classmethod
-    def of(cls, job: str, settings: Mapping[str, Any], names: Iterable[str]) -> Work:
+    def of(cls, job: str, settings: Mapping[str, Any], names: Sequence[str]) -> Work:
         """The work of a job over the files of these names."""
-        names = list(names)
         plain = json.loads(json.dumps(settings))  # as a journal gives them back: tuples are lists
         return cls(job, plain, len(names), digest_of(names))
 
     @classmethod
     def of_head(cls, head: Record) -> Work:
         """The work that the first line of a journal names."""
-        return cls(head["job"], head["settings"], head["num_inputs"], head["inputs_digest"])
+        return cls(*(head[field] for field in cls._fields))
 
     def difference(self, other: Work) -> str | None:
-        """The first respect in which two works cannot be mixed, in words."""
+        """The first respect in which two works cannot be mixed, as text."""
         if self.job != other.job:
             return f"it is of {other.job}, not {self.job}"
         for key in sorted(self.settings.keys() | other.settings.keys()):
@@ -71,31 +67,6 @@ class Work:
             if here != there:
                 return f"{key} was {there!r} there and is {here!r} now"
         return None
-
-
-class Journal:
-    """The open journal of one part. Use ``open_journal``, which locks and closes it.
-
-    Attributes:
-        records: the records of files that are done, by path.
-    """
-
-    def __init__(self, path: Path, records: dict[str, Record]) -> None:
-        self.path = path
-        self.records = records
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-
-    def write(self, record: Record) -> None:
-        """Add a record; it is on disk when this returns."""
-        line = line_of(record).encode("ascii")
-        if self._file.write(line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        os.fsync(self._file.fileno())
-        self.records[record["path"]] = record
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 @contextmanager
@@ -106,16 +77,20 @@ def open_journal(
     stamps: Mapping[str, Mapping[str, Any]],
     *,
     retry_failed: bool = False,
-) -> Iterator[Journal]:
-    """Open the journal of a part, new or to go on with.
+) -> Iterator[tuple[dict[str, Record], Callable[[Record], None]]]:
+    """Open the journal of a part, new or to resume.
 
     Args:
-        out: where the joined records will be; the part lies beside it.
+        out: where the joined records will be; the part is next to it.
         shard: the part.
         work: what is to be done.
         stamps: for each file of this part, fields that a record must hold to be of the file as it
             is today. Records of other files, or of an older state of a file, are dropped.
         retry_failed: drop the records of files that failed, too.
+
+    Yields:
+        The records of files that are done, by path; and a function that adds one, which is on the
+        disk when it returns.
 
     Raises:
         UserError: when it belongs to other work, is damaged, or another process writes it.
@@ -126,13 +101,10 @@ def open_journal(
         records = _still_true(path, work, stamps) if path.exists() else {}
         if retry_failed:
             records = {name: r for name, r in records.items() if r["status"] != "failed"}
-        head = {**vars(work), "shard": str(shard), "num_inputs_of_shard": len(stamps)}
-        write_lines(path, map(line_of, [head, *records.values()]))
-        journal = Journal(path, records)
-        try:
-            yield journal
-        finally:
-            journal.close()
+        head = {**work._asdict(), "shard": str(shard), "num_inputs_of_shard": len(stamps)}
+        write_lines(path, [head, *records.values()])
+        with AppendLog(path, durable=True) as log:
+            yield records, lambda record: log.append(line_of(record))
 
 
 def _still_true(
@@ -179,25 +151,15 @@ def read_part(path: Path) -> tuple[Record, list[Record]]:
     Raises:
         UserError: when another line is damaged, or the file is no journal.
     """
-    *whole, _torn = path.read_bytes().split(b"\n")
-    entries = []
-    for number, line in enumerate(whole, start=1):
-        try:
-            entry = json.loads(line, object_pairs_hook=_with_shared_keys)
-            known = entry.keys() >= (_HEAD_KEYS if number == 1 else _RECORD_KEYS)
-        except (ValueError, AttributeError):
-            known = False
-        if not known:
+    entries: list[Record] = []
+    for number, line in enumerate(whole_lines(path), start=1):
+        entry = _parsed(line)
+        if not entry.keys() >= (_RECORD_KEYS if entries else _HEAD_KEYS):
             raise UserError(f"{path}: line {number} is damaged. Remove that line, or the file")
         entries.append(entry)
     if not entries:
         raise UserError(f"{path}: holds no records. Remove it")
     return entries[0], entries[1:]
-
-
-def _with_shared_keys(pairs: list[tuple[str, Any]]) -> Record:
-    """650,000 records need not hold 650,000 copies of the names of their fields."""
-    return {sys.intern(key): value for key, value in pairs}
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -210,31 +172,39 @@ def read_records(path: Path) -> Iterator[Record]:
         raise UserError(f"{path}: no such file. Write it with data_prep/check_videos.py")
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line, object_pairs_hook=_with_shared_keys)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
+            record = _parsed(line)
+            if not record:
                 raise UserError(f"{path}: line {number} is not a record of check_videos.py")
             if "path" in record:
                 yield record
 
 
+def _parsed(line: bytes) -> Record:
+    """The object of a line; an empty one where the line is damaged or something else."""
+    try:
+        entry = json.loads(line, object_pairs_hook=_with_shared_keys)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _with_shared_keys(pairs: list[tuple[str, Any]]) -> Record:
+    """650,000 records need not hold 650,000 copies of the names of their fields."""
+    return {sys.intern(key): value for key, value in pairs}
+
+
 def digest_of(names: Iterable[str]) -> str:
     """SHA-256 over names, whatever their order."""
-    digest = hashlib.sha256()
-    for name in sorted(map(encoded, names)):
-        digest.update(name + b"\0")
-    return digest.hexdigest()
+    return hashlib.sha256(
+        b"".join(name + b"\0" for name in sorted(map(encoded, names)))
+    ).hexdigest()
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a file of these lines, whole or not at all."""
-    from slowfast_mvit.storage import write_atomically  # here: torch comes with it, slowly
-
-    write_atomically(path, lambda file: file.writelines(line.encode() for line in lines))
+def write_lines(path: Path, entries: Iterable[Record]) -> None:
+    """Write a file with a line for each of these, whole or not at all."""
+    write_atomically(path, lambda file: file.writelines(map(line_of, entries)))
 
 
-def line_of(entry: Record) -> str:
+def line_of(entry: Record) -> bytes:
     """ASCII, so that any file name survives, even one that is not UTF-8."""
-    return json.dumps(entry) + "\n"
+    return json.dumps(entry).encode("ascii") + b"\n"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from data_prep.journal import Record, Work, digest_of, line_of, read_part, write_lines
+from data_prep.journal import Record, Work, digest_of, read_part, write_lines
 from data_prep.parts import Shard, encoded, part_path, parts_of
 from slowfast_mvit.errors import UserError, in_one_message
+from slowfast_mvit.storage import csv_text, write_text_atomically
 
 _SHOWN_PROBLEMS = 20
 
@@ -70,15 +69,12 @@ def merge(out: Path) -> list[Record]:
     if not problems:
         problems = _problems_of_records([record["path"] for record in records], first)
     if problems:
-        shown = problems[:_SHOWN_PROBLEMS]
-        if len(problems) > len(shown):
-            shown.append(f"and {len(problems) - len(shown):,} more")
-        raise UserError(in_one_message(str(out), shown))
+        raise UserError(in_one_message(str(out), problems, limit=_SHOWN_PROBLEMS))
     for record in records:
         for field in _ONLY_IN_JOURNAL:
             record.pop(field, None)
-    write_lines(out, map(line_of, records))
-    write_lines(out.with_suffix(".csv"), _csv_lines(records))
+    write_lines(out, records)
+    write_text_atomically(out.with_suffix(".csv"), csv_text(_rows(records)))
     return records
 
 
@@ -123,24 +119,10 @@ def _problems_of_records(names: Sequence[str], work: Work) -> list[str]:
     return problems
 
 
-def _csv_lines(records: Sequence[Record]) -> Iterator[str]:
+def _rows(records: Sequence[Record]) -> Iterator[Sequence[object]]:
     """A table with a column for each field that holds a plain value."""
     columns = list(dict.fromkeys(key for record in records for key in record))
     plain = [c for c in columns if not any(isinstance(r.get(c), (list, dict)) for r in records)]
-    yield _csv_line(plain)
+    yield plain
     for record in records:
-        yield _csv_line([_cell(record.get(column, "")) for column in plain])
-
-
-def _csv_line(cells: Sequence[object]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    """Names that are not UTF-8 with escapes; names that a spreadsheet runs as a formula quoted."""
-    if not isinstance(value, str):
-        return value
-    shown = value.encode("utf-8", "backslashreplace").decode()
-    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+        yield [record.get(column, "") for column in plain]

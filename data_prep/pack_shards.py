@@ -24,6 +24,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from pathlib import Path
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import numpy as np
 
@@ -39,11 +42,10 @@ from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.plan_files import list_line
 from data_prep.webdataset import labelled_videos
-from data_prep.whole_files import written_whole
 from slowfast_mvit.data.video import shards
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
-from slowfast_mvit.storage import write_text_atomically
+from slowfast_mvit.storage import atomic_path, write_atomically, write_text_atomically
 
 _CHUNK = 1 << 20
 _SHOWN_PROBLEMS = 20
@@ -94,13 +96,10 @@ def _members(inputs: Sequence[JobInput]) -> list[Member]:
     for job in inputs:
         stamp = jobs.file_stamp(job)
         if stamp["bytes"] == 0:
-            problems.append(f"{job.path} is missing or empty")
+            problems.append(f"{job.path} is missing or empty. Take it out of the list")
         members.append((job.name, str(job.path), stamp["bytes"], stamp["mtime_ns"]))
     if problems:
-        shown = problems[:_SHOWN_PROBLEMS]
-        if len(problems) > len(shown):
-            shown.append(f"and {len(problems) - len(shown):,} more. Take them out of the list")
-        raise UserError(in_one_message("videos", shown))
+        raise UserError(in_one_message("videos", problems, limit=_SHOWN_PROBLEMS))
     return members
 
 
@@ -137,12 +136,12 @@ def pack(job: JobInput, *, to: str) -> Record:
     index = Path(f"{shard}{shards.INDEX_SUFFIX}")
     members = [json.loads(line) for line in job.path.read_text().splitlines()]
     index.unlink(missing_ok=True)  # before the shard that it would not fit
-    with written_whole(shard) as temporary, open(temporary, "w+b") as file:
+    with atomic_path(shard) as temporary, open(temporary, "w+b") as file:
         offsets = list(_write_members(file, members))
         file.flush()
         found = list(shards.plain_members(file, temporary))
         if found != offsets:
-            raise DecodeError(f"{job.name}: reads back otherwise than it was written")
+            raise DecodeError("reads back otherwise than it was written", job.name)
         record = {
             "bytes": file.seek(0, os.SEEK_END),
             "videos": len(members),
@@ -158,7 +157,7 @@ def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple
         for name, path, num_bytes, _ in members:
             with open_plain_file(Path(path)) as source:
                 if source.seek(0, os.SEEK_END) != num_bytes:
-                    raise DecodeError(f"{path}: has changed. Run the same command again")
+                    raise DecodeError("has changed. Run the same command again", path)
                 source.seek(0)
                 info = tarfile.TarInfo(name)
                 info.size, info.mode, info.mtime = num_bytes, 0o644, 0
@@ -194,8 +193,7 @@ def write_index(shard: Path) -> int:
         members = list(shards.plain_members(file, shard))
         text = shards.index_text(members, os.fstat(file.fileno()).st_size, shard)
     index = Path(f"{shard}{shards.INDEX_SUFFIX}")
-    with written_whole(index) as temporary:
-        temporary.write_bytes(text)
+    write_atomically(index, lambda file: file.write(text))
     return len(members)
 
 
@@ -282,10 +280,7 @@ def _list_command(options: argparse.Namespace) -> int:
             else:
                 lines.write(list_line(f"{place}/{name}", label))
     if problems:
-        shown = problems[:_SHOWN_PROBLEMS]
-        if len(problems) > len(shown):
-            shown.append(f"and {len(problems) - len(shown):,} more")
-        raise UserError(in_one_message("labels", shown))
+        raise UserError(in_one_message("labels", problems, limit=_SHOWN_PROBLEMS))
     write_text_atomically(options.csv, lines.getvalue())
     print(f"{options.csv}: {lines.getvalue().count(chr(10)):,} videos")
     return 0
@@ -293,10 +288,7 @@ def _list_command(options: argparse.Namespace) -> int:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    about, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser_of(__doc__)
     commands = parser.add_subparsers(required=True)
 
     command = commands.add_parser("pack", help="pack videos into shards")

@@ -18,14 +18,17 @@ its source, and only then given its name. Sources that are damaged or cut short 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import av
 
@@ -34,9 +37,9 @@ from data_prep.encode import ENCODER, Encoding, Times, encode
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
-from data_prep.whole_files import written_whole
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
+from slowfast_mvit.storage import atomic_path
 
 _SHOWN_PROBLEMS = 20
 
@@ -54,11 +57,10 @@ def resize(job: JobInput, *, to: str, encoding: dict[str, Any]) -> Record:
         found in the copy.
     """
     out = Path(to, copy_of(job.name))
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.parent.resolve() / out.name == job.path.parent.resolve() / job.path.name:
         raise DecodeError("the copy would take the place of its source: a folder of --to is a link")
     out.unlink(missing_ok=True)  # of an older source
-    with written_whole(out) as temporary:
+    with atomic_path(out) as temporary:
         num_frames = _write(job, temporary, Encoding(**encoding))
         record = check_videos.check(JobInput(copy_of(job.name), temporary))
         if record["status"] != "ok" or record["frames"] != num_frames:
@@ -83,14 +85,14 @@ def _write(job: JobInput, temporary: Path, encoding: Encoding) -> int:
             encode(frames, times, temporary, encoding=encoding, source=path, stream=video.stream)
             verdict = video.verdict()
     if verdict["status"] != "ok":
-        raise DecodeError(f"{path}: {verdict['reason']}")
+        raise DecodeError(verdict["reason"], path)
     return video.num_frames
 
 
 def _of_one_size(path: Path, video: StrictVideo) -> Iterator[av.VideoFrame]:
     for frame in video.frames():
         if not video.is_of_one_size():
-            raise DecodeError(f"{path}: frame {video.num_frames - 1} is of another size")
+            raise DecodeError(f"frame {video.num_frames - 1} is of another size", path)
         yield frame
 
 
@@ -144,15 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
         raise UserError(f"--to {options.to}: lies in {options.videos}. Give a folder outside of it")
     inputs, rows = sources.inputs_below(options.videos, options.lists, to=options.to)
     refuse_collisions(inputs)
-    encoding = Encoding(
-        short_side_px=options.short_side,
-        size_px=options.size,
-        enlarge=options.enlarge,
-        crf=options.crf,
-        keyint=options.keyint,
-        preset=options.preset,
-        fastdecode=options.fastdecode,
-    )
+    encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
 
     def write_lists(records: Sequence[Record]) -> None:
         copies = {r["path"]: r["resized"] for r in records if r["status"] == "ok"}
@@ -172,16 +166,27 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    about, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser_of(__doc__)
     add = parser.add_argument
     add("videos", type=Path, help="the folder that holds the videos")
     add("--to", type=Path, required=True, help="the folder for the copies")
     add("--list", dest="lists", type=Path, action="append", default=[], help="a list to rewrite")
-    add("--short-side", type=int, default=256, metavar="PX", help="(%(default)s)")
-    add("--size", type=_size, default=(), metavar="WxH", help="one size for all, such as 340x256")
+    add(
+        "--short-side",
+        dest="short_side_px",
+        type=int,
+        default=256,
+        metavar="PX",
+        help="(%(default)s)",
+    )
+    add(
+        "--size",
+        dest="size_px",
+        type=_size,
+        default=(),
+        metavar="WxH",
+        help="one size for all, such as 340x256",
+    )
     add("--enlarge", action="store_true", help="scale smaller videos up")
     add("--crf", type=float, default=23.0, help="x264's quality, lower is better (%(default)s)")
     add("--keyint", type=int, default=30, help="frames between key frames (%(default)s)")

@@ -120,7 +120,7 @@ class StrictVideo:
             if isinstance(error, DecodeError):
                 raise
             raise DecodeError(
-                f"{self._path}: damaged after {self.num_frames} frames ({packets.reason(error)})"
+                f"damaged after {self.num_frames} frames ({packets.reason(error)})", self._path
             ) from error
 
     def _note_times(self, packet: av.Packet, is_video: bool) -> None:
@@ -135,7 +135,7 @@ class StrictVideo:
 
     def _note_packet(self, packet: av.Packet) -> None:
         if packet.is_corrupt:
-            raise DecodeError(f"{self._path}: packet {self._num_packets} is marked as damaged")
+            raise DecodeError(f"packet {self._num_packets} is marked as damaged", self._path)
         self._num_all_packets += 1
         self._num_packets += _gives_frame(packet)
         self._num_keys += packet.is_keyframe
@@ -143,7 +143,7 @@ class StrictVideo:
     def _noted(self, frames: Sequence[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         for frame in frames:
             if frame.is_corrupt:
-                raise DecodeError(f"{self._path}: frame {self.num_frames} is damaged")
+                raise DecodeError(f"frame {self.num_frames} is damaged", self._path)
             self.pts.append(frame.pts)
             if not self._sizes:
                 self.rotation = round(frame.rotation) % 360

@@ -25,7 +25,7 @@ def digest(job: JobInput, *, pause_s: float = 0.0) -> Record:
     if content == b"hang":
         time.sleep(3600)
     if content == b"broken":
-        raise DecodeError(f"{job.name}: broken")
+        raise DecodeError("broken", job.name)
     if content == b"bug":
         raise KeyError("bug")
     if content == b"full":

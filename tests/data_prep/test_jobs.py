@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -18,14 +19,15 @@ from pathlib import Path
 import example_jobs
 import pytest
 
+from data_prep import jobs
 from data_prep.command_line import add_arguments, exit_status, run_command
 from data_prep.jobs import JobInput, run_jobs
 from data_prep.journal import read_part, read_records
 from data_prep.merging import merge
 from data_prep.parts import Shard, part_path
 from data_prep.sources import inputs_from_paths, inputs_in_folder
-from data_prep.whole_files import written_whole
 from slowfast_mvit.errors import UserError
+from slowfast_mvit.storage import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["a.mp4", "b c.mp4", "class one/ä 日本.MP4", 'class one/it\'s "4", x.webm', "-d.avi"]
@@ -114,6 +116,35 @@ def test_a_crash_a_hang_an_error_and_a_bug_cost_one_record_each(folder, tmp_path
     }
 
 
+@pytest.mark.parametrize("num_killed", [2, 3])
+def test_workers_that_are_killed_before_they_have_a_file_are_replaced(
+    folder, tmp_path, monkeypatch, num_killed
+):
+    new_pool, killed = jobs._new_pool, []
+
+    def new_pool_without_workers(*arguments):
+        pool = new_pool(*arguments)
+        if len(killed) < num_killed and pool.active:  # which starts the workers
+            killed.append([child.kill() for child in multiprocessing.active_children()])
+        return pool
+
+    monkeypatch.setattr(jobs, "_new_pool", new_pool_without_workers)
+
+    if num_killed < 3:
+        assert run(folder, tmp_path / "out.jsonl", num_workers=2) == {"ok": 5}
+    else:
+        with pytest.raises(RuntimeError, match="end before they have done a file"):
+            run(folder, tmp_path / "out.jsonl", num_workers=2)
+    assert len(killed) == num_killed
+
+
+def test_what_is_missing_is_named_with_its_extra(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pebble", None)
+
+    with pytest.raises(UserError, match=r"pip install 'slowfast_mvit\[data_prep\]'"):
+        run(folder, tmp_path / "out.jsonl")
+
+
 def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_file(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     (folder / NAMES[0]).write_text("full")
@@ -128,9 +159,9 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_file(folder, tmp_path):
 
 
 def test_left_overs_of_killed_processes_go_and_those_of_others_stay(folder, tmp_path):
-    with pytest.raises(KeyError), written_whole(tmp_path / "a.mp4") as ours:
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a.mp4") as ours:
         raise KeyError
-    with pytest.raises(KeyError), written_whole(tmp_path / "x-a.mp4") as of_another:
+    with pytest.raises(KeyError), atomic_path(tmp_path / "x-a.mp4") as of_another:
         raise KeyError
     for path in (ours, of_another):
         path.write_text("half a file")
