@@ -13,8 +13,8 @@ from slowfast_mvit.config import load_config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loading.loader import part_of
 from slowfast_mvit.errors import UserError, in_one_message
-from slowfast_mvit.evaluation.identity import DIGEST_LENGTH, Records, differences, records_in
 from slowfast_mvit.evaluation.records import Outcome, Part, join_records, part_numbers
+from slowfast_mvit.evaluation.run_fingerprint import DIGEST_LENGTH, Records, differences, records_in
 from slowfast_mvit.jobs.report import CONFIG_FILE
 from slowfast_mvit.jobs.test import all_views, require_every_video, write_test
 from slowfast_mvit.runtime.log import setup_logging
@@ -43,12 +43,12 @@ def merge_job(output_dirs: Sequence[str]) -> None:
 def _merge(output_dirs: Sequence[Path]) -> None:
     tests = [test for folder in output_dirs for test in _tests_in(folder)]
     _require_same(tests)
-    first, facts = output_dirs[0], tests[0].facts
+    first, fingerprint = output_dirs[0], tests[0].fingerprint
     config = load_config(first / CONFIG_FILE)
     register_path_handlers(config.path_handlers)
     videos = builders.build_videos(config, "test")
     today = {"config": config.digest(), "list": videos.digest()[:DIGEST_LENGTH]}
-    _require_unchanged(first, today, {name: facts[name] for name in today})
+    _require_unchanged(first, today, {name: fingerprint[name] for name in today})
 
     plans = builders.test_plans(config)
     folders = [test.folder for test in tests]
@@ -75,11 +75,11 @@ def _tests_in(output_dir: Path) -> list[Records]:
 
 
 def _require_same(tests: Sequence[Records]) -> None:
-    first = tests[0]
+    first, expected = tests[0], tests[0].fingerprint
     problems = [
-        f"{test.folder} differs in {name}: {test.facts.get(name)}, not {first.facts.get(name)}"
+        f"{test.folder} differs in {name}: {test.fingerprint.get(name)}, not {expected.get(name)}"
         for test in tests[1:]
-        for name in differences(first.facts, test.facts)
+        for name in differences(expected, test.fingerprint)
     ]
     if problems:
         headline = f"{first.folder} and others hold records of different tests, never joined"

@@ -26,18 +26,18 @@ from slowfast_mvit.engine.failed_videos import record_failed_videos
 from slowfast_mvit.engine.test import score_videos
 from slowfast_mvit.errors import ConfigError, MissingViewsError
 from slowfast_mvit.evaluation.ensemble import ensemble, views_of_plan
-from slowfast_mvit.evaluation.identity import (
-    begin_records,
-    facts_of_test,
-    records_folder,
-    remove_records,
-)
 from slowfast_mvit.evaluation.records import (
     Outcome,
     Part,
     finished_videos,
     join_records,
     record_writer,
+)
+from slowfast_mvit.evaluation.run_fingerprint import (
+    begin_records,
+    records_folder,
+    remove_records,
+    run_fingerprint,
 )
 from slowfast_mvit.jobs.evaluated_checkpoint import load_test_weights
 from slowfast_mvit.jobs.report import TestOutput, write_clip_counts, write_results
@@ -96,21 +96,21 @@ def _test(run: Run, part: Part) -> None:
     torch.manual_seed(config.rng_seed)  # or a test without weights would differ each time
     model = builders.build_model(config)
     weights = load_test_weights(config, output_dir, model)
-    facts = facts_of_test(
+    fingerprint = run_fingerprint(
         config_digest=config.digest(),
         list_digest=videos.digest(),
         state=model.state_dict(),
         forward_batch=builders.test_forward_batch(config, videos),
         device=run.device,
     )
-    require_agreement(facts)
+    require_agreement(fingerprint)
     model.to(run.device)
 
-    folder = records_folder(output_dir, facts)
+    folder = records_folder(output_dir, fingerprint)
     plans = builders.test_plans(config)
     if is_main():
         write_config(config, output_dir)
-        begin_records(output_dir, facts, weights)
+        begin_records(output_dir, fingerprint, weights)
         views = " and ".join(map(str, plans))
         logger.info("testing %d videos, %s each, %s", len(videos), views, weights)
     # Only the main process looks: another might already see what a third one has just written.

@@ -7,14 +7,6 @@ import pytest
 import torch
 
 from slowfast_mvit.errors import MissingViewsError, UserError
-from slowfast_mvit.evaluation.identity import (
-    begin_records,
-    differences,
-    facts_of_test,
-    records_folder,
-    records_in,
-    state_digest,
-)
 from slowfast_mvit.evaluation.records import (
     Part,
     finished_videos,
@@ -24,13 +16,21 @@ from slowfast_mvit.evaluation.records import (
     record_line,
     record_writer,
 )
+from slowfast_mvit.evaluation.run_fingerprint import (
+    begin_records,
+    differences,
+    records_folder,
+    records_in,
+    run_fingerprint,
+    state_digest,
+)
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.structures import FailedVideo, ViewScores
 
 VIEWS = np.array([[0, 0], [0, 1], [1, 0]])
 WHOLE = Part(1, 1)
 LOST = FailedVideo("lost", "/data/lost.mp4", "/data/lost.mp4: truncated")
-FACTS = {"config": "c", "weights": "w", "list": "l"}
+FINGERPRINT = {"config": "c", "weights": "w", "list": "l"}
 
 
 def scores(video_id, *, seed=0, label=2):
@@ -157,35 +157,35 @@ def test_the_digest_of_weights_follows_every_value_name_and_type():
     assert len(digests) == 1 + len(changed)
 
 
-def test_facts_name_the_arithmetic_of_this_process():
-    facts = facts_of_test(
+def test_fingerprint_names_the_arithmetic_of_this_process():
+    fingerprint = run_fingerprint(
         config_digest="c", list_digest="l" * 64, state={}, forward_batch=8,
         device=torch.device("cpu"),
     )  # fmt: skip
 
-    assert torch.__version__ in facts["arithmetic"] and "thread" in facts["arithmetic"]
-    assert facts["views in a forward pass"] == "8"
+    assert torch.__version__ in fingerprint["arithmetic"] and "thread" in fingerprint["arithmetic"]
+    assert fingerprint["views in a forward pass"] == "8"
 
 
 def test_records_of_another_test_lie_elsewhere_and_are_told_of(tmp_path, caplog):
-    begin_records(tmp_path, FACTS, "weights of x")
-    begin_records(tmp_path, FACTS, "weights of x")
+    begin_records(tmp_path, FINGERPRINT, "weights of x")
+    begin_records(tmp_path, FINGERPRINT, "weights of x")
     assert not caplog.records
-    others = {**FACTS, "weights": "w2"}
+    others = {**FINGERPRINT, "weights": "w2"}
 
     begin_records(tmp_path, others, "weights of y")
 
     assert "differs from this one in weights" in caplog.text
-    assert records_folder(tmp_path, FACTS) != records_folder(tmp_path, others)
+    assert records_folder(tmp_path, FINGERPRINT) != records_folder(tmp_path, others)
     found = {records.folder: records for records in records_in(tmp_path)}
-    assert found[records_folder(tmp_path, FACTS)].facts == FACTS
+    assert found[records_folder(tmp_path, FINGERPRINT)].fingerprint == FINGERPRINT
     assert found[records_folder(tmp_path, others)].weights == "weights of y"
-    assert differences(FACTS, others) == ["weights"]
+    assert differences(FINGERPRINT, others) == ["weights"]
 
 
 def test_a_folder_that_does_not_say_whose_records_it_holds_is_refused(tmp_path):
-    begin_records(tmp_path, FACTS, "x")
-    (records_folder(tmp_path, FACTS) / "test.json").write_text('{"facts": 3}')
+    begin_records(tmp_path, FINGERPRINT, "x")
+    (records_folder(tmp_path, FINGERPRINT) / "test.json").write_text('{"facts": 3}')
 
-    with pytest.raises(UserError, match="nobody knows whose records"):
+    with pytest.raises(UserError, match="the test of these records is unknown"):
         records_in(tmp_path)

@@ -1,6 +1,6 @@
-"""Which test a record belongs to: everything that decides the bits of a score, and its key.
+"""Run fingerprint: everything that decides the bits of a test's scores, and the records' key.
 
-facts, by name -> key -> OUTPUT_DIR/test_records/<key>, with the facts in test.json
+fingerprint, by name -> key -> OUTPUT_DIR/test_records/<key>, with the fingerprint in test.json
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Records(NamedTuple):
     """The records of one test in one ``OUTPUT_DIR``.
 
     Attributes:
-        folder: where they are.
-        facts: ``facts_of_test``.
-        weights: in words, for the report.
+        folder: of the records.
+        fingerprint: ``run_fingerprint``.
+        weights: a line of text for the report.
     """
 
     folder: Path
-    facts: dict[str, str]
+    fingerprint: dict[str, str]
     weights: str
 
 
-def facts_of_test(
+def run_fingerprint(
     *,
     config_digest: str,
     list_digest: str,
@@ -49,11 +49,11 @@ def facts_of_test(
     forward_batch: int,
     device: torch.device,
 ) -> dict[str, str]:
-    """Everything that decides the bits of a score, by name.
+    """Return everything that decides the bits of a score, by name.
 
     Args:
         config_digest: of the keys that decide numbers.
-        list_digest: of the names and labels of the videos; nobody looks at what is in the files.
+        list_digest: of the names and labels of the videos; the contents of the files are not read.
         state: the model's ``state_dict()``.
         forward_batch: views in each forward pass.
         device: of the model.
@@ -68,7 +68,7 @@ def facts_of_test(
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """A digest of names, types, shapes and values; the device does not count."""
+    """Digest of names, types, shapes and values; the device does not count."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -77,39 +77,39 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:DIGEST_LENGTH]
 
 
-def records_folder(output_dir: str | Path, facts: Mapping[str, str]) -> Path:
-    """Where the records of the test with these facts are."""
-    text = json.dumps(dict(facts), sort_keys=True)
+def records_folder(output_dir: str | Path, fingerprint: Mapping[str, str]) -> Path:
+    """Return the folder of the records of the test with this fingerprint."""
+    text = json.dumps(dict(fingerprint), sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
     return Path(output_dir) / RECORDS_FOLDER / key
 
 
-def begin_records(output_dir: str | Path, facts: Mapping[str, str], weights: str) -> None:
-    """Write down what is tested, before the first record; say which other tests lie unfinished.
+def begin_records(output_dir: str | Path, fingerprint: Mapping[str, str], weights: str) -> None:
+    """Write the fingerprint before the first record; warn of other tests that are unfinished.
 
     Args:
         output_dir: of the test.
-        facts: ``facts_of_test``.
-        weights: in words, for the report.
+        fingerprint: ``run_fingerprint``.
+        weights: a line of text for the report.
     """
-    folder = records_folder(output_dir, facts)
+    folder = records_folder(output_dir, fingerprint)
     for other in records_in(output_dir):
         if other.folder != folder:
             logger.warning(
-                "%s: an unfinished test that differs from this one in %s; this one does not go on "
-                "from it. Delete the folder if nobody needs it",
+                "%s: an unfinished test that differs from this one in %s; this one does not resume "
+                "it. Delete the folder if it is not needed",
                 other.folder,
-                ", ".join(differences(facts, other.facts)),
+                ", ".join(differences(fingerprint, other.fingerprint)),
             )
-    text = json.dumps({"facts": dict(facts), "weights": weights}, indent=2)
+    text = json.dumps({"facts": dict(fingerprint), "weights": weights}, indent=2)
     write_text_atomically(folder / TEST_FILE, text + "\n")
 
 
 def records_in(output_dir: str | Path) -> list[Records]:
-    """The tests in an ``OUTPUT_DIR`` that have records there.
+    """Return the tests in an ``OUTPUT_DIR`` that have records there.
 
     Raises:
-        UserError: a folder does not say whose records it holds.
+        UserError: a ``test.json`` is damaged.
     """
     found = []
     for path in sorted((Path(output_dir) / RECORDS_FOLDER).glob(f"*/{TEST_FILE}")):
@@ -118,7 +118,7 @@ def records_in(output_dir: str | Path) -> list[Records]:
             found.append(Records(path.parent, dict(content["facts"]), str(content["weights"])))
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(
-                f"{path}: damaged, so nobody knows whose records these are. Delete {path.parent}"
+                f"{path}: damaged, so the test of these records is unknown. Delete {path.parent}"
             ) from error
     return found
 
@@ -126,8 +126,7 @@ def records_in(output_dir: str | Path) -> list[Records]:
 def remove_records(folder: Path) -> None:
     """Remove the records of a test whose results are written.
 
-    Kept, they would stand for the videos even after these were mended: the same command tests
-    again instead.
+    Without records the same command tests again, and so reads videos that were repaired since.
 
     Args:
         folder: ``records_folder``.
@@ -138,10 +137,10 @@ def remove_records(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def differences(facts: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
-    """The names of the facts that differ."""
-    names = dict.fromkeys([*facts, *others])
-    return [name for name in names if facts.get(name) != others.get(name)]
+def differences(fingerprint: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return the names under which two fingerprints differ."""
+    names = dict.fromkeys([*fingerprint, *other])
+    return [name for name in names if fingerprint.get(name) != other.get(name)]
 
 
 def _arithmetic(device: torch.device) -> str:
@@ -151,6 +150,6 @@ def _arithmetic(device: torch.device) -> str:
         where = f"CUDA {capability}"
     else:
         threads = torch.get_num_threads()
-        in_words = "1 thread" if threads == 1 else f"{threads} threads"
-        where = f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {in_words}"
+        unit = "thread" if threads == 1 else "threads"
+        where = f"{device.type} {torch.backends.cpu.get_cpu_capability()}, {threads} {unit}"
     return f"slowfast_mvit {__version__}, torch {torch.__version__}, {where}"
