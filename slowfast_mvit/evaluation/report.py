@@ -1,25 +1,27 @@
 """report.html: what a test found, in one file to open, send or print.
 
-Headline numbers, accuracy of each class, what is taken for what, the hardest videos with the frames
-the model saw, the videos that could not be read, training curves, the resolved config.
+Headline numbers, training curves, accuracy of each class, confusions, the hardest videos with the
+frames the model saw, the videos that could not be read, the resolved config.
+
+    scores -> the records below: what is shown, in which order -> report.html.jinja: how
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from slowfast_mvit.evaluation.charts import (
+    Mark,
     Points,
-    bar,
-    class_bars,
+    class_marks,
+    confusion_pixels,
     curves,
-    matrix_picture,
-    matrix_table,
 )
+from slowfast_mvit.evaluation.images import lossless, thumbnail
 from slowfast_mvit.evaluation.metrics import (
     confidence_interval,
     confusion_matrix,
@@ -27,8 +29,7 @@ from slowfast_mvit.evaluation.metrics import (
     mean_class_accuracy,
     per_class_accuracy,
 )
-from slowfast_mvit.evaluation.page import Section, escaped, folded, page, percent, table
-from slowfast_mvit.evaluation.pictures import thumbnail
+from slowfast_mvit.evaluation.page import render
 from slowfast_mvit.evaluation.results import distinct_names
 from slowfast_mvit.storage import write_text_atomically
 from slowfast_mvit.structures import EvalResult, VideoScores
@@ -39,6 +40,72 @@ MANY_CLASSES = 25  # above this, charts show the extremes and fold the rest away
 NUM_EXTREMES = 12
 NUM_CONFUSED_PAIRS = 15
 NUM_BEST = 3
+
+
+class ClassAccuracy(NamedTuple):
+    """Top-1 in percent of the videos of one class."""
+
+    name: str
+    top1: float
+    num_videos: int
+
+
+class Cell(NamedTuple):
+    """A cell of the confusion matrix, and its share of the row."""
+
+    num_videos: int
+    share: float
+    is_correct: bool
+
+
+class ConfusionRow(NamedTuple):
+    """The videos of one true class."""
+
+    name: str
+    cells: list[Cell]
+
+
+class ConfusedPair(NamedTuple):
+    """A true class, and another that some of its videos were predicted as."""
+
+    true: str
+    predicted: str
+    num_videos: int
+    num_true: int
+
+
+class Confusion(NamedTuple):
+    """The confusion matrix: as rows, or with many classes as an image with numbered axes."""
+
+    pairs: list[ConfusedPair]
+    rows: list[ConfusionRow]
+    image: str = ""
+    marks: Sequence[Mark] = ()
+
+
+class Guess(NamedTuple):
+    """A class and the probability of it, in percent."""
+
+    name: str
+    percent: float
+    is_correct: bool
+
+
+class Frame(NamedTuple):
+    """A thumbnail, and its number among the frames of the view, counted from 1."""
+
+    number: int
+    address: str
+
+
+class HardVideo(NamedTuple):
+    """A video that the model found hard; the guesses begin with the predicted class."""
+
+    video_id: str
+    true: str
+    guesses: list[Guess]
+    frames: list[Frame]
+    num_frames: int
 
 
 def write_report(
@@ -68,20 +135,36 @@ def write_report(
         history: records of json_stats.log; those of whole epochs become the training curves.
     """
     names = distinct_names(class_names, scores.probs.shape[1])
-    sections = [
-        _classes(scores, names, result.top1),
-        _confusion(scores, names),
-        _hardest(scores, names, thumbnails),
-        *_failed(result),
-        *_training(history),
-        _config(config_text, result.config_digest),
+    charts = [
+        curves(chart_title, lines)
+        for chart_title, key in (("Loss", "loss"), ("Top-1 error, %", "top1_err"))
+        if (lines := epoch_curves(history, key))
     ]
-    text = page(title, notes=notes, headline=_headline(result, scores), sections=sections)
+    text = render(
+        "report.html.jinja",
+        title=title,
+        notes=notes,
+        result=result,
+        top1_interval=confidence_interval(result.top1, result.num_videos),
+        class_mean=mean_class_accuracy(scores.probs, scores.labels),
+        num_classes=len(names),
+        views=describe_views(scores.views),
+        charts=charts,
+        classes=_classes(scores, names),
+        many_classes=MANY_CLASSES,
+        num_extremes=NUM_EXTREMES,
+        confusion=_confusion(scores, names),
+        hardest=[
+            _hard_video(scores, row, names, thumbnails.get(scores.video_ids[row], ()))
+            for row in hardest_videos(scores, NUM_HARDEST)
+        ],
+        config_text=config_text,
+    )
     return write_text_atomically(path, text)
 
 
-def views_in_words(views: np.ndarray) -> str:
-    """(V, 2) views as "5 clips x 1 crop"."""
+def describe_views(views: np.ndarray) -> str:
+    """Return (V, 2) views as "5 clips x 1 crop"."""
     num_clips, num_crops = (len(np.unique(column)) for column in views.T)
     clips = "clip" if num_clips == 1 else "clips"
     crops = "crop" if num_crops == 1 else "crops"
@@ -89,9 +172,10 @@ def views_in_words(views: np.ndarray) -> str:
 
 
 def epoch_curves(history: Sequence[Mapping[str, Any]], key: str) -> dict[str, Points]:
-    """The (epoch, value) points of ``key`` in "train" and "val"; the last word on an epoch counts.
+    """Return the (epoch, value) points of ``key`` in "train" and "val".
 
-    Records that are not of a whole epoch, or hold no number there, are passed over.
+    The last record of an epoch counts. Records that are not of a whole epoch, or have no number
+    there, are skipped.
     """
     lines: dict[str, Points] = {}
     for name in ("train", "val"):
@@ -104,161 +188,54 @@ def epoch_curves(history: Sequence[Mapping[str, Any]], key: str) -> dict[str, Po
     return lines
 
 
-def _headline(result: EvalResult, scores: VideoScores) -> str:
-    low, high = confidence_interval(result.top1, result.num_videos)
-    num_classes = scores.probs.shape[1]
-    mean_rate = percent(mean_class_accuracy(scores.probs, scores.labels))
-    top5_note = f"only {num_classes} classes" if num_classes <= 5 else f"of {num_classes} classes"
-    failed_note = "none" if result.failed == 0 else '<a href="#failed">which and why</a>'
-    num_classes_tested = len(result.per_class)
-    tiles = [
-        ("Top-1", percent(result.top1), f"95% interval {low:.1f} to {high:.1f}", "main"),
-        ("Top-5", percent(result.top5), top5_note, "main"),
-        ("Class mean", mean_rate, f"over {num_classes_tested:,} classes", ""),
-        ("Videos", f"{result.num_videos:,}", f"of {result.num_listed:,} in the list", ""),
-        ("Views", views_in_words(scores.views), f"{result.num_views} a video", "words"),
-        ("Failed", f"{result.failed:,}", failed_note, "alarm" if result.failed else ""),
-    ]
-    cells = "\n".join(
-        f'<div class="tile {kind}"><dt>{label}</dt><dd>{value}</dd><dd>{note}</dd></div>'
-        for label, value, note, kind in tiles
-    )
-    return f'<dl class="tiles">\n{cells}\n</dl>'
-
-
-def _classes(scores: VideoScores, names: Sequence[str], top1: float) -> Section:
+def _classes(scores: VideoScores, names: Sequence[str]) -> list[ClassAccuracy]:
+    """The classes that have videos, best first."""
     rates = per_class_accuracy(scores.probs, scores.labels)
-    counts = np.bincount(scores.labels, minlength=len(names))
-    order = [index for index in np.argsort(-rates, kind="stable").tolist() if counts[index]]
-
-    def bars(chosen: Sequence[int]) -> str:
-        return class_bars([names[i] for i in chosen], rates[chosen], counts[chosen], top1)
-
-    body = bars(order)
-    if len(order) > MANY_CLASSES:
-        body = (
-            f'<div class="pair"><div><h3>Weakest</h3>{bars(order[: -NUM_EXTREMES - 1 : -1])}</div>'
-            f"<div><h3>Strongest</h3>{bars(order[:NUM_EXTREMES])}</div></div>"
-            + folded(f"All {len(order)} classes", bars(order))
-        )
-    intro = f"Top-1 of the videos of each class. The thin line marks all videos: {percent(top1)}."
-    return Section("classes", "Classes", body, intro)
+    counts = np.bincount(scores.labels, minlength=len(names)).tolist()
+    order = np.argsort(-rates, kind="stable").tolist()
+    return [ClassAccuracy(names[i], float(rates[i]), counts[i]) for i in order if counts[i]]
 
 
-def _confusion(scores: VideoScores, names: Sequence[str]) -> Section:
+def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
     matrix = confusion_matrix(scores.probs, scores.labels)
-    present = np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1))
-    heading = "Confusion matrix"
-    if len(present) <= MANY_CLASSES:
-        chart = matrix_table(matrix[np.ix_(present, present)], [names[i] for i in present.tolist()])
-        body = f'<div class="beside">{chart}{_confused_pairs(matrix, names)}</div>'
-        intro = "Rows are the true class, columns what the model said; numbers count videos."
-        return Section("confusion", heading, body, intro)
-    body = f'<div class="pair">{_confused_pairs(matrix, names)}{matrix_picture(matrix)}</div>'
-    intro = (
-        "The most frequent mistakes, and all of them at a glance: the stronger a dot, the larger "
-        "its share of the true class. Classes are in the order of their indices."
-    )
-    return Section("confusion", heading, body, intro)
+    pairs = _confused_pairs(matrix, names)
+    present = np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist()
+    if len(present) > MANY_CLASSES:
+        return Confusion(pairs, [], lossless(confusion_pixels(matrix)), class_marks(len(names)))
+    rows = []
+    for true in present:
+        num_true = max(1, int(matrix[true].sum()))
+        counts = [(predicted, int(matrix[true, predicted])) for predicted in present]
+        cells = [Cell(count, count / num_true, predicted == true) for predicted, count in counts]
+        rows.append(ConfusionRow(names[true], cells))
+    return Confusion(pairs, rows)
 
 
-def _confused_pairs(matrix: np.ndarray, names: Sequence[str]) -> str:
+def _confused_pairs(matrix: np.ndarray, names: Sequence[str]) -> list[ConfusedPair]:
+    """The pairs with the most videos first."""
     mistakes = matrix - np.diag(matrix.diagonal())
     order = np.argsort(-mistakes, axis=None, kind="stable")[:NUM_CONFUSED_PAIRS]
-    rows = []
-    for place in order.tolist():
-        true, predicted = divmod(place, len(names))
-        count = mistakes[true, predicted]
-        if count:
-            rows.append(
-                (
-                    _name(names[true]),
-                    _name(names[predicted]),
-                    f"{count:,} of {matrix[true].sum():,}",
-                )
-            )
-    if not rows:
-        return "<p>No video is taken for another class.</p>"
-    return table(["True class", "Taken for", "Videos"], rows, "numbers-last")
-
-
-def _hardest(
-    scores: VideoScores, names: Sequence[str], thumbnails: Mapping[str, Sequence[np.ndarray]]
-) -> Section:
-    cards = [
-        _video_card(scores, row, names, thumbnails.get(scores.video_ids[row], ()))
-        for row in hardest_videos(scores, NUM_HARDEST)
+    cells = (divmod(place, len(names)) for place in order.tolist())
+    return [
+        ConfusedPair(names[true], names[predicted], int(count), int(matrix[true].sum()))
+        for true, predicted in cells
+        if (count := mistakes[true, predicted])
     ]
-    body = '<div class="cards">\n' + "\n".join(cards) + "\n</div>"
-    intro = "Lowest probability of the right class first, with frames that the model saw."
-    return Section("hardest", "Hardest videos", body, intro)
 
 
-def _video_card(
+def _hard_video(
     scores: VideoScores, row: int, names: Sequence[str], frames: Sequence[np.ndarray]
-) -> str:
+) -> HardVideo:
     probs, label = scores.probs[row], int(scores.labels[row])
     best = np.argsort(-probs, kind="stable")[:NUM_BEST].tolist()
-    verdict = "right" if best[0] == label else "wrong"
     shown = best if label in best else [*best, label]
-    guesses = "\n".join(
-        f'<li class="{"right" if index == label else "wrong"}">{_name(names[index])}'
-        f"{bar(100 * float(probs[index]))}<span>{percent(100 * float(probs[index]))}</span></li>"
-        for index in shown
+    guesses = [Guess(names[i], 100 * float(probs[i]), i == label) for i in shown]
+    return HardVideo(
+        scores.video_ids[row], names[label], guesses, _evenly_spaced(frames), len(frames)
     )
-    return f"""<article class="card">
-{_film_strip(frames)}
-<h3>{escaped(scores.video_ids[row])}</h3>
-<p><span class="tag">true</span> {_name(names[label])}</p>
-<p><span class="tag {verdict}">predicted</span> {_name(names[best[0]])}</p>
-<ul class="guesses">
-{guesses}
-</ul>
-</article>"""
 
 
-def _film_strip(frames: Sequence[np.ndarray]) -> str:
-    if len(frames) == 0:
-        return '<p class="film missing">no frames kept</p>'
+def _evenly_spaced(frames: Sequence[np.ndarray]) -> list[Frame]:
     count = min(MAX_FRAMES, len(frames))
     chosen = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
-    pictures = "\n".join(
-        f'<img src="{thumbnail(frames[index])}" alt="frame {index + 1} of {len(frames)}">'
-        for index in chosen
-    )
-    return f'<div class="film">\n{pictures}\n</div>'
-
-
-def _failed(result: EvalResult) -> list[Section]:
-    if not result.failed_videos:
-        return []
-    rows = [
-        (f"<code>{escaped(failed.video_id)}</code>", escaped(failed.reason))
-        for failed in result.failed_videos
-    ]
-    intro = f"Not counted in the rates: {result.failed:,} of {result.num_listed:,} listed videos."
-    return [Section("failed", "Failed videos", table(["Video", "Reason"], rows, "failed"), intro)]
-
-
-def _training(history: Sequence[Mapping[str, Any]]) -> list[Section]:
-    charts = [
-        curves(title, lines)
-        for title, key in (("Loss", "loss"), ("Top-1 error, %", "top1_err"))
-        if (lines := epoch_curves(history, key))
-    ]
-    if not charts:
-        return []
-    body = '<div class="pair">' + "\n".join(charts) + "</div>"
-    return [
-        Section("training", "Training", body, "By epoch. Validation sees the centre view only.")
-    ]
-
-
-def _config(config_text: str, digest: str) -> Section:
-    body = folded("Show the resolved config", f"<pre>{escaped(config_text)}</pre>")
-    intro = f"Digest of the keys that decide the numbers: {digest}"
-    return Section("config", "Config", body, intro)
-
-
-def _name(name: str) -> str:
-    return f'<span class="name" title="{escaped(name)}">{escaped(name)}</span>'
+    return [Frame(index + 1, thumbnail(frames[index])) for index in chosen]

@@ -13,7 +13,7 @@ import pytest
 
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.evaluation.metrics import hardest_videos
-from slowfast_mvit.evaluation.report import epoch_curves, views_in_words, write_report
+from slowfast_mvit.evaluation.report import describe_views, epoch_curves, write_report
 from slowfast_mvit.evaluation.results import summarise
 from slowfast_mvit.structures import FailedVideo, VideoScores, ViewPlan
 
@@ -69,12 +69,12 @@ class Outline(HTMLParser):
 
 def decoded(address):
     """The pixels (H, W, 3) behind a ``data:`` address, read by FFmpeg."""
-    with av.open(io.BytesIO(base64.b64decode(address.partition("base64,")[2]))) as picture:
-        return next(picture.decode(video=0)).to_ndarray(format="rgb24")
+    with av.open(io.BytesIO(base64.b64decode(address.partition("base64,")[2]))) as image:
+        return next(image.decode(video=0)).to_ndarray(format="rgb24")
 
 
 def scores_of(num_videos, num_classes):
-    """Scores that are mostly right; the last videos are taken for the class before theirs."""
+    """Scores that are mostly correct; the last videos are predicted as the class before theirs."""
     labels = np.arange(num_videos) % num_classes
     said = np.where(np.arange(num_videos) < 0.75 * num_videos, labels, labels - 1)
     probs = np.full((num_videos, num_classes), 0.2 / num_classes, dtype=np.float32)
@@ -154,7 +154,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path):
     assert "A: '</pre><script>alert(1)</script>'" in shown
 
 
-def test_headline_tells_the_numbers(tmp_path):
+def test_headline_shows_the_numbers(tmp_path):
     shown = "".join(Outline(report_of(tmp_path, scores_of(160, 8), failed_videos=[BROKEN])).text)
 
     for words in ("75.0%", "100.0%", "160", "of 161 in the list", "2 clips x 3 crops", "abc123"):
@@ -186,16 +186,16 @@ def test_few_classes_get_a_table_of_counts_and_the_frequent_mistakes(tmp_path):
     assert "5 of 20" in page
 
 
-def test_many_classes_get_a_picture_with_a_pixel_for_each_pair(tmp_path):
+def test_many_classes_get_an_image_with_a_pixel_for_each_pair(tmp_path):
     page = report_of(tmp_path, scores_of(900, 400))
 
-    picture = decoded(re.search(r'<image href="(data:image/png;[^"]+)"', page).group(1))
-    assert picture.shape == (400, 400, 3)
-    assert picture[0, 200].tolist() == [255, 255, 255]  # no video of class 0 is taken for 200
-    red, _, blue = picture[350, 350].tolist()
-    assert blue > red  # right: blue
-    red, _, blue = picture[390, 389].tolist()
-    assert red > blue  # 389 said for a 390: red
+    image = decoded(re.search(r'<image href="(data:image/png;[^"]+)"', page).group(1))
+    assert image.shape == (400, 400, 3)
+    assert image[0, 200].tolist() == [255, 255, 255]  # no video of class 0 is predicted as 200
+    red, _, blue = image[350, 350].tolist()
+    assert blue > red  # correct: blue
+    red, _, blue = image[390, 389].tolist()
+    assert red > blue  # 390 predicted as 389: red
 
 
 def test_hardest_videos_show_what_the_model_saw(tmp_path):
@@ -221,7 +221,7 @@ def test_hardest_videos_show_what_the_model_saw(tmp_path):
     assert decoded(found[-1][0]).shape == (120, 160, 3)
 
 
-def test_training_curves_take_the_last_word_on_an_epoch():
+def test_training_curves_take_the_last_record_of_an_epoch():
     assert epoch_curves(HISTORY, "loss") == {"train": [(1, 2.0), (2, 1.0)]}
     assert epoch_curves(HISTORY, "top1_err") == {
         "train": [(1, 80.0), (2, 50.0), (3, 40.0)],
@@ -239,10 +239,10 @@ def test_training_curves_are_there_when_there_was_training(tmp_path):
 @pytest.mark.parametrize(
     ("clips", "crops", "words"), [(5, 1, "5 clips x 1 crop"), (1, 3, "1 clip x 3 crops")]
 )
-def test_views_are_told_as_clips_x_crops(clips, crops, words):
+def test_views_are_described_as_clips_x_crops(clips, crops, words):
     plan = ViewPlan(num_clips=clips, num_crops=crops, scale_px=64, crop_px=64)
 
-    assert views_in_words(plan.views().numpy()) == words == str(plan)
+    assert describe_views(plan.views().numpy()) == words == str(plan)
 
 
 def test_equal_results_give_equal_reports(tmp_path):

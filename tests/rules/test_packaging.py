@@ -22,6 +22,21 @@ def test_every_folder_of_the_package_is_installed():
     assert set(listed("options", "packages")) == names | {"slowfast_mvit.configs"}
 
 
+def test_every_data_file_of_the_package_is_installed():
+    data = SETUP["options.package_data"]
+    installed = {
+        path
+        for folder in data
+        for pattern in data[folder].split(", ")
+        for path in (ROOT / folder.replace(".", "/")).glob(pattern)
+    }
+    files = {path for path in (ROOT / "slowfast_mvit").rglob("*") if path.is_file()}
+
+    assert installed >= {
+        path for path in files if path.suffix != ".py" and path.parent.name != "__pycache__"
+    }
+
+
 def test_every_recipe_is_installed():
     patterns = SETUP["options.package_data"]["slowfast_mvit.configs"].split(", ")
     installed = {path for pattern in patterns for path in (ROOT / "configs").glob(pattern)}
@@ -44,8 +59,10 @@ PUBLIC = {"load_config", "build_model", "create_model", "list_models", "load_wei
 
 
 def test_public_names_are_functions_whatever_was_imported_before():
-    for name in ("predict", "train", "test"):
-        importlib.import_module(f"slowfast_mvit.jobs.{name}")  # imports every folder below
+    for name in ("jobs", "training", "testing"):
+        importlib.import_module(
+            f"slowfast_mvit.cli.{name}"
+        )  # imports every room; none may hide a name
 
     assert set(dir(slowfast_mvit)) > PUBLIC
     assert issubclass(slowfast_mvit.errors.ConfigError, ValueError)
