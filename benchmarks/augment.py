@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What an augmented view costs: each AUG.AA_METHOD, and PySlowFast's way, for the same draws.
+"""CPU time of an augmented view: each AUG.AA_METHOD, and PySlowFast's way, for the same draws.
 
 A view is 16 frames of 454 x 256, as decoded, made into 224 x 224 by RandAugment
 (rand-m7-n4-mstd0.5-inc1), random resized crop and flip: the recipe for Kinetics. Figures are CPU
@@ -15,7 +15,6 @@ Writes benchmarks/results/augment_<date>.json; its content is also the last line
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,12 +27,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# The code beside this file, and not another version that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peers import pyslowfast_way
-from benchmarks.record import RESULTS, keep_record, version_of
-from benchmarks.timing import Way, in_process, take_turns
+from benchmarks import pyslowfast_way
+from benchmarks.record import keep_record, script_parser, version_of
+from benchmarks.timing import Way, cpu_ms_per_item, in_process
 from slowfast_mvit.data.views import exact, fused
 from slowfast_mvit.data.views.crops import Cut
 from slowfast_mvit.data.views.operations import KINDS, Step
@@ -105,7 +104,7 @@ def measure_views(clip: Tensor, num_draws: int) -> dict[str, Any]:
     ways["pyslowfast"] = in_process(
         lambda seed: pyslowfast_way.train_view(clip, SIDE, np.random.default_rng(seed))
     )
-    cpu_ms = take_turns(ways, range(num_draws), num_rounds=3)
+    cpu_ms = cpu_ms_per_item(ways, range(num_draws), num_rounds=3)
     return {
         "cpu_ms_per_view": {name: round(ms, 2) for name, ms in cpu_ms.items()},
         **{
@@ -141,17 +140,15 @@ def _measure_operation(
         ),
     }
     ways = {way: in_process(work) for way, work in works.items()}
-    cpu_ms = take_turns(ways, [None], num_rounds=5)
+    cpu_ms = cpu_ms_per_item(ways, [None], num_rounds=5)
     return {way: round(ms, 2) for way, ms in cpu_ms.items()}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"{NUM_DRAWS_QUICK} draws")
+    parser = script_parser(__doc__, quick=f"{NUM_DRAWS_QUICK} draws")
     parser.add_argument("--draws", type=int, help="how many draws")
     parser.add_argument("--operations", action="store_true", help="each operation, too")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     clip = make_clip()

@@ -8,66 +8,30 @@ ours_compiled, torchvision_compiled     through ``torch.compile``
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.mvit import MSBlockConfig
 from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 from benchmarks.operations import arguments_of, specs_of
+from benchmarks.passes import CHECKPOINTING, SEED, Case, logits_of, random_clips
 from slowfast_mvit.kernels import THW
 from slowfast_mvit.models import mvit_from_lists
-from slowfast_mvit.runtime.precision import autocast
 from slowfast_mvit.weights.names import to_torchvision
 
-CPU = torch.device("cpu")
-SEED = 0
-LEARNING_RATE = 1e-4
-NUM_CLASSES = 400
 # How far logits may be from torchvision's in float32, as a share of their standard deviation.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
-CHECKPOINTING: dict[str, bool | str] = {"none": False, "blocks": True, "selective": "selective"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is run.
-
-    Attributes:
-        size: a key of ``operations.MODELS``.
-        input_size: pixels (T, H, W).
-        mode: "infer" or "train".
-        precision: "fp32", or "bf16" by autocast, as in training.
-        batch: clips.
-        device: where.
-        checkpointing: False; True to keep only what goes into each block, and to compute the rest
-            again in the backward pass; "selective", the form that only ours has.
-    """
-
-    size: str
-    input_size: THW
-    mode: str
-    precision: str
-    batch: int = 1
-    device: torch.device = CPU
-    checkpointing: bool | str = False
-
-
-def name_of_checkpointing(case: Case) -> str:
-    """The key of ``CHECKPOINTING`` of a case."""
-    return next(name for name, value in CHECKPOINTING.items() if value == case.checkpointing)
 
 
 def build_ours(case: Case, **changes: Any) -> nn.Module:
     return mvit_from_lists(
         **arguments_of(case.size, case.input_size),
-        activation_checkpointing=case.checkpointing,
+        activation_checkpointing=CHECKPOINTING[case.checkpointing],
         **changes,
     )
 
@@ -79,7 +43,7 @@ def build_plain(case: Case) -> nn.Module:
 def build_torchvision(case: Case) -> nn.Module:
     """torchvision's model with its own first weights."""
     arguments = arguments_of(case.size, case.input_size)
-    model = TorchvisionMViT(
+    return TorchvisionMViT(
         spatial_size=case.input_size[1:],
         temporal_size=case.input_size[0],
         block_setting=[
@@ -102,7 +66,6 @@ def build_torchvision(case: Case) -> nn.Module:
         stochastic_depth_prob=arguments["drop_path"],
         num_classes=arguments["num_classes"],
     )
-    return model
 
 
 EAGER: dict[str, Callable[[Case], nn.Module]] = {
@@ -136,7 +99,7 @@ def build_one(name: str, case: Case, weights: Mapping[str, Tensor] | None = None
         model = EAGER[eager](case)
     if weights is not None:
         model.load_state_dict(to_torchvision(weights) if eager == "torchvision" else weights)
-    if case.checkpointing and eager == "torchvision":
+    if case.checkpointing != "none" and eager == "torchvision":
         model.blocks = nn.ModuleList(Checkpointed(block) for block in model.blocks)
     model.train(case.mode == "train")
     return torch.compile(model) if name in COMPILED else model  # type: ignore[return-value]
@@ -153,43 +116,6 @@ class Checkpointed(nn.Module):
         if not self.training:
             return self.block(tokens, thw)  # type: ignore[no-any-return]
         return checkpoint(self.block, tokens, thw, use_reentrant=False)  # type: ignore[no-any-return]
-
-
-def random_clips(case: Case) -> tuple[Tensor, Tensor]:
-    """Noise (B, 3, T, H, W) and labels (B,), the same for all; the first clip for any batch."""
-    numbers = [torch.Generator().manual_seed(SEED + number) for number in range(case.batch)]
-    clips = [torch.randn(3, *case.input_size, generator=generator) for generator in numbers]
-    labels = [torch.randint(NUM_CLASSES, (), generator=generator) for generator in numbers]
-    return torch.stack(clips).to(case.device), torch.stack(labels).to(case.device)
-
-
-def work_of(model: nn.Module, case: Case) -> Callable[[], object]:
-    """One forward pass, or one step of training, of a model on clips that lie on the device.
-
-    The masks of dropout and drop path are other ones in each step, but the same in every run: a
-    model may leave out what a mask drops, and then takes another time for each.
-    """
-    pixels, labels = random_clips(case)
-    if case.mode == "infer":
-        return lambda: logits_of(model, pixels, case)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-    seeds = itertools.count()
-
-    def step() -> None:
-        torch.manual_seed(next(seeds))
-        with autocast(case.device, case.precision):
-            loss = F.cross_entropy(model(pixels), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def logits_of(model: nn.Module, pixels: Tensor, case: Case) -> Tensor:
-    """Without gradients, in the precision of the case."""
-    with torch.inference_mode(), autocast(case.device, case.precision):
-        return model(pixels)  # type: ignore[no-any-return]
 
 
 def differences(models: Mapping[str, nn.Module], cases: Mapping[str, Case]) -> dict[str, float]:

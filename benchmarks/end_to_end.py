@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the training loop costs beside the model: its clips a second over those of the bare step.
+"""Overhead of the training loop: its clips a second over those of the bare model step.
 
     bare step   forward, loss, backward, clipping, optimizer step, on float clips that lie ready
     loop        ``engine.train.train`` on uint8 batches that lie ready: normalisation, erasing and
@@ -14,10 +14,6 @@ the loop does until it asks again counts as the loop's.
     demo        configs/Demo/motion.yaml with the recipe's erasing and mixup, 16 clips of 8 x 48 x
                 48; a line after every 10 steps
 
-Then the demo's model is trained by 1 and by 2 processes of one thread each (DDP over gloo), which
-get 16 clips a step each: ``scaling_2_ranks`` is their clips a second by the clock over twice those
-of one process. Where 2 processes are all that the cores can hold, other work shows in it.
-
     python benchmarks/end_to_end.py                # about 8 minutes on 2 cores
     python benchmarks/end_to_end.py --quick        # at most 3 minutes
 
@@ -27,18 +23,12 @@ Writes benchmarks/results/end_to_end_<date>.json; its content is also the last l
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +38,8 @@ from torch.optim import Optimizer
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.record import RESULTS, keep_record
+from benchmarks.record import keep_record, script_parser
+from benchmarks.timing import Seconds
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.reporter import Reporter
@@ -92,21 +83,6 @@ CASES = {
     "s_16x4": Case("Kinetics/MVITv2_S_16x4.yaml", (), 2, 1, 7, 2),
     "demo": Case("Demo/motion.yaml", WITH_RECIPE, 16, 10, 15, 6),
 }
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """How long something took: of this process's CPU time, and by the clock."""
-
-    cpu: float
-    clock: float
-
-    @classmethod
-    def now(cls) -> Seconds:
-        return cls(time.process_time(), time.perf_counter())
-
-    def since(self, start: Seconds) -> Seconds:
-        return Seconds(self.cpu - start.cpu, self.clock - start.clock)
 
 
 @dataclass(frozen=True)
@@ -262,46 +238,9 @@ def summarise(loader: InTurns, case: Case) -> dict[str, float]:
     }
 
 
-def scaling(num_rounds: int, num_steps: int) -> dict[str, Any]:
-    """Clips a second by the clock of 1 and of 2 processes, which take turns; medians."""
-    clips_per_s: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(num_rounds):
-        for num_ranks, figures in clips_per_s.items():
-            figures.append(run_ranks(num_ranks, num_steps))
-    one, two = (float(np.median(figures)) for figures in clips_per_s.values())
-    return {
-        "scaling_2_ranks": round(two / (2 * one), 3),
-        "clips_per_s_1_rank_noisy": round(one, 2),
-        "clips_per_s_2_ranks_noisy": round(two, 2),
-        "scaling_note": "gloo, DDP, one thread a process, the same clips for each; "
-        f"all on {os.cpu_count()} cores",
-    }
-
-
-def run_ranks(num_ranks: int, num_steps: int) -> float:
-    """Clips a second of so many processes together, as benchmarks/one_rank.py prints them.
-
-    Raises:
-        subprocess.CalledProcessError: one of them failed.
-    """
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
-    script = [str(ROOT / "benchmarks" / "one_rank.py"), "--steps", str(num_steps)]
-    told = subprocess.run(
-        [sys.executable, *launcher, *script],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return float(json.loads(told.stdout.splitlines()[-1])["clips_per_s"])
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
-    given = parser.parse_args(words)
+    given = script_parser(__doc__, quick="fewer rounds").parse_args(words)
     torch.set_num_threads(1)
     measured = {}
     for name, case in CASES.items():
@@ -312,7 +251,6 @@ def main(words: Sequence[str] | None = None) -> int:
         {
             "loop_over_bare_step": min(row["loop_over_bare_step"] for row in measured.values()),
             **measured,
-            **scaling(num_rounds=1 if given.quick else 5, num_steps=20 if given.quick else 60),
         },
         given.results,
         options=["--quick"] if given.quick else [],

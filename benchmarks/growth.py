@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""How time and memory grow with frames, resolution and batch: ours and the plain form.
+"""Growth of time and memory with frames, resolution and batch: ours and the plain form.
 
 The plain form writes out every attention score, queries times keys of them; ours writes none. Each
-point is a process of its own (benchmarks/alone.py): the second run is timed, memory is the most
+point is a fresh process (benchmarks/alone.py): the second run is timed, memory is the most
 held. Clips that share a point are measured once. A straight line through memory against tokens is
 fitted by least squares; ``worst_off_line`` is the largest share by which a point is off it.
 
     python benchmarks/growth.py              # S in float32; about 10 minutes on 2 cores
     python benchmarks/growth.py --draw       # the figure only, from the newest result
+
+The figure needs matplotlib (`pip install slowfast_mvit[benchmarks]`).
 
 Training is measured up to twice the tokens of the published clip, inference everywhere. Writes
 benchmarks/results/growth_<date>.json, which is also the last line printed, and from it the figure
@@ -17,14 +19,14 @@ too, and the file is growth_cuda_<date>.json; a point that does not fit into mem
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,11 +35,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.alone import run_alone
-from benchmarks.contenders import Case
-from benchmarks.growth_figure import figure
-from benchmarks.operations import MODES, num_tokens
+from benchmarks.operations import num_tokens
+from benchmarks.passes import MODES, Case
 from benchmarks.rates import DTYPES
-from benchmarks.record import RESULTS, keep_record
+from benchmarks.record import keep_record, script_parser
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "performance_growth.svg"
 PATHS = ("ours", "plain")
@@ -51,6 +55,11 @@ SWEEPS: dict[str, dict[int, Case]] = {
     "resolution": {px: replace(PUBLISHED, input_size=(16, px, px)) for px in SIDES_PX},
     "batch": {batch: replace(PUBLISHED, batch=batch) for batch in BATCHES},
 }
+# Rows of the figure: the key of a result and the label of the axis. Columns: the sweep.
+QUANTITIES = {"clock_s": "time, s", "peak_mb": "peak memory, MB"}
+AXES = {"frames": "frames", "resolution": "pixels a side", "batch": "clips a batch"}
+COLOURS = {"ours": "#165e9e", "plain": "#c2571a"}
+PASSES = {"infer": ("forward", "-"), "train": ("training step", "--")}
 MOST_TRAINED_ON_CPU = 2.0  # times the tokens of the published clip
 NUM_RUNS = 1
 
@@ -85,12 +94,13 @@ def measure(device: torch.device, precision: str) -> list[dict[str, Any]]:
 
 
 def measure_point(path: str, case: Case) -> dict[str, Any]:
-    """Seconds by the clock and peak memory in 1e6 bytes; None where the process did not live."""
+    """Seconds by the clock and peak memory in 1e6 bytes; None where memory did not suffice."""
     try:
-        told = run_alone(path, case, num_runs=NUM_RUNS)
-    except subprocess.CalledProcessError:
+        result = run_alone(path, case, num_runs=NUM_RUNS)
+    except RuntimeError as error:
+        print(f"{path}, {case}: {error}", file=sys.stderr)
         return {"clock_s": None, "peak_mb": None}
-    return {"clock_s": round(told["clock_s"], 4), "peak_mb": told["peak_mb"]}
+    return {"clock_s": round(result["clock_s"], 4), "peak_mb": result["peak_mb"]}
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -132,13 +142,59 @@ def newest_result(folder: Path) -> dict[str, Any]:
     return record
 
 
+def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draw the figure, with both axes logarithmic: a power of the value is a straight line.
+
+    Args:
+        rows: with sweep, value, mode, path, clock_s and peak_mb (None where it did not fit).
+        file: an SVG, of the same bytes for the same rows; others by their suffix.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 9}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(9, 5.6), layout="constrained")
+        panels = figure.subplots(len(QUANTITIES), len(AXES), sharex="col", sharey="row")
+        for (key, label), panels_of_row in zip(QUANTITIES.items(), panels, strict=True):
+            panels_of_row[0].set_ylabel(label)
+            for sweep, panel in zip(AXES, panels_of_row, strict=True):
+                _draw_panel(panel, [row for row in rows if row["sweep"] == sweep], sweep, key)
+        for panel, label in zip(panels[-1], AXES.values(), strict=True):
+            panel.set_xlabel(label)
+        handles = panels[0][0].get_lines()
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+        metadata = {"Date": None, "Creator": "benchmarks/growth.py", "Identifier": digest(rows)}
+        figure.savefig(file, metadata=metadata if file.suffix == ".svg" else None)
+
+
+def _draw_panel(panel: Axes, rows: Sequence[Mapping[str, Any]], sweep: str, key: str) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    for (path, colour), (mode, (name, dashes)) in product(COLOURS.items(), PASSES.items()):
+        of_line = [row for row in rows if (row["path"], row["mode"]) == (path, mode)]
+        values, heights = [row["value"] for row in of_line], [row[key] for row in of_line]
+        panel.plot(values, heights, color=colour, linestyle=dashes, label=f"{path}, {name}")
+    panel.loglog()
+    panel.grid(color="#ddd")
+    panel.set_xticks(list(SWEEPS[sweep]), list(map(str, SWEEPS[sweep])))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_minor_locator(NullLocator())
+
+
+def digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A name for what a figure was drawn from."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--draw", action="store_true", help="the newest result, measuring nothing")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="file of the figure (CPU)")
     given = parser.parse_args(words)
     device = torch.device(given.device)
@@ -155,7 +211,7 @@ def main(words: Sequence[str] | None = None) -> int:
             case="" if on_cpu else device.type,
         )
     if device.type == "cpu":
-        given.figure.write_text(figure(newest_result(given.results)["rows"]))
+        draw(newest_result(given.results)["rows"], given.figure)
     return 0
 
 

@@ -40,7 +40,7 @@ from benchmarks.kernel_contests import (
 )
 from benchmarks.operations import MODELS
 from benchmarks.rates import DTYPES, copy_bandwidth
-from benchmarks.record import RESULTS, keep_record, version_of
+from benchmarks.record import keep_record, script_parser, version_of
 from slowfast_mvit.kernels.triton_attention import Sizes, times_ms_of_backends
 
 
@@ -127,12 +127,11 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--model", choices=MODELS, default="S")
     parser.add_argument("--blocks", type=int, nargs="+", default=[0, 1, 4, 15])
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     given = parser.parse_args(words)
     if not torch.cuda.is_available():
         print("benchmarks/kernels.py needs a CUDA device; there is none", file=sys.stderr)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does a reader leave memory, threads or descriptors behind? Opens and reads 10,000 times.
+"""Leaks of memory, threads or descriptors in the readers: opens and reads 10,000 times.
 
 Each reader runs in a process of its own, once with Python's garbage collector and once without,
 as training loops that freeze it do. Every hundredth file is cut short, so that the way out of an
@@ -16,14 +16,11 @@ benchmarks/results/leaks_<date>.json; its content is also the last line printed.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import multiprocessing
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +30,8 @@ import numpy as np
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.record import RESULTS, keep_record
+from benchmarks.processes import in_fresh_process
+from benchmarks.record import keep_record, script_parser
 from slowfast_mvit.data.video.readers import AUTO_READERS, open_reader, working_reader
 from slowfast_mvit.errors import ConfigError, DecodeError
 
@@ -97,10 +95,7 @@ def measure_all(readers: Sequence[str], num_opens: int) -> dict[str, Any]:
         files = write_files(Path(folder))
         for reader in readers:
             for collect in (True, False):
-                # A forked process would begin with what this one holds.
-                spawn = multiprocessing.get_context("spawn")
-                with ProcessPoolExecutor(1, mp_context=spawn) as alone:
-                    figure = alone.submit(measure, reader, files, num_opens, collect).result()
+                figure = in_fresh_process(measure, reader, files, num_opens, collect)
                 name = f"{reader}_{'with' if collect else 'without'}_gc"
                 figures[name] = figure
                 print(f"{name:26} {figure}", flush=True)
@@ -120,11 +115,9 @@ def installed_readers() -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"open {NUM_OPENS_QUICK:,} times")
+    parser = script_parser(__doc__, quick=f"open {NUM_OPENS_QUICK:,} times")
     parser.add_argument("--opens", type=int, help=f"how often (default: {NUM_OPENS:,})")
     parser.add_argument("--readers", nargs="+", help="which readers (default: all that work here)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     given = parser.parse_args(words)
     num_opens = given.opens or (NUM_OPENS_QUICK if given.quick else NUM_OPENS)
     figures = measure_all(given.readers or installed_readers(), num_opens)

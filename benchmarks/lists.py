@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What long lists cost: CPU time and memory to read one, and memory in each worker process.
+"""CPU time and memory of reading a long list, and memory of each worker process.
 
 Writes lists as long as the public data sets (650,000 videos of Kinetics-700; the 168,913 training
 videos of Something-Something v2) and reads each in a process of its own, after the imports. The
@@ -15,9 +15,7 @@ printed.
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,13 +26,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:  # a script sees its own folder only
-    sys.path.insert(0, str(ROOT))
+# The code beside this file, and not another version that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.record import RESULTS, keep_record  # noqa: E402
-from slowfast_mvit.data.catalog import open_list  # noqa: E402
-from slowfast_mvit.data.lists import VideoList  # noqa: E402
+from benchmarks.processes import in_fresh_process
+from benchmarks.record import keep_record, script_parser
+from slowfast_mvit.data.catalog import open_list
+from slowfast_mvit.data.lists import VideoList
 
 NUM_KINETICS = 650_000
 NUM_SSV2 = 168_913
@@ -185,29 +183,21 @@ def _in_mb(num_bytes: int) -> float:
 
 
 def measure(names: Sequence[str]) -> dict[str, Any]:
-    """Each case in a process of its own, so that none finds the memory of another."""
+    """Each case in a fresh process, so that none finds the memory of another."""
     numbers = {}
     for name in names:
         dataset, num_videos, write = CASES[name]
         with tempfile.TemporaryDirectory(prefix="lists-") as folder:
             write(Path(folder), num_videos)
-            command = [sys.executable, __file__, "--case", dataset, folder]
-            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        numbers[name] = json.loads(told.stdout.splitlines()[-1])
+            numbers[name] = in_fresh_process(measure_case, dataset, Path(folder))
     return numbers
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="only the lists that need no files")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
-    parser.add_argument("--case", nargs=2, metavar=("DATASET", "FOLDER"), help=argparse.SUPPRESS)
+    parser = script_parser(__doc__, quick="only the lists that need no files")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
-    if given.case:
-        print(json.dumps(measure_case(given.case[0], Path(given.case[1]))))
-        return 0
     names = QUICK_CASES if given.quick else tuple(CASES)
     keep_record("lists", measure(names), given.results, options=["--quick"] if given.quick else [])
     return 0

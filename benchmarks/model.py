@@ -46,28 +46,20 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.alone import run_alone
-from benchmarks.contenders import (
-    CHECKPOINTING,
-    COMPILED,
-    EAGER,
-    Case,
-    build_all,
-    build_one,
-    differences,
-    work_of,
-)
-from benchmarks.operations import MODELS, MODES, linear_shapes, need, published_input
+from benchmarks.contenders import COMPILED, EAGER, build_all, build_one, differences
+from benchmarks.operations import MODELS, linear_shapes, need, published_input
+from benchmarks.passes import CHECKPOINTING, MODES, Case, work_of
 from benchmarks.rates import DTYPES, copy_bandwidth, has_bf16, product_rates
-from benchmarks.record import RESULTS, keep_record, version_of
-from benchmarks.rounds import Patience, measured, median, take_rounds
+from benchmarks.record import keep_record, script_parser, version_of
+from benchmarks.timing import Rounds, measured, median, seconds_per_round
 
 # Where bfloat16 is emulated: a training step of torchvision takes seconds, not ten minutes.
 SMALL_CLIP = (4, 96, 96)
 MOST_CLIPS = 256  # tried on CUDA
 LEAST_GAIN = 1.02  # in clips a second, or twice the batch is not worth it
 CLIPS_OF_PRODUCTS = {"cpu": 1, "cuda": 4}  # rows of the matrix products whose rate counts
-PATIENCE = {"infer": Patience(40, 5, 15), "train": Patience(90, 5, 15)}
-QUICK_PATIENCE = {"infer": Patience(10, 3, 9), "train": Patience(24, 3, 9)}
+ROUNDS = {"infer": Rounds(40, 5, 15), "train": Rounds(90, 5, 15)}
+QUICK_ROUNDS = {"infer": Rounds(10, 3, 9), "train": Rounds(24, 3, 9)}
 STEPS_OF_MEMORY = 2  # after the first; the peak depends on what drop path drops
 
 
@@ -122,7 +114,7 @@ def compare(
     models: Mapping[str, nn.Module],
     cases: Mapping[str, Case],
     machine: Machine,
-    patience: Patience,
+    rounds: Rounds,
 ) -> dict[str, dict[str, Any]]:
     """Run contenders in turns.
 
@@ -130,13 +122,13 @@ def compare(
         models: by name.
         cases: what each of them runs; they differ in the batch only.
         machine: whose floors count.
-        patience: how many rounds.
+        rounds: how many.
 
     Returns:
         For each its seconds for a batch, clips a second and what its floor is of its time.
     """
     works = {name: work_of(model, cases[name]) for name, model in models.items()}
-    taken = take_rounds(works, patience, next(iter(cases.values())).device)
+    taken = seconds_per_round(works, rounds, next(iter(cases.values())).device)
     rows = {}
     for name, case in cases.items():
         clock_s, floor_s = median(taken[name], "clock"), machine.floor_s(case)
@@ -207,13 +199,19 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     names += COMPILED if given.compile else []
     machine = Machine(given.model, device)
     print(f"the machine: {machine.summary()}", flush=True)
-    patience = QUICK_PATIENCE if given.quick else PATIENCE
+    rounds = QUICK_ROUNDS if given.quick else ROUNDS
     speed: dict[str, Any] = {}
     apart, memory = {}, {}
     for precision in given.precision:
         size = input_size_of(given.model, precision, device)
-        keep = CHECKPOINTING[given.checkpointing]
-        case = Case(given.model, size, "infer", precision, device=device, checkpointing=keep)
+        case = Case(
+            given.model,
+            size,
+            "infer",
+            precision,
+            device=device,
+            checkpointing=given.checkpointing,
+        )
         for mode in MODES:
             cases = batches(names, replace(case, mode=mode), given.batch)
             models = build_all(cases)
@@ -222,7 +220,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 print(
                     f"{precision}: logits apart from torchvision's {apart[precision]}", flush=True
                 )
-            speed[f"{mode}_{precision}"] = compare(models, cases, machine, patience[mode])
+            speed[f"{mode}_{precision}"] = compare(models, cases, machine, rounds[mode])
             for name, row in speed[f"{mode}_{precision}"].items():
                 print(f"{mode:5s} {precision} {name:20s} {row}", flush=True)
         is_first = precision == given.precision[0]
@@ -293,8 +291,7 @@ def options_of(given: argparse.Namespace) -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="without plain, with fewer rounds")
+    parser = script_parser(__doc__, quick="without plain, with fewer rounds")
     parser.add_argument("--model", choices=MODELS, default="S")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=DTYPES, nargs="+", default=list(DTYPES))
@@ -303,7 +300,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--checkpointing", choices=CHECKPOINTING, default="none", help="torchvision: whole blocks"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     given = parser.parse_args(words)
     case = "quick" if given.quick else f"{given.model}_{torch.device(given.device).type}"
     keep_record("model", measure(given), given.results, options=options_of(given), case=case)

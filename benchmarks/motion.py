@@ -14,7 +14,6 @@ Writes benchmarks/results/motion_<date>.json; its content is also the last line 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from torch import Tensor
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.record import RESULTS, keep_record
+from benchmarks.record import keep_record, script_parser
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.test import score_videos
@@ -108,10 +107,8 @@ def _top1(scores: VideoScores) -> float:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="1 clip x 1 crop of each video")
+    parser = script_parser(__doc__, quick="1 clip x 1 crop of each video")
     parser.add_argument("--cfg", default="Demo/motion.yaml", help="config of the trained model")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="changes to the config")
     given = parser.parse_args(words)
     try:

@@ -1,9 +1,11 @@
-"""What an MViT has to compute and to move, at the least: two numbers to hold every time against.
+"""Theoretical lower bounds of an MViT: the operations and the bytes of a pass.
 
 **Operations** are counted, on the plain form and without computing anything: convolutions and
 matrix products, 2 for each multiply-add, and 5 multiply-adds for each normed element. A forward
 pass gives twice the published GFLOPs, which are multiply-adds. A training step needs three times as
-many, for the gradients of what goes in and of the weights take as much each; pixels get none.
+many, for the gradients of what goes in and of the weights take as much each; pixels get none. (The
+counter of PyTorch 2.14 cannot be asked for the backward pass: it counts the gradient of a depthwise
+convolution as that of a full one, 420 GFLOP for S instead of 6.)
 
 **Bytes** follow from a rule. What works on each token for itself (norms, linear layers, GELU, sums,
 drop path, the hidden layer of the MLP) stays on the chip until tokens are mixed; so does the
@@ -41,7 +43,6 @@ from slowfast_mvit.models import BlockSpec, MViT, block_specs, mvit_from_lists
 from slowfast_mvit.models.variants import VARIANTS, variant_arguments
 
 MODELS = {"S": "mvitv2_s_16x4", "B": "mvitv2_b_32x3", "L": "mvitv2_l_40x3"}
-MODES = ("infer", "train")
 FLOAT_BYTES = {"fp32": 4, "bf16": 2}
 MLP_RATIO = 4
 NORM_OPERATIONS = 2 * 5  # for each element of a LayerNorm, as fvcore counts
@@ -139,20 +140,14 @@ def count_operations(size: str, input_size: THW, mode: str) -> float:
 
 @functools.cache
 def _count_forward(size: str, input_size: THW) -> float:
-    model = on_meta(size, input_size)
-    normed = 0
+    of_norms = {torch.ops.aten.native_layer_norm: _norm_operations}
+    with FlopCounterMode(display=False, custom_mapping=of_norms) as counter, torch.no_grad():
+        on_meta(size, input_size).eval()(torch.empty(1, 3, *input_size, device="meta"))
+    return float(counter.get_total_flops())
 
-    def count_normed(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        nonlocal normed
-        normed += output.numel()
 
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.LayerNorm)]
-    hooks = [layer.register_forward_hook(count_normed) for layer in layers]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.empty(1, 3, *input_size, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return float(counter.get_total_flops() + NORM_OPERATIONS * normed)
+def _norm_operations(shape: Sequence[int], *_: object, out_shape: object) -> int:
+    return NORM_OPERATIONS * math.prod(shape)
 
 
 def linear_shapes(size: str, input_size: THW) -> list[tuple[int, int, int]]:

@@ -1,7 +1,8 @@
-"""What the benchmarks leave behind: a JSON file with the figures and where they come from."""
+"""Result files of the benchmarks: JSON with the figures, the command and the machine."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -14,9 +15,21 @@ from typing import Any
 
 import torch
 
-import slowfast_mvit
-
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def script_parser(description: str | None, *, quick: str = "") -> argparse.ArgumentParser:
+    """The options that the scripts share.
+
+    Args:
+        description: docstring of the script.
+        quick: help of ``--quick``; no such option where it is empty.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
 
 
 def keep_record(
@@ -52,6 +65,8 @@ def keep_record(
 
 def machine() -> dict[str, Any]:
     """The hardware and the versions that a result belongs to."""
+    import slowfast_mvit  # here: profile_model.py chooses another version of it first
+
     return {
         "cpu": _cpu_model(),
         "num_cores": os.cpu_count(),

@@ -1,12 +1,11 @@
 """The files that the benchmarks read: made here, so that anybody can measure on the same ones.
 
-Three kinds, each like the files that its data set comes as:
+Two kinds:
 
     kinetics   10 s, 25 to 30 frames a second, 454 x 256 and 340 x 256, H.264 as x264 writes it:
                crf 19, key frames up to 250 frames apart, B frames in pyramids
     prepared   the same after data_prep/resize_videos.py: crf 23, a key frame every 30, tuned for
                decoding
-    ssv2       4 s, 12 frames a second, 427 x 240, VP9 in webm
 
 What a file costs to decode follows from what it shows, so the content is made to be worked for:
 scenes of fine texture and hard edges, a hand-held camera that pans, turns and zooms, things that
@@ -21,9 +20,9 @@ from __future__ import annotations
 import math
 import multiprocessing
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,7 +41,7 @@ SEED = 20
 GROUND_PX = (512, 1024)  # a scene's ground: what the camera moves over
 THING_PX = 128  # side of the texture of a moving thing
 
-_X264 = {
+X264 = {
     "crf": "19",
     "preset": "medium",
     "g": "250",
@@ -50,63 +49,24 @@ _X264 = {
     "b-pyramid": "normal",
     "b-bias": "-21",  # real Kinetics files have 45 % B frames; made-up scenes would get 74 %
 }
-_VP9 = {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "4", "g": "128"}
+SIZES_PX = ((256, 454), (256, 340))  # (H, W), in turn
+RATES = (Fraction(30000, 1001), Fraction(25), Fraction(30))  # frames per second, in turn
+SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How the files of a data set are.
-
-    Attributes:
-        sizes: (H, W), taken in turns.
-        rates: frames per second, taken in turns.
-        seconds: length of a file.
-        codec: encoder, with its ``options``.
-        suffix: of the file name.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
-    rates: tuple[Fraction, ...]
-    seconds: float
-    codec: str
-    options: dict[str, str]
-    suffix: str
-
-
-KINDS = {
-    "kinetics": Kind(
-        sizes=((256, 454), (256, 340)),
-        rates=(Fraction(30000, 1001), Fraction(25), Fraction(30)),
-        seconds=10.0,
-        codec="libx264",
-        options=_X264,
-        suffix=".mp4",
-    ),
-    "ssv2": Kind(
-        sizes=((240, 427),),
-        rates=(Fraction(12),),
-        seconds=4.0,
-        codec="libvpx-vp9",
-        options=_VP9,
-        suffix=".webm",
-    ),
-}
-
-
-def make_videos(folder: Path, kind: str, count: int) -> list[Path]:
-    """The first ``count`` files of a kind; those that ``folder`` lacks are made.
+def make_videos(folder: Path, count: int) -> list[Path]:
+    """The first ``count`` Kinetics-like files; those that ``folder`` lacks are made.
 
     Args:
-        folder: where they lie, and are kept for the next time.
-        kind: a row of ``KINDS``.
+        folder: where they are kept for the next time.
         count: number of files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     recipe = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"  # none of another version is read
-    paths = [folder / f"{kind}_{recipe}_{n:02d}{KINDS[kind].suffix}" for n in range(count)]
+    paths = [folder / f"kinetics_{recipe}_{number:02d}.mp4" for number in range(count)]
     _in_two_processes(
-        _write_kind,
-        [(path, KINDS[kind], number) for number, path in enumerate(paths) if not path.exists()],
+        _write_scenes,
+        [(path, number) for number, path in enumerate(paths) if not path.exists()],
     )
     return paths
 
@@ -134,11 +94,9 @@ def _in_two_processes(job: Callable[..., None], arguments: Sequence[tuple]) -> N
             done.result()
 
 
-def _write_kind(path: Path, kind: Kind, number: int) -> None:
-    height, width = kind.sizes[number % len(kind.sizes)]
-    rate = kind.rates[number % len(kind.rates)]
-    frames = scenes(number, round(kind.seconds * rate), height, width)
-    write_video(path, frames, rate, kind.codec, kind.options)
+def _write_scenes(path: Path, number: int) -> None:
+    (height, width), rate = SIZES_PX[number % len(SIZES_PX)], RATES[number % len(RATES)]
+    write_video(path, scenes(number, round(SECONDS * rate), height, width), rate, X264)
 
 
 def _prepare(video: Path, copy: Path) -> None:
@@ -149,13 +107,12 @@ def write_video(
     path: Path,
     images: Iterable[np.ndarray],
     rate: Fraction,
-    codec: str,
-    options: dict[str, str],
+    options: Mapping[str, str],
 ) -> None:
     """Write to a name of its own first, so that ``path`` is a whole file or none."""
     part = path.with_name(f"part_{path.name}")
     with av.open(str(part), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options=dict(options))
+        stream = container.add_stream("libx264", rate=rate, options=dict(options))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         for number, image in enumerate(images):

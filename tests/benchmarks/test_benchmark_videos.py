@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from fractions import Fraction
-
 import av
 import pytest
 
@@ -14,9 +11,8 @@ from benchmarks import videos
 @pytest.fixture
 def small(monkeypatch):
     """A second and a half of small pictures instead of ten of large ones."""
-    for kind in ("kinetics", "ssv2"):
-        tiny = replace(videos.KINDS[kind], sizes=((64, 112),), seconds=1.5)
-        monkeypatch.setitem(videos.KINDS, kind, tiny)
+    monkeypatch.setattr(videos, "SIZES_PX", ((64, 112),))
+    monkeypatch.setattr(videos, "SECONDS", 1.5)
 
 
 def packets_of(path) -> list[av.Packet]:
@@ -25,8 +21,8 @@ def packets_of(path) -> list[av.Packet]:
 
 
 def test_the_same_files_are_made_in_any_folder(small, tmp_path):
-    (first,) = videos.make_videos(tmp_path / "a", "kinetics", 1)
-    (second,) = videos.make_videos(tmp_path / "b", "kinetics", 1)
+    (first,) = videos.make_videos(tmp_path / "a", 1)
+    (second,) = videos.make_videos(tmp_path / "b", 1)
 
     assert first.name == second.name
     frames = [list(av.open(str(path)).decode(video=0)) for path in (first, second)]
@@ -35,16 +31,16 @@ def test_the_same_files_are_made_in_any_folder(small, tmp_path):
 
 
 def test_files_are_made_once(small, tmp_path):
-    (path,) = videos.make_videos(tmp_path, "ssv2", 1)
+    (path,) = videos.make_videos(tmp_path, 1)
     written_ns = path.stat().st_mtime_ns
 
-    assert videos.make_videos(tmp_path, "ssv2", 1) == [path]
+    assert videos.make_videos(tmp_path, 1) == [path]
     assert path.stat().st_mtime_ns == written_ns
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_prepared_copies_have_a_key_frame_every_30_frames(small, tmp_path):
-    originals = videos.make_videos(tmp_path, "kinetics", 1)
+    originals = videos.make_videos(tmp_path, 1)
 
     (copy,) = videos.prepare_videos(originals)
 
@@ -57,9 +53,7 @@ def test_prepared_copies_have_a_key_frame_every_30_frames(small, tmp_path):
     assert max(end - key for key, end in zip(copied_keys, ends, strict=True)) <= 30
 
 
-def test_kinds_are_those_of_the_data_sets():
-    kinetics, ssv2 = videos.KINDS["kinetics"], videos.KINDS["ssv2"]
-
-    assert kinetics.sizes == ((256, 454), (256, 340))
-    assert kinetics.options["g"] == "250"
-    assert (ssv2.codec, ssv2.rates, ssv2.seconds) == ("libvpx-vp9", (Fraction(12),), 4.0)
+def test_files_are_like_those_of_kinetics():
+    assert videos.SIZES_PX == ((256, 454), (256, 340))
+    assert videos.X264["g"] == "250"
+    assert videos.SECONDS == 10.0

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torchvision.models.video import mvit_v2_s
 
-from benchmarks import alone, contenders, model, operations, rounds
-from benchmarks.contenders import Case
+from benchmarks import alone, contenders, model, operations, passes
 from benchmarks.operations import Need, Step
-from benchmarks.rounds import Patience, Seconds
+from benchmarks.passes import Case
+from benchmarks.timing import Rounds
 
 TINY_CLIP = (2, 32, 32)
 TINY = Case("S", TINY_CLIP, "train", "fp32")
@@ -111,7 +111,7 @@ def first_weights(built):
 
 @pytest.mark.parametrize(
     ("names", "checkpointing"),
-    [(contenders.EAGER, False), (("ours", "torchvision"), "selective")],
+    [(contenders.EAGER, "none"), (("ours", "torchvision"), "selective")],
     ids=["as they are", "with checkpointing"],
 )
 def test_contenders_agree_and_train(names, checkpointing):
@@ -122,7 +122,7 @@ def test_contenders_agree_and_train(names, checkpointing):
     apart = contenders.differences({name: built.eval() for name, built in models.items()}, cases)
     before = {name: first_weights(built).clone() for name, built in models.items()}
     for built in models.values():
-        contenders.work_of(built.train(), case)()
+        passes.work_of(built.train(), case)()
 
     assert apart["torchvision"] == 0
     assert max(apart.values()) < 1e-4
@@ -142,31 +142,11 @@ def test_models_that_differ_are_not_timed():
 
 def test_the_first_clip_is_the_same_in_any_batch():
     (one, one_label), (two, two_labels) = (
-        contenders.random_clips(replace(TINY, batch=batch)) for batch in (1, 2)
+        passes.random_clips(replace(TINY, batch=batch)) for batch in (1, 2)
     )
 
     assert torch.equal(one[0], two[0])
     assert one_label[0] == two_labels[0]
-
-
-def test_rounds_stop_when_the_time_is_up_but_not_before_the_least():
-    works = {"one": lambda: None, "two": lambda: None}
-
-    few = rounds.take_rounds(works, Patience(budget_s=0.0, least=2, most=9), CPU)
-    many = rounds.take_rounds(works, Patience(budget_s=60.0, least=2, most=5), CPU)
-
-    assert {name: len(taken) for name, taken in few.items()} == {"one": 2, "two": 2}
-    assert {name: len(taken) for name, taken in many.items()} == {"one": 5, "two": 5}
-    assert rounds.median([Seconds(1, 2), Seconds(9, 9), Seconds(3, 4)], "clock") == 3
-
-
-def test_another_contender_begins_each_round():
-    order: list[str] = []
-    works = {name: lambda name=name: order.append(name) for name in "abc"}
-
-    rounds.take_rounds(works, Patience(budget_s=60.0, least=2, most=2), CPU)
-
-    assert "".join(order) == "abc" + "abc" + "bca"  # the first is not counted
 
 
 def test_a_batch_is_doubled_while_that_pays(monkeypatch):
@@ -195,12 +175,12 @@ def test_compiled_contenders_take_the_batch_of_the_same_model(monkeypatch):
     assert {case.batch for case in model.batches(names, TINY, None).values()} == {1}
 
 
-def test_a_process_of_its_own_tells_its_peak(tmp_path):
-    told = alone.run_alone("ours", replace(TINY, mode="infer"))
+def test_a_fresh_process_reports_its_peak():
+    result = alone.run_alone("ours", replace(TINY, mode="infer"))
 
-    assert told["peak_mb"] > 4 * 34e6 / 1e6  # the weights
-    assert told["clock_s"] > 0
-    assert told["cpu_s"] > 0
+    assert result["peak_mb"] > 4 * 34e6 / 1e6  # the weights
+    assert result["clock_s"] > 0
+    assert result["cpu_s"] > 0
 
 
 @pytest.fixture
@@ -210,8 +190,8 @@ def tiny(monkeypatch):
     monkeypatch.setattr(model, "published_input", lambda size: TINY_CLIP)
     monkeypatch.setattr(model, "SMALL_CLIP", TINY_CLIP)
     monkeypatch.setattr(model, "MODELS", {"S": "mvitv2_s_16x4"})
-    once = Patience(0.0, 1, 1)
-    monkeypatch.setattr(model, "QUICK_PATIENCE", {"infer": once, "train": once})
+    once = Rounds.exactly(1)
+    monkeypatch.setattr(model, "QUICK_ROUNDS", {"infer": once, "train": once})
     monkeypatch.setattr(model, "run_alone", lambda name, case, num_runs: {"peak_mb": peaks[name]})
     monkeypatch.setattr(model, "copy_bandwidth", lambda device: 1e10)
 

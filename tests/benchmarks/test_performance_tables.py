@@ -7,7 +7,6 @@ import re
 import pytest
 
 from benchmarks import growth, performance_tables, profile_model
-from benchmarks.growth_figure import figure
 from benchmarks.performance_tables import DOCUMENTS, TABLES, filled
 
 
@@ -31,7 +30,7 @@ def test_every_table_is_in_a_document():
 def test_the_figure_is_drawn_from_the_newest_result():
     rows = growth.newest_result(performance_tables.RESULTS)["rows"]
 
-    assert growth.FIGURE.read_text() == figure(rows)
+    assert growth.digest(rows) in growth.FIGURE.read_text()
 
 
 def test_a_table_without_a_result_is_an_error(tmp_path):

@@ -15,8 +15,7 @@ from slowfast_mvit.structures import ClipSpec, ViewPlan
 
 pytest.importorskip("timm", reason="its operations on PIL images are the reference")
 
-from benchmarks import videos
-from benchmarks.peers import pyslowfast_way
+from benchmarks import pyslowfast_way, videos
 from benchmarks.videos import write_video
 
 CLIP = ClipSpec(num_frames=4, sampling_rate=3)
@@ -25,7 +24,7 @@ CLIP = ClipSpec(num_frames=4, sampling_rate=3)
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "video.mp4"
-    write_video(path, videos.scenes(0, 60, 72, 96), Fraction(30), "libx264", {"crf": "18"})
+    write_video(path, videos.scenes(0, 60, 72, 96), Fraction(30), {"crf": "18"})
     return path
 
 
@@ -66,24 +65,13 @@ def test_its_training_view_is_ours_in_the_exact_order(video, position):
     assert difference.max() < 4
 
 
-@pytest.mark.parametrize("num_crops", [1, 3])
-def test_its_test_views_are_ours(video, num_crops):
-    plan = ViewPlan(num_clips=2, num_crops=num_crops, scale_px=64, crop_px=64)
+def test_its_test_views_are_ours(video):
+    plan = ViewPlan(num_clips=2, num_crops=1, scale_px=64, crop_px=64)
     with open_reader(video) as reader:
         clips = eval_indices(CLIP, reader.num_frames, reader.fps, plan.num_clips)
         expected = torch.cat([eval_views(reader.frames(indices), plan) for indices in clips])
 
-    views = [
-        pyslowfast_way.test_view(
-            video,
-            indices,
-            short_px=64,
-            side=64,
-            crop=crop if num_crops == 3 else 1,
-        )
-        for indices in clips
-        for crop in range(num_crops)
-    ]
+    views = [pyslowfast_way.test_view(video, indices, short_px=64, side=64) for indices in clips]
 
     levels = torch.stack([as_levels(view) for view in views])
     assert (levels - expected.float()).abs().max() < 1.01  # ours rounds

@@ -98,15 +98,14 @@ def train_view(
     return random_erase(clip, erase_prob, rng)
 
 
-def test_view(path: Path, indices: Sequence[int], *, short_px: int, side: int, crop: int) -> Tensor:
-    """One test view, read for itself: (3, T, S, S) float32, normalised.
+def test_view(path: Path, indices: Sequence[int], *, short_px: int, side: int) -> Tensor:
+    """The central view of a test clip, read separately: (3, T, S, S) float32, normalised.
 
     Args:
         path: a video file.
         indices: frame numbers of the clip.
         short_px: shorter side before the crop.
         side: S.
-        crop: 0, 1 or 2: left, centre or right (top, centre or bottom).
     """
     clip = normalise(read_clip(path, indices)).permute(3, 0, 1, 2)
     height, width = clip.shape[-2:]
@@ -115,10 +114,6 @@ def test_view(path: Path, indices: Sequence[int], *, short_px: int, side: int, c
         clip = _resize(clip, (math.floor(height * scale), math.floor(width * scale)))
         height, width = clip.shape[-2:]
     top, left = math.ceil((height - side) / 2), math.ceil((width - side) / 2)
-    if height > width:
-        top = (0, top, height - side)[crop]
-    else:
-        left = (0, left, width - side)[crop]
     return clip[:, :, top : top + side, left : left + side]
 
 
