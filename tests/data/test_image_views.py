@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm.data
 import torch
+from crops import eval_views
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -14,7 +15,7 @@ from slowfast_mvit.config import load_config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.views.crops import Cut
 from slowfast_mvit.data.views.operations import Step
-from slowfast_mvit.data.views.transforms import METHODS, TrainTransform, ViewDraws, eval_views
+from slowfast_mvit.data.views.transforms import METHODS, TrainTransform, ViewDraws
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.structures import ViewPlan
 

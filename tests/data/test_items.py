@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from crops import eval_views
 from PIL import Image
 from torch.utils.data import DataLoader
 from videos import REAL_VIDEOS, picture, sequential_frames, write_video
@@ -12,13 +13,13 @@ from videos import REAL_VIDEOS, picture, sequential_frames, write_video
 from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loading import eval_items
-from slowfast_mvit.data.loading.eval_items import EvalVideos, read_clips
+from slowfast_mvit.data.loading.eval_items import EvalVideos
 from slowfast_mvit.data.loading.items import ItemKey, batch_shape, read_batch
 from slowfast_mvit.data.loading.train_items import TrainVideos
 from slowfast_mvit.data.views.sampling import eval_indices
-from slowfast_mvit.data.views.transforms import TrainTransform, eval_views
+from slowfast_mvit.data.views.transforms import TrainTransform
 from slowfast_mvit.errors import DecodeError
-from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
+from slowfast_mvit.structures import ClipSpec, ViewPlan
 
 CLIP = ClipSpec(num_frames=4, sampling_rate=4, offset_sampling=True)
 PLAN = ViewPlan(num_clips=2, num_crops=3, scale_px=32, crop_px=24)
@@ -85,16 +86,6 @@ def test_a_test_video_is_opened_and_decoded_once(folder, monkeypatch):
 
     assert calls[0] == "open" and len(calls) == 2
     assert calls[1] == sorted(set(calls[1]))  # each frame once
-
-
-def test_clips_know_when_their_frames_are_shown(folder):
-    record = VideoRecord("a", str(folder / "good_0.mp4"), 0)
-
-    clips = read_clips(record, CLIP, 2)
-
-    first, second = eval_indices(CLIP, 30, 30.0, num_clips=2)
-    assert clips[0].times_s.tolist() == pytest.approx([i / 30 for i in first], abs=1e-3)
-    assert clips[1].times_s.tolist() == pytest.approx([i / 30 for i in second], abs=1e-3)
 
 
 def test_training_views_share_a_clip_and_differ_in_their_draws(folder):

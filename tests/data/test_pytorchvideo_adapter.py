@@ -23,7 +23,7 @@ from slowfast_mvit.data.loading.pytorchvideo_adapter import (
     read_sampled_clips,
     spread_frames,
 )
-from slowfast_mvit.data.views.transforms import eval_views
+from slowfast_mvit.data.views.transforms import scaled_planes
 from slowfast_mvit.errors import ConfigError, DecodeError
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
@@ -160,7 +160,7 @@ def test_items_become_the_batches_that_our_data_sets_give(folder):
 
     def centre_crop(item):
         frames = item["video"].permute(1, 2, 3, 0)  # (T, H, W, 3)
-        return {**item, "video": eval_views(frames, plan)[0]}
+        return {**item, "video": scaled_planes(frames, plan)[0]}
 
     dataset = labeled_video_dataset(
         listed,

@@ -8,15 +8,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from crops import eval_views
 from videos import REAL_VIDEOS, sequential_frames, write_video
 
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loading import eval_items
-from slowfast_mvit.data.loading.eval_items import EvalVideos, read_clips, read_views
+from slowfast_mvit.data.loading.eval_items import EvalVideos, read_views
 from slowfast_mvit.data.loading.items import ItemKey
 from slowfast_mvit.data.loading.loader import eval_loader
 from slowfast_mvit.data.views.sampling import at_even_rate, eval_indices
-from slowfast_mvit.data.views.transforms import eval_views
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
 CLIP = ClipSpec(num_frames=4, sampling_rate=4, offset_sampling=True)
@@ -140,14 +140,11 @@ def test_shifted_segments_show_other_frames_of_the_whole_video(tmp_path):
 
     one, same_places = read_views(record_of(path), same, plan)
     three, shifted_places = read_views(record_of(path), shifted, plan)
-    clips = read_clips(record_of(path), shifted, 3)
 
     assert len(one) == 1 and same_places.tolist() == [0, 0, 0]
     assert len(three) == 3 and shifted_places.tolist() == [0, 1, 2]
     expected = [[2, 14, 26, 38], [6, 18, 30, 42], [10, 22, 34, 46]]  # of parts of 12 frames
-    assert [torch.equal(c.frames, frames[e]) for c, e in zip(clips, expected, strict=True)] == [
-        True
-    ] * 3
+    assert torch.equal(three, torch.cat([eval_views(frames[e], plan) for e in expected]))
     assert torch.equal(one[0], three[1])  # of three the middle one is the only one of one
 
 
@@ -177,12 +174,13 @@ def test_a_clip_of_uneven_rate_shows_what_is_shown_at_its_moments(tmp_path):
     with eval_items.open_reader(path) as reader:
         numbers = at_even_rate(range(60), reader.times_s)
         meant = eval_indices(clip, 60, reader.fps, num_clips=3)
-    clips = read_clips(record_of(path), clip, 3)
+    (plan,) = plans_of([3])
+    views, places = read_views(record_of(path), clip, plan)
 
     assert numbers.count(19) == 20  # a second of three
     assert torch.equal(torch.stack(sequential_frames(path))[numbers], even)
-    for shown, indices in zip(clips, meant, strict=True):
-        assert torch.equal(shown.frames, even[indices])
+    for place, indices in zip(places, meant, strict=True):
+        assert torch.equal(views[place], eval_views(even[indices], plan)[0])
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("webm", "libvpx"), ("mp4", "libx264")])
@@ -192,11 +190,13 @@ def test_a_clip_spans_its_time_whatever_rate_the_file_claims(tmp_path, suffix, c
     path = write_video(tmp_path / f"recorded.{suffix}", 101, fps=1000, pts=shown_at_ms, codec=codec)
     clip = ClipSpec(num_frames=16, sampling_rate=4, offset_sampling=True)
 
-    clips = read_clips(record_of(path), clip, 3)
+    with eval_items.open_reader(path) as reader:
+        meant = eval_indices(clip, reader.num_frames, reader.fps, num_clips=3)
+        times_s = [reader.times_s[at_even_rate(indices, reader.times_s)] for indices in meant]
 
-    for cut in clips:
-        assert cut.times_s[-1] - cut.times_s[0] == pytest.approx(63 / 30, abs=0.15)
-    assert [cut.times_s[0] for cut in clips] == pytest.approx([0.0, 2.2, 4.4], abs=0.2)
+    for shown_s in times_s:
+        assert shown_s[-1] - shown_s[0] == pytest.approx(63 / 30, abs=0.15)
+    assert [shown_s[0] for shown_s in times_s] == pytest.approx([0.0, 2.2, 4.4], abs=0.2)
 
 
 def test_batches_keep_their_places_through_workers(tmp_path, video):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from crops import eval_views
 
 from slowfast_mvit.data.views import transforms
 from slowfast_mvit.data.views.transforms import TrainTransform, normalise
@@ -23,8 +24,8 @@ def frames(height=48, width=64, num_frames=3):
 def test_test_views_are_crops_of_one_resized_clip(size):
     clip = frames(*size)
 
-    three = transforms.eval_views(clip, ViewPlan(2, 3, scale_px=40, crop_px=32))
-    one = transforms.eval_views(clip, ViewPlan(2, 1, scale_px=40, crop_px=32))
+    three = eval_views(clip, ViewPlan(2, 3, scale_px=40, crop_px=32))
+    one = eval_views(clip, ViewPlan(2, 1, scale_px=40, crop_px=32))
 
     assert three.shape == (3, 3, 3, 32, 32) and three.dtype == torch.uint8
     assert torch.equal(one[0], three[1])

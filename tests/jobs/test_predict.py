@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from crops import eval_views
 
 import slowfast_mvit as sm
-from slowfast_mvit.data.loading.eval_items import read_clips
-from slowfast_mvit.data.views.transforms import eval_views, normalise
+from slowfast_mvit.data.video.readers import open_reader
+from slowfast_mvit.data.views.sampling import eval_indices
+from slowfast_mvit.data.views.transforms import normalise
 from slowfast_mvit.errors import ConfigError, DecodeError
-from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
+from slowfast_mvit.structures import ClipSpec, ViewPlan
 
 
 @pytest.fixture
@@ -68,8 +70,9 @@ def test_several_clips_are_averaged_view_by_view(model, motion_data, num_clips, 
 
     predictions = sm.predict(model, video, top_k=8, num_clips=num_clips, num_crops=num_crops)
 
-    clips = read_clips(VideoRecord("v", str(video), 0), clip, num_clips)
-    views = torch.cat([eval_views(part.frames, plan) for part in clips])
+    with open_reader(video) as reader:
+        clips = eval_indices(clip, reader.num_frames, reader.fps, num_clips)
+        views = torch.cat([eval_views(reader.frames(indices), plan) for indices in clips])
     with torch.inference_mode():
         logits = torch.cat(
             [model.eval()(normalise(v[None], spec["mean"], spec["std"])) for v in views]

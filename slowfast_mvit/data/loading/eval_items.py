@@ -14,7 +14,7 @@ from slowfast_mvit.data.video.readers import open_reader
 from slowfast_mvit.data.views.sampling import at_even_rate, eval_indices
 from slowfast_mvit.data.views.transforms import scaled_planes
 from slowfast_mvit.errors import DecodeError
-from slowfast_mvit.structures import Clip, ClipSpec, VideoRecord, ViewPlan
+from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
 
 class EvalVideos(Dataset[VideoViews]):
@@ -100,7 +100,7 @@ def read_views(
     Raises:
         DecodeError: when the video cannot be read.
     """
-    frames, _, clips = _read_frames(record, clip, [plan.num_clips for plan in plans], backend)
+    frames, clips = _read_frames(record, clip, [plan.num_clips for plan in plans], backend)
     planes, corners = scaled_planes(frames, plans[0])  # (3, N, H, W): each frame is resized once
     views = list(itertools.product(clips, corners))
     place_of = {view: place for place, view in enumerate(dict.fromkeys(views))}
@@ -113,26 +113,14 @@ def read_views(
     return out[: len(place_of)], torch.tensor([place_of[view] for view in views])
 
 
-def read_clips(
-    record: VideoRecord, clip: ClipSpec, num_clips: int, *, backend: str = "pyav"
-) -> list[Clip]:
-    """The test clips of a video, with one opening and one decoding for all of them.
-
-    Raises:
-        DecodeError: when the video cannot be read.
-    """
-    frames, times_s, clips = _read_frames(record, clip, [num_clips], backend)
-    return [Clip(frames[list(rows)], times_s[list(rows)], record) for rows in clips]
-
-
 def _read_frames(
     record: VideoRecord, clip: ClipSpec, counts: Sequence[int], backend: str
-) -> tuple[Tensor, Tensor, list[tuple[int, ...]]]:
+) -> tuple[Tensor, list[tuple[int, ...]]]:
     """What tests with each of these numbers of clips need of a video, every frame once.
 
     Returns:
-        The frames (N, H, W, 3) uint8, when each is shown (N,) float64, and of each clip of each
-        test in turn the T rows in which its frames are.
+        The frames (N, H, W, 3) uint8, and of each clip of each test in turn the T rows in which its
+        frames are.
     """
     with open_reader(record.path, backend) as reader:
         clips = [
@@ -142,6 +130,5 @@ def _read_frames(
         ]
         wanted = sorted(set().union(*clips))
         frames = reader.frames(wanted)
-        times_s = torch.from_numpy(reader.times_s[wanted])
     row_of = {index: row for row, index in enumerate(wanted)}
-    return frames, times_s, [tuple(row_of[index] for index in indices) for indices in clips]
+    return frames, [tuple(row_of[index] for index in indices) for indices in clips]

@@ -217,20 +217,11 @@ def _check_ranges(transform: TrainTransform) -> None:
         )
 
 
-def eval_views(frames: Tensor, plan: ViewPlan) -> Tensor:
-    """The crops of one clip: (T, H, W, 3) uint8 -> (num_crops, 3, T, S, S) uint8.
+def scaled_planes(frames: Tensor, plan: ViewPlan) -> tuple[Tensor, list[tuple[int, int]]]:
+    """The part of the scaled pictures that holds all crops.
 
     Three crops lie along the longer side: left, centre, right, or top, centre, bottom. A single one
     is the centre, for every data set (PySlowFast takes the left or top one for SSv2).
-    """
-    planes, corners = scaled_planes(frames, plan)
-    side = plan.crop_px
-    crops = [planes[..., top : top + side, left : left + side] for top, left in corners]
-    return torch.stack(crops)
-
-
-def scaled_planes(frames: Tensor, plan: ViewPlan) -> tuple[Tensor, list[tuple[int, int]]]:
-    """The part of the scaled pictures that holds all crops.
 
     Args:
         frames: (T, H, W, 3) uint8.
