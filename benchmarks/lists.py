@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.processes import in_fresh_process
 from benchmarks.record import keep_record, script_parser
-from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.lists.catalog import open_list
 
 NUM_KINETICS = 650_000
 NUM_SSV2 = 168_913

@@ -16,7 +16,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +24,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command_line import exit_status
-from data_prep.label_table import FilesByName, rows_of_table
-from data_prep.plan import LeftOut, Plan
-from data_prep.plan_files import Found, Tree, list_tree, shortened
-from data_prep.plan_match import clean, match, packed_note, spelling_problems, split_of_folder
+from data_prep.plan import DUPLICATE, NO_LABEL, LeftOut, Plan, list_tree, match, packed_note
 from data_prep.plan_run import add_plan_arguments, run_plan
-from data_prep.plan_split import VAL_FRACTION, Unsplit, assign_splits
-from slowfast_mvit.errors import UserError, in_one_message
+from data_prep.plan_split import VAL_FRACTION, assign_splits
+from slowfast_mvit.annotations.class_folders import find_class_folders
+from slowfast_mvit.annotations.class_names import clean
+from slowfast_mvit.annotations.problems import Problem, raise_problems
+from slowfast_mvit.annotations.records import Row
+from slowfast_mvit.annotations.tables import FilesByName, read_table
+from slowfast_mvit.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,144 +57,88 @@ def plan_folder(videos: Path, *, labels: Path | None = None, splitting: Splittin
             than two classes.
     """
     tree = list_tree(videos)
-    if not tree.videos:
-        raise UserError(
-            "\n".join([f"{videos}: no videos, {tree.others:,} other files", *_notes(tree)])
-        )
+    notes = packed_note(tree.packed, "tar -xf ARCHIVE, or unzip ARCHIVE")
     left_out: list[LeftOut] = []
+    paths = tree.videos
+    if not paths:
+        message = f"{videos}: no videos, {tree.num_others:,} other files"
+        raise UserError("\n".join([message, *notes]))
     if labels:
-        rows, left_out, class_names = rows_of_table(labels)
+        rows, left_out, class_names = _rows_of_table(labels)
     else:
-        tree, rows, class_names = rows_of_folders(videos, tree)
+        rows, class_names = rows_of_folders(videos)
+        paths = [row.video for row in rows]
     if len(class_names) < 2:
         found = f"only one, {class_names[0]!r}" if class_names else "none"
         raise UserError(
             f"{labels or videos}: there must be two classes or more, found {found}. Expected "
             "<class>/<file>, <split>/<class>/<file>, or --labels with a table file,label"
         )
-    wanted, notes = assign_splits(
+    rows, split_notes = assign_splits(
         rows,
         val_fraction=splitting.val_fraction,
         test_fraction=splitting.test_fraction,
         group_by=splitting.group_by,
     )
-    counted = Counter([*(row.split for row in wanted), *(item.split for item in left_out)])
-    plan = Plan(
-        videos.name, "csv", class_names, counted, left_out=left_out, notes=[*notes, *_notes(tree)]
+    counted = Counter(
+        split or "" for split in (*(r.split for r in rows), *(i.split for i in left_out))
     )
-    files = FilesByName(tree.videos, videos) if labels else None
-    by_path = {file.path: [file] for file in tree.videos}
-    return match(
-        plan,
-        wanted,
-        tree,
-        root=videos,
-        files_of=files.find if files else by_path.__getitem__,
-        why_missing=files.why_missing if files else lambda video: "",
-    )
+    notes = [*split_notes, *notes]
+    plan = Plan(videos.name, "csv", class_names, counted, left_out=left_out, notes=notes)
+    if not labels:
+        return match(plan, rows, paths, root=videos, files_of=lambda path: [path])
+    files = FilesByName(paths, videos)
+    return match(plan, rows, paths, root=videos, files_of=files.find, why_missing=files.why_missing)
 
 
-def _notes(tree: Tree) -> list[str]:
-    return packed_note(tree, "tar -xf ARCHIVE, or unzip ARCHIVE")
+def _rows_of_table(table: Path) -> tuple[list[Row], list[LeftOut], tuple[str, ...]]:
+    """The videos in a table, its rows that cannot be listed, and the class names."""
+    rows, repeated, class_names = read_table(table)
+    left_out = [LeftOut.of(row, DUPLICATE, f"line {row.line}") for row in repeated]
+    unnamed = (row for row in rows if not row.class_name)
+    left_out += [LeftOut.of(row, NO_LABEL, "the table gives no label") for row in unnamed]
+    return [row for row in rows if row.class_name], left_out, class_names
 
 
-# Class folders
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a video lies: ``train/jump_rope/cam1/a.mp4``; None for what its path does not say."""
-
-    file: Found
-    split: str | None
-    class_folder: str | None
-
-
-def rows_of_folders(videos: Path, tree: Tree) -> tuple[Tree, list[Unsplit], tuple[str, ...]]:
+def rows_of_folders(videos: Path) -> tuple[list[Row], tuple[str, ...]]:
     """The videos in class folders, or in class folders of ``train``, ``val`` and ``test``.
 
     Labels count the class folders in the order of their names, as torchvision's ImageFolder does.
-    Folders that only hold one other folder, as archives have them, are passed through. Where the
-    class folders hold images themselves, each image is an item; a folder of images inside a class
-    folder is a video.
 
     Returns:
-        What is listed (again, where it turned out to be images), its rows, and the class names.
+        Their rows, named by their paths, and the class names.
 
     Raises:
         UserError: all at once: videos outside of class folders, classes without videos, classes
             that differ only in spelling, two videos of the same name.
     """
-    top = _top(videos)
-    has_splits = _has_splits(tree, top)
-    places = [_place(file, top, has_splits) for file in tree.videos]
-    if any(place.file.is_folder and place.class_folder is None for place in places):
-        tree = list_tree(videos, images=True)
-        places = [_place(file, top, has_splits) for file in tree.videos]
-    roots = [videos / top]
-    if has_splits:
-        roots = [Path(e.path) for e in _folders(roots[0]) if split_of_folder(e.name)]
-    class_folders = sorted({entry.name for root in roots for entry in _folders(root)})
-    names = {folder: clean(folder) for folder in class_folders}
-    problems = [*_folder_problems(places, names), *_name_problems(places)]
-    if problems:
-        raise UserError(in_one_message(str(videos), shortened(problems)))
-    rows = [Unsplit(p.file.path, p.split, names[p.class_folder or ""]) for p in places]
-    return tree, rows, tuple(names[folder] for folder in class_folders)
-
-
-def _folders(root: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(root) as entries:
-        return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _top(videos: Path) -> str:
-    """The folder of the class folders below ``videos``: "" for itself."""
-    top = ""
-    while True:
-        folders = _folders(videos / top)
-        only = folders[0].name if len(folders) == 1 else ""
-        if not only or split_of_folder(only) or not _folders(videos / top / only):
-            return top
-        top = os.path.join(top, only)
-
-
-def _has_splits(tree: Tree, top: str) -> bool:
-    """Whether all folders with videos are called splits; one class alone may be called "test"."""
-    start = len(top) + 1 if top else 0
-    first = {video.path[start:].partition("/")[0] for video in tree.videos if "/" in video.path}
-    return bool(first) and all(map(split_of_folder, first))
-
-
-def _place(file: Found, top: str, has_splits: bool) -> _Place:
-    folders = os.path.relpath(os.path.dirname(file.path) or ".", top or ".").split("/")
-    folders = [folder for folder in folders if folder != "."]
-    split = split_of_folder(folders.pop(0)) if has_splits and folders else None
-    return _Place(file, split, folders[0] if folders else None)
-
-
-def _folder_problems(places: Sequence[_Place], names: Mapping[str, str]) -> Iterator[str]:
-    """Videos outside of class folders, classes without videos, classes of one name."""
-    astray = [place.file.path for place in places if place.class_folder is None]
-    if len(astray) == len(places):
-        yield "no video lies in a class folder. Expected <class>/<file>, or a table with --labels"
-        return
-    yield from (f"{path!r} lies in no class folder" for path in astray)
-    filled = {place.class_folder for place in places}
-    for folder in names:
-        if folder not in filled:
-            yield f"class folder {folder!r} holds no videos. Fill it or remove it"
-    yield from spelling_problems(names, "class folders")
-
-
-def _name_problems(places: Iterable[_Place]) -> Iterator[str]:
-    """Two files of one name in one folder: most likely the same video twice."""
-    first: dict[str, str] = {}
-    for place in places:
-        path = place.file.path
-        name = os.path.join(os.path.dirname(path), place.file.stem)
-        if first.setdefault(name, path) != path:
-            yield f"{first[name]!r} and {path!r} differ only in suffix. Keep one of them"
+    folders = find_class_folders(videos)
+    rows = [
+        Row(os.path.normpath(folders.folder_of(split).relative_to(videos) / file), split, name)
+        for split in folders.splits or [None]
+        for name in folders.names
+        for file in folders.files(split, name)
+    ]
+    filled = {row.class_name for row in rows}
+    problems = list(folders.problems)
+    if not rows:
+        message = "no video is in a class folder. Expected <class>/<file>, or a table with --labels"
+        problems = [Problem(str(folders.root), 0, "outside", message)]
+    else:
+        problems += [
+            Problem(
+                str(folders.root),
+                0,
+                "empty",
+                f"class folder {name!r} holds no videos. Fill it or remove it",
+            )
+            for name in folders.names
+            if name not in filled
+        ]
+    raise_problems(problems, UserError)
+    names = {name: clean(name) for name in folders.names}
+    named = [row._replace(class_name=names[row.class_name or ""]) for row in rows]
+    return named, tuple(names.values())
 
 
 def parser() -> argparse.ArgumentParser:

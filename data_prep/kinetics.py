@@ -13,7 +13,6 @@ there should be, and what goes wrong is in docs/data_prep.md.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections import Counter
@@ -25,19 +24,33 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command_line import exit_status
-from data_prep.plan import EXCLUDED, LeftOut, Plan, Wanted
-from data_prep.plan_files import Found, Tree, list_tree
-from data_prep.plan_kinetics import Clip, find_annotations, parsed_name, read_annotations, read_ids
-from data_prep.plan_match import (
-    class_map,
+from data_prep.plan import (
+    EXCLUDED,
+    LeftOut,
+    Plan,
+    list_tree,
     match,
     packed_note,
-    read_class_map,
+    row_notes,
     settle_rows,
     validation_note,
 )
 from data_prep.plan_run import add_plan_arguments, run_plan
-from slowfast_mvit.errors import UserError, nearest
+from slowfast_mvit.annotations.class_names import class_map, read_class_names, spelling_problems
+from slowfast_mvit.annotations.kinetics import (
+    ClipFiles,
+    columns_of,
+    find_annotations,
+    id_of,
+    is_replacement,
+    read_rows,
+)
+from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
+from slowfast_mvit.annotations.records import Row
+from slowfast_mvit.annotations.texts import csv_rows, open_text
+from slowfast_mvit.errors import ListError, UserError, nearest
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -72,59 +85,6 @@ VERSIONS = {
 }
 
 
-# Finding the files
-
-
-class ClipFiles:
-    """The files of each clip, by the name of the clip.
-
-    Args:
-        files: what lies on disk.
-        clips: what is annotated; a file that names no times is taken for the only clip of its id.
-    """
-
-    def __init__(self, files: Iterable[Found], clips: Iterable[Clip]) -> None:
-        self._id_of = {clip.name: clip.youtube_id for clip in clips}
-        self._num_clips = Counter(self._id_of.values())
-        self._by_name: dict[str, list[Found]] = {}
-        self._by_id: dict[str, list[Found]] = {}
-        for file in files:
-            youtube_id, start, end = parsed_name(os.path.basename(file.path))
-            self._by_id.setdefault(youtube_id, []).append(file)
-            if start is not None and end is not None:
-                name = Clip(youtube_id, start, end, "", "").name
-                self._by_name.setdefault(name, []).append(file)
-
-    def of(self, name: str) -> list[Found]:
-        """The files of a clip; a replacement of another time counts if its id has one clip."""
-        exact = self._by_name.get(name, [])
-        youtube_id = self._id_of[name]
-        if self._num_clips[youtube_id] > 1:
-            return exact
-        same_id = [file for file in self._by_id.get(youtube_id, []) if file not in exact]
-        return [
-            *exact,
-            *(file for file in same_id if is_replacement(file) or _names_no_times(file)),
-        ]
-
-    def why_missing(self, name: str) -> str:
-        """What else there is of the same id."""
-        others = self._by_id.get(self._id_of[name], [])
-        return f"there is {others[0].path}, of the same id" if others else ""
-
-
-def _names_no_times(file: Found) -> bool:
-    return parsed_name(os.path.basename(file.path))[1] is None
-
-
-def is_replacement(file: Found) -> bool:
-    """Whether it lies in a folder such as ``replacement/replacement_for_corrupted_k400``."""
-    return any(folder.startswith("replacement") for folder in file.path.lower().split("/")[:-1])
-
-
-# The plan
-
-
 def plan_kinetics(
     version: str,
     *,
@@ -147,56 +107,78 @@ def plan_kinetics(
     """
     release = VERSIONS[version]
     files, notes = find_annotations(annotations or [videos / "annotations"])
-    clips = [clip for file in files for clip in read_annotations(file)]
-    counted = Counter(clip.split for clip in clips)
-    notes += [*_row_notes(version, counted), *_incomplete_notes(version, files)]
-    labels = (clip.label for clip in clips if clip.label)
-    of_folded = (
-        read_class_map(classes)
-        if classes
-        else class_map(labels, expected=release.num_classes, what=version)
-    )
-    names = tuple(of_folded.values() if classes else sorted(of_folded.values()))
-    _check_number(names, release.num_classes, version)
+    rows = [row for file in files for row in read_annotations(file)]
+    counted = Counter(row.split or "" for row in rows)
+    notes += [*row_notes(counted, release.rows), *_incomplete_notes(version, files)]
+    names = _class_names(rows, classes, version)
     tree = list_tree(videos)
-    notes += packed_note(tree, "tar -xzf ARCHIVE -C FOLDER")
+    notes += packed_note(tree.packed, "tar -xzf ARCHIVE -C FOLDER")
     dataset = "kinetics" if version == "other" else version
     plan = Plan(version, dataset, names, counted, public=release.copies, notes=notes)
-    rows, left_out = settle_rows(
-        [Wanted(c.name, c.split, c.label or None) for c in clips], of_folded
-    )
-    id_of = {clip.name: clip.youtube_id for clip in clips}
-    rows, excluded, exclude_notes = exclude(rows, id_of, exclude_ids)
+    settled, left_out = settle_rows(rows, names)
+    settled, excluded, exclude_notes = exclude(settled, exclude_ids)
     plan.left_out = [*left_out, *excluded]
-    plan.notes += [*exclude_notes, *validation_note(rows), *_shared_id_notes(clips)]
-    return _matched(plan, rows, tree, clips, videos)
-
-
-def _matched(
-    plan: Plan, rows: Sequence[Wanted], tree: Tree, clips: Sequence[Clip], videos: Path
-) -> Plan:
-    files = ClipFiles(tree.videos, clips)
+    plan.notes += [*exclude_notes, *validation_note(settled), *_shared_id_notes(rows)]
+    clips = ClipFiles(tree.videos, (row.video for row in rows))
     return match(
         plan,
-        rows,
-        tree,
+        settled,
+        tree.videos,
         root=videos,
-        files_of=files.of,
+        files_of=clips.of,
         overrides=is_replacement,
-        why_missing=files.why_missing,
+        why_missing=clips.why_missing,
     )
+
+
+def read_annotations(file: Path) -> list[Row]:
+    """The clips of one annotation file.
+
+    Raises:
+        ListError: all problems of the file at once, with their lines.
+    """
+    problems: list[Problem] = []
+    rows = list(without_problems(read_rows(file), problems))
+    raise_problems(problems)
+    if not rows:
+        raise ListError(f"{file}: no clips. Expected lines of label,youtube_id,time_start,...")
+    return rows
+
+
+def _class_names(rows: Iterable[Row], classes: Path | None, version: str) -> tuple[str, ...]:
+    """The classes of a file in its order, or those of the annotations, sorted."""
+    expected = VERSIONS[version].num_classes
+    if classes:
+        given = read_class_names(classes)
+        raise_problems(spelling_problems(given, classes, "classes", loosely=True))
+        if expected not in (None, len(given)):
+            raise UserError(
+                f"--classes names {len(given)} classes, but {version} has {expected}. Give the "
+                "list of this version, or --version other"
+            )
+        return given
+    counts = Counter(row.class_name for row in rows if row.class_name)
+    names = tuple(sorted(class_map(counts).values()))
+    if expected not in (None, len(names)):
+        rarest = sorted(names, key=lambda name: (counts[name], name))[:_SHOWN]
+        raise UserError(
+            f"{version}: the annotations name {len(names)} classes, but {version} has {expected}. "
+            f"The rarest are {', '.join(rarest)}. An annotation file is missing or of another "
+            "version; for a part of the data set give --version other"
+        )
+    return names
 
 
 def exclude(
-    rows: Sequence[Wanted], id_of: dict[str, str], files: Sequence[Path]
-) -> tuple[list[Wanted], list[LeftOut], list[str]]:
+    rows: Iterable[Row], files: Sequence[Path]
+) -> tuple[list[Row], list[LeftOut], list[str]]:
     """Set aside training videos whose id is in one of these files; with a note a file."""
     file_of = {youtube_id: file for file in reversed(files) for youtube_id in read_ids(file)}
-    kept: list[Wanted] = []
+    kept: list[Row] = []
     left_out: list[LeftOut] = []
     num_excluded = Counter[Path]()
     for row in rows:
-        file = file_of.get(id_of[row.video]) if row.split == "train" else None
+        file = file_of.get(id_of(row.video)) if row.split == "train" else None
         if file is None:
             kept.append(row)
             continue
@@ -206,14 +188,27 @@ def exclude(
     return kept, left_out, notes
 
 
-def _row_notes(version: str, counted: Counter[str]) -> list[str]:
-    """Where the annotation files are not those of the public release, by their rows."""
-    public = VERSIONS[version].rows
-    return [
-        f"the {split} annotations have {counted[split]:,} rows, the public ones {rows:,}"
-        for split, rows in public.items()
-        if split in counted and counted[split] != rows
-    ]
+def read_ids(file: Path) -> set[str]:
+    """The YouTube ids in a file: an annotation file, a ``path label`` list, or one id a line.
+
+    Raises:
+        UserError: when it is missing or holds none.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file (--exclude-ids)")
+    columns = columns_of(file)
+    if columns:
+        place = columns.index("youtube_id")
+        cells = {row[place].strip() for _, row in csv_rows(file) if len(row) > place}
+        ids = cells - {"youtube_id"}
+    else:
+        with open_text(file, errors="replace") as text:
+            lines = text.read().splitlines()
+        paths = (re.sub(r"[ \t,][0-9]+\s*$", "", line).strip().strip('"') for line in lines)
+        ids = {id_of(path) for path in paths if path}
+    if not ids:
+        raise UserError(f"{file}: no ids (--exclude-ids)")
+    return ids
 
 
 def _incomplete_notes(version: str, files: Iterable[Path]) -> list[str]:
@@ -224,25 +219,17 @@ def _incomplete_notes(version: str, files: Iterable[Path]) -> list[str]:
     ]
 
 
-def _shared_id_notes(clips: Iterable[Clip]) -> list[str]:
+def _shared_id_notes(rows: Iterable[Row]) -> list[str]:
     """Videos of which one part is trained on and another is for evaluation."""
     ids: dict[str, set[str]] = {}
-    for clip in clips:
-        ids.setdefault(clip.split, set()).add(clip.youtube_id)
+    for row in rows:
+        ids.setdefault(row.split or "", set()).add(id_of(row.video))
     shared = {split: len(ids[split] & ids.get("train", set())) for split in sorted(ids)}
     return [
         f"{number:,} YouTube ids of {split} are in train too, with the same or other times"
         for split, number in shared.items()
         if number and split != "train"
     ]
-
-
-def _check_number(names: Sequence[str], expected: int | None, version: str) -> None:
-    if expected is not None and len(names) != expected:
-        raise UserError(
-            f"--classes names {len(names)} classes, but {version} has {expected}. Give the list of "
-            "this version, or --version other"
-        )
 
 
 def find_version(name: str) -> str:

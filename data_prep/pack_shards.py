@@ -40,8 +40,8 @@ import numpy as np
 from data_prep import command_line, jobs, sources
 from data_prep.jobs import JobInput
 from data_prep.journal import Record
-from data_prep.plan_files import list_line
 from data_prep.webdataset import labelled_videos
+from slowfast_mvit.annotations.csv_lists import list_line
 from slowfast_mvit.data.video import shards
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message

@@ -1,20 +1,31 @@
-"""From what an annotation names and what lies on disk to the lists a run trains on.
+"""From what an annotation names and what is on disk to the lists a run trains on.
 
-    annotation  ->  [Wanted]  --+
-                                +--  match  ->  Plan  --  write_plan  ->  lists and reports
-    folder      ->  [Found]   --+
+    annotation  ->  [Row]   --+
+                              +--  match  ->  Plan  --  write_plan  ->  lists and reports
+    folder      ->  [path]  --+
 
 Nothing is left out without a line in missing.csv or extra.csv, and the counts add up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
 
-from data_prep.plan_files import Found, usable_path
+from tqdm import tqdm
+
+from slowfast_mvit.annotations.class_names import ClassIndex
+from slowfast_mvit.annotations.csv_lists import usable_path
+from slowfast_mvit.annotations.files import Passed, best_first, walk
+from slowfast_mvit.annotations.records import Row
+from slowfast_mvit.errors import UserError, in_one_message
 
 SPLITS = ("train", "val", "test")
+SHOWN = 20  # problems written out in one message
 
 # Why a video is in no list. The last two are of files, the others of annotated videos.
 NO_FILE = "no file"
@@ -28,33 +39,10 @@ UNREADABLE = "unreadable"
 NOT_CHECKED = "not checked"
 OVERRIDDEN = "overridden"
 SECOND_FILE = "second file"
-REASONS_OF_FILES = (OVERRIDDEN, SECOND_FILE)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A video that an annotation names.
-
-    Attributes:
-        video: its name in the annotation, for messages.
-        split: the list it belongs to.
-        class_name: its class, or None where the annotation does not say.
-    """
-
-    video: str
-    split: str
-    class_name: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A line of missing.csv.
-
-    Attributes:
-        reason: one of the reasons above.
-        path: the file in question; "" where there is none.
-        detail: more in words.
-    """
+class LeftOut(NamedTuple):
+    """A line of missing.csv: the video, one of the reasons above, the file in question or ""."""
 
     split: str
     video: str
@@ -64,19 +52,19 @@ class LeftOut:
     detail: str = ""
 
     @classmethod
-    def of(cls, row: Wanted, reason: str, detail: str = "", path: str = "") -> LeftOut:
+    def of(cls, row: Row | Listed, reason: str, detail: str = "", path: str = "") -> LeftOut:
         """The line for a row of the annotation."""
-        return cls(row.split, row.video, row.class_name or "", reason, path, detail)
+        return cls(row.split or "train", row.video, row.class_name or "", reason, path, detail)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A line of a list, before the path is written out."""
+class Listed(NamedTuple):
+    """A line of a list; ``num_bytes`` is None for a folder of frames."""
 
     split: str
     video: str
     class_name: str
-    file: Found
+    path: str
+    num_bytes: int | None
 
 
 @dataclass
@@ -111,46 +99,186 @@ class Plan:
         return sorted(self.num_annotated, key=lambda s: (SPLITS.index(s) if s in SPLITS else 9, s))
 
 
-def drop_unusable(plan: Plan) -> Plan:
-    """Move videos whose file is empty, a broken link, or of a name no list can hold.
+# Files
 
-    Returns:
-        A plan with those among ``left_out``.
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What is below a folder: videos by path, archives, and how many other files there are."""
+
+    videos: list[str]
+    packed: list[str]
+    num_others: int
+
+
+def list_tree(root: Path, *, images: bool = False) -> Tree:
+    """List the videos below a folder.
+
+    Args:
+        root: the folder.
+        images: whether an image is an item of its own; else a folder with images and no videos
+            is a video, made of these frames.
+
+    Raises:
+        UserError: when it is no folder, or folders below cannot be read (all of them named).
     """
-    kept, left_out = [], list(plan.left_out)
-    for item in plan.listed:
-        reason, detail = _file_problem(item.file)
-        if reason:
-            left_out.append(left_out_of(item, reason, detail))
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "no such folder"
+        raise UserError(f"{root}: {what}. Give the folder of the videos")
+    passed = Passed()
+    paths = walk(root, passed, images_in=lambda folder: images)
+    videos = sorted(tqdm(paths, desc=f"listing {root}", unit=" files", delay=2, leave=False))
+    if passed.unreadable:
+        problems = [f"{folder}: {reason}" for folder, reason in sorted(passed.unreadable)]
+        where = f"{root}: folders that cannot be read"
+        raise UserError(in_one_message(where, problems, limit=SHOWN))
+    return Tree(videos, sorted(passed.packed), passed.num_others)
+
+
+def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
+    """Why a file cannot be listed (reason and detail), and its size, None for a folder."""
+    try:
+        status = os.stat(file)
+    except OSError:  # also a link in a circle
+        return (BROKEN_LINK, "the link leads nowhere"), None
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        return (EMPTY, "0 bytes"), 0
+    _, problem = usable_path(path)
+    num_bytes = None if stat.S_ISDIR(status.st_mode) else status.st_size
+    return (BAD_NAME, problem) if problem else None, num_bytes
+
+
+# Rows and files
+
+
+def settle_rows(rows: Sequence[Row], class_names: Sequence[str]) -> tuple[list[Row], list[LeftOut]]:
+    """Give rows their class in the one spelling; set aside those without, and repetitions.
+
+    Of a video annotated twice the first row counts, and one for evaluation before one for training.
+    """
+    classes = ClassIndex(class_names)
+    settled: dict[str, Row] = {}
+    left_out = []
+    for row in sorted(rows, key=lambda row: row.split == "train"):
+        label = classes.find(row.class_name) if row.class_name else None
+        name = None if label is None else class_names[label]
+        first = settled.get(row.video)
+        if first is not None:
+            other = f" of {first.class_name!r}" if name != first.class_name else ""
+            left_out.append(LeftOut.of(row, DUPLICATE, f"also annotated in {first.split}{other}"))
+        elif name is None:
+            unknown = f"not among the classes{classes.hint(row.class_name or '')}"
+            detail = unknown if row.class_name else "the annotation gives no label"
+            left_out.append(LeftOut.of(row, NO_LABEL, detail))
         else:
-            kept.append(item)
-    return _replaced(plan, kept, left_out)
+            settled[row.video] = row._replace(class_name=name)
+    return list(settled.values()), left_out
 
 
-def _file_problem(file: Found) -> tuple[str, str]:
-    if file.num_bytes is None and not file.is_folder:
-        return BROKEN_LINK, "the link leads nowhere"
-    if file.num_bytes == 0:
-        return EMPTY, "0 bytes"
-    _, problem = usable_path(file.path)
-    return (BAD_NAME, problem) if problem else ("", "")
+def match(
+    plan: Plan,
+    rows: Iterable[Row],
+    videos: Sequence[str],
+    *,
+    root: Path,
+    files_of: Callable[[str], Sequence[str]],
+    overrides: Callable[[str], bool] = lambda path: False,
+    why_missing: Callable[[str], str] = lambda video: "",
+) -> Plan:
+    """Find the file of each annotated video; links to the same file count as one.
+
+    Videos whose file is empty, a broken link, or of a name that no list can hold are left out.
+
+    Args:
+        plan: what is known so far; videos and files are added to a copy.
+        rows: videos with a class, each once.
+        videos: all files below ``root``.
+        root: the folder of the videos.
+        files_of: the files of a video, by its name.
+        overrides: whether a file replaces others of the same video.
+        why_missing: what else is known of a video without a file.
+    """
+    listed, left_out = list(plan.listed), list(plan.left_out)
+    used: set[str] = set()
+    listed_as: dict[str, Row] = {}
+    for row in rows:
+        files = best_first(
+            files_of(row.video),
+            root=root,
+            split=row.split,
+            class_name=row.class_name,
+            overrides=overrides,
+        )
+        used.update(files)
+        if not files:
+            left_out.append(LeftOut.of(row, NO_FILE, why_missing(row.video)))
+            continue
+        chosen, *others = files
+        other = listed_as.setdefault(chosen, row)
+        if other is not row:
+            detail = f"its file is listed as {other.video!r} of {other.class_name!r}"
+            left_out.append(LeftOut.of(row, DUPLICATE, detail, chosen))
+            continue
+        problem, num_bytes = _file_problem(root / chosen, chosen)
+        if problem:
+            left_out.append(LeftOut.of(row, *problem, chosen))
+        else:
+            listed.append(
+                Listed(row.split or "train", row.video, row.class_name or "", chosen, num_bytes)
+            )
+        reason = OVERRIDDEN if overrides(chosen) else SECOND_FILE
+        left_out += [
+            LeftOut.of(row, reason, f"by {chosen}", path)
+            for path in others
+            if not _same_file(root / path, root / chosen)
+        ]
+    # The file of a video that is left out is named by the annotation all the same.
+    used.update(path for item in plan.left_out for path in files_of(item.video))
+    extra = [path for path in videos if path not in used]
+    return replace(plan, listed=listed, left_out=left_out, extra=extra)
 
 
-def left_out_of(item: Listed, reason: str, detail: str = "") -> LeftOut:
-    """The line of missing.csv for a video that was to be listed."""
-    return LeftOut(item.split, item.video, item.class_name, reason, item.file.path, detail)
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
-def keep_only(plan: Plan, left_out_of_item: Mapping[str, LeftOut]) -> Plan:
+def keep_only(plan: Plan, left_out_of_path: Mapping[str, LeftOut]) -> Plan:
     """The plan without the videos whose file is named here, which move to ``left_out``."""
-    kept = [item for item in plan.listed if item.file.path not in left_out_of_item]
-    moved = [
-        left_out_of_item[item.file.path]
-        for item in plan.listed
-        if item.file.path in left_out_of_item
+    kept = [item for item in plan.listed if item.path not in left_out_of_path]
+    moved = [left_out_of_path[item.path] for item in plan.listed if item.path in left_out_of_path]
+    return replace(plan, listed=kept, left_out=[*plan.left_out, *moved])
+
+
+# Notes
+
+
+def validation_note(rows: Iterable[Row]) -> list[str]:
+    """For a release with labelled test videos whose published results are of validation."""
+    if not any(row.split == "test" and row.class_name for row in rows):
+        return []
+    return [
+        "test.csv is among the lists, so testing reads it; published results are of the "
+        "validation videos: to compare with them, remove test.csv"
     ]
-    return _replaced(plan, kept, [*plan.left_out, *moved])
 
 
-def _replaced(plan: Plan, listed: list[Listed], left_out: list[LeftOut]) -> Plan:
-    return Plan(**{**vars(plan), "listed": listed, "left_out": left_out})
+def packed_note(packed: Sequence[str], unpack: str) -> list[str]:
+    """How to unpack the archives that are still packed, as a note; none where there are none."""
+    if not packed:
+        return []
+    many = "1 archive is" if len(packed) == 1 else f"{len(packed)} archives are"
+    return [f"{many} still packed (first: {packed[0]}). Unpack with: {unpack}"]
+
+
+def row_notes(
+    counted: Mapping[str, int], public: Mapping[str, int], what: str = "rows"
+) -> list[str]:
+    """Where the annotation files are not those of the public release, by their rows."""
+    return [
+        f"the {split} annotations have {counted[split]:,} {what}, the public ones {rows:,}"
+        for split, rows in public.items()
+        if split in counted and counted[split] != rows
+    ]

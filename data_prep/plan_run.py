@@ -1,18 +1,23 @@
-"""The options that all scripts for lists have, and what happens once the plan is made."""
+"""The options that all scripts for lists have, the check of the listed files, and the end."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from data_prep.command_line import num_cores, whole_number
+from data_prep.jobs import JobInput, run_jobs
+from data_prep.journal import Record, read_records
+from data_prep.merging import merge
 from data_prep.parts import Shard
-from data_prep.plan import Plan, drop_unusable
-from data_prep.plan_records import check_listed, checked_records, drop_unreadable, records_of
+from data_prep.plan import NOT_CHECKED, UNREADABLE, LeftOut, Listed, Plan, keep_only
+from data_prep.plan_check import check_file
 from data_prep.plan_write import describe, refuse_foreign_files, write_plan
 from slowfast_mvit.errors import UserError
+
+_RECORDS = "check.jsonl"
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser, videos: str = "--videos") -> None:
@@ -70,25 +75,16 @@ def run_plan(options: argparse.Namespace, make_plan: Callable[[], Plan]) -> int:
     """
     _check_options(options)
     refuse_foreign_files(options.out)
-    plan = drop_unusable(make_plan())
-    if options.verify and plan.listed and not options.merge:
-        shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
-        counts = check_listed(
-            plan,
-            options.out,
-            videos=options.videos,
-            shard=shard,
-            num_workers=options.workers,
-            timeout_s=options.timeout_s,
-        )
-        print(f"checked: {counts}")
-        if shard.count > 1:
-            print("When all shards are done, run the same command with --merge for --shard.")
-            return 0
+    plan = make_plan()
+    records: Iterable[Record] | None = None
     if options.verify and plan.listed:
-        plan = drop_unreadable(plan, checked_records(options.out), videos=options.videos)
+        if not options.merge and not _check_listed(plan, options):
+            return 0
+        records = merge(options.out / _RECORDS)
     elif options.records:
-        plan = drop_unreadable(plan, records_of(options.records), videos=options.videos)
+        records = (record for file in options.records for record in read_records(file))
+    if records is not None:
+        plan = drop_unreadable(plan, records, videos=options.videos)
     summary = write_plan(plan, options.out, videos=options.videos, absolute=options.absolute)
     print(describe(summary, options.out))
     return 0
@@ -99,3 +95,94 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UserError("give --records or --verify, not both")
     if (options.shard or options.merge) and not options.verify:
         raise UserError("--shard and --merge divide the work of --verify. Add --verify")
+
+
+# Checked files
+
+
+def _check_listed(plan: Plan, options: argparse.Namespace) -> bool:
+    """Check the listed files of this part, except folders of frames, as ``check_videos.py`` does.
+
+    What was checked before and has not changed since is not checked again.
+
+    Returns:
+        Whether this part is all there is, so that the lists can be written.
+    """
+    shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
+    files = sorted({item.path for item in plan.listed if item.num_bytes is not None})
+    counts = run_jobs(
+        [JobInput(path, options.videos / path) for path in files],
+        check_file,
+        options.out / _RECORDS,
+        job="check_videos",
+        settings={},
+        shard=shard,
+        num_workers=options.workers,
+        timeout_s=options.timeout_s,
+    )
+    counted = (f"{number:,} {status}" for status, number in sorted(counts.items()))
+    print(f"checked: {', '.join(counted)}")
+    if shard.count > 1:
+        print("When all shards are done, run the same command with --merge for --shard.")
+    return shard.count == 1
+
+
+def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> Plan:
+    """Leave out videos whose record is not "ok", or that have none, or changed since.
+
+    Args:
+        plan: what was matched.
+        records: as ``check_videos.py`` writes them, their paths absolute or below ``videos``.
+        videos: where the paths in the plan start.
+
+    Raises:
+        UserError: when no record is of a file of the plan.
+    """
+    by_path = {record["path"]: record for record in records}
+    same: dict[str, list[Listed]] = {}
+    folders = ("", str(videos), str(videos.absolute()))
+    left_out = {}
+    matched = 0
+    for item in plan.listed:
+        if item.num_bytes is None:
+            continue
+        names = (os.path.join(folder, item.path) for folder in folders)
+        record = next((by_path[name] for name in names if name in by_path), None)
+        matched += record is not None
+        problem = _problem(item, record)
+        if record is not None and "sha256" in record:
+            same.setdefault(record["sha256"], []).append(item)
+        if problem:
+            left_out[item.path] = LeftOut.of(item, *problem, item.path)
+    if left_out and not matched:
+        raise UserError(
+            f"the records are of other files: they name {next(iter(by_path), 'nothing')!r}, for "
+            f"example, and the videos are named as {plan.listed[0].path!r}. Run "
+            f"data_prep/check_videos.py on {videos}"
+        )
+    plan = keep_only(plan, left_out)
+    plan.notes = [*plan.notes, *_notes_on_copies(same.values())]
+    return plan
+
+
+def _notes_on_copies(groups: Iterable[list[Listed]]) -> list[str]:
+    """Videos of the same content that would be trained on and tested, or belong to two classes."""
+    groups = [group for group in groups if len({(i.split, i.class_name) for i in group}) > 1]
+    if not groups:
+        return []
+    example = " = ".join(item.path for item in groups[0])
+    return [
+        f"videos whose content is also in another split or class: {len(groups):,} ({example}, "
+        "for example)"
+    ]
+
+
+def _problem(item: Listed, record: Record | None) -> tuple[str, str] | None:
+    """Reason and detail, or None for a video that is as it was when found good."""
+    if record is None:
+        return NOT_CHECKED, "no record names it"
+    if record.get("status") != "ok":
+        return UNREADABLE, f"{record.get('status')}: {record.get('reason', '')}"
+    if record.get("bytes") != item.num_bytes:
+        return NOT_CHECKED, f"{record.get('bytes')} bytes when checked, {item.num_bytes} now"
+    return None

@@ -11,37 +11,21 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from data_prep.plan import Wanted
-from data_prep.plan_files import shortened
+from data_prep.plan import SHOWN
+from slowfast_mvit.annotations.records import Row
 from slowfast_mvit.errors import UserError, in_one_message
 
 VAL_FRACTION = 0.2  # where neither folders, nor a table, nor the user says how to split
 
 
-@dataclass(frozen=True, slots=True)
-class Unsplit:
-    """A video that may or may not know its side yet.
-
-    Attributes:
-        video: as its folder or table names it.
-        split: None where it is to be decided.
-        class_name: None where unknown.
-    """
-
-    video: str
-    split: str | None
-    class_name: str | None
-
-
 def assign_splits(
-    rows: Sequence[Unsplit],
+    rows: Sequence[Row],
     *,
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     group_by: str | None = None,
-) -> tuple[list[Wanted], list[str]]:
+) -> tuple[list[Row], list[str]]:
     """Give each video a side.
 
     Videos without a split, and videos of "train" where there is no other split, are divided; the
@@ -73,7 +57,7 @@ def assign_splits(
         split = row.split or "train"
         if divides and split == "train":
             split = _side(source_of[row.video], val, test)
-        wanted.append(Wanted(row.video, split, row.class_name))
+        wanted.append(row._replace(split=split))
     notes = []
     if divides:
         by = f"sources ({group_by})" if group_by else "names"
@@ -100,7 +84,7 @@ def _check_fractions(val: float, test: float, given: set[str]) -> None:
         raise UserError(in_one_message("options", problems))
 
 
-def _sources(rows: Sequence[Unsplit], group_by: str | None) -> dict[str, str]:
+def _sources(rows: Sequence[Row], group_by: str | None) -> dict[str, str]:
     """What a video is divided by: its source, or its name without suffix."""
     if group_by is None:
         return {row.video: os.path.splitext(row.video)[0] for row in rows}
@@ -111,7 +95,7 @@ def _sources(rows: Sequence[Unsplit], group_by: str | None) -> dict[str, str]:
     found = {row.video: pattern.search(row.video) for row in rows}
     without = [f"{video!r} does not match" for video, match in found.items() if match is None]
     if without:
-        raise UserError(in_one_message(f"--group-by {group_by}", shortened(without)))
+        raise UserError(in_one_message(f"--group-by {group_by}", without, limit=SHOWN))
     return {
         video: "\n".join(group or "" for group in match.groups()) or match[0]
         for video, match in found.items()
@@ -127,7 +111,7 @@ def _side(source: str, val: float, test: float) -> str:
     return "val" if place < test + val else "train"
 
 
-def _leaks(wanted: Sequence[Wanted], source_of: dict[str, str], group_by: str | None) -> list[str]:
+def _leaks(wanted: Sequence[Row], source_of: dict[str, str], group_by: str | None) -> list[str]:
     """Sources on several sides, which only splits that were given can have."""
     if group_by is None:
         return []

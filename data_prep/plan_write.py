@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.plan import NO_FILE, SPLITS, Plan
-from data_prep.plan_files import list_line
+from slowfast_mvit.annotations.csv_lists import list_line
 from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
 
@@ -78,9 +78,7 @@ def write_plan(plan: Plan, out: Path, *, videos: Path, absolute: bool = False) -
         "classes.txt": "".join(f"{name}\n" for name in plan.class_names),
         "missing.csv": _table(
             ("split", "video", "class", "reason", "path", "detail"),
-            sorted(
-                (i.split, i.video, i.class_name, i.reason, i.path, i.detail) for i in plan.left_out
-            ),
+            sorted(plan.left_out),
         ),
         "extra.csv": _table(("path",), sorted((path,) for path in plan.extra)),
     }
@@ -114,8 +112,8 @@ def _lists(plan: Plan, videos: Path, absolute: bool) -> dict[str, str]:
     label_of = {name: label for label, name in enumerate(plan.class_names)}
     root = videos.absolute() if absolute else None
     lines: dict[str, list[str]] = {}
-    for item in sorted(plan.listed, key=lambda item: item.file.path):
-        path = item.file.path if root is None else str(root / item.file.path)
+    for item in sorted(plan.listed, key=lambda item: item.path):
+        path = item.path if root is None else str(root / item.path)
         line = list_line(path, label_of[item.class_name])
         lines.setdefault(item.split, []).append(line)
     return {split: "".join(lines[split]) for split in plan.splits if split in lines}

@@ -10,23 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.jobs import JobInput
-from data_prep.plan_files import list_line, list_tree
-from slowfast_mvit.data.listing.csv_lists import read_csv_file
-from slowfast_mvit.data.listing.texts import numbered_lines
-from slowfast_mvit.data.lists import ListSource, VideoList
-from slowfast_mvit.data.video.shards import leads_to_file
+from data_prep.plan import SHOWN, list_tree
+from slowfast_mvit.annotations.csv_lists import list_line, read_csv_file
+from slowfast_mvit.annotations.files import is_video
+from slowfast_mvit.annotations.records import ListSource
+from slowfast_mvit.annotations.texts import numbered_lines
+from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.errors import UserError, in_one_message
-from slowfast_mvit.storage import write_text_atomically
-
-_SHOWN_PROBLEMS = 20
+from slowfast_mvit.storage import leads_to_file, write_text_atomically
 
 Row = tuple[JobInput, int]  # a video of a list, named by its path below a folder, and its label
 
 
 def inputs_in_folder(folder: Path) -> list[JobInput]:
     """The video files below a folder, as the scripts for lists find them, sorted by name."""
-    found = [video.path for video in list_tree(folder).videos if not video.is_folder]
-    return [JobInput(name, folder / name) for name in sorted(found, key=os.fsencode)]
+    found = sorted(list_tree(folder).videos, key=os.fsencode)
+    return [JobInput(name, folder / name) for name in found if is_video(name)]
 
 
 def inputs_from_paths(lines: Iterable[str], folder: Path) -> list[JobInput]:
@@ -84,7 +83,7 @@ def rows_of_list(file: Path, videos: Path) -> list[Row]:
             outside.append(f"{video.path} is not below {videos}")
         rows.append((JobInput(Path(name).as_posix(), Path(video.path)), video.label))
     if outside:
-        raise UserError(in_one_message(str(file), outside[:_SHOWN_PROBLEMS]))
+        raise UserError(in_one_message(str(file), outside, limit=SHOWN))
     return rows
 
 
@@ -179,7 +178,7 @@ def _read_list(file: Path, videos: Path | None = None) -> VideoList:
     source = ListSource(file.parent, "train", separator=_separator_of(file))
     starts = [source] if videos is None else [source, replace(source, path_prefix=str(videos))]
     for start in starts:
-        found = read_csv_file(file, start)
+        found = VideoList.of(read_csv_file(file, start))
         if any(leads_to_file(Path(video.path)) for video in found):
             return found
     folders = [str(file.parent), "the working folder", *([] if videos is None else [str(videos)])]

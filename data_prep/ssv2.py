@@ -17,61 +17,31 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 # The code beside this file, installed or not, and not another version that may be installed too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command_line import exit_status
-from data_prep.plan import Plan, Wanted
-from data_prep.plan_files import Found, list_tree
-from data_prep.plan_match import match, packed_note, read_class_map, settle_rows, validation_note
+from data_prep.plan import (
+    Plan,
+    list_tree,
+    match,
+    packed_note,
+    row_notes,
+    settle_rows,
+    validation_note,
+)
 from data_prep.plan_run import add_plan_arguments, run_plan
-from slowfast_mvit.data.listing.ssv2_lists import read_answers
-from slowfast_mvit.data.listing.texts import raise_problems, read_json
+from slowfast_mvit.annotations import ssv2
+from slowfast_mvit.annotations.class_names import read_class_names, spelling_problems
+from slowfast_mvit.annotations.columns import KeyIndex
+from slowfast_mvit.annotations.files import stem
+from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
+from slowfast_mvit.annotations.records import Row
 from slowfast_mvit.errors import ListError, UserError
 
 NUM_CLASSES = 174
 ROWS = {"train": 168_913, "val": 24_777, "test": 27_157}  # of the public release
-
-_PREFIXES = ("", "something-something-v2-")
-_FILES = {"train": ("train",), "val": ("validation", "val"), "test": ("test",)}
-
-
-def find_file(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of these files that a folder holds, under its newer or older name."""
-    files = (folder / f"{prefix}{name}" for name in names for prefix in _PREFIXES)
-    return next((file for file in files if file.is_file()), None)
-
-
-def read_entries(file: Path, split: str, answers: dict[str, str]) -> list[Wanted]:
-    """The videos of a JSON file: [{"id": "78687", "template": "Pushing [something]"}, ...].
-
-    Args:
-        file: one of train.json, validation.json, test.json.
-        split: the list that its videos belong to.
-        answers: classes of videos whose entries name none, by id.
-
-    Raises:
-        ListError: all problems of the file at once.
-    """
-    entries = read_json(file)
-    if not isinstance(entries, list) or not entries:
-        raise ListError(f'{file}: expected entries such as {{"id": "1", "template": "..."}}')
-    problems = [
-        (number, 'lacks "id", the name of the video')
-        for number, entry in enumerate(entries, start=1)
-        if not (isinstance(entry, dict) and isinstance(entry.get("id"), (int, str)))
-    ]
-    raise_problems(file, problems, what="entry")
-    return [Wanted(str(entry["id"]), split, _class_of(entry, answers)) for entry in entries]
-
-
-def _class_of(entry: dict[str, Any], answers: dict[str, str]) -> str | None:
-    """Brackets mark what the person held; the class is the template without them."""
-    if not entry.get("template"):
-        return answers.get(str(entry["id"]))
-    return re.sub(r"[\[\]]", "", str(entry["template"]))
 
 
 def plan_ssv2(
@@ -88,36 +58,34 @@ def plan_ssv2(
         UserError: when files are missing or wrong, or of another number of classes.
     """
     folder, labels_file = _find_labels(annotations, videos)
-    of_folded = read_class_map(labels_file)
-    if len(of_folded) != num_classes:
+    names = read_class_names(labels_file)
+    raise_problems(spelling_problems(names, labels_file, "classes", loosely=True))
+    if len(names) != num_classes:
         raise UserError(
-            f"{labels_file}: names {len(of_folded)} classes, expected {num_classes}. For labels of "
-            f"another data set in this form give --num-classes {len(of_folded)}"
+            f"{labels_file}: names {len(names)} classes, expected {num_classes}. For labels of "
+            f"another data set in this form give --num-classes {len(names)}"
         )
-    names = tuple(of_folded.values())
-    wanted = list(_all_entries(folder))
-    if not wanted:
+    rows = list(_all_rows(folder))
+    if not rows:
         raise UserError(f"{folder}: no train.json, validation.json or test.json")
-    counted = Counter(row.split for row in wanted)
+    counted = Counter(row.split or "" for row in rows)
     tree = list_tree(videos)
     notes = [
-        *_row_notes(counted, num_classes),
+        *(row_notes(counted, ROWS) if num_classes == NUM_CLASSES else []),
         *_side_notes(names),
-        *validation_note(wanted),
-        *packed_note(tree, "cat 20bn-something-something-v2-?? | tar zx"),
+        *validation_note(rows),
+        *packed_note(tree.packed, "cat 20bn-something-something-v2-?? | tar zx"),
     ]
     plan = Plan("ssv2", "ssv2", names, counted, notes=notes)
-    rows, plan.left_out = settle_rows(wanted, of_folded)
-    by_id: dict[str, list[Found]] = {}
-    for file in tree.videos:
-        by_id.setdefault(file.stem, []).append(file)
-    return match(plan, rows, tree, root=videos, files_of=lambda video: by_id.get(video, []))
+    settled, plan.left_out = settle_rows(rows, names)
+    files = KeyIndex(tree.videos, stem)
+    return match(plan, settled, tree.videos, root=videos, files_of=files.find)
 
 
 def _find_labels(annotations: Path | None, videos: Path) -> tuple[Path, Path]:
     folders = [annotations] if annotations else [videos, videos / "labels"]
     for folder in folders:
-        file = find_file(folder, ["labels.json"])
+        file = ssv2.find_file(folder, ssv2.LABELS)
         if file:
             return folder, file
     shown = " or ".join(map(str, folders))
@@ -127,23 +95,19 @@ def _find_labels(annotations: Path | None, videos: Path) -> tuple[Path, Path]:
     )
 
 
-def _all_entries(folder: Path) -> Iterator[Wanted]:
-    answers_file = find_file(folder, ["test-answers.csv"])
-    answers = read_answers(answers_file) if answers_file else {}
-    for split, names in _FILES.items():
-        file = find_file(folder, [f"{name}.json" for name in names])
-        if file:
-            yield from read_entries(file, split, answers)
-
-
-def _row_notes(counted: Counter[str], num_classes: int) -> list[str]:
-    if num_classes != NUM_CLASSES:
-        return []
-    return [
-        f"{split} has {counted[split]:,} entries, the public release {rows:,}"
-        for split, rows in ROWS.items()
-        if split in counted and counted[split] != rows
-    ]
+def _all_rows(folder: Path) -> Iterator[Row]:
+    answers_file = ssv2.find_file(folder, ssv2.ANSWERS)
+    answers = ssv2.read_answers(answers_file) if answers_file else {}
+    for split, names in ssv2.SPLITS.items():
+        file = ssv2.find_file(folder, names)
+        if file is None:
+            continue
+        problems: list[Problem] = []
+        rows = list(without_problems(ssv2.read_rows(file, split, answers), problems))
+        raise_problems(problems)
+        if not rows:
+            raise ListError(f'{file}: expected entries such as {{"id": "1", "template": "..."}}')
+        yield from rows
 
 
 def _side_notes(names: Sequence[str]) -> list[str]:

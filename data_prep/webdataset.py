@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from slowfast_mvit.data.listing.folder_lists import VIDEO_SUFFIXES
+from slowfast_mvit.annotations.files import VIDEO_SUFFIXES
 from slowfast_mvit.data.video import shards
 from slowfast_mvit.data.video.opening import open_plain_file
 

@@ -17,7 +17,13 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """Bad input. The message says where, what was found, what is allowed and what to do."""
+    """Bad input. The message says where, what was found, what is allowed and what to do.
+
+    Attributes:
+        problems: each problem as a record, where the message lists several.
+    """
+
+    problems: tuple[Any, ...] = ()
 
 
 class ConfigError(UserError):

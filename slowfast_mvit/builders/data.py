@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from slowfast_mvit.config import Config
-from slowfast_mvit.data import catalog
-from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.lists import VideoList, catalog
 from slowfast_mvit.data.loading.eval_items import EvalVideos, read_views
 from slowfast_mvit.data.loading.loader import Loader, eval_loader, train_loader
 from slowfast_mvit.data.loading.train_items import TrainVideos

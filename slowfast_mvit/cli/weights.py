@@ -58,8 +58,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.annotations.class_names import read_class_names
     from slowfast_mvit.config import load_config
-    from slowfast_mvit.data.listing.class_names import read_class_names
     from slowfast_mvit.jobs.convert import convert
     from slowfast_mvit.storage import local_copy
 

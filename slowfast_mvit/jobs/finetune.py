@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from slowfast_mvit import builders
+from slowfast_mvit.annotations.class_names import folded
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.config.config import KEYS
-from slowfast_mvit.data.listing.class_names import folded
 from slowfast_mvit.errors import ConfigError, UserError, in_one_message
 from slowfast_mvit.evaluation.results import load_results
 from slowfast_mvit.jobs.pretrained_weights import model_of

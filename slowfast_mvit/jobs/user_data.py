@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError, in_one_message
 
 logger = logging.getLogger(__name__)
@@ -71,13 +71,15 @@ def survey(folder: str) -> OwnVideos:
 @contextlib.contextmanager
 def _warnings_only() -> Iterator[None]:
     """Training reads the same lists again, and tells then how."""
-    lists = logging.getLogger("slowfast_mvit.data")
-    before = lists.level
-    lists.setLevel(logging.WARNING)
+    readers = [logging.getLogger(f"slowfast_mvit.{name}") for name in ("annotations", "data")]
+    before = [reader.level for reader in readers]
+    for reader in readers:
+        reader.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        lists.setLevel(before)
+        for reader, level in zip(readers, before, strict=True):
+            reader.setLevel(level)
 
 
 def _class_names(train: VideoList, held_out: VideoList) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from slowfast_mvit.storage.atomic import (
 )
 from slowfast_mvit.storage.outputs import output_folder, shared_output_folder, upload_changes
 from slowfast_mvit.storage.remote import is_remote, local_copy, register_path_handlers
+from slowfast_mvit.storage.shard_paths import leads_to_file, split_path
 from slowfast_mvit.storage.tables import csv_text, safe_cell
 from slowfast_mvit.storage.torch_files import read_torch, save_torch
 
@@ -17,6 +18,7 @@ __all__ = [
     "atomic_path",
     "csv_text",
     "is_remote",
+    "leads_to_file",
     "local_copy",
     "output_folder",
     "read_torch",
@@ -25,6 +27,7 @@ __all__ = [
     "safe_cell",
     "save_torch",
     "shared_output_folder",
+    "split_path",
     "upload_changes",
     "whole_lines",
     "write_atomically",

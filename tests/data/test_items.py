@@ -10,8 +10,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from videos import REAL_VIDEOS, picture, sequential_frames, write_video
 
-from slowfast_mvit.data.catalog import open_list
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.data.loading import eval_items
 from slowfast_mvit.data.loading.eval_items import EvalVideos
 from slowfast_mvit.data.loading.items import ItemKey, batch_shape, read_batch

@@ -10,8 +10,8 @@ import re
 
 import pytest
 
-from slowfast_mvit.data.catalog import check_flip, find_dataset, open_list, read_class_names
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.lists.catalog import check_flip, find_dataset, open_list, read_class_names
 from slowfast_mvit.errors import ConfigError, ListError
 from slowfast_mvit.structures import VideoRecord
 

@@ -10,9 +10,9 @@ import tracemalloc
 import pytest
 
 from slowfast_mvit import builders
+from slowfast_mvit.annotations import class_folders
 from slowfast_mvit.config import load_config
-from slowfast_mvit.data.catalog import open_list
-from slowfast_mvit.data.listing import folder_lists
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError
 
 
@@ -47,8 +47,8 @@ def test_reads_videos_images_and_frame_folders_of_each_class(tmp_path, caplog):
         ("swim/c.AVI", 1),
     ]
     assert videos[0].path == str(tmp_path / "train/run/frames")
-    assert "left out 3 entries" in caplog.text
-    assert "of a class: loose.mp4, run/empty, swim/notes.txt\n" in caplog.text
+    assert "'train/loose.mp4' is in no class folder" in caplog.text
+    assert "2 other files are left out: run/empty/x.txt, swim/notes.txt\n" in caplog.text
 
 
 def test_a_class_that_a_split_lacks_does_not_shift_the_others(tmp_path):
@@ -200,8 +200,13 @@ def test_long_lists_take_little_memory_while_they_are_read(tmp_path, monkeypatch
     names = [f"{number:08d}_with_a_long_name.JPEG" for number in range(20_000)]
     entries = [{"im_path": f"train/n01440764/{name}", "class": 0} for name in names]
     (tmp_path / "train.json").write_text(json.dumps(entries))
-    monkeypatch.setattr(folder_lists, "_class_folders", lambda folders: list("abcdefghij"))
-    monkeypatch.setattr(folder_lists, "_files_of_class", lambda *settings: names[:2000])
+    for folder in "abcdefghij":
+        (tmp_path / folder).mkdir()
+
+    def walk(root, passed, start, **settings):
+        return (f"{start}/{name}" for name in names[:2000])
+
+    monkeypatch.setattr(class_folders, "walk", walk)
 
     for name in ("imagenet", "folder"):
         tracemalloc.start()

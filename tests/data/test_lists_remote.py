@@ -13,7 +13,7 @@ import pytest
 from iopath.common.file_io import PathHandler
 
 from slowfast_mvit import storage
-from slowfast_mvit.data.catalog import open_list
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ConfigError, ListError, UserError
 from slowfast_mvit.storage import register_path_handlers
 
@@ -146,7 +146,7 @@ def test_a_server_that_is_gone_is_asked_once(tmp_path, monkeypatch):
         fetched.append(path)
         return storage.local_copy(path, **settings)
 
-    monkeypatch.setattr("slowfast_mvit.data.listing.remote_lists.local_copy", local_copy)
+    monkeypatch.setattr("slowfast_mvit.data.lists.remote_lists.local_copy", local_copy)
     with pytest.raises(UserError, match=r"train.csv: cannot be fetched .*refused"):
         read(data_dir=address, path_prefix="/videos")
     assert fetched == [f"{address}/train.csv"]

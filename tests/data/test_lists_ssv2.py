@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from slowfast_mvit.data.catalog import open_list
-from slowfast_mvit.data.listing.frame_lists import frame_pattern, frames_of_pattern
+from slowfast_mvit.annotations.frame_lists import frame_pattern, frames_of_pattern
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError
 
 
@@ -89,7 +89,7 @@ def test_a_test_video_of_ssv2_without_an_answer_is_named(tmp_path):
     (tmp_path / "test.json").write_text(json.dumps([{"id": "12"}, {"id": "13"}]))
     write_list(tmp_path, ["12;Holding something"], name="test-answers.csv")
 
-    with pytest.raises(ListError, match=r"entry 2: id '13' is not in test-answers.csv"):
+    with pytest.raises(ListError, match=r"entry 2: '13' has no label in test-answers.csv"):
         open_list("ssv2", "test", data_dir=tmp_path)
 
 
@@ -109,17 +109,17 @@ def test_problems_of_an_ssv2_list_are_reported_at_once(tmp_path):
         {"id": "3"},
         "4",
     ]
-    (tmp_path / "train.json").write_text(json.dumps(entries))
+    (tmp_path / "validation.json").write_text(json.dumps(entries))
 
     with pytest.raises(ListError) as caught:
-        open_list("ssv2", "train", data_dir=tmp_path)
+        open_list("ssv2", "val", data_dir=tmp_path)
 
     message = str(caught.value)
     assert "4 problems" in message
-    assert "entry 2: id '1' is listed twice" in message
-    assert "entry 3: template 'Juggling [something]' is not among the class names" in message
-    assert 'entry 4: lacks "id" or "template"' in message
-    assert 'entry 5: lacks "id" or "template"' in message
+    assert "entry 2: '1' is also on entry 1" in message
+    assert "entry 3: label 'Juggling something' is not among the class names" in message
+    assert "entry 4: '3' has no label" in message
+    assert 'entry 5: lacks "id", the name of the video' in message
     with pytest.raises(ListError, match=r"2 classes, but MODEL.NUM_CLASSES is 400"):
         open_list("ssv2", "train", data_dir=tmp_path, num_classes=400)
 

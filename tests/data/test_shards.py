@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from videos import real_videos, write_video
 
-from slowfast_mvit.data.listing.csv_lists import read_csv
-from slowfast_mvit.data.lists import ListSource
+from slowfast_mvit.annotations.csv_lists import read_csv
+from slowfast_mvit.annotations.records import ListSource
+from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.video import shards
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.data.video.readers import READERS, open_reader, read_image
@@ -99,8 +100,8 @@ def test_a_list_finds_its_shards_beside_it_or_in_the_working_folder(tmp_path, mo
         (folder / "train.csv").write_text("s.tar/a.mp4 0\n")
 
     monkeypatch.chdir(tmp_path)
-    beside = read_csv(ListSource(tmp_path, "train"))[0]
-    elsewhere = read_csv(ListSource(tmp_path / "lists", "train"))[0]
+    beside = VideoList.of(read_csv(ListSource(tmp_path, "train")))[0]
+    elsewhere = VideoList.of(read_csv(ListSource(tmp_path / "lists", "train")))[0]
 
     assert Path(beside.path) == tmp_path / "s.tar" / "a.mp4"
     assert Path(elsewhere.path) == Path("s.tar/a.mp4")

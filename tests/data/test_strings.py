@@ -9,9 +9,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from slowfast_mvit.data.listing import kinetics_lists, shared_arrays, strings
-from slowfast_mvit.data.listing.shared_arrays import SharedArray
-from slowfast_mvit.data.listing.strings import Strings, repeats
+from slowfast_mvit.annotations import columns
+from slowfast_mvit.annotations.columns import KeyIndex, Strings, repeats
+from slowfast_mvit.annotations.files import stem
+from slowfast_mvit.data.lists import shared_arrays
+from slowfast_mvit.data.lists.shared_arrays import SharedArray
 
 
 def test_strings_come_back_as_they_were():
@@ -35,7 +37,7 @@ def test_there_may_be_none_or_none_with_letters(given):
 
 @pytest.mark.parametrize("hashed", [hash, lambda string: 7, len], ids=["hash", "one", "few"])
 def test_repeats_are_equal_strings_whatever_their_hashes(monkeypatch, hashed):
-    monkeypatch.setattr(strings, "hash", hashed, raising=False)
+    monkeypatch.setattr(columns, "hash", hashed, raising=False)
 
     found = list(repeats(Strings(["b", "a", "cc", "b", "d", "a", "b"])))
 
@@ -43,13 +45,13 @@ def test_repeats_are_equal_strings_whatever_their_hashes(monkeypatch, hashed):
 
 
 def test_files_are_found_by_name_whatever_their_hashes(monkeypatch):
-    monkeypatch.setattr(kinetics_lists, "hash", lambda stem: 7, raising=False)
+    monkeypatch.setattr(columns, "hash", lambda stem: 7, raising=False)
 
-    files = kinetics_lists._FilesBelow(["x/a.mp4", "b.mkv", "y/a.webm", "c.mp4"])
+    files = KeyIndex(["x/a.mp4", "b.mkv", "y/a.webm", "c.mp4"], stem)
 
-    assert files.named("a") == ["x/a.mp4", "y/a.webm"]
-    assert files.named("c") == ["c.mp4"]
-    assert files.named("d") == []
+    assert files.find("a") == ["x/a.mp4", "y/a.webm"]
+    assert files.find("c") == ["c.mp4"]
+    assert files.find("d") == []
 
 
 class Sent:

@@ -13,8 +13,9 @@ import pytest
 from data_prep import pack_shards
 from data_prep.jobs import JobInput
 from data_prep.journal import read_records
-from slowfast_mvit.data.listing.csv_lists import read_csv_file
-from slowfast_mvit.data.lists import ListSource
+from slowfast_mvit.annotations.csv_lists import read_csv_file
+from slowfast_mvit.annotations.records import ListSource
+from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 
@@ -48,7 +49,7 @@ def pack(videos: Path, to: Path, *words: object) -> int:
 def contents_of(file: Path) -> list[tuple[bytes, int]]:
     """What the list leads to, in order."""
     found = []
-    for video in read_csv_file(file, ListSource(file.parent, "train")):
+    for video in VideoList.of(read_csv_file(file, ListSource(file.parent, "train"))):
         with open_plain_file(Path(video.path)) as content:
             found.append((content.read(), video.label))
     return found

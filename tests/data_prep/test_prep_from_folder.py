@@ -9,8 +9,9 @@ import pytest
 from made_trees import adds_up, listed, put, reasons, rows, summary, write
 
 from data_prep import from_folder
-from data_prep.plan_split import Unsplit, assign_splits
-from slowfast_mvit.data.catalog import open_list
+from data_prep.plan_split import assign_splits
+from slowfast_mvit.annotations.records import Row
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError, UserError
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
@@ -113,10 +114,10 @@ def test_all_problems_of_the_folders_are_told_at_once(tmp_path):
         run(tmp_path / "v", tmp_path / "out")
 
     assert str(error.value).splitlines()[1:] == [
-        "  'astray.mp4' lies in no class folder",
-        "  class folder 'empty' holds no videos. Fill it or remove it",
+        "  'astray.mp4' is in no class folder",
         "  class folders 'Jump Rope' and 'jump_rope' differ only in spelling",
         "  'a/1.avi' and 'a/1.mp4' differ only in suffix. Keep one of them",
+        "  class folder 'empty' holds no videos. Fill it or remove it",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -136,7 +137,7 @@ def test_accents_that_macos_writes_as_two_characters_are_the_same_letters(tmp_pa
     ("names", "message"),
     [
         (["a/1.mp4", "a/2.mp4"], "found only one, 'a'"),
-        (["1.mp4", "2.mp4"], "no video lies in a class folder"),
+        (["1.mp4", "2.mp4"], "no video is in a class folder"),
         (["a/notes.txt", "b.zip"], r"no videos, 1 other files\n1 archive is still packed"),
     ],
 )
@@ -175,7 +176,7 @@ def test_a_copy_with_another_suffix_stays_on_its_side(tmp_path):
 
 
 def test_the_parts_are_as_large_as_asked_for():
-    rows = [Unsplit(f"a/{i}.mp4", None, "a") for i in range(20_000)]
+    rows = [Row(f"a/{i}.mp4", None, "a") for i in range(20_000)]
 
     wanted, _ = assign_splits(rows, val_fraction=0.1, test_fraction=0.3)
 
@@ -186,7 +187,7 @@ def test_the_parts_are_as_large_as_asked_for():
 
 def test_sides_are_the_same_on_every_machine_and_in_every_version():
     """``printf archery/0 | sha256sum`` starts with bf, then 36, ff and 4a; below 80 is val."""
-    rows = [Unsplit(f"archery/{i}.mp4", None, "archery") for i in range(4)]
+    rows = [Row(f"archery/{i}.mp4", None, "archery") for i in range(4)]
 
     wanted, _ = assign_splits(rows, val_fraction=0.5)
 

@@ -10,7 +10,8 @@ import pytest
 from made_trees import adds_up, listed, put, reasons, rows, summary, write
 
 from data_prep import imagenet
-from slowfast_mvit.data.catalog import open_list
+from slowfast_mvit.annotations.imagenet import read_numbers, read_val_labels
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError, UserError
 
 SYNSETS = ("n01440764", "n02012849", "n03126707")
@@ -88,7 +89,7 @@ def test_the_matlab_table_of_the_first_devkit_is_read(tmp_path):
     kit = devkit(tmp_path / "kit")
     scipy_io.savemat(kit / "data" / "meta.mat", {"synsets": np.array(table, dtype=fields)})
 
-    assert imagenet.truth_of_numbers(kit) == {1: "n02012849", 2: "n03126707", 3: "n01440764"}
+    assert read_numbers(kit) == {1: "n02012849", 2: "n03126707", 3: "n01440764"}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_names_are_those_of_people_and_two_cranes_are_told_apart(tmp_path, name,
 def test_flat_images_without_ground_truth_are_refused(tmp_path):
     put(tmp_path / "i", *TRAIN, *VAL)
 
-    with pytest.raises(UserError, match=r"3 images of val lie in no class folder.*--val-labels"):
+    with pytest.raises(UserError, match=r"3 images of val are in no class folder.*--val-labels"):
         run(tmp_path / "i", tmp_path / "out")
 
 
@@ -131,7 +132,7 @@ def test_numbers_without_the_devkit_are_refused_all_at_once(tmp_path):
     file = write(tmp_path / "truth.txt", "490\nn01440764\nx\n")
 
     with pytest.raises(ListError) as error:
-        imagenet.read_val_labels(file, {}, SYNSETS)
+        read_val_labels(file, {}, SYNSETS)
 
     assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == [
         "  line 1",

@@ -11,8 +11,9 @@ from made_trees import HEADER, adds_up, all_bytes, listed, put, reasons, rows, s
 from torchvision.models.video import MViT_V2_S_Weights
 
 from data_prep import kinetics
-from data_prep.plan_kinetics import Clip, find_annotations, parsed_name, read_annotations, read_ids
-from slowfast_mvit.data.catalog import open_list
+from data_prep.kinetics import read_annotations, read_ids
+from slowfast_mvit.annotations.kinetics import find_annotations, parsed_name
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError, UserError
 
 TRAIN = HEADER + (
@@ -349,21 +350,20 @@ def test_annotations_are_read_as_they_come(tmp_path):
     clips = read_annotations(write(tmp_path / "all.csv", text))
 
     assert clips == [
-        Clip("aaaaaaaaaaa", 8, 18, "sword fighting", "train"),
-        Clip("bbbbbbbbbbb", 1, 11, "a, b", "val"),
-        Clip("ccccccccccc", 1, 11, "c, d", "test"),
-        Clip("ddddddddddd", 1, 11, "quoted", "train"),
+        ("aaaaaaaaaaa_000008_000018", "train", "sword fighting", 2),
+        ("bbbbbbbbbbb_000001_000011", "val", "a, b", 3),
+        ("ccccccccccc_000001_000011", "test", "c, d", 4),
+        ("ddddddddddd_000001_000011", "train", "quoted", 5),
     ]
-    assert clips[0].name == "aaaaaaaaaaa_000008_000018"
 
 
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("abcdefghijk_000008_000018.mp4.webm", ("abcdefghijk", 8, 18)),
-        ("-a_1_2bcdef_000008_000018", ("-a_1_2bcdef", 8, 18)),
-        ("-a_1_234567", ("-a_1_234567", None, None)),  # 11 characters: an id
-        ("name", ("name", None, None)),
+        ("abcdefghijk_000008_000018.mp4.webm", ("abcdefghijk", "abcdefghijk_000008_000018")),
+        ("-a_1_2bcdef_8_18", ("-a_1_2bcdef", "-a_1_2bcdef_000008_000018")),
+        ("-a_1_234567", ("-a_1_234567", "")),  # 11 characters: an id
+        ("name", ("name", "")),
     ],
 )
 def test_a_file_name_is_taken_apart(name, parts):

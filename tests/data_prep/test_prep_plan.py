@@ -10,9 +10,10 @@ import pytest
 from made_trees import adds_up, all_bytes, listed, put, put_video, reasons, rows, summary, write
 
 from data_prep import check_videos, from_folder, plan_write
-from data_prep.plan_files import list_line, list_tree, usable_path
-from data_prep.plan_match import split_named_in
-from slowfast_mvit.data.catalog import open_list
+from data_prep.plan import list_tree
+from slowfast_mvit.annotations.csv_lists import list_line, usable_path
+from slowfast_mvit.annotations.records import split_named_in
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 from made_trees import adds_up, listed, put, reasons, rows, summary, write
 
 from data_prep import ssv2
-from slowfast_mvit.data.catalog import open_list
+from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError, UserError
 
 LABELS = {

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import weakref
 
 import torch
 from torch import Tensor
+
+from slowfast_mvit.data.lists.shared_arrays import nameless_file
 
 
 class WrittenBuffers:
@@ -69,11 +70,3 @@ class ReadBuffers:
     def take_free(self) -> int | None:
         """The number of a buffer that nobody holds, which is then taken; None if there is none."""
         return self._free.pop() if self._free else None
-
-
-def nameless_file() -> int:
-    """The descriptor of an empty file in memory; it is gone with the last process that has it."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("slowfast_mvit")
-    with tempfile.TemporaryFile() as file:  # where there is no Linux
-        return os.dup(file.fileno())

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from slowfast_mvit.data.video.shards import open_member, split_path
+from slowfast_mvit.data.video.shards import open_member
 from slowfast_mvit.errors import DecodeError
+from slowfast_mvit.storage import split_path
 
 
 def open_plain_file(path: Path) -> BinaryIO:

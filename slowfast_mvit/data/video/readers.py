@@ -25,8 +25,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from slowfast_mvit.data.listing.frame_lists import frames_of_pattern
-from slowfast_mvit.data.lists import IMAGE_SUFFIXES
+from slowfast_mvit.annotations.files import IMAGE_SUFFIXES
+from slowfast_mvit.annotations.frame_lists import frames_of_pattern
 from slowfast_mvit.data.video.decode_decord import open_decord
 from slowfast_mvit.data.video.decode_pyav import open_pyav
 from slowfast_mvit.data.video.decode_torchcodec import open_torchcodec, open_torchcodec_cuda

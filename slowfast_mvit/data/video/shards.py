@@ -44,28 +44,6 @@ _HEAD_BYTES = 100
 _HEAD = re.compile(rb"# tar index 1: ([0-9]+) bytes, ([0-9]+) members\n")
 
 
-def split_path(path: Path) -> tuple[Path, str] | None:
-    """The shard and the member that a path names; None for other paths.
-
-    Raises:
-        DecodeError: when the path climbs out of its shard.
-    """
-    if f".tar{os.sep}" not in os.fspath(path):
-        return None
-    shard = next((p for p in path.parents if p.suffix == ".tar" and os.path.isfile(p)), None)
-    if shard is None:
-        return None
-    member = path.relative_to(shard)
-    if ".." in member.parts:
-        raise DecodeError("'..' is not followed inside a shard", path)
-    return shard, member.as_posix()
-
-
-def leads_to_file(path: Path) -> bool:
-    """Whether something stands at a path; of one into a shard, whether the shard does."""
-    return os.path.exists(path) or split_path(path) is not None
-
-
 def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
     """A member of a shard as a file of its own: seekable, and blind to the rest of the shard.
 

@@ -1,6 +1,6 @@
 """Numbers that never change, in memory that worker processes share however they are started.
 
-Forked workers share the pages of the main process. A spawned one gets the descriptor of a file
+Forked workers share the pages of the main process. A spawned one receives the descriptor of a file
 without a name, which holds the same numbers. So nothing is taken from /dev/shm, where torch would
 put a tensor: many containers have 64 MB there, for all processes of a node.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 import weakref
 from collections.abc import Callable
 from multiprocessing.context import get_spawning_popen
@@ -16,8 +17,6 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
-
-from slowfast_mvit.data.loading.shared_pixels import nameless_file
 
 
 class SharedArray:
@@ -65,3 +64,11 @@ def _received(sent: Any, dtype: str, num_bytes: int) -> SharedArray:
     memory = mmap.mmap(descriptor, num_bytes, prot=mmap.PROT_READ)
     os.close(descriptor)
     return SharedArray(np.frombuffer(memory, dtype=dtype))
+
+
+def nameless_file() -> int:
+    """The descriptor of an empty file in memory; it is gone with the last process that has it."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("slowfast_mvit")
+    with tempfile.TemporaryFile() as file:  # where there is no Linux
+        return os.dup(file.fileno())

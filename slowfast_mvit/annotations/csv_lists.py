@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import re
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from slowfast_mvit.data.listing.strings import Strings
-from slowfast_mvit.data.listing.texts import numbered_lines, raise_problems
-from slowfast_mvit.data.lists import (
+from slowfast_mvit.annotations.columns import Strings, columns
+from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
+from slowfast_mvit.annotations.records import (
+    Annotated,
     ListSource,
-    VideoList,
-    columns,
-    duplicate_problems,
+    duplicates,
     find_split,
     label_problem,
     path_problem,
 )
-from slowfast_mvit.data.video.shards import leads_to_file
+from slowfast_mvit.annotations.texts import numbered_lines
 from slowfast_mvit.errors import ListError
+from slowfast_mvit.storage import leads_to_file
 
 _log = logging.getLogger(__name__)
 
 _PROBED_ENTRIES = 5  # how many of the first entries decide where relative paths start
-_PATH_HEADERS = {"path", "paths", "filename", "file", "file_name", "video", "video_path"}
+_PATH_HEADERS = {
+    *("path", "paths", "filename", "file", "file_name", "video", "video_path", "label"),
+    "original_vido_id",  # of lists of frames
+}
 _LABEL_HEADERS = {"label", "labels", "class", "class_id", "class_index", "label_id", "target"}
 
 
-def read_csv(source: ListSource) -> VideoList:
+def read_csv(source: ListSource) -> Annotated:
     """Read ``<split>.csv`` of a folder: a path and a label on each line.
 
     Fields are separated by ``source.separator`` or by a tab, and may be quoted. As in PySlowFast
     a line holds ``path label`` or ``path number_of_frames label`` (the middle one is not read); if
-    every line is a path alone, all labels are 0. A mark at the start of the file (BOM), Windows
-    line ends, blanks, blank lines and a header such as ``path label`` do no harm.
+    every line is a path alone, all labels are 0. A byte order mark, Windows line ends, spaces,
+    blank lines and a header such as ``path label`` do no harm.
 
     Raises:
         ListError: all problems of the list at once.
@@ -44,28 +48,28 @@ def read_csv(source: ListSource) -> VideoList:
     return read_csv_file(find_split(source, suffix=".csv"), source)
 
 
-def read_csv_file(file: Path, source: ListSource) -> VideoList:
+def read_csv_file(file: Path, source: ListSource) -> Annotated:
     """``read_csv`` of this file."""
-    problems: list[tuple[int, str]] = []
+    problems: list[Problem] = []
     unlabelled = array("q")
-    paths, labels, lines = columns(_good_rows(file, source, problems, unlabelled))
+    rows = _rows(file, source, unlabelled)
+    paths, labels, lines = columns(without_problems(rows, problems))
     if len(unlabelled) < len(paths):
-        problems += [(line, "has a path and no label, unlike other lines") for line in unlabelled]
-    problems += duplicate_problems(paths, lines, file, must_be_unique=source.must_be_unique)
-    raise_problems(file, problems)
+        message = "has a path and no label, unlike other lines"
+        problems += [Problem(str(file), line, "label", message) for line in unlabelled]
+    problems += duplicates(paths, lines, file, must_be_unique=source.must_be_unique)
+    raise_problems(problems)
     if not paths:
         raise ListError(f"{file}: the list is empty. Write one video a line: path, a space, label")
     if unlabelled:
         _log.warning("%s: holds paths and no labels, so that every video is of class 0", file)
-    folder = _folder_of_paths(file, paths, source.path_prefix)
-    return VideoList(paths, labels, folder=folder, source=file)
+    return Annotated(paths, labels, None, _folder_of_paths(file, paths, source.path_prefix), file)
 
 
-def _good_rows(
-    file: Path, source: ListSource, problems: list[tuple[int, str]], unlabelled: array[int]
-) -> Iterator[tuple[int, str, int]]:
-    """Line, path and label of each line that can be used; what is wrong with the others is added
-    to ``problems``, and which have no label to ``unlabelled``."""
+def _rows(
+    file: Path, source: ListSource, unlabelled: array[int]
+) -> Iterator[tuple[int, str, int] | Problem]:
+    """Line, path and label of each line; lines without a label are added to ``unlabelled``."""
     is_first = True
     for line, text in numbered_lines(file):
         fields, problem = _fields(text, source.separator)
@@ -73,9 +77,9 @@ def _good_rows(
         if was_first and _is_header(fields):
             continue
         path, label = fields[0].strip(), fields[-1].strip() if len(fields) > 1 else "0"
-        problem = problem or _row_problem(fields, path, label, source)
+        kind, problem = ("columns", problem) if problem else _problem(fields, path, label, source)
         if problem:
-            problems.append((line, problem))
+            yield Problem(str(file), line, kind, problem)
             continue
         if len(fields) == 1:
             unlabelled.append(line)
@@ -105,21 +109,27 @@ def _is_header(fields: list[str]) -> bool:
     return names[0] in _PATH_HEADERS or names[-1] in _LABEL_HEADERS
 
 
-def _row_problem(fields: list[str], path: str, label: str, source: ListSource) -> str | None:
+def _problem(
+    fields: list[str], path: str, label: str, source: ListSource
+) -> tuple[str, str | None]:
+    """The kind of the problem of a line and its message; None for a line that can be used."""
     if len(fields) > 3 or (len(fields) == 3 and not _is_whole_number(fields[1].strip())):
-        return (
+        return "columns", (
             f"has {len(fields)} fields, expected a path and a label. Put quotes round a path that "
             f"holds {source.separator!r}, or separate path and label with a tab"
         )
     other = re.search(r"([,;|\s])[+-]?[0-9]+$", path) if len(fields) == 1 else None
     if other is not None and other[1] != source.separator:
-        return (
+        return "columns", (
             f"has one field, {path!r}, since DATA.PATH_LABEL_SEPARATOR is {source.separator!r}. "
             f"Set it to {other[1]!r}"
         )
     if not _is_whole_number(label):
-        return f"label {label!r} is not a whole number"
-    return path_problem(path) or label_problem(int(label), source.num_classes)
+        return "label", f"label {label!r} is not a whole number"
+    problem = path_problem(path)
+    return (
+        ("path", problem) if problem else ("label", label_problem(int(label), source.num_classes))
+    )
 
 
 def _is_whole_number(text: str) -> bool:
@@ -137,3 +147,34 @@ def _folder_of_paths(file: Path, paths: Strings, path_prefix: str) -> Path:
         _log.info("%s: paths start from the working folder, since %s lacks them", file, file.parent)
         return Path()
     return file.parent
+
+
+# Writing
+
+
+def usable_path(path: str) -> tuple[str, str]:
+    """A path as a list holds it, and what makes that impossible ("" if nothing).
+
+    Lists are UTF-8 with one video a line, and spaces round a path are not part of it.
+    """
+    written = path
+    if path_problem(path) or path.lower() in _PATH_HEADERS or path[:1].isspace():
+        written = f"./{path}"
+    try:
+        written.encode("utf-8")
+    except UnicodeEncodeError:
+        return written, "the name is not UTF-8; rename the file"
+    if written != written.rstrip():
+        return written, "the name ends in white space; rename the file"
+    problem = path_problem(written)
+    return written, f"{problem}; rename the file" if problem else ""
+
+
+def list_line(path: str, label: int) -> str:
+    """``path label``, in quotes or with a tab where the path needs it."""
+    text = io.StringIO()
+    separator = "\t" if "\t" in path else " "
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerow(
+        [usable_path(path)[0], label]
+    )
+    return text.getvalue()

@@ -11,18 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slowfast_mvit.data.listing.class_names import (
+from slowfast_mvit.annotations.class_folders import read_folders
+from slowfast_mvit.annotations.class_names import (
     CLASS_NAME_FILES,
     class_names_of,
     kinetics400_names,
     read_class_names,
 )
-from slowfast_mvit.data.listing.csv_lists import read_csv
-from slowfast_mvit.data.listing.folder_lists import read_folders, read_imagenet
-from slowfast_mvit.data.listing.kinetics_lists import read_kinetics
-from slowfast_mvit.data.listing.remote_lists import local_lists
-from slowfast_mvit.data.listing.ssv2_lists import SSV2_FILES, read_ssv2
-from slowfast_mvit.data.lists import SPLIT_NAMES, ListSource, VideoList
+from slowfast_mvit.annotations.csv_lists import read_csv
+from slowfast_mvit.annotations.imagenet import IMAGENET_FILES, read_imagenet
+from slowfast_mvit.annotations.kinetics import read_kinetics
+from slowfast_mvit.annotations.problems import not_readable
+from slowfast_mvit.annotations.records import SPLIT_NAMES, Annotated, ListSource
+from slowfast_mvit.annotations.ssv2 import SSV2_FILES, read_ssv2
+from slowfast_mvit.data.lists.remote_lists import local_lists
+from slowfast_mvit.data.lists.video_list import VideoList
 from slowfast_mvit.errors import ConfigError, ListError, pick
 from slowfast_mvit.storage import is_remote
 
@@ -31,7 +34,6 @@ _log = logging.getLogger(__name__)
 __all__ = ["DATASETS", "DataSet", "check_flip", "find_dataset", "open_list", "read_class_names"]
 
 _CSV_FILES = tuple(dict.fromkeys(f"{name}.csv" for names in SPLIT_NAMES.values() for name in names))
-_IMAGENET_FILES = ("train.json", "val.json", "test.json")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class DataSet:
 
     policy: str
     flip_keeps_class: bool
-    read: Callable[[ListSource], VideoList]
+    read: Callable[[ListSource], Annotated | VideoList]
     files: tuple[str, ...] = ()
     num_classes: int | None = None
     class_names: Callable[[], tuple[str, ...]] | None = None
@@ -66,7 +68,7 @@ DATASETS: dict[str, DataSet] = {
     "kinetics700_2020": replace(_KINETICS, num_classes=700),
     "ssv2": DataSet(policy="segments", flip_keeps_class=False, read=read_ssv2, files=SSV2_FILES),
     "imagenet": DataSet(
-        policy="interval", flip_keeps_class=True, read=read_imagenet, files=_IMAGENET_FILES
+        policy="interval", flip_keeps_class=True, read=read_imagenet, files=IMAGENET_FILES
     ),
     "csv": DataSet(policy="interval", flip_keeps_class=True, read=read_csv, files=_CSV_FILES),
     "folder": DataSet(policy="interval", flip_keeps_class=True, read=read_folders),
@@ -143,9 +145,10 @@ def open_list(
             public_names=dataset.class_names,
         )
         try:
-            videos = dataset.read(source)
+            found = dataset.read(source)
         except OSError as error:  # a folder that may not be listed, or a disk that is gone
-            raise ListError(f"{error.filename}: cannot be read ({error.strerror})") from None
+            raise not_readable(error.filename, error) from None
+        videos = found if isinstance(found, VideoList) else VideoList.of(found)
         if class_names_path or videos.class_names is None:
             videos.class_names = class_names_of(source)
     if is_remote(data_dir):

@@ -13,10 +13,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from slowfast_mvit.data.listing.strings import Strings
-from slowfast_mvit.data.listing.texts import numbered_lines, open_text, raise_problems
-from slowfast_mvit.data.lists import IMAGE_SUFFIXES, path_problem
-from slowfast_mvit.errors import ListError, in_one_message
+from slowfast_mvit.annotations.columns import Strings
+from slowfast_mvit.annotations.files import IMAGE_SUFFIXES
+from slowfast_mvit.annotations.problems import Problem, raise_problems
+from slowfast_mvit.annotations.records import path_problem
+from slowfast_mvit.annotations.texts import numbered_lines, open_text
+from slowfast_mvit.errors import ListError
 
 _log = logging.getLogger(__name__)
 
@@ -40,25 +42,25 @@ def read_frame_list(file: Path) -> dict[str, str]:
         ListError: all problems of the list at once.
     """
     patterns: dict[str, str] = {}
-    problems = []
+    problems: list[Problem] = []
     rows = ((line, text.split()) for line, text in numbered_lines(file))
     next(rows)  # the header
     for field, group in itertools.groupby(rows, key=lambda row: row[1][0]):
         video_id, frames = field.strip('"'), list(group)
-        first = frames[0][0]
+        problem: str | None
         if any(len(row) < 4 for _, row in frames):
-            problems.append((first, "expected video id, number, frame number, path, labels"))
+            problem = "expected video id, number, frame number, path, labels"
         elif video_id in patterns:
-            problems.append((first, f"video {video_id!r} goes on here, after other videos"))
+            problem = f"video {video_id!r} goes on here, after other videos"
         else:
             pattern = frame_pattern([row[3].strip('"') for _, row in frames])
-            problem: str | None = f"the frames of {video_id!r} are not numbered files of one folder"
+            problem = f"the frames of {video_id!r} are not numbered files of one folder"
             if pattern is not None:
                 problem = path_problem(pattern)
-            if problem:
-                problems.append((first, problem))
             patterns[video_id] = pattern or ""
-    raise_problems(file, problems)
+        if problem:
+            problems.append(Problem(str(file), frames[0][0], "frames", problem))
+    raise_problems(problems)
     return patterns
 
 
@@ -108,10 +110,10 @@ def frames_of_pattern(pattern: str) -> list[str] | None:
 
 def check_frame_list(file: Path, frames: dict[str, str], split_file: Path, ids: Strings) -> None:
     """Refuse a frame list without frames, or of videos that the split does not name."""
-    unknown = sorted(set(frames) - set(ids))
-    if unknown:
-        problems = [f"video {video_id!r} is not in {split_file.name}" for video_id in unknown[:20]]
-        raise ListError(in_one_message(str(file), problems))
+    raise_problems(
+        Problem(str(file), 0, "id", f"video {video_id!r} is not in {split_file.name}")
+        for video_id in sorted(set(frames) - set(ids))
+    )
     if not frames:
         raise ListError(f"{file}: the frame list names no frames")
     if len(frames) < len(ids):

@@ -1,19 +1,20 @@
-"""Texts that hold lists: opened, read, and complained of with their lines."""
+"""Annotation files as text, CSV and JSON: opened, read row by row, reported with their lines."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from slowfast_mvit.errors import ListError, in_one_message, nearest
+from slowfast_mvit.annotations.problems import Problem, not_readable, raise_problems
+from slowfast_mvit.errors import ListError, nearest
 
-_SHOWN_PROBLEMS = 20
-# How files begin that are called .csv and are no texts.
+# How files begin that are called .csv and are not text.
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed by gzip. Unpack it",
     b"PK\x03\x04": "a zip archive, or a table of Excel. Save it as CSV in UTF-8",
@@ -26,15 +27,15 @@ _OTHER_FORMATS = {
 def open_text(
     file: Path, *, newline: str | None = None, errors: str = "strict"
 ) -> Iterator[TextIO]:
-    """Open a list as text in UTF-8, without a mark at its start (BOM).
+    """Open an annotation file as text in UTF-8, without a byte order mark (BOM).
 
     Args:
-        file: the list.
+        file: the annotation file.
         newline: as for ``open``.
         errors: as for ``open``.
 
     Raises:
-        ListError: it is not there or may not be read; or, inside the ``with`` statement, what is
+        ListError: it does not exist or cannot be read; or, inside the ``with`` statement, what is
             read is not in UTF-8: names all lines that are not.
     """
     if not file.is_file():
@@ -45,7 +46,13 @@ def open_text(
     except UnicodeDecodeError:
         _raise_not_utf8(file)
     except OSError as error:
-        raise ListError(f"{file}: cannot be read ({error.strerror})") from None
+        raise not_readable(file, error) from None
+
+
+def read_text(file: Path) -> str:
+    """The whole content of a text, opened as ``open_text`` does."""
+    with open_text(file) as text:
+        return text.read()
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -60,23 +67,49 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def read_json(file: Path, object_hook: Callable[[dict[str, Any]], object] | None = None) -> Any:
-    """The content of a JSON file.
+def csv_rows(
+    file: Path, *, separators: str = ",", errors: str = "strict"
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not blank, with the lines on which they start.
 
     Args:
         file: in UTF-8.
-        object_hook: what to keep of each object, so that long lists need not be in memory whole.
+        separators: the one that the first line holds most often separates the cells.
+        errors: as for ``open``.
+
+    Raises:
+        ListError: when it cannot be read, is not in UTF-8 or not CSV; names the line.
+    """
+    with open_text(file, newline="", errors=errors) as lines:
+        separator = separators
+        if len(separators) > 1:
+            head = next((line for line in lines if line.strip()), "")
+            separator = max(separators, key=head.count)
+            lines.seek(0)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=len(separators) > 1)
+        line = 1
+        try:
+            for cells in reader:
+                if any(map(str.strip, cells)):
+                    yield line, cells
+                line = reader.line_num + 1  # a row with quotes may have several
+        except csv.Error as error:
+            raise ListError(
+                f"{file}: line {line}: not CSV ({error}). Are its quotes closed?"
+            ) from None
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
 
     Raises:
         ListError: when it is missing or not JSON; names the line.
     """
-    with open_text(file) as text:
-        try:
-            return json.load(text, object_hook=object_hook)
-        except UnicodeDecodeError:
-            raise
-        except (ValueError, RecursionError) as error:  # also of numbers that nobody can read
-            raise ListError(f"{file}: not a JSON file ({error})") from None
+    content = read_text(file)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # ValueError also of numbers that are too long
+        raise ListError(f"{file}: not a JSON file ({error})") from None
 
 
 def json_entries(file: Path) -> Iterator[Any]:
@@ -85,8 +118,7 @@ def json_entries(file: Path) -> Iterator[Any]:
     Raises:
         ListError: when it is missing or not a list in JSON; names the line.
     """
-    with open_text(file) as text:
-        content = text.read()
+    content = read_text(file)
     try:
         yield from _entries_of(content)
     except (ValueError, RecursionError) as error:
@@ -109,7 +141,7 @@ def _entries_of(content: str) -> Iterator[Any]:
 
 
 def _behind(sign: str, content: str, place: int) -> int:
-    """The place behind a sign and the white around it, which is looked for from ``place``."""
+    """The position after a sign and the white space around it, searched from ``place``."""
     match = re.compile(rf"\s*{re.escape(sign)}\s*").match(content, place)
     if match is None:
         raise json.JSONDecodeError(f"Expecting {sign!r}", content, place)
@@ -129,24 +161,13 @@ def _raise_not_utf8(file: Path) -> None:
             line.decode()
         except UnicodeDecodeError as error:
             shown = line[:60].decode("ascii", "backslashreplace")
-            problems.append((number, f"not a text in UTF-8 ({error.reason}): {shown}"))
-    raise_problems(file, problems)
-
-
-def raise_problems(file: Path, problems: Iterable[tuple[int, str]], what: str = "line") -> None:
-    """Raise one ``ListError`` for all (line or entry, problem), the first twenty written out."""
-    ordered = [f"{what} {line}: {problem}" for line, problem in sorted(problems)]
-    if not ordered:
-        return
-    message = in_one_message(str(file), ordered).splitlines()
-    if len(ordered) > _SHOWN_PROBLEMS:
-        hidden = len(ordered) - _SHOWN_PROBLEMS
-        message = [*message[: 1 + _SHOWN_PROBLEMS], f"  and {hidden:,} more"]
-    raise ListError("\n".join(message))
+            message = f"not a text in UTF-8 ({error.reason}): {shown}"
+            problems.append(Problem(str(file), number, "text", message))
+    raise_problems(problems)
 
 
 def nearest_path(path: Path) -> str:
-    """What stands where ``path`` should be: the nearest name, or the first few."""
+    """What exists instead of ``path``: the nearest name, or the first few."""
     if path.is_dir():
         return " It is a folder"
     if path.is_symlink():

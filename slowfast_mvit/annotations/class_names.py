@@ -1,16 +1,18 @@
-"""Names of classes: where they are found, and the class index of a name."""
+"""Names of classes: where they are given, their spellings, and the class index of a name."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from slowfast_mvit.data.listing.texts import open_text, read_json
-from slowfast_mvit.data.lists import ListSource
+from slowfast_mvit.annotations.problems import Problem
+from slowfast_mvit.annotations.records import ListSource
+from slowfast_mvit.annotations.texts import numbered_lines, read_json
 from slowfast_mvit.errors import ListError, nearest
 from slowfast_mvit.storage import local_copy
 
@@ -20,11 +22,11 @@ CLASS_NAME_FILES = ("classes.txt", "labels.json", "class_names.json")
 
 
 def class_names_of(source: ListSource) -> tuple[str, ...] | None:
-    """The names in ``DATA.CLASS_NAMES_PATH``, else in a file beside the lists, else those that the
+    """The names in ``DATA.CLASS_NAMES_PATH``, else in a file next to the lists, else those that the
     data set is published with, else None.
 
-    Names beside the lists that are not as many as the model has classes are left aside with a
-    warning: somebody else's file must not stop a run.
+    Names next to the lists that are not as many as the model has classes are ignored with a
+    warning: the file of another data set must not stop a run.
 
     Raises:
         ListError: when ``DATA.CLASS_NAMES_PATH`` is missing, unreadable or of another number.
@@ -78,8 +80,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
         raise ListError(
             f"{file}: expected a list of class names, or an object of names and indices"
         )
-    with open_text(file) as text:
-        lines = [line.strip() for line in text if line.strip()]
+    lines = [line for _, line in numbered_lines(file)]
     if file.suffix.lower() == ".csv":
         rows = [(row[0], row[1]) for row in csv.reader(lines) if len(row) == 2]
         if len(rows) == len(lines):
@@ -149,4 +150,50 @@ class ClassIndex:
 
 def folded(name: str) -> str:
     """A class name without case and punctuation, in which copies of a data set differ."""
-    return re.sub(r"[\W_]+", " ", re.sub(r"['\u2019]", "", name)).strip().lower()
+    letters = re.sub(r"['\u2019]", "", composed(name))
+    return re.sub(r"[\W_]+", " ", letters).strip().lower()
+
+
+def composed(name: str) -> str:
+    """Letters with accents as one character each; macOS writes file names with two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def clean(name: str) -> str:
+    """The name of a class folder without underscores: ``jump__rope `` -> "jump rope"."""
+    return re.sub(r"[_\s]+", " ", name).strip()
+
+
+def class_map(counts: Mapping[str, int]) -> dict[str, str]:
+    """One spelling for each class, by its folded name: the most frequent one.
+
+    Args:
+        counts: how often each name is given.
+    """
+    spellings: dict[str, list[str]] = {}
+    for name in counts:
+        spellings.setdefault(folded(name), []).append(name)
+    return {
+        key: min(names, key=lambda name: (-counts[name], name)) for key, names in spellings.items()
+    }
+
+
+def spelling_problems(
+    names: Iterable[str], file: Path, what: str, *, loosely: bool = False
+) -> Iterator[Problem]:
+    """Names that are the same class but for case, underscores and the form of their letters.
+
+    Args:
+        names: the names.
+        file: where they are given.
+        what: what they are, for the message: "labels".
+        loosely: punctuation does not count either.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        key = folded(name) if loosely else composed(clean(name)).casefold()
+        other = first.setdefault(key, name)
+        if other != name:
+            show = ascii if composed(other) == composed(name) else repr  # they look alike
+            message = f"{what} {show(other)} and {show(name)} differ only in spelling"
+            yield Problem(str(file), 0, "spelling", message)

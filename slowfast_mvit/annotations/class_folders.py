@@ -1,0 +1,280 @@
+"""Folders of classes, ``<split>/<class>/<file>`` or ``<class>/<file>``, without any list."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slowfast_mvit.annotations.class_names import ClassIndex, class_names_of, spelling_problems
+from slowfast_mvit.annotations.columns import columns
+from slowfast_mvit.annotations.files import Passed, is_video, stem, walk
+from slowfast_mvit.annotations.problems import Problem, raise_problems
+from slowfast_mvit.annotations.records import (
+    SPLIT_NAMES,
+    Annotated,
+    ListSource,
+    check_folder,
+    split_of_folder,
+)
+from slowfast_mvit.annotations.texts import nearest_path
+from slowfast_mvit.errors import ListError
+
+_log = logging.getLogger(__name__)
+
+HELD_OUT = 5  # without folders of splits one in so many files of a class is held out
+
+_SHOWN_NAMES = 5
+
+
+@dataclass
+class ClassFolders:
+    """The class folders below a folder.
+
+    Attributes:
+        root: the folder of the class folders, or of the folders of splits.
+        splits: the name of the folder of each split; {} where there are none.
+        names: of the class folders of all splits, sorted: a class that one split lacks must not
+            shift the others.
+        images: whether an image in any folder is an item of its own, as in ImageNet.
+        passed: what was passed over in them.
+        problems: what is wrong with them.
+    """
+
+    root: Path
+    splits: dict[str, str]
+    names: list[str] = field(default_factory=list)
+    images: bool = False
+    passed: Passed = field(default_factory=Passed)
+    problems: list[Problem] = field(default_factory=list)
+
+    def folder_of(self, split: str | None) -> Path:
+        """The folder of the class folders of a split, or of all where there are no splits."""
+        return self.root / self.splits[split] if split else self.root
+
+    def files(self, split: str | None, name: str) -> list[str]:
+        """The videos of one class as ``<class>/<file>``, sorted.
+
+        A file may be deeper in its class folder. Images directly in it, without videos next to
+        them, are items of their own; a folder of images is a video.
+
+        Raises:
+            ListError: when a folder cannot be read.
+        """
+        folder = self.folder_of(split)
+        if not (folder / name).is_dir():  # a class that only another split has
+            return []
+
+        def images_in(inside: str) -> bool:
+            return self.images or inside == name
+
+        files = sorted(walk(folder, self.passed, start=name, images_in=images_in))
+        for place, reason in self.passed.unreadable:
+            raise ListError(f"{place}: cannot be read ({reason})")
+        first: dict[str, str] = {}
+        for file in files:
+            other = first.setdefault(os.path.join(os.path.dirname(file), stem(file)), file)
+            if other != file:  # most likely the same video twice
+                message = f"{other!r} and {file!r} differ only in suffix. Keep one of them"
+                self.problems.append(Problem(str(folder), 0, "duplicate", message))
+        return files
+
+
+def find_class_folders(folder: Path) -> ClassFolders:
+    """The class folders ``<class>/`` or ``<split>/<class>/`` below a folder.
+
+    Folders that only hold one other folder, as archives have them, are passed through. Folders are
+    those of splits where two are called so, or all that hold videos: one class may be called
+    "test".
+    """
+    root = folder
+    while len(inside := sub_folders(root)) == 1 and not split_of_folder(inside[0]):
+        if not sub_folders(root / inside[0]) or any(_loose_videos(root)):
+            break
+        root = root / inside[0]
+    named: dict[str, str] = {}
+    problems: list[Problem] = []
+    for name in sorted(inside, key=lambda name: (name.lower() not in SPLIT_NAMES, name)):
+        split = split_of_folder(name)
+        first = named.setdefault(split, name) if split else name
+        if first != name:
+            message = f"folders {first!r} and {name!r} are the same split"
+            problems.append(Problem(str(root), 0, "split", message))
+    others = [name for name in inside if split_of_folder(name) is None and _has_videos(root, name)]
+    if len(named) < 2 and (others or not named):
+        named, problems, others = {}, [], []
+    found = ClassFolders(root, named, problems=problems)
+    roots = [found.folder_of(split) for split in named] or [root]
+    found.names = sorted({name for place in roots for name in sub_folders(place)})
+    loose = (os.path.relpath(p / name, root) for p in roots for name in _loose_videos(p))
+    found.problems += [
+        Problem(str(root), 0, "outside", f"{path!r} is in no class folder")
+        for path in (*others, *loose)
+    ]
+    found.problems += spelling_problems(found.names, root, "class folders")
+    return found
+
+
+def sub_folders(place: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    with os.scandir(place) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+
+
+def _loose_videos(place: Path) -> list[str]:
+    with os.scandir(place) as entries:
+        names = (entry.name for entry in entries if not entry.name.startswith("."))
+        return sorted(filter(is_video, names))
+
+
+def _has_videos(root: Path, name: str) -> bool:
+    return next(walk(root, Passed(), start=name, images_in=lambda inside: True), None) is not None
+
+
+# Training
+
+
+def read_folders(source: ListSource) -> Annotated:
+    """Read ``<split>/<class>/<file>`` or, without folders of splits, ``<class>/<file>``.
+
+    Without folders ``train``, ``val`` or ``test``, a fifth of each class is held out: validation
+    and testing read it, training the rest. Which files these are follows from their names alone.
+
+    Raises:
+        ListError: there is nothing to read, or the folders do not fit ``source.num_classes``.
+    """
+    check_folder(source.folder)
+    folders = find_class_folders(source.folder)
+    split = _split_to_read(folders, source) if folders.splits else None
+    return list_of_files(source, folders, split, hold_out=not folders.splits)
+
+
+def _split_to_read(folders: ClassFolders, source: ListSource) -> str:
+    split = source.split
+    if split == "test" and split not in folders.splits and "val" in folders.splits:
+        split, read = "val", folders.splits["val"]
+        _log.info("%s: no test, so testing reads %s", source.folder, read)
+    if split not in folders.splits:
+        wanted = folders.root / split
+        raise ListError(f"{wanted}: no such folder.{nearest_path(wanted)}")
+    return split
+
+
+def list_of_files(
+    source: ListSource, folders: ClassFolders, split: str | None, *, hold_out: bool = False
+) -> Annotated:
+    """The files of one split of class folders as columns; what was passed over is a warning.
+
+    Args:
+        source: where the class folders are.
+        folders: the class folders.
+        split: the split to read, or None where there are none.
+        hold_out: whether a fifth of each class is for validation and testing.
+    """
+    root = folders.folder_of(split)
+    class_names, index_of = _classes(source, root, folders.names)
+    sizes: list[tuple[int, int]] = []  # of each class: files, and how many are held out
+
+    def rows() -> Iterator[tuple[int, str, int]]:
+        for name, index in index_of.items():
+            files = folders.files(split, name)
+            held_out = _held_out(files) if hold_out else set[str]()
+            sizes.append((len(files), len(held_out)))
+            for file in files:
+                if not hold_out or (file in held_out) == (source.split != "train"):
+                    yield 0, file, index
+
+    files, labels, _ = columns(rows())
+    num_files = sum(size for size, _ in sizes)
+    others = sorted(folders.passed.others)
+    if not num_files:
+        found = f"; found {_shortened(others)}" if others else ""
+        raise ListError(
+            f"{root}: no videos or images. Expected folders of classes with files in them{found}"
+        )
+    for problem in folders.problems:
+        _log.warning("%s: %s", problem.file, problem)
+    if others:
+        num_others, shown = folders.passed.num_others, _shortened(others)
+        _log.warning("%s: %d other files are left out: %s", root, num_others, shown)
+    empty = [name for name, (size, _) in zip(folders.names, sizes, strict=True) if not size]
+    if empty and source.split == "train":
+        _log.warning("%s: no videos of class %s", root, _shortened(empty))
+    if hold_out:
+        _report_held_out(source, num_files, sum(held_out for _, held_out in sizes))
+    prefix = Path(source.path_prefix or source.folder) / root.relative_to(source.folder)
+    return Annotated(files, labels, None, prefix, root, class_names)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+
+
+def _classes(
+    source: ListSource, root: Path, folders: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The class names, and the class index of each folder.
+
+    Given names say which folder is which class; names of another kind than the folders (``tench``
+    for ``n01440764``) are taken in the order of the folders; where these are numbers, of those.
+    """
+    given = class_names_of(source)
+    in_order = list(folders)
+    if given is not None:
+        classes = ClassIndex(given)
+        found = {name: classes.find(name) for name in folders}
+        known = {name: index for name, index in found.items() if index is not None}
+        if len(known) == len(found):
+            return given, known
+        if len(given) != len(found) or known:
+            where = source.class_names_path or f"{root}: the class names next to it"
+            raise_problems(
+                Problem(where, 0, "class", f"folder {name!r} is no class")
+                for name in found
+                if name not in known
+            )
+        if all(name.isdecimal() for name in folders):
+            in_order.sort(key=int)
+    elif source.num_classes not in (None, len(folders)):
+        raise ListError(
+            f"{root}: {len(folders)} folders of classes, but MODEL.NUM_CLASSES is "
+            f"{source.num_classes}. Set MODEL.NUM_CLASSES {len(folders)}, remove what is no "
+            f"class ({_shortened(folders)}), or name all classes in classes.txt or "
+            "DATA.CLASS_NAMES_PATH"
+        )
+    index_of = {name: index for index, name in enumerate(in_order)}
+    return given or tuple(in_order), {name: index_of[name] for name in folders}
+
+
+# A folder without splits
+
+
+def _held_out(files: Sequence[str]) -> set[str]:
+    """One in ``HELD_OUT`` files of a class, at least one where it has two: those whose names have
+    the lowest hashes, so that files that are added later hardly move the others."""
+    count = max(round(len(files) / HELD_OUT), 1) if len(files) > 1 else 0
+    return set(sorted(files, key=_hash_of_name)[:count])
+
+
+def _hash_of_name(file: str) -> bytes:
+    name = file.partition("/")[2]  # without the class
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+
+
+def _report_held_out(source: ListSource, num_files: int, num_held_out: int) -> None:
+    if not num_held_out:
+        raise ListError(
+            f"{source.folder}: every class has a single file, so none can be held out for "
+            "validation. Add files, or sort them into folders train and val"
+        )
+    _log.info(
+        "%s: no folders train and val, so of its %d videos %d (a fifth of each class, by their "
+        "names) are held out for validation and testing; this reads %s",
+        source.folder,
+        num_files,
+        num_held_out,
+        "the others" if source.split == "train" else "those",
+    )

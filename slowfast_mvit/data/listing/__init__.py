@@ -1,1 +1,0 @@
-"""The forms a list may have; ``lists.py`` holds what they become, ``catalog.py`` names them."""

@@ -1,0 +1,30 @@
+"""Paths that lead into a tar shard: ``shards/train-000003.tar/abc.mp4``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from slowfast_mvit.errors import DecodeError
+
+
+def split_path(path: Path) -> tuple[Path, str] | None:
+    """The shard and the member that a path names; None for other paths.
+
+    Raises:
+        DecodeError: when the path climbs out of its shard.
+    """
+    if f".tar{os.sep}" not in os.fspath(path):
+        return None
+    shard = next((p for p in path.parents if p.suffix == ".tar" and os.path.isfile(p)), None)
+    if shard is None:
+        return None
+    member = path.relative_to(shard)
+    if ".." in member.parts:
+        raise DecodeError(f"{path}: '..' is not followed inside a shard")
+    return shard, member.as_posix()
+
+
+def leads_to_file(path: Path) -> bool:
+    """Whether a path exists; of one into a shard, whether the shard does."""
+    return os.path.exists(path) or split_path(path) is not None
