@@ -184,11 +184,12 @@ def _results(
         try:
             while (waiting or running) and pool.active:
                 while waiting and len(running) < 2 * num_workers:
-                    future = pool.schedule(attempt, args=(waiting[0],), timeout=timeout_s)
-                    running[future] = waiting.popleft()
-                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
-                    if not isinstance(future.exception(), BrokenProcessPool):
-                        yield running.pop(future).name, _outcome(future, timeout_s)
+                    job = waiting.popleft()
+                    future = pool.schedule(attempt, args=(job,), timeout=timeout_s)
+                    running[future] = job
+                for done in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    if not isinstance(done.exception(), BrokenProcessPool):
+                        yield running.pop(done).name, _outcome(done, timeout_s)
                         num_broken = 0
         finally:
             waiting.extend(running.values())

@@ -75,7 +75,8 @@ def confusion_pixels(matrix: np.ndarray) -> np.ndarray:
     strength: np.ndarray = np.cbrt(share)[..., None]
     is_correct = np.eye(len(matrix), dtype=bool)[..., None]
     colours = 255 - strength * (255 - np.where(is_correct, CORRECT_RGB, WRONG_RGB))
-    return colours.round().astype(np.uint8)
+    pixels: np.ndarray = colours.round().astype(np.uint8)
+    return pixels
 
 
 def class_marks(num_classes: int) -> list[Mark]:

@@ -21,7 +21,7 @@ def split_path(path: Path) -> tuple[Path, str] | None:
         return None
     member = path.relative_to(shard)
     if ".." in member.parts:
-        raise DecodeError(f"{path}: '..' is not followed inside a shard")
+        raise DecodeError("'..' is not followed inside a shard", path)
     return shard, member.as_posix()
 
 
