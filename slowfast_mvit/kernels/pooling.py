@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,18 +30,35 @@ def depthwise_pool(
     Returns:
         The pooled heads (B, T'*H'*W', N, D) and their grid.
     """
-    num_heads = heads.shape[2]
+    num_heads, kernel = heads.shape[2], weight.shape[2:]
     grid = heads.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, N*D, T, H, W)
+    if grid.device.type == "cpu" and is_smaller_than_a_window(thw, kernel, stride):
+        grid = grid.clone(memory_format=torch.contiguous_format)
     pooled = F.conv3d(
         grid,
         weight.repeat(num_heads, 1, 1, 1, 1),
         stride=stride,
-        padding=tuple(size // 2 for size in weight.shape[2:]),
+        padding=tuple(size // 2 for size in kernel),
         groups=grid.shape[1],
     )
     t, h, w = pooled.shape[2:]
     pooled = pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, L', N*D)
     return pooled.unflatten(2, (num_heads, -1)), (t, h, w)
+
+
+def is_smaller_than_a_window(thw: THW, kernel: Sequence[int], stride: Sequence[int]) -> bool:
+    """Return whether the grid is shorter than the kernel or the stride on an axis.
+
+    On such grids oneDNN (PyTorch 2.11 and 2.14, CPUs with AVX-512) computes a wrong weight gradient
+    of a depthwise convolution over channels-last bfloat16 tokens: it reads and writes outside of
+    its buffers, which gives values of up to 1e36 or NaN, and sometimes a crash. A kernel of
+    3 frames over 2 frames shows it with any frame size, a stride of 8 over 7 columns with many
+    batch sizes, and float32 with a kernel of 7 frames. The gradients of contiguous tokens are
+    right, and on these small grids they take less time, copy included.
+    """
+    return any(
+        length < max(size, step) for length, size, step in zip(thw, kernel, stride, strict=True)
+    )
 
 
 def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
