@@ -20,8 +20,8 @@ from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 from benchmarks.operations import arguments_of, specs_of
 from benchmarks.passes import CHECKPOINTING, SEED, Case, logits_of, random_clips
-from slowfast_mvit.kernels import THW
-from slowfast_mvit.models import mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
+from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights.names import to_torchvision
 
 # How far logits may be from torchvision's in float32, as a share of their standard deviation.

@@ -12,13 +12,16 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.operations import pooled, published_input, specs_of
-from slowfast_mvit.kernels import THW, depthwise_pool, triton_folding, triton_folding_launch
-from slowfast_mvit.kernels.triton_attention import folded_attention_fused
-from slowfast_mvit.kernels.triton_pooling import pool_qkv_backward, pool_qkv_forward
+from slowfast_mvit.fast.cuda import folding as plain_folding
+from slowfast_mvit.fast.cuda import folding_launch
+from slowfast_mvit.fast.cuda.attention import folded_attention_fused
+from slowfast_mvit.fast.cuda.pooling import pool_qkv_backward, pool_qkv_forward
 from slowfast_mvit.models import BlockSpec
 from slowfast_mvit.models.attention import plain_attention
 from slowfast_mvit.models.layers import NORM_EPS
+from slowfast_mvit.models.pooling import depthwise_pool
 from slowfast_mvit.models.rel_pos import axis_offsets
+from slowfast_mvit.models.tables import THW
 
 PATCH_KERNEL, PATCH_STRIDE = (3, 7, 7), (2, 4, 4)
 
@@ -145,7 +148,7 @@ def folding(block: Block) -> dict[str, Contest]:
     tables = block.parameter(sum(lengths), width)
     folded_width = -(-(width + sum(block.k_thw)) // 8) * 8
     numbers = ((0, 1, 2), block.q_thw, block.k_thw, width**-0.5, 1)
-    plain, launch = triton_folding, triton_folding_launch
+    plain, launch = plain_folding, folding_launch
     folded = plain.plain_fold_queries(q, tables, *numbers, folded_width)
     return {
         "fold_forward": Contest(

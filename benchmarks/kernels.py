@@ -41,7 +41,7 @@ from benchmarks.kernel_contests import (
 from benchmarks.operations import MODELS
 from benchmarks.rates import DTYPES, copy_bandwidth
 from benchmarks.record import keep_record, script_parser, version_of
-from slowfast_mvit.kernels.triton_attention import Sizes, times_ms_of_backends
+from slowfast_mvit.fast.cuda.attention import Sizes, times_ms_of_backends
 
 
 def compare(block: Block, bandwidth: float) -> dict[str, Any]:

@@ -28,7 +28,6 @@ in between has the bytes of the precision; pixels, weights and what belongs to t
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,9 +37,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slowfast_mvit.kernels import THW
-from slowfast_mvit.models import BlockSpec, MViT, block_specs, mvit_from_lists
-from slowfast_mvit.models.variants import VARIANTS, variant_arguments
+from slowfast_mvit.builders.lists import mvit_from_lists, variant_as_lists
+from slowfast_mvit.models import BlockSpec, MViT
+from slowfast_mvit.models.tables import THW
+from slowfast_mvit.models.variants import VARIANTS
 
 MODELS = {"S": "mvitv2_s_16x4", "B": "mvitv2_b_32x3", "L": "mvitv2_l_40x3"}
 FLOAT_BYTES = {"fp32": 4, "bf16": 2}
@@ -122,7 +122,7 @@ def on_meta(size: str, input_size: THW) -> MViT:
 
 def arguments_of(size: str, input_size: THW) -> dict[str, Any]:
     """Of ``mvit_from_lists``, for another size of clips."""
-    return {**variant_arguments(MODELS[size]), "input_size": input_size}
+    return {**variant_as_lists(MODELS[size]), "input_size": input_size}
 
 
 def published_input(size: str) -> THW:
@@ -170,12 +170,7 @@ def linear_shapes(size: str, input_size: THW) -> list[tuple[int, int, int]]:
 
 def specs_of(size: str, input_size: THW) -> list[BlockSpec]:
     """The blocks of a model."""
-    arguments = arguments_of(size, input_size)
-    wanted = inspect.signature(block_specs).parameters
-    return block_specs(
-        grid=_grid(input_size),
-        **{name: value for name, value in arguments.items() if name in wanted},
-    )
+    return [block.spec for block in on_meta(size, input_size).blocks]
 
 
 def steps_of(size: str, input_size: THW) -> list[Step]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from slowfast_mvit.builders.data import channel_statistics, clip_spec, view_plan
+from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.errors import ConfigError, WeightsError
-from slowfast_mvit.models import MViT, mvit_from_lists, variant_lists
+from slowfast_mvit.models import MViT
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.files import CONFIG_IN_FOLDER, WeightsFile, read_weights
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from slowfast_mvit import __version__
+from slowfast_mvit.builders.lists import mvit_from_lists, variant_as_lists
 from slowfast_mvit.builders.model import input_spec, model_arguments
 from slowfast_mvit.config import Config, load_config_text
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.models.variants import variant_arguments
 from slowfast_mvit.weights.architecture import anatomy_of
 from slowfast_mvit.weights.exports import to_layout
 from slowfast_mvit.weights.files import (
@@ -34,8 +35,7 @@ from slowfast_mvit.weights.identify import (
     exact_state,
     matching_variant,
     misfits,
-    sized_arguments,
-    state_on_meta,
+    sizes_shown,
 )
 from slowfast_mvit.weights.renamed_state import state_in_our_names
 
@@ -114,7 +114,7 @@ def convert(
     if class_names is not None:
         description = _named(description, class_names)
     if description is not None:
-        state = exact_state(state, description.arguments, file.path)
+        state = exact_state(state, state_on_meta(description.arguments), file.path)
     translated = to_layout(state, layout, file.path)
     cfg_text = file.cfg_text if config is None else config.to_yaml()
     _write(out, kind, translated, layout, description, cfg_text)
@@ -205,9 +205,12 @@ def describe(
     if config is not None:
         return Description(model_arguments(config), variant, spec or input_spec(config))
     if variant is not None:
-        return Description(
-            sized_arguments(variant_arguments(variant), anatomy_of(state)), variant, spec
+        arguments = variant_as_lists(variant)
+        size, num_classes = sizes_shown(
+            anatomy_of(state), arguments["input_size"], arguments["num_classes"]
         )
+        arguments |= {"input_size": size, "num_classes": num_classes}
+        return Description(arguments, variant, spec)
     return None
 
 
@@ -235,3 +238,9 @@ def _config_inside(
         )
         return None
     return config
+
+
+def state_on_meta(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict of a model, of shapes alone; ``arguments`` of ``mvit_from_lists``."""
+    with torch.device("meta"):
+        return mvit_from_lists(**arguments).state_dict()

@@ -10,6 +10,7 @@ from torch import Tensor
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.errors import UserError, WeightsError
+from slowfast_mvit.jobs.convert import state_on_meta
 from slowfast_mvit.weights.files import WeightsFile, read_weights
 from slowfast_mvit.weights.identify import exact_state, matching_variant
 from slowfast_mvit.weights.renamed_state import state_in_our_names
@@ -85,7 +86,7 @@ def _config_inside(file: WeightsFile, state: Mapping[str, Tensor]) -> Config | N
     """
     try:
         config = load_config_text(file.cfg_text or "", source=f"the config in {file.path}")
-        exact_state(state, builders.model_arguments(config), file.path)
+        exact_state(state, state_on_meta(builders.model_arguments(config)), file.path)
     except UserError as error:
         logger.warning("the config in the weights is not used, their shapes are: %s", error)
         return None

@@ -1,23 +1,19 @@
-"""MViT models: needs torch and nothing else.
+"""MViT models in plain PyTorch: needs torch and nothing else.
 
 layers.py      patch embedding, MLP, stochastic depth, head, first values
+tables.py      index and resampling of relative position tables
 rel_pos.py     decomposed relative positions      positions.py   absolute positions
-attention.py   pooling attention                  blocks.py      attention + MLP + skip path
-specs.py       lists from a config -> records     mvit.py        the whole model
+pooling.py     pooling of tokens without moving them
+attention.py   pooling attention                  folded.py      its scores as one ordinary call
+blocks.py      attention + MLP + skip path        checkpointing.py  what training keeps of a block
+specs.py       the record of a block              mvit.py        the whole model
 variants.py    the published models, by name
+
+``slowfast_mvit.fast`` gives blocks that compute the same faster; ``create_model`` is there.
 """
 
-from slowfast_mvit.models.mvit import MViT, mvit_from_lists
-from slowfast_mvit.models.specs import BlockSpec, block_specs
-from slowfast_mvit.models.variants import VARIANTS, create_model, list_models, variant_lists
+from slowfast_mvit.models.mvit import MViT
+from slowfast_mvit.models.specs import BlockSpec
+from slowfast_mvit.models.variants import VARIANTS, list_models
 
-__all__ = [
-    "VARIANTS",
-    "BlockSpec",
-    "MViT",
-    "block_specs",
-    "create_model",
-    "list_models",
-    "mvit_from_lists",
-    "variant_lists",
-]
+__all__ = ["VARIANTS", "BlockSpec", "MViT", "list_models"]

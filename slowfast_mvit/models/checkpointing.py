@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.kernels import THW
+from slowfast_mvit.models.tables import THW
 
 RunBlock = Callable[[nn.Module, Tensor, THW], tuple[Tensor, THW]]
 

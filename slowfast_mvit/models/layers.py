@@ -8,15 +8,12 @@ Letters used in shapes:
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slowfast_mvit.kernels import THW
-from slowfast_mvit.kernels.casting import emulated, emulates_bfloat16
+from slowfast_mvit.models.tables import THW
 
 NORM_EPS = 1e-6
 
@@ -74,22 +71,15 @@ class PatchEmbed(nn.Module):
         if pixels.ndim != (4 if self.for_images else 5) or pixels.shape[1] != 3:
             wanted = "(B, 3, H, W) or (B, 3, 1, H, W)" if self.for_images else "(B, 3, T, H, W)"
             raise ValueError(f"pixels must have shape {wanted}, got {tuple(pixels.shape)}")
-        grid = self._embed(pixels)
+        grid = self.convolve(pixels)
         if self.for_images:
             grid = grid.unsqueeze(2)  # (B, dim, 1, H, W)
         t, h, w = grid.shape[2:]
         return grid.flatten(2).transpose(1, 2), (t, h, w)
 
-    def _embed(self, pixels: Tensor) -> Tensor:
-        if emulates_bfloat16(pixels):
-            convolve = functools.partial(
-                F.conv2d if self.for_images else F.conv3d,
-                stride=self.proj.stride,
-                padding=self.proj.padding,
-            )
-            return emulated(convolve, pixels, self.proj.weight, self.proj.bias)
-        grid: Tensor = self.proj(pixels)
-        return grid
+    def convolve(self, pixels: Tensor) -> Tensor:
+        """The patches as a grid, (B, dim, T, H, W), or (B, dim, H, W) for images."""
+        return self.proj(pixels)  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -154,24 +144,3 @@ class Head(nn.Module):
 def with_prefix(prefix: Tensor, patches: Tensor) -> Tensor:
     """Prefix tokens (B, P, ...) put before the tokens of the grid; P may be 0."""
     return torch.cat([prefix, patches], dim=1) if prefix.shape[1] else patches
-
-
-def with_zero_gradients(x: Tensor, *idle: Tensor) -> Tensor:
-    """``x``, whose backward pass gives the ``idle`` parameters gradients of zero instead of none.
-
-    Optimizers leave a parameter without a gradient as it is, and would not decay it; and several
-    processes would wait for it.
-    """
-    out: Tensor = _WithZeroGradients.apply(x, *idle)
-    return out
-
-
-class _WithZeroGradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *idle: Tensor) -> Tensor:
-        ctx.save_for_backward(*idle)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return grad, *[torch.zeros_like(one) for one in ctx.saved_tensors]

@@ -25,84 +25,22 @@ import torch
 from torch import Tensor, nn
 
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.kernels import THW
 from slowfast_mvit.models.blocks import MultiScaleBlock
 from slowfast_mvit.models.checkpointing import pick_run_block, run_block
 from slowfast_mvit.models.layers import NORM_EPS, Head, PatchEmbed, initialise, with_prefix
 from slowfast_mvit.models.positions import joint_positions, new_embedding, separate_positions
-from slowfast_mvit.models.specs import BlockSpec, block_specs
+from slowfast_mvit.models.specs import BlockSpec, check_specs
+from slowfast_mvit.models.tables import THW
 
 ABSOLUTE_POSITIONS = (None, "separate", "joint")
-
-
-def mvit_from_lists(
-    *,
-    input_size: THW,
-    patch_kernel: Sequence[int] = (3, 7, 7),
-    patch_stride: Sequence[int] = (2, 4, 4),
-    patch_padding: Sequence[int] = (1, 3, 3),
-    embed_dim: int = 96,
-    num_heads: int = 1,
-    depth: int = 16,
-    dim_mul: Sequence[Sequence[float]] = (),
-    head_mul: Sequence[Sequence[float]] = (),
-    dim_mul_in_att: bool = True,
-    pool_q_stride: Sequence[Sequence[int]] = (),
-    pool_kv_stride: Sequence[Sequence[int]] = (),
-    pool_kv_stride_adaptive: Sequence[int] | None = None,
-    pool_kvq_kernel: Sequence[int] | None = None,
-    drop_path: float = 0.0,
-    **trunk: Any,
-) -> MViT:
-    """Build an MViT from the lists that PySlowFast's ``MVIT`` keys give.
-
-    Args:
-        input_size: pixels (T, H, W) of the clips it is trained on; T is 1 for images.
-        patch_kernel: three numbers, or two (rows, columns) for an image model (``PATCH_2D``).
-        patch_stride: likewise.
-        patch_padding: likewise.
-        (the lists of blocks): see ``block_specs``.
-        trunk: everything else that ``MViT`` takes.
-
-    Raises:
-        ConfigError: if the lists do not fit together.
-    """
-    blocks = block_specs(
-        grid=_grid_after_patches(input_size, patch_stride),
-        depth=depth,
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-        dim_mul=dim_mul,
-        head_mul=head_mul,
-        dim_mul_in_att=dim_mul_in_att,
-        pool_q_stride=pool_q_stride,
-        pool_kv_stride=pool_kv_stride,
-        pool_kv_stride_adaptive=pool_kv_stride_adaptive,
-        pool_kvq_kernel=pool_kvq_kernel,
-        drop_path=drop_path,
-    )
-    return MViT(
-        blocks,
-        input_size=input_size,
-        patch_kernel=patch_kernel,
-        patch_stride=patch_stride,
-        patch_padding=patch_padding,
-        **trunk,
-    )
-
-
-def _grid_after_patches(input_size: THW, patch_stride: Sequence[int]) -> THW:
-    """The token grid of the first block, rounded down as PySlowFast does."""
-    stride = (1, *patch_stride) if len(patch_stride) == 2 else tuple(patch_stride)
-    t, h, w = (max(length // step, 1) for length, step in zip(input_size, stride, strict=True))
-    return t, h, w
 
 
 class MViT(nn.Module):
     """A multiscale vision transformer for clips or images.
 
     Args:
-        blocks: what each block is like; ``block_specs`` makes them from PySlowFast's lists.
+        blocks: a record of each block. ``variants.stage_specs`` makes them by stages, and
+            ``slowfast_mvit.builders`` from PySlowFast's lists.
         input_size: pixels (T, H, W) of the clips it is trained on. Other sizes, square or not, work
             at run time: positions are resampled.
         num_classes: K.
@@ -110,24 +48,16 @@ class MViT(nn.Module):
             for an image model.
         patch_stride: its stride, likewise.
         patch_padding: its padding, likewise.
-        mlp_ratio: width of the hidden layer of each MLP, as a multiple of its input's.
-        qkv_bias: whether the projections to queries, keys and values have a bias.
-        cls_token: prepend a class token and classify by it.
         abs_pos: None, "separate" (one embedding for place, one for time) or "joint" embeddings.
-        rel_pos_spatial: relative positions for height and width.
-        rel_pos_temporal: relative positions for time.
         rel_pos_zero_init: relative positions start at 0 instead of small random values.
-        residual_pooling: attention adds the pooled queries to its output.
-        residual_cls_token: it adds that of the class token, too.
         mean_pooling: classify by the mean of the tokens, without the class token's; the norm then
             comes after the mean.
         norm_stem: a norm before the first block.
-        dropout: rate of the dropouts after the embedding, the attentions and the MLPs.
+        dropout: rate of the dropout after the embedding.
         head_dropout: rate of the dropout before the classifier.
         head_init_scale: factor of the classifier's first weights.
         detach_head: no gradients from the classifier to what is below it (linear probing).
-        attention: "fast", or the same function without the kernels made for it, "folded", or
-            with every score written out, "plain".
+        attention: "folded", or "plain" with every score written out.
         activation_checkpointing: what training keeps of each block, and what it computes again in
             the backward pass: False, "selective" or True, see ``models.checkpointing``.
 
@@ -136,8 +66,8 @@ class MViT(nn.Module):
             deviation, class names); None until ``slowfast_mvit.builders`` sets it.
 
     Raises:
-        ConfigError: if there are no such absolute positions or activation checkpointing, or patch
-            sizes differ in length.
+        ConfigError: if blocks cannot be built, there are no such absolute positions or activation
+            checkpointing, or patch sizes differ in length.
 
     Source: the function, the names and the order of the parameters are PySlowFast's, so its weights
     load unchanged. ``tests/models/test_against_pyslowfast.py`` holds outputs and gradients against
@@ -154,37 +84,31 @@ class MViT(nn.Module):
         patch_kernel: Sequence[int] = (3, 7, 7),
         patch_stride: Sequence[int] = (2, 4, 4),
         patch_padding: Sequence[int] = (1, 3, 3),
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        cls_token: bool = True,
         abs_pos: str | None = None,
-        rel_pos_spatial: bool = True,
-        rel_pos_temporal: bool = True,
         rel_pos_zero_init: bool = False,
-        residual_pooling: bool = True,
-        residual_cls_token: bool = False,
         mean_pooling: bool = False,
         norm_stem: bool = False,
         dropout: float = 0.0,
         head_dropout: float = 0.0,
         head_init_scale: float = 1.0,
         detach_head: bool = False,
-        attention: str = "fast",
+        attention: str = "folded",
         activation_checkpointing: bool | str = False,
     ) -> None:
         super().__init__()
+        check_specs(blocks)
         _check(abs_pos, patch_kernel, patch_stride, patch_padding)
         self.input_size = input_size
         self.num_classes = num_classes
         self.input_spec: dict[str, Any] | None = None
-        self.num_prefix_tokens = int(cls_token)
+        self.num_prefix_tokens = blocks[0].num_prefix_tokens
         self.mean_pooling = mean_pooling
         self.detach_head = detach_head
         self.run_block = pick_run_block(activation_checkpointing)
         self.trained_thw = blocks[0].input_thw
 
         dim, dim_last = blocks[0].dim, blocks[-1].dim_out
-        if cls_token:
+        if self.num_prefix_tokens:
             self.cls_token = new_embedding(1, dim)
         self.abs_pos = abs_pos
         self._add_position_parameters(dim)
@@ -196,24 +120,7 @@ class MViT(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.norm_stem = nn.LayerNorm(dim, eps=NORM_EPS) if norm_stem else nn.Identity()
-        reads_prefix_only = attention == "fast" and cls_token and not mean_pooling
-        self.blocks = nn.ModuleList(
-            MultiScaleBlock(
-                spec,
-                mlp_ratio=mlp_ratio,
-                num_prefix_tokens=self.num_prefix_tokens,
-                qkv_bias=qkv_bias,
-                rel_pos_spatial=rel_pos_spatial,
-                rel_pos_temporal=rel_pos_temporal,
-                residual_pooling=residual_pooling,
-                residual_cls_token=residual_cls_token,
-                dropout=dropout,
-                attention=attention,
-                only_prefix=reads_prefix_only and spec is blocks[-1],
-                tokenwise=activation_checkpointing != "selective",
-            )
-            for spec in blocks
-        )
+        self.blocks = nn.ModuleList(MultiScaleBlock(spec, attention=attention) for spec in blocks)
         self.norm = nn.LayerNorm(dim_last, eps=NORM_EPS)
         self.head = Head(dim_last, num_classes, dropout=head_dropout)
         self._initialise(rel_pos_zero_init=rel_pos_zero_init, head_init_scale=head_init_scale)

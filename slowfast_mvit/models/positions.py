@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slowfast_mvit.kernels import THW, resample_table
 from slowfast_mvit.models.layers import with_prefix
+from slowfast_mvit.models.tables import THW, resample_table
 
 
 def separate_positions(

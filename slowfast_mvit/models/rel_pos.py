@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from slowfast_mvit.kernels import THW, gather_table
+from slowfast_mvit.models.tables import THW, gather_table
 
 # For each axis: the queries, the rows for each query and key position, and what comes out.
 _PRODUCTS = (

@@ -1,8 +1,7 @@
-"""What each block of an MViT is like: from lists, as PySlowFast's configs give them, to records.
+"""The record of one block: every number and option of it, in plain sight.
 
-embed_dim, dim_mul, ...   ->  block_specs  ->  [BlockSpec, BlockSpec, ...]  ->  MViT
-(a few lists of blocks        (a pure           (every number of every
-where something changes)      function)         block, in plain sight)
+The published models make theirs by stages (``variants.py``); ``slowfast_mvit.builders`` translates
+the lists of PySlowFast's configs.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slowfast_mvit.errors import ConfigError, in_one_message
-from slowfast_mvit.kernels import THW
+from slowfast_mvit.models.tables import THW
 
 
 @dataclass(frozen=True)
@@ -21,16 +20,24 @@ class BlockSpec:
 
     Attributes:
         dim: width of the tokens that come in.
-        dim_att: width of the attention and of what it gives.
+        dim_att: width of the attention and of what it gives; a multiple of ``num_heads``.
         dim_out: width of the tokens that go out.
         num_heads: number of heads.
-        input_thw: grid of the tokens that come in, at the training resolution and rounded down;
-            sizes the relative position tables and nothing else.
+        input_thw: token grid (frames, rows, columns) of the tokens that come in, at the training
+            resolution and rounded down; sizes the relative position tables and nothing else.
         kernel_q: query pooling kernel, or None where queries are not pooled.
         stride_q: query pooling stride; the grid of the tokens shrinks by it.
         kernel_kv: key and value pooling kernel, or None where they are not pooled.
-        stride_kv: key and value pooling stride.
+        stride_kv: key and value pooling stride; changes the cost, not the grid of the tokens.
         drop_path: probability of losing each of the two branches in training.
+        mlp_ratio: width of the hidden layer of the MLP, as a multiple of its input's.
+        num_prefix_tokens: 1 with a class token, 0 without.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        rel_pos_spatial: relative positions for height and width.
+        rel_pos_temporal: relative positions for time.
+        residual_pooling: the attention adds the pooled queries to its output.
+        residual_cls_token: it adds that of the class token, too.
+        dropout: rate of the dropouts in the attention and in the MLP.
     """
 
     dim: int
@@ -38,169 +45,65 @@ class BlockSpec:
     dim_out: int
     num_heads: int
     input_thw: THW
-    kernel_q: THW | None
-    stride_q: THW
-    kernel_kv: THW | None
-    stride_kv: THW
-    drop_path: float
+    kernel_q: THW | None = (3, 3, 3)
+    stride_q: THW = (1, 1, 1)
+    kernel_kv: THW | None = (3, 3, 3)
+    stride_kv: THW = (1, 1, 1)
+    drop_path: float = 0.0
+    mlp_ratio: float = 4.0
+    num_prefix_tokens: int = 1
+    qkv_bias: bool = True
+    rel_pos_spatial: bool = True
+    rel_pos_temporal: bool = True
+    residual_pooling: bool = True
+    residual_cls_token: bool = False
+    dropout: float = 0.0
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.dim_att // self.num_heads
+
+    @property
+    def widens_in_attention(self) -> bool:
+        """Whether tokens get wider in the attention (MViTv2)."""
+        return self.dim_att != self.dim
+
+    @property
+    def widens_in_mlp(self) -> bool:
+        """Whether tokens get wider in the MLP (MViTv1)."""
+        return self.dim_out != self.dim_att
 
 
-def block_specs(
-    *,
-    grid: THW,
-    depth: int,
-    embed_dim: int,
-    num_heads: int,
-    dim_mul: Sequence[Sequence[float]] = (),
-    head_mul: Sequence[Sequence[float]] = (),
-    dim_mul_in_att: bool = True,
-    pool_q_stride: Sequence[Sequence[int]] = (),
-    pool_kv_stride: Sequence[Sequence[int]] = (),
-    pool_kv_stride_adaptive: Sequence[int] | None = None,
-    pool_kvq_kernel: Sequence[int] | None = None,
-    drop_path: float = 0.0,
-) -> list[BlockSpec]:
-    """The blocks that PySlowFast builds from the ``MVIT`` keys of these names.
-
-    Args:
-        grid: token grid after the patch embedding.
-        depth: number of blocks.
-        embed_dim: width of the tokens of the first block.
-        num_heads: heads of the first block, before ``head_mul``.
-        dim_mul: rows (block, factor): where the tokens get wider.
-        head_mul: rows (block, factor): where the heads get more.
-        dim_mul_in_att: tokens get wider in the attention of the block named (MViTv2), else in the
-            MLP of the block before it (MViTv1).
-        pool_q_stride: rows (block, t, h, w). Queries of a block without a row are not pooled at
-            all; those of a row with stride 1 are, where the kernel is larger than 1.
-        pool_kv_stride: rows (block, t, h, w) for keys and values; not read with the next.
-        pool_kv_stride_adaptive: key and value stride of the first block; divided by each query
-            stride on the way, so that all blocks have keys of about the same grid.
-        pool_kvq_kernel: kernel of every pooling; None makes it one wider than the stride.
-        drop_path: rate of the last block; rises linearly from 0 at the first.
-
-    Raises:
-        ConfigError: if rows name blocks that do not exist, heads do not divide a width, or a kernel
-            does not pool queries to the grid of the skip path. Names all of them.
-    """
-    _check_rows(
-        depth,
-        {
-            "dim_mul": (dim_mul, 2, depth + 1),
-            "head_mul": (head_mul, 2, depth + 1),
-            "pool_q_stride": (pool_q_stride, 4, depth),
-            "pool_kv_stride": (pool_kv_stride, 4, depth),
-        },
-    )
-    stride_q = _strides(pool_q_stride)
-    if pool_kv_stride_adaptive is None:
-        stride_kv = _strides(pool_kv_stride)
-    else:
-        stride_kv = _adaptive_strides(_thw(pool_kv_stride_adaptive), stride_q, depth)
-    kernel = None if pool_kvq_kernel is None else _thw(pool_kvq_kernel)
-    widths = _widths(depth, embed_dim, num_heads, dim_mul, head_mul, dim_mul_in_att)
-
-    specs = []
-    for block, (dim, dim_att, dim_out, heads) in enumerate(widths):
-        kernel_q, step_q = _pooling(stride_q.get(block), kernel)
-        kernel_kv, step_kv = _pooling(stride_kv.get(block), kernel)
-        specs.append(
-            BlockSpec(
-                dim=dim,
-                dim_att=dim_att,
-                dim_out=dim_out,
-                num_heads=heads,
-                input_thw=grid,
-                kernel_q=kernel_q,
-                stride_q=step_q,
-                kernel_kv=kernel_kv,
-                stride_kv=step_kv,
-                drop_path=drop_path * block / max(depth - 1, 1),
-            )
-        )
-        grid = _divided(grid, step_q)
-    _check_specs(specs)
-    return specs
+def pooling_kernel(stride: THW, kernel: THW | None) -> THW | None:
+    """The kernel of a pooling, one wider than the stride if None; None if there is no pooling."""
+    kernel = kernel or as_thw([step + 1 if step > 1 else 1 for step in stride])
+    return kernel if math.prod(kernel) > 1 or math.prod(stride) > 1 else None
 
 
-def _widths(
-    depth: int,
-    embed_dim: int,
-    num_heads: int,
-    dim_mul: Sequence[Sequence[float]],
-    head_mul: Sequence[Sequence[float]],
-    dim_mul_in_att: bool,
-) -> list[tuple[int, int, int, int]]:
-    """For each block: dim, dim_att, dim_out and the number of heads."""
-    dim_factors = {int(block): factor for block, factor in dim_mul}
-    head_factors = {int(block): factor for block, factor in head_mul}
-    widths = []
-    dim, heads = embed_dim, num_heads
-    for block in range(depth):
-        heads = _rounded(heads * head_factors.get(block, 1.0), 1)
-        widens_at = block if dim_mul_in_att else block + 1
-        # The factor of the heads counts once more here. No published model can tell.
-        divisor = _rounded(heads * head_factors.get(widens_at, 1.0), 1)
-        dim_out = _rounded(dim * dim_factors.get(widens_at, 1.0), divisor)
-        widths.append((dim, dim_out if dim_mul_in_att else dim, dim_out, heads))
-        dim = dim_out
-    return widths
+def first_grid(input_size: THW, patch_stride: Sequence[int]) -> THW:
+    """The token grid after patches of this stride; (rows, columns) for images."""
+    return divided(input_size, as_thw((1, 1, *patch_stride)[-3:]))
 
 
-def _rounded(width: float, divisor: int) -> int:
-    """The multiple of ``divisor`` nearest to ``width``, but not below 0.9 of it, nor 0."""
-    nearest = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return nearest + divisor if nearest < 0.9 * width else nearest
+def divided(thw: THW, stride: THW) -> THW:
+    """The grid after a stride, rounded down as PySlowFast does for the sizes of tables."""
+    return as_thw([max(length // step, 1) for length, step in zip(thw, stride, strict=True)])
 
 
-def _strides(rows: Sequence[Sequence[int]]) -> dict[int, THW]:
-    return {int(block): _thw(stride) for block, *stride in rows}
-
-
-def _adaptive_strides(first: THW, stride_q: dict[int, THW], depth: int) -> dict[int, THW]:
-    strides = {}
-    stride = first
-    for block in range(depth):
-        stride = _divided(stride, stride_q.get(block, (1, 1, 1)))
-        strides[block] = stride
-    return strides
-
-
-def _pooling(stride: THW | None, kernel: THW | None) -> tuple[THW | None, THW]:
-    """Kernel and stride of a pooling; no kernel where there is nothing to pool."""
-    if stride is None:
-        return None, (1, 1, 1)
-    if kernel is None:
-        kernel = _thw([step + 1 if step > 1 else 1 for step in stride])
-    pools = math.prod(kernel) > 1 or math.prod(stride) > 1
-    return (kernel if pools else None), stride
-
-
-def _divided(thw: THW, stride: THW) -> THW:
-    return _thw([max(length // step, 1) for length, step in zip(thw, stride, strict=True)])
-
-
-def _thw(values: Sequence[int]) -> THW:
+def as_thw(values: Sequence[int]) -> THW:
+    """Three numbers as a tuple of integers."""
     t, h, w = (int(value) for value in values)
     return t, h, w
 
 
-def _check_rows(depth: int, lists: dict[str, tuple[Sequence[Sequence[float]], int, int]]) -> None:
-    """Check each list of rows: (the rows, numbers in a row, the first block it may not name)."""
-    problems = []
-    for name, (rows, length, end) in lists.items():
-        for row in rows:
-            if len(row) != length:
-                problems.append(f"{name}: expected {length} numbers in a row, got {list(row)}")
-            elif not 0 <= row[0] < end:
-                problems.append(f"{name}: {list(row)} names a block; there are 0 to {depth - 1}")
-            elif min(row[1:]) <= 0:
-                problems.append(f"{name}: factors and strides must be above 0, got {list(row)}")
-    if problems:
-        raise ConfigError(in_one_message(f"an MViT of {depth} blocks", problems))
+def check_specs(specs: Sequence[BlockSpec]) -> None:
+    """Check that each block can be built.
 
-
-def _check_specs(specs: Sequence[BlockSpec]) -> None:
+    Raises:
+        ConfigError: heads do not divide a width, or a kernel does not pool queries to the grid of
+            the skip path. Names all of them.
+    """
     problems = []
     for block, spec in enumerate(specs):
         if spec.dim_att % spec.num_heads:
@@ -208,8 +111,8 @@ def _check_specs(specs: Sequence[BlockSpec]) -> None:
                 f"block {block}: {spec.num_heads} heads do not divide a width of {spec.dim_att}"
             )
         # Pooling by an even kernel rounds up where one by an odd kernel rounds down.
-        for axis, step in zip("thw", spec.stride_q, strict=True):
-            size = (spec.kernel_q or (1, 1, 1))["thw".index(axis)]
+        kernel = spec.kernel_q or (1, 1, 1)
+        for axis, size, step in zip("thw", kernel, spec.stride_q, strict=True):
             if size % 2 != (step + 1 if step > 1 else 1) % 2:
                 problems.append(
                     f"block {block}: a query kernel of {size} and a stride of {step} along {axis} "

@@ -15,8 +15,14 @@ from itertools import accumulate
 from typing import Any
 
 from slowfast_mvit.errors import pick
-from slowfast_mvit.kernels import THW
-from slowfast_mvit.models.mvit import MViT, mvit_from_lists
+from slowfast_mvit.models.specs import (
+    BlockSpec,
+    as_thw,
+    divided,
+    first_grid,
+    pooling_kernel,
+)
+from slowfast_mvit.models.tables import THW
 
 
 @dataclass(frozen=True)
@@ -43,42 +49,61 @@ SIZES = {
 }
 
 
-def variant_lists(
+def stage_specs(
     size: str,
     *,
+    input_thw: THW,
     first_stride_kv: THW = (1, 8, 8),
     kernel: THW | None = (3, 3, 3),
     pools_every_q: bool = True,
-) -> dict[str, Any]:
-    """A size in the form of PySlowFast's ``MVIT`` keys; as they stand, those of its video models.
+    dim_mul_in_att: bool = True,
+    drop_path: float = 0.0,
+    **options: Any,
+) -> list[BlockSpec]:
+    """The blocks of a size; as the defaults have them, those of MViTv2 for video.
 
     Args:
         size: "T", "S", "B", "L" or "H".
-        first_stride_kv: key and value stride of the first block.
+        input_thw: token grid after the patch embedding.
+        first_stride_kv: key and value stride of the first block; halved where the grid is.
         kernel: kernel of every pooling; None makes it one wider than the stride.
         pools_every_q: queries are pooled in every block (MViTv2), or only where the grid shrinks.
-
-    Returns:
-        embed_dim, num_heads, depth, dim_mul, head_mul, pool_q_stride, pool_kv_stride_adaptive and
-        pool_kvq_kernel, as ``block_specs`` takes them.
+        dim_mul_in_att: tokens get wider in the attention of a stage's first block (MViTv2), else
+            in the MLP of the block before it (MViTv1).
+        drop_path: rate of the last block; rises linearly from 0 at the first.
+        options: of every ``BlockSpec``.
 
     Raises:
         ConfigError: if there is no such size.
     """
     shape = pick(SIZES, size, "MViT size")
-    stage_starts = list(accumulate(shape.stages))[:-1]
-    strides = {block: [1, 1, 1] for block in range(sum(shape.stages)) if pools_every_q}
-    strides |= {block: [1, 2, 2] for block in stage_starts}
-    return {
-        "embed_dim": shape.embed_dim,
-        "num_heads": shape.num_heads,
-        "depth": sum(shape.stages),
-        "dim_mul": [[block, 2.0] for block in stage_starts],
-        "head_mul": [[block, 2.0] for block in stage_starts],
-        "pool_q_stride": [[block, *strides[block]] for block in sorted(strides)],
-        "pool_kv_stride_adaptive": list(first_stride_kv),
-        "pool_kvq_kernel": None if kernel is None else list(kernel),
-    }
+    depth, starts = sum(shape.stages), set(accumulate(shape.stages[:-1]))
+    dim, num_heads, stride_kv = shape.embed_dim, shape.num_heads, first_stride_kv
+    specs = []
+    for block in range(depth):
+        stride_q = (1, 2, 2) if block in starts else (1, 1, 1)
+        num_heads *= 2 if block in starts else 1
+        stride_kv = divided(stride_kv, stride_q)
+        dim_out = 2 * dim if (block if dim_mul_in_att else block + 1) in starts else dim
+        specs.append(
+            BlockSpec(
+                dim=dim,
+                dim_att=dim_out if dim_mul_in_att else dim,
+                dim_out=dim_out,
+                num_heads=num_heads,
+                input_thw=input_thw,
+                kernel_q=pooling_kernel(stride_q, kernel)
+                if pools_every_q or block in starts
+                else None,
+                stride_q=stride_q,
+                kernel_kv=pooling_kernel(stride_kv, kernel),
+                stride_kv=stride_kv,
+                drop_path=drop_path * block / max(depth - 1, 1),
+                **options,
+            )
+        )
+        dim, input_thw = dim_out, divided(input_thw, stride_q)
+    return specs
 
 
 @dataclass(frozen=True)
@@ -93,8 +118,8 @@ class Variant:
         gflops: multiply-adds of one view, in 1e9, as fvcore counts them on plain attention.
         drop_path: stochastic depth in its recipe; 0 where no recipe was published.
         head_dropout: dropout before the classifier in its recipe.
-        pooling: arguments of ``variant_lists`` other than the defaults.
-        trunk: arguments of ``mvit_from_lists`` other than the defaults.
+        blocks: arguments of ``stage_specs`` other than the defaults.
+        trunk: arguments of ``MViT`` other than the defaults.
     """
 
     size: str
@@ -104,37 +129,37 @@ class Variant:
     gflops: float
     drop_path: float = 0.0
     head_dropout: float = 0.5
-    pooling: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[str, Any] = field(default_factory=dict)
     trunk: Mapping[str, Any] = field(default_factory=dict)
 
 
 _MASKFEAT: dict[str, Any] = {
     "head_dropout": 0.0,
-    "trunk": {"dim_mul_in_att": False, "mean_pooling": True, "head_init_scale": 0.001},
+    "blocks": {"dim_mul_in_att": False},
+    "trunk": {"mean_pooling": True, "head_init_scale": 0.001},
 }
-_MVITV1_TRUNK: dict[str, Any] = {
+_MVITV1_BLOCKS: dict[str, Any] = {
     "dim_mul_in_att": False,
-    "abs_pos": "separate",
+    "pools_every_q": False,
     "rel_pos_spatial": False,
     "rel_pos_temporal": False,
     "residual_pooling": False,
 }
-_IMAGE_TRUNK: dict[str, Any] = {
-    "patch_kernel": (7, 7),
-    "patch_stride": (4, 4),
-    "patch_padding": (3, 3),
+_IMAGE_BLOCKS: dict[str, Any] = {
+    "first_stride_kv": (1, 4, 4),
+    "kernel": (1, 3, 3),
     "rel_pos_temporal": False,
 }
 _IMAGE: dict[str, Any] = {
     "input_size": (1, 224, 224),
     "head_dropout": 0.0,
-    "pooling": {"first_stride_kv": (1, 4, 4), "kernel": (1, 3, 3)},
+    "trunk": {"patch_kernel": (7, 7), "patch_stride": (4, 4), "patch_padding": (3, 3)},
 }
-_IN1K = {**_IMAGE, "num_classes": 1000, "trunk": {**_IMAGE_TRUNK, "cls_token": False}}
+_IN1K = {**_IMAGE, "num_classes": 1000, "blocks": {**_IMAGE_BLOCKS, "num_prefix_tokens": 0}}
 _IN21K = {
     **_IMAGE,
     "num_classes": 19168,
-    "trunk": {**_IMAGE_TRUNK, "residual_cls_token": True},
+    "blocks": {**_IMAGE_BLOCKS, "residual_cls_token": True},
 }
 
 VARIANTS = {
@@ -157,8 +182,8 @@ VARIANTS = {
         36_610_672,
         70.8039,
         drop_path=0.2,
-        pooling={"pools_every_q": False},
-        trunk=_MVITV1_TRUNK,
+        blocks=_MVITV1_BLOCKS,
+        trunk={"abs_pos": "separate"},
     ),
     "mvitv1_b_32x3": Variant(
         "B",
@@ -167,8 +192,8 @@ VARIANTS = {
         53_115_280,
         236.3104,
         drop_path=0.3,
-        pooling={"pools_every_q": False, "kernel": None},
-        trunk=_MVITV1_TRUNK,
+        blocks={**_MVITV1_BLOCKS, "kernel": None},
+        trunk={"abs_pos": "separate"},
     ),
     # MViTv2 for images, ImageNet-1K. The published weights of L widen in the MLP, unlike L for
     # clips; the 42.1 GFLOPs published beside them are those of widening in attention.
@@ -180,7 +205,7 @@ VARIANTS = {
         num_params=217_992_952,
         gflops=43.8693,
         drop_path=0.5,
-        **{**_IN1K, "trunk": {**_IN1K["trunk"], "dim_mul_in_att": False}},
+        **{**_IN1K, "blocks": {**_IN1K["blocks"], "dim_mul_in_att": False}},
     ),
     # MViTv2 for images, ImageNet-21K, with a class token
     "mvitv2_b_in21k": Variant("B", num_params=65_444_032, gflops=10.2318, **_IN21K),
@@ -190,60 +215,42 @@ VARIANTS = {
 
 
 def list_models() -> list[str]:
-    """The names that ``create_model`` knows."""
+    """The names of the published models."""
     return sorted(VARIANTS)
 
 
-def create_model(
+def variant_arguments(
     name: str,
     *,
     num_classes: int | None = None,
     input_size: Sequence[int] | None = None,
-    attention: str = "fast",
     drop_path: float | None = None,
     head_dropout: float | None = None,
-) -> MViT:
-    """A published model by name, with fresh weights.
+) -> dict[str, Any]:
+    """What ``MViT`` takes for a published model; None stands for what was published.
 
     Args:
         name: one of ``list_models()``.
-        num_classes: classes; None for as many as it was published for.
-        input_size: pixels (T, H, W) of the clips to train on; None for the published size.
-        attention: "fast", "folded" or "plain", the same function computed in three ways.
-        drop_path: stochastic depth of the last block; None for that of the published recipe.
-        head_dropout: dropout before the classifier; None for that of the published recipe.
-
-    Raises:
-        ConfigError: if there is no such model; says which is nearest.
-    """
-    arguments = variant_arguments(name)
-    given = {
-        "num_classes": num_classes,
-        "input_size": None if input_size is None else _thw(input_size),
-        "drop_path": drop_path,
-        "head_dropout": head_dropout,
-    }
-    arguments |= {key: value for key, value in given.items() if value is not None}
-    return mvit_from_lists(attention=attention, **arguments)
-
-
-def variant_arguments(name: str) -> dict[str, Any]:
-    """The plain arguments of ``mvit_from_lists`` for a published model.
+        num_classes: classes.
+        input_size: pixels (T, H, W) of the clips to train on.
+        drop_path: stochastic depth of the last block.
+        head_dropout: dropout before the classifier.
 
     Raises:
         ConfigError: if there is no such model; says which is nearest.
     """
     variant = pick(VARIANTS, name, "model")
+    input_size = variant.input_size if input_size is None else as_thw(input_size)
+    patch_stride = variant.trunk.get("patch_stride", (2, 4, 4))
     return {
-        "input_size": variant.input_size,
-        "num_classes": variant.num_classes,
-        "drop_path": variant.drop_path,
-        "head_dropout": variant.head_dropout,
-        **variant_lists(variant.size, **variant.pooling),
+        "blocks": stage_specs(
+            variant.size,
+            input_thw=first_grid(input_size, patch_stride),
+            drop_path=variant.drop_path if drop_path is None else drop_path,
+            **variant.blocks,
+        ),
+        "input_size": input_size,
+        "num_classes": variant.num_classes if num_classes is None else num_classes,
+        "head_dropout": variant.head_dropout if head_dropout is None else head_dropout,
         **variant.trunk,
     }
-
-
-def _thw(values: Sequence[int]) -> THW:
-    t, h, w = values
-    return t, h, w

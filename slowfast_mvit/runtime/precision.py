@@ -28,7 +28,7 @@ def lacks_instructions(device: torch.device, precision: str) -> bool:
     """Whether torch has to imitate products of a format of ``PRECISIONS`` on this CPU.
 
     They then take about a hundred times as long as in float32 (AVX2, torch 2.14), but for those in
-    bfloat16 that ``kernels.casting`` multiplies as float32. Of other devices nothing is said.
+    bfloat16 that ``fast.cpu.casting`` multiplies as float32. Of other devices nothing is said.
     """
     check = _INSTRUCTION_CHECKS.get(precision)
     has_products = torch.backends.mkldnn.is_available()  # of formats without instructions as well

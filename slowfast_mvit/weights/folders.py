@@ -4,7 +4,7 @@ A folder, as a hub repository keeps a model, has
     model.safetensors   parameter name -> tensor, PySlowFast's names
     config.json         variant      a published model with these shapes, or null
                         num_classes  K
-                        model        arguments of ``slowfast_mvit.models.mvit_from_lists``
+                        model        arguments of ``slowfast_mvit.builders.lists.mvit_from_lists``
                         input_spec   how pixels are made for it, with the class names; or null
 """
 

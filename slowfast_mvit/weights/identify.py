@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from slowfast_mvit.errors import WeightsError, in_one_message
-from slowfast_mvit.models import mvit_from_lists
+from slowfast_mvit.models import MViT
 from slowfast_mvit.models.variants import SIZES, VARIANTS, variant_arguments
 from slowfast_mvit.weights.architecture import Anatomy, anatomy_of
 
@@ -28,32 +27,39 @@ def matching_variant(state: Mapping[str, Tensor], *, ignoring: tuple[str, ...] =
     for name, variant in VARIANTS.items():
         size = SIZES[variant.size]
         if (sum(size.stages), size.embed_dim) == (anatomy.depth, anatomy.widths[0]):
-            own = state_on_meta(sized_arguments(variant_arguments(name), anatomy))
+            own = _published_state(name, anatomy)
             counted = {n: value for n, value in own.items() if not n.startswith(ignoring)}
             if not misfits(state, counted):
                 return name
     return None
 
 
+def sizes_shown(
+    anatomy: Anatomy, input_size: Sequence[int], num_classes: int
+) -> tuple[tuple[int, ...], int]:
+    """Return the input size and the classes that weights show, else those that were published."""
+    shown = anatomy.input_size()
+    size = tuple(found or published for found, published in zip(shown, input_size, strict=True))
+    return size, anatomy.num_classes or num_classes
+
+
 def exact_state(
-    state: Mapping[str, Tensor], arguments: Mapping[str, Any], where: str
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
-    """The same values in the names, the order and the shapes of the model; a head may be lacking.
+    """Return the values in the names, the order and the shapes of a model.
 
     Args:
-        state: in our names; kernels may lack a time axis of one.
-        arguments: of ``mvit_from_lists``.
+        state: in our names; kernels may lack a time axis of one, and the head may be missing.
+        own: the state dict of the model; its values are not read.
         where: the file, for the message.
 
     Raises:
         WeightsError: if they are not exactly the parameters of this model.
     """
-    own = state_on_meta(arguments)
     problems = misfits(state, own)
     if problems:
-        more = len(problems) - _EXAMPLES
-        told = [*problems[:_EXAMPLES], *([f"and {more} more"] if more > 0 else [])]
-        raise WeightsError(in_one_message(f"{where}: not the weights of its config's model", told))
+        headline = f"{where}: not the weights of its config's model"
+        raise WeightsError(in_one_message(headline, problems, limit=_EXAMPLES))
     return {name: state[name].reshape(value.shape) for name, value in own.items() if name in state}
 
 
@@ -74,20 +80,12 @@ def misfits(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]
     ]
 
 
-def sized_arguments(arguments: Mapping[str, Any], anatomy: Anatomy) -> dict[str, Any]:
-    """Return a variant's arguments for the input size and the classes that the weights show."""
-    t, h, w = (
-        shown or published
-        for shown, published in zip(anatomy.input_size(), arguments["input_size"], strict=True)
-    )
-    num_classes = anatomy.num_classes or arguments["num_classes"]
-    return {**arguments, "input_size": (t, h, w), "num_classes": num_classes}
-
-
-def state_on_meta(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict of a model without its values."""
-    with torch.device("meta"):  # shapes are wanted, and L has 218 million values
-        return mvit_from_lists(**arguments).state_dict()
+def _published_state(name: str, anatomy: Anatomy) -> dict[str, Tensor]:
+    variant = VARIANTS[name]
+    input_size, num_classes = sizes_shown(anatomy, variant.input_size, variant.num_classes)
+    with torch.device("meta"):  # only the shapes are needed, and L has 218 million values
+        model = MViT(**variant_arguments(name, num_classes=num_classes, input_size=input_size))
+    return model.state_dict()
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

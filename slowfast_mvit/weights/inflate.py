@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slowfast_mvit.kernels import THW, resample_table
+from slowfast_mvit.models.tables import THW, resample_table
 
 Inflation = Callable[[Tensor, int], Tensor]
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from slowfast_mvit.errors import ConfigError, WeightsError, pick
-from slowfast_mvit.kernels import THW
+from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights import inflate as sizes
 from slowfast_mvit.weights.files import WeightsFile, read_weights
 from slowfast_mvit.weights.names import strip_wrappers, to_ours, what_differs, why_left_out

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slowfast_mvit.kernels import THW
+from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights import inflate as sizes
 from slowfast_mvit.weights.names import why_absent
 from slowfast_mvit.weights.trained_grids import Told, grid_of_joint, plane_of

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from slowfast_mvit.kernels import THW
+from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights.architecture import grid_of
 from slowfast_mvit.weights.files import WeightsFile
 

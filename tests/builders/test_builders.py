@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from slowfast_mvit import builders
+from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.config import load_config, shipped_configs
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.models import create_model, mvit_from_lists
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.structures import ClipBatch
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / "reference" / "mvit_small_models.json").read_text()
-)
+GOLDEN = json.loads((Path(__file__).parent / "reference" / "mvit_small_models.json").read_text())
 S = "Kinetics/MVITv2_S_16x4.yaml"
 
 

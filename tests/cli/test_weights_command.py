@@ -9,7 +9,7 @@ import torch
 from slowfast_mvit import builders
 from slowfast_mvit.cli import main
 from slowfast_mvit.config import load_config
-from slowfast_mvit.models import create_model
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 
 

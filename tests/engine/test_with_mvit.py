@@ -3,8 +3,8 @@
 import torch
 from tiny_run import CPU, Batches, prepare_views, tiny_train
 
+from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.engine.test import score_videos, validate
-from slowfast_mvit.models.mvit import mvit_from_lists
 from slowfast_mvit.optim.objectives import cross_entropy
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.runtime.checkpoint_files import checkpoint_path

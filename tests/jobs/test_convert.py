@@ -10,9 +10,10 @@ from torchvision.models.video import mvit_v2_s
 from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.jobs.convert import convert
 from slowfast_mvit.jobs.predict import predict
-from slowfast_mvit.models import VARIANTS, create_model
+from slowfast_mvit.models import VARIANTS
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.files import read_weights

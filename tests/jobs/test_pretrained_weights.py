@@ -6,7 +6,7 @@ from class_folders import config_of, folder_of, write_weights
 
 from slowfast_mvit import builders
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.models import create_model
+from slowfast_mvit.fast import create_model
 
 
 @pytest.fixture(scope="module")

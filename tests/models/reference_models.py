@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slowfast_mvit.models import MViT, mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
+from slowfast_mvit.models import MViT
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 SMALL_MODELS = json.loads((REFERENCE / "mvit_small_models.json").read_text())

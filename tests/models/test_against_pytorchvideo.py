@@ -6,7 +6,7 @@ import pytest
 import torch
 from renaming import from_pytorchvideo
 
-from slowfast_mvit.models import mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
 
 # Widths and heads double at two blocks; queries are pooled there and nowhere else.
 LISTS = {

@@ -7,8 +7,9 @@ import timm
 import torch
 from renaming import from_timm
 
-from slowfast_mvit.models import create_model, mvit_from_lists, variant_lists
-from slowfast_mvit.models.variants import SIZES, VARIANTS, variant_arguments
+from slowfast_mvit.builders.lists import mvit_from_lists, variant_as_lists, variant_lists
+from slowfast_mvit.fast import create_model
+from slowfast_mvit.models.variants import SIZES, VARIANTS
 
 LIKE_TIMM = {
     "mvitv2_t_in1k": "mvitv2_tiny",
@@ -46,7 +47,7 @@ def test_logits_with_a_class_token_are_those_of_timm(attention):
     torch.manual_seed(0)
     theirs = timm.create_model("mvitv2_small_cls", num_classes=10, img_size=64).double().eval()
     ours = mvit_from_lists(
-        **variant_arguments("mvitv2_b_in21k")
+        **variant_as_lists("mvitv2_b_in21k")
         | variant_lists("S", first_stride_kv=(1, 4, 4), kernel=(1, 3, 3))
         | {"num_classes": 10, "input_size": (1, 64, 64), "attention": attention}
     )

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from renaming import TORCHVISION, from_torchvision, renamed
 from torchvision.models.video import mvit
 
-from slowfast_mvit.models import create_model
+from slowfast_mvit.fast import create_model
+from slowfast_mvit.models import BlockSpec
 from slowfast_mvit.models.attention import MultiScaleAttention
 
 MODELS = {"mvit_v2_s": "mvitv2_s_16x4", "mvit_v1_b": "mvitv1_b_16x4"}
@@ -90,15 +91,16 @@ def test_one_attention_is_that_of_torchvision(stride_kv, stride_q, run_thw, atte
         dropout=0.0,
         norm_layer=lambda dim: torch.nn.LayerNorm(dim, eps=1e-6),
     )
-    ours = MultiScaleAttention(
-        32,
-        64,
+    spec = BlockSpec(
+        dim=32,
+        dim_att=64,
+        dim_out=64,
         num_heads=2,
         input_thw=(4, 8, 8),
         stride_q=stride_q,
         stride_kv=stride_kv,
-        attention=attention,
     )
+    ours = MultiScaleAttention(spec, attention=attention)
     rules = [*TORCHVISION, (r"^project\.0", "proj")]
     rules += [(r"^pool_([qkv])\.norm_act\.0", r"norm_\1"), (r"^pool_([qkv])\.pool", r"pool_\1")]
     ours.load_state_dict(renamed(theirs.state_dict(), rules))

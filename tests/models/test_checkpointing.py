@@ -15,10 +15,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from slowfast_mvit.builders.lists import mvit_from_lists, variant_as_lists
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.models import mvit_from_lists
 from slowfast_mvit.models.checkpointing import RUN_BLOCK
-from slowfast_mvit.models.variants import variant_arguments
 
 SMALL = {
     "input_size": (4, 48, 48),
@@ -126,7 +125,7 @@ class Alive(TorchDispatchMode):
 
 def bytes_kept(kept, autocast=False):
     """What S keeps for the backward pass of one clip; nothing is computed."""
-    arguments = variant_arguments("mvitv2_s_16x4")
+    arguments = variant_as_lists("mvitv2_s_16x4")
     with torch.device("meta"):
         model = mvit_from_lists(**arguments, activation_checkpointing=kept)
     with FakeTensorMode(allow_non_fake_inputs=True):

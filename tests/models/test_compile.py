@@ -13,7 +13,8 @@ from reference_models import fill
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from slowfast_mvit.models import create_model, mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
+from slowfast_mvit.fast import create_model
 
 # A block as the first of MViTv2, and one that begins a stage: wider, with pooled queries.
 SMALL = {

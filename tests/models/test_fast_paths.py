@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from reference_models import SMALL_MODELS, clip, fill, from_keys
 
-from slowfast_mvit.kernels import blockwise, casting, pooled_attention
+from slowfast_mvit.fast import plan
+from slowfast_mvit.fast.cpu import casting, pooled_attention
 
 CASES = SMALL_MODELS["cases"]
 
@@ -13,7 +14,7 @@ CASES = SMALL_MODELS["cases"]
 @pytest.fixture(autouse=True)
 def small_heads_too(monkeypatch):
     """The models are too small for attention in blocks to pay."""
-    monkeypatch.setattr(blockwise, "MIN_SCORES", 0)
+    monkeypatch.setattr(plan, "MIN_SCORES", 0)
 
 
 def answers(case, attention, *, double=False, autocast=False, seed=None):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from reference_models import fill
 
+from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.models import mvit_from_lists
 
 SMALL = {
     "input_size": (4, 64, 64),

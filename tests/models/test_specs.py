@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from slowfast_mvit.builders.lists import (
+    block_specs,
+    mvit_from_lists,
+    variant_as_lists,
+    variant_lists,
+)
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.models import block_specs, variant_lists
+from slowfast_mvit.models import VARIANTS
+from slowfast_mvit.models.variants import variant_arguments
 
 SMALL = {"grid": (4, 16, 16), "depth": 3, "embed_dim": 16, "num_heads": 1}
 
@@ -77,3 +85,12 @@ def test_heads_that_do_not_divide_a_width_are_named():
 def test_a_query_kernel_that_misses_the_grid_of_the_skip_path_is_named():
     with pytest.raises(ConfigError, match="a query kernel of 2 and a stride of 2 along h"):
         block_specs(**SMALL, pool_q_stride=[[1, 1, 2, 2]], pool_kvq_kernel=[1, 2, 2])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_stages_and_lists_give_the_same_blocks_of_a_published_model(name):
+    by_stages = variant_arguments(name)["blocks"]
+    with torch.device("meta"):
+        model = mvit_from_lists(**variant_as_lists(name))
+
+    assert [block.spec for block in model.blocks] == by_stages

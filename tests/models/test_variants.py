@@ -11,8 +11,10 @@ from reference_models import FULL_MODELS, REFERENCE, clip, fill
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from slowfast_mvit.builders.lists import variant_lists
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.models import VARIANTS, create_model, list_models, variant_lists
+from slowfast_mvit.fast import create_model
+from slowfast_mvit.models import VARIANTS, list_models
 
 STATE_DICTS = {
     "mvitv2_s_16x4": ("mvitv2_s_16x4", 400),

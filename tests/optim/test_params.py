@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.models import create_model
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.optim.params import build_optimizer, freeze, layer_of, parameter_groups
 
 STATE_DICTS = Path(__file__).resolve().parents[1] / "reference" / "state_dicts"

@@ -9,14 +9,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "slowfast_mvit"
 # Imported by name, when a kernel is first launched; nothing may import them in the ordinary way.
-TRITON_KERNELS = {"triton_pooling_kernels.py", "triton_folding_kernels.py"}
+TRITON_KERNELS = {"pooling_kernels.py", "folding_kernels.py"}
 
 
 def rows_of_the_picture() -> dict[str, int]:
-    """Room -> row, read from the block in docs/architecture.md that starts with ``row folders``."""
+    """Room -> row, read from the block in docs/architecture.md that starts with ``row rooms``."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    block = re.search(r"^row +folders.*\n((?:.+\n)+?)```", text, re.MULTILINE)
-    assert block, "docs/architecture.md has no block that starts with 'row folders'"
+    block = re.search(r"^row +rooms.*\n((?:.+\n)+?)```", text, re.MULTILINE)
+    assert block, "docs/architecture.md has no block that starts with 'row rooms'"
     rows = {}
     for line in block.group(1).splitlines():
         number, *rooms = line.split("(")[0].split()
@@ -66,7 +66,7 @@ def test_imports_point_only_down():
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_builders_know_both_the_config_and_the_folders_it_configures():
+def test_only_build_knows_both_the_config_and_the_rooms_it_configures():
     rows = rows_of_the_picture()
     configured = {room for room, row in rows.items() if row == rows["config"]} - {"config"}
     users: dict[str, set[str]] = {}
@@ -76,13 +76,13 @@ def test_only_builders_know_both_the_config_and_the_folders_it_configures():
     both = {
         room
         for room, used in users.items()
-        if "config" in used and used & configured and rows[room] <= rows["builders"]
+        if "config" in used and used & configured and rows[room] <= rows["build"]
     }
 
-    assert both == {"builders"}
+    assert both == {"build"}
 
 
-@pytest.mark.parametrize("room", ["models", "kernels"])
+@pytest.mark.parametrize("room", ["models", "fast"])
 def test_models_need_torch_and_nothing_else(room):
     allowed = {"torch", "numpy", "slowfast_mvit"}
     import sys
@@ -101,7 +101,7 @@ def test_models_need_torch_and_nothing_else(room):
 
 
 def test_no_import_statement_reaches_triton():
-    modules = {f"slowfast_mvit.kernels.{Path(name).stem}" for name in TRITON_KERNELS}
+    modules = {f"slowfast_mvit.fast.cuda.{Path(name).stem}" for name in TRITON_KERNELS}
 
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -10,7 +10,7 @@ import torch
 from slowfast_mvit.builders import build_model
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import WeightsError
-from slowfast_mvit.models import create_model
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.weights import load_weights
 
 KINETICS = Path(__file__).resolve().parents[2] / "configs" / "Kinetics"

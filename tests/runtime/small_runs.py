@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
 
-from slowfast_mvit.models.mvit import MViT, mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
+from slowfast_mvit.models.mvit import MViT
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.params import parameter_groups
 from slowfast_mvit.runtime.compiling import compile_model

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from slowfast_mvit.models import MViT, mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
+from slowfast_mvit.models import MViT
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference" / "state_dicts"
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from slowfast_mvit.models import create_model, mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.weights.architecture import anatomy_of
 
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from slowfast_mvit.builders import load_start_weights
+from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
 from slowfast_mvit.config import load_config
-from slowfast_mvit.kernels import depthwise_pool
-from slowfast_mvit.models import create_model, mvit_from_lists, variant_lists
+from slowfast_mvit.fast import create_model
+from slowfast_mvit.models.pooling import depthwise_pool
 from slowfast_mvit.weights import load_weights
 
 FOR_IMAGES = {"patch_kernel": (7, 7), "patch_stride": (4, 4), "patch_padding": (3, 3)}

@@ -9,8 +9,9 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import nn
 from torchvision.models.video import mvit_v1_b, mvit_v2_s
 
+from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.errors import ConfigError, WeightsError
-from slowfast_mvit.models import create_model, mvit_from_lists
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.weights import load_weights
 
 

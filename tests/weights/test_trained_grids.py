@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slowfast_mvit.models import mvit_from_lists
+from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.trained_grids import grid_of_joint, plane_of
 

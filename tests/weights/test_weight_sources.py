@@ -17,7 +17,7 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import nn
 
 from slowfast_mvit.errors import WeightsError
-from slowfast_mvit.models import create_model
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.names import to_ours, to_torchvision
 

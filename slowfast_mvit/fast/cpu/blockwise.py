@@ -1,0 +1,239 @@
+"""Attention with decomposed relative positions on a CPU, a block of queries at a time.
+
+    for some queries of one head:
+        scores  = queries k^T                           one matrix product
+        scores += offsets of the axes; exponentials     in one pass, while they lie in the cache
+        out     = scores v / their sum (+ queries)      one matrix product
+
+The fused kernels of PyTorch want the offsets as a mask of all scores, or folded into wider queries
+and keys (``models/folded.py``), a fifth more to multiply. Here a pass over a block of scores adds
+them, and nothing is padded, concatenated or moved. For the backward pass only the logarithm of each
+softmax's sum is kept; the scores are computed again.
+
+Float32, whatever the inputs: bfloat16 is rounded once on the way in and once on the way out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slowfast_mvit.fast.cpu import native
+
+# Bytes of scores that a thread works on: a block has to stay in the cache between its passes.
+BLOCK_BYTES = 1 << 20
+
+
+@torch.library.custom_op("slowfast_mvit::blockwise_attention", mutates_args=())
+def blockwise_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table_t: Tensor | None,
+    table_h: Tensor | None,
+    table_w: Tensor | None,
+    q_thw: Sequence[int],
+    k_thw: Sequence[int],
+    num_prefix_tokens: int,
+    scale: float,
+    add_queries_from: int,
+) -> tuple[Tensor, Tensor]:
+    """softmax(scale * q k^T + offsets) v, and the queries added to it.
+
+    Args:
+        q: (B, Lq, N, D), the last two axes contiguous.
+        k: (B, Lk, N, D), likewise.
+        v: (B, Lk, N, D), likewise.
+        table_t: vectors of each query and key position in time, (T, kT, D); None for no offsets.
+        table_h: in height, (H, kH, D).
+        table_w: in width, (W, kW, D).
+        q_thw: the grid of the queries, after the prefix.
+        k_thw: that of the keys.
+        num_prefix_tokens: leading queries and keys that get no offset.
+        scale: factor of the products of q and k.
+        add_queries_from: the queries from this one on are added to the output; Lq for none.
+
+    Returns:
+        (B, Lq, N, D) in the dtype of q, and the logarithm of the softmax's sum for each query,
+        (B, N, Lq) float32.
+    """
+    out, log_sum = q.new_empty(q.shape, dtype=torch.float32), _empty_log_sum(q)
+    plain_q, k, v = _float32(q, k, v)
+    tables, threads = _float32(table_t, table_h, table_w), torch.get_num_threads()
+    with torch.autocast("cpu", enabled=False):
+        for b, n, rows, scoring in _blocks(plain_q, k, q_thw, k_thw, num_prefix_tokens):
+            queries, to = plain_q[b, rows, n], out[b, rows, n]
+            padded, inverse = _scores(scoring), torch.empty(scoring.rows)
+            scores = padded[:, : scoring.keys]
+            torch.mm(queries, k[b, :, n].t(), out=scores)
+            native.library().softmax_forward(
+                ctypes.byref(scoring),
+                padded.data_ptr(),
+                scale,
+                *native.addresses(queries, *tables, inverse, log_sum[b, n, rows]),
+                threads,
+            )
+            torch.mm(scores, v[b, :, n], out=to)
+            native.library().softmax_finish(
+                ctypes.byref(scoring),
+                *native.addresses(to, queries, inverse),
+                add_queries_from - rows.start,
+                threads,
+            )
+    return out.to(q.dtype), log_sum
+
+
+@torch.library.custom_op("slowfast_mvit::blockwise_attention_backward", mutates_args=())
+def blockwise_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table_t: Tensor | None,
+    table_h: Tensor | None,
+    table_w: Tensor | None,
+    log_sum: Tensor,
+    q_thw: Sequence[int],
+    k_thw: Sequence[int],
+    num_prefix_tokens: int,
+    scale: float,
+    add_queries_from: int,
+) -> list[Tensor]:
+    """The gradients of q, k, v, and of the tables that are there, in this order."""
+    plain_q, plain_k, plain_v, grad = _float32(q, k, v, grad)
+    tables = _float32(table_t, table_h, table_w)
+    grad_q = torch.empty_like(plain_q)
+    grad_k, grad_v = torch.zeros_like(plain_k), torch.zeros_like(plain_v)
+    sizes = [0 if table is None else table.numel() for table in tables]
+    threads = torch.get_num_threads()
+    partial = plain_q.new_zeros((threads, sum(sizes)))
+    with torch.autocast("cpu", enabled=False):
+        for b, n, rows, scoring in _blocks(plain_q, plain_k, q_thw, k_thw, num_prefix_tokens):
+            queries, grads = plain_q[b, rows, n], grad[b, rows, n]
+            padded, padded_grads = _scores(scoring), _scores(scoring)
+            scores, grad_scores = padded[:, : scoring.keys], padded_grads[:, : scoring.keys]
+            torch.mm(queries, plain_k[b, :, n].t(), out=scores)
+            torch.mm(grads, plain_v[b, :, n].t(), out=grad_scores)
+            through_offsets = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+            native.library().softmax_backward(
+                ctypes.byref(scoring),
+                *native.addresses(padded, padded_grads),
+                scale,
+                *native.addresses(queries, *tables, log_sum[b, n, rows], through_offsets, partial),
+                threads,
+            )
+            grad_v[b, :, n].addmm_(scores.t(), grads)
+            grad_k[b, :, n].addmm_(grad_scores.t(), queries, alpha=scale)
+            to = grad_q[b, rows, n]
+            torch.addmm(through_offsets, grad_scores, plain_k[b, :, n], alpha=scale, out=to)
+            bare = max(add_queries_from - rows.start, 0)
+            to[bare:] += grads[bare:]
+    of_tables = [
+        one.reshape(table.shape).to(table.dtype, copy=True)
+        for one, table in zip(partial.sum(dim=0).split(sizes), tables, strict=True)
+        if table is not None
+    ]
+    return [grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), *of_tables]
+
+
+@blockwise_attention.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table_t: Tensor | None,
+    table_h: Tensor | None,
+    table_w: Tensor | None,
+    q_thw: Sequence[int],
+    k_thw: Sequence[int],
+    num_prefix_tokens: int,
+    scale: float,
+    add_queries_from: int,
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), _empty_log_sum(q)
+
+
+@blockwise_attention_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table_t: Tensor | None,
+    table_h: Tensor | None,
+    table_w: Tensor | None,
+    log_sum: Tensor,
+    q_thw: Sequence[int],
+    k_thw: Sequence[int],
+    num_prefix_tokens: int,
+    scale: float,
+    add_queries_from: int,
+) -> list[Tensor]:
+    tables = (table_t, table_h, table_w)
+    return [torch.empty_like(one) for one in (q, k, v, *tables) if one is not None]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.q_thw, ctx.k_thw, ctx.prefix, ctx.scale, ctx.add_queries_from = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: object) -> tuple[Any, ...]:
+    tensors = ctx.saved_tensors
+    numbers = (ctx.q_thw, ctx.k_thw, ctx.prefix, ctx.scale, ctx.add_queries_from)
+    grads = iter(blockwise_attention_backward(grad, *tensors, *numbers))
+    given = [None if one is None else next(grads) for one in tensors[:6]]
+    return (*given, *[None] * len(numbers))
+
+
+blockwise_attention.register_autograd(_backward, setup_context=_keep)
+
+
+def _blocks(
+    q: Tensor, k: Tensor, q_thw: Sequence[int], k_thw: Sequence[int], num_prefix_tokens: int
+) -> Iterator[tuple[int, int, slice, native.Scoring]]:
+    """Clip, head and rows of each block of queries, and what csrc/ has to know about it."""
+    batch, length, heads, width = q.shape
+    keys = k.shape[1]
+    row_stride = math.ceil(keys / native.LANES) * native.LANES
+    num_rows = max(BLOCK_BYTES * torch.get_num_threads() // (4 * row_stride), 1)
+    num_rows = math.ceil(length / math.ceil(length / num_rows))  # blocks of equal size
+    for b in range(batch):
+        for n in range(heads):
+            for start in range(0, length, num_rows):
+                rows = slice(start, min(start + num_rows, length))
+                yield (
+                    b,
+                    n,
+                    rows,
+                    native.Scoring(
+                        rows.stop - rows.start,
+                        start,
+                        keys,
+                        row_stride,
+                        width,
+                        q.stride(1),
+                        num_prefix_tokens,
+                        tuple(q_thw),
+                        tuple(k_thw),
+                    ),
+                )
+
+
+def _scores(scoring: native.Scoring) -> Tensor:
+    """Room for the scores of a block, (rows, row_stride)."""
+    return torch.empty(scoring.rows, scoring.row_stride)
+
+
+def _float32(*tensors: Tensor | None) -> list[Any]:
+    return [None if tensor is None else tensor.float().contiguous() for tensor in tensors]
+
+
+def _empty_log_sum(q: Tensor) -> Tensor:
+    return q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)

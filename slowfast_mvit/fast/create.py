@@ -1,0 +1,61 @@
+"""Models with fast blocks: by their records, or a published one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from slowfast_mvit.errors import pick
+from slowfast_mvit.fast.install import install
+from slowfast_mvit.models import BlockSpec, MViT
+from slowfast_mvit.models.variants import variant_arguments
+
+# How a block computes what its fast form does not take.
+_ATTENTION = {"fast": "folded", "folded": "folded", "plain": "plain"}
+
+
+def build_mvit(blocks: Sequence[BlockSpec], *, attention: str = "fast", **trunk: Any) -> MViT:
+    """An MViT with fresh weights.
+
+    Args:
+        blocks: a record of each block.
+        attention: "fast", "folded" or "plain", the same function computed in three ways.
+        trunk: what else ``MViT`` takes.
+
+    Raises:
+        ConfigError: if blocks cannot be built, or there is no such attention.
+    """
+    model = MViT(blocks, attention=pick(_ATTENTION, attention, "attention"), **trunk)
+    return install(model) if attention == "fast" else model
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input_size: Sequence[int] | None = None,
+    attention: str = "fast",
+    drop_path: float | None = None,
+    head_dropout: float | None = None,
+) -> MViT:
+    """A published model by name, with fresh weights.
+
+    Args:
+        name: one of ``list_models()``.
+        num_classes: classes; None for as many as it was published for.
+        input_size: pixels (T, H, W) of the clips to train on; None for the published size.
+        attention: "fast", "folded" or "plain", the same function computed in three ways.
+        drop_path: stochastic depth of the last block; None for that of the published recipe.
+        head_dropout: dropout before the classifier; None for that of the published recipe.
+
+    Raises:
+        ConfigError: if there is no such model; says which is nearest.
+    """
+    arguments = variant_arguments(
+        name,
+        num_classes=num_classes,
+        input_size=input_size,
+        drop_path=drop_path,
+        head_dropout=head_dropout,
+    )
+    return build_mvit(attention=attention, **arguments)

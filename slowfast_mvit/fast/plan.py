@@ -1,0 +1,286 @@
+"""Which fast forms stand in for the layers of a block in one call: the only place that decides.
+
+Everything that matters is asked here: device, dtype, sizes, compiling, and for each layer that a
+form would not call, whether a call of it would be nothing but its arithmetic: its class is the
+models' own, with whole float32 parameters, and nothing is hooked to it. What a form leaves alone
+is called as ever, so an adapter in the place of ``attn.qkv`` keeps the fast attention.
+
+    form          where                      the layers that it does not call
+    attention     CPU, CUDA                  attn; with pools also its pool_* and norm_*
+    projects      CPU, not compiled          norm1, attn.qkv, proj, drop_path
+    mlp           CPU, not compiled          norm2, mlp and all in it, drop_path
+    skips         CPU                        (a max pooling, no layer)
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+
+from slowfast_mvit.fast.cpu import casting, native
+from slowfast_mvit.fast.cuda.attention import folded_width, why_no_attention
+from slowfast_mvit.fast.cuda.pooling import why_no_pooling
+from slowfast_mvit.models.attention import MultiScaleAttention
+from slowfast_mvit.models.layers import NORM_EPS, DropPath, Mlp
+from slowfast_mvit.models.pooling import HeadPool, pooled_thw
+from slowfast_mvit.models.tables import THW
+
+if TYPE_CHECKING:
+    from slowfast_mvit.fast.block import FastBlock
+
+logger = logging.getLogger(__name__)
+
+# Scores of a head from which on attention in blocks pays: each head of each clip is a call.
+MIN_SCORES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call of a block does.
+
+    Attributes:
+        q_thw: the grid of the pooled queries.
+        k_thw: the grid of the pooled keys.
+        attention: "blockwise" (CPU), "fused" (CUDA), or "folded", the models' own.
+        pools: queries, keys and values are pooled and normalised in one operator.
+        pools_again: blockwise attention pools again in the backward pass and keeps nothing.
+        projects: norm and projections some tokens at a time, and none of a dropped branch.
+        mlp: likewise the MLP.
+        skips: the skip path is pooled by the operator for CPUs.
+        emulates: ``attn.proj`` multiplies in bfloat16 for a CPU without such instructions.
+    """
+
+    q_thw: THW
+    k_thw: THW
+    attention: str
+    pools: bool
+    pools_again: bool
+    projects: bool
+    mlp: bool
+    skips: bool
+    emulates: bool
+
+
+def plan_of(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | None:
+    """What fits this call; None for the plain forward, and the log says why, once."""
+    device = tokens.device.type
+    reason = _why_plain(block, device)
+    plan = None
+    if reason is None:
+        plan = _on_cpu(block, tokens, thw) if device == "cpu" else _on_cuda(block, tokens, thw)
+        reason = plan if isinstance(plan, str) else None
+    if reason is None:
+        assert isinstance(plan, Plan)
+        return plan
+    log_once("a block", reason)
+    return None
+
+
+def emulates_bfloat16(layer: nn.Module, x: Tensor) -> bool:
+    """Whether autocast wants bfloat16 of this layer on a CPU that has no instructions for it."""
+    return (
+        x.device.type == "cpu"
+        and casting.compute_dtype() == torch.bfloat16
+        and not casting.HAS_BF16_INSTRUCTIONS
+        and not torch.compiler.is_compiling()
+        and _is_bare(layer, nn.Linear, nn.Conv2d, nn.Conv3d)
+    )
+
+
+def log_once(what: str, reason: str) -> None:
+    """Log, the first time in this process, that something runs in plain PyTorch.
+
+    Not from within a graph that is being compiled, which could not hold it.
+    """
+    if not torch.compiler.is_compiling():
+        _log(what, reason)
+
+
+@functools.cache
+def _log(what: str, reason: str) -> None:
+    logger.info("%s runs in plain PyTorch: %s", what, reason)
+
+
+def _why_plain(block: FastBlock, device: str) -> str | None:
+    """Why there is no fast form for this block on any device of this kind."""
+    if torch.compiler.is_exporting():
+        return "what is exported must run where this package is not installed"
+    if device not in ("cpu", "cuda"):
+        return f"there are fast forms for CPU and CUDA devices, not for {device!r}"
+    if not torch.compiler.is_compiling() and global_hooks._has_any_global_hook():
+        return "there are hooks for all modules"
+    if not _is_own(block.attn, MultiScaleAttention):
+        return "attn is hooked or replaced"
+    pools = (block.attn.pool_q, block.attn.pool_k, block.attn.pool_v)
+    if not all(pool is None or isinstance(pool, HeadPool) for pool in pools):
+        return "a pooling of attn is replaced"
+    return None
+
+
+def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
+    dtype = casting.compute_dtype() if torch.is_autocast_enabled("cpu") else tokens.dtype
+    known = dtype in native.DTYPES and tokens.dtype in (torch.float32, dtype)
+    if not known:
+        return f"the fast forms for CPUs know float32 and bfloat16, not {dtype}"
+    attn, compiled = block.attn, torch.compiler.is_compiling()
+    native_fits = native.is_there() and native.fits(block.spec.head_dim)
+    pools = native_fits and _pools_are_own(attn) and _largest_kernel(attn) <= native.MAX_KERNEL
+    q_thw, k_thw = _grids(attn, thw)
+    blockwise = native_fits and _blockwise_pays(attn, dtype, q_thw, k_thw)
+    tokenwise = not compiled and (block.tokenwise_in_training or not block.training)
+    tokenwise = tokenwise and dtype == casting.compute_dtype()
+    return Plan(
+        q_thw,
+        k_thw,
+        attention="blockwise" if blockwise else "folded",
+        pools=pools,
+        pools_again=blockwise and pools and torch.is_grad_enabled() and not compiled,
+        projects=tokenwise and _projections_are_own(block),
+        mlp=tokenwise and not block.spec.widens_in_mlp and _mlp_is_own(block),
+        skips=native.is_there() and _skip_fits(block),
+        emulates=emulates_bfloat16(attn.proj, tokens),
+    )
+
+
+def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
+    attn, dtype = block.attn, tokens.dtype
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+    q_thw, k_thw = _grids(attn, thw)
+    reason = why_no_attention(folded_width(block.spec.head_dim, attn.tables, k_thw), dtype, "cuda")
+    if reason is not None:
+        return reason
+    pools = _pools_are_own(attn)
+    if pools:
+        sample = (block.spec.num_prefix_tokens + math.prod(thw)) * 3 * block.spec.dim_att
+        kernels = [tuple(pool.kernel_size) for pool in (attn.pool_q, attn.pool_k, attn.pool_v)]
+        reason = why_no_pooling(dtype, sample, block.spec.head_dim, kernels, "cuda")
+        if reason is not None:
+            log_once("pooling", reason)
+            pools = False
+    return Plan(q_thw, k_thw, "fused", pools, False, False, False, False, False)
+
+
+def _grids(attn: MultiScaleAttention, thw: THW) -> tuple[THW, THW]:
+    """Of the pooled queries and keys."""
+    q_thw, k_thw = (
+        thw if pool is None else pooled_thw(thw, pool.kernel_size, pool.stride)
+        for pool in (attn.pool_q, attn.pool_k)
+    )
+    return q_thw, k_thw
+
+
+def _largest_kernel(attn: MultiScaleAttention) -> int:
+    return max(max(pool.kernel_size) for pool in (attn.pool_q, attn.pool_k, attn.pool_v))
+
+
+def _blockwise_pays(attn: MultiScaleAttention, dtype: torch.dtype, q_thw: THW, k_thw: THW) -> bool:
+    """Whether attention in blocks is the fastest, and takes these sizes.
+
+    In float32, heads of few scores are faster together, in PyTorch's fused attention. In bfloat16
+    that attention is faster where the products are in hardware, and very slow elsewhere.
+    """
+    if dtype == torch.float32:
+        num_queries = attn.num_prefix_tokens + math.prod(q_thw)
+        pays = num_queries * (1 + math.prod(k_thw)) >= MIN_SCORES
+    else:
+        pays = not casting.HAS_BF16_INSTRUCTIONS
+    return pays and sum(k_thw) <= native.MAX_WIDTH and k_thw[1] * k_thw[2] <= native.MAX_PLANE
+
+
+def _pools_are_own(attn: MultiScaleAttention) -> bool:
+    """Whether one operator can pool and normalise queries, keys and values."""
+    pools = (attn.pool_q, attn.pool_k, attn.pool_v)
+    norms = (attn.norm_q, attn.norm_k, attn.norm_v)
+    return all(_is_own(pool, HeadPool) for pool in pools) and all(map(_is_bare_norm, norms))
+
+
+def _projections_are_own(block: FastBlock) -> bool:
+    """Whether norm and projections can run some tokens at a time, and leave out clips.
+
+    A dropout draws its mask before the branch is dropped, for the dropped clips, too.
+    """
+    return (
+        not _drops(block.attn.dropout)
+        and _is_own(block.drop_path, DropPath)
+        and _is_bare_norm(block.norm1)
+        and _is_bare(block.attn.qkv, nn.Linear)
+        and (not block.spec.widens_in_attention or _is_bare(block.proj, nn.Linear))
+    )
+
+
+def _mlp_is_own(block: FastBlock) -> bool:
+    layers = block.mlp
+    return (
+        _is_own(layers, Mlp)
+        and _is_own(layers.act, nn.GELU)
+        and layers.act.approximate == "none"
+        and _is_own(layers.dropout, nn.Dropout)
+        and not _drops(layers.dropout)
+        and _is_own(block.drop_path, DropPath)
+        and _is_bare_norm(block.norm2)
+        and _is_bare(layers.fc1, nn.Linear)
+        and _is_bare(layers.fc2, nn.Linear)
+    )
+
+
+def _drops(dropout: nn.Module) -> bool:
+    """Whether something in the place of a dropout may change what it is given."""
+    return not isinstance(dropout, nn.Dropout) or (dropout.training and dropout.p > 0.0)
+
+
+def _skip_fits(block: FastBlock) -> bool:
+    kernel = [step + 1 if step > 1 else 1 for step in block.spec.stride_q]
+    return (
+        block.spec.dim_att % native.LANES == 0
+        and max(kernel) <= native.MAX_KERNEL
+        and math.prod(kernel) <= native.MAX_TAPS
+    )
+
+
+def _is_own(layer: nn.Module | None, *classes: type) -> bool:
+    """Whether calling this layer runs the forward of one of these very classes, and nothing else.
+
+    Adapters, quantisation and parametrizations change the class or replace the layer; pruning and
+    whoever wants to look on register hooks; some tools replace ``forward`` itself.
+    """
+    return type(layer) in classes and not _is_watched(layer)
+
+
+def _is_watched(layer: Any) -> bool:
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or "forward" in layer.__dict__
+    )
+
+
+def _is_bare(layer: nn.Module | None, *classes: type) -> bool:
+    """The same of a layer with its own, whole float32 weight and bias."""
+    return _is_own(layer, *classes) and _are_whole((layer.weight, layer.bias))  # type: ignore[union-attr]
+
+
+def _is_bare_norm(norm: nn.Module | None) -> bool:
+    return (
+        _is_bare(norm, nn.LayerNorm)
+        and norm.weight is not None  # type: ignore[union-attr]
+        and norm.bias is not None  # type: ignore[union-attr]
+        and norm.eps == NORM_EPS  # type: ignore[union-attr]
+    )
+
+
+def _are_whole(parameters: Iterable[Any]) -> bool:
+    return all(
+        one is None or (type(one) in (nn.Parameter, Tensor) and one.dtype == torch.float32)
+        for one in parameters
+    )
