@@ -1,5 +1,6 @@
 """Config -> built objects. The only folder that knows both the keys and what they set up.
 
+lists.py      from the lists of PySlowFast's MVIT keys to the records of blocks
 model.py      the model, and from a checkpoint a model ready to predict
 data.py       lists, loaders, view plans, normalisation
 training.py   objective, optimizer, schedule, initial weights and frozen parameters

@@ -15,7 +15,9 @@ from slowfast_mvit.fast import create_model
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.structures import ClipBatch
 
-GOLDEN = json.loads((Path(__file__).parent / "reference" / "mvit_small_models.json").read_text())
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / "reference" / "mvit_small_models.json").read_text()
+)
 S = "Kinetics/MVITv2_S_16x4.yaml"
 
 

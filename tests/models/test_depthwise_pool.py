@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exactness import assert_exact
-from slowfast_mvit.kernels import depthwise_pool, pooling
+
+from slowfast_mvit.models import pooling
+from slowfast_mvit.models.pooling import depthwise_pool
 
 INPUTS = [  # layout, B, N, D
     ("tokens", 1, 1, 8),
