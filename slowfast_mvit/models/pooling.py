@@ -32,7 +32,7 @@ def depthwise_pool(
     """
     num_heads, kernel = heads.shape[2], weight.shape[2:]
     grid = heads.flatten(2).unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, N*D, T, H, W)
-    if grid.device.type == "cpu" and is_smaller_than_a_window(thw, kernel, stride):
+    if is_smaller_than_a_window(thw, kernel, stride):
         grid = grid.clone(memory_format=torch.contiguous_format)
     pooled = F.conv3d(
         grid,
