@@ -15,7 +15,7 @@ TRITON_KERNELS = {"pooling_kernels.py", "folding_kernels.py"}
 
 
 def rows_of_the_table() -> dict[str, int]:
-    """Folder -> row, read from the block in docs/architecture.md that starts with ``row folders``."""
+    """Folder -> row, from the block in docs/architecture.md that starts with ``row folders``."""
     block = re.search(r"^row +folders.*\n((?:.+\n)+?)```", ARCHITECTURE, re.MULTILINE)
     assert block, "docs/architecture.md has no block that starts with 'row folders'"
     rows = {}
