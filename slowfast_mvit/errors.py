@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import shlex
 import signal
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -61,6 +63,33 @@ class WeightsError(UserError):
 
 class ResumeError(WeightsError):
     """A checkpoint that this run cannot resume from."""
+
+
+class ShardedCheckpointError(WeightsError):
+    """A checkpoint in a folder of torch.distributed.checkpoint, as earlier versions wrote them.
+
+    Attributes:
+        folder: the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        folder, file = shlex.quote(f"{self.folder}"), shlex.quote(f"{self.folder}.pth")
+        return (
+            f"{self.folder}: a sharded checkpoint (torch.distributed.checkpoint), which is no "
+            "longer read. PyTorch converts it to one file, whose tensors are named model/..., "
+            "optimizer/... and ema/...; the second command keeps only the weights, without "
+            "model/. The file then fits TRAIN.CHECKPOINT_FILE_PATH and TEST.CHECKPOINT_FILE_PATH:\n"
+            "  python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+            f"{folder} {file}\n"
+            '  python -c "import sys, torch; path = sys.argv[1]; state = torch.load(path); '
+            "torch.save({name[6:]: tensor for name, tensor in state.items() "
+            f"if name.startswith('model/')}}, path)\" {file}\n"
+            "To resume from the checkpoint before it, delete the folder"
+        )
 
 
 class MissingViewsError(UserError):

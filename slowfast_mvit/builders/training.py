@@ -19,7 +19,7 @@ from slowfast_mvit.optim.params import build_optimizer as optimizer_over
 from slowfast_mvit.optim.params import freeze, parameter_groups
 from slowfast_mvit.optim.schedule import Schedule
 from slowfast_mvit.optim.schedule import build_schedule as schedule_of
-from slowfast_mvit.runtime.checkpoint import plain_name
+from slowfast_mvit.runtime.parallel import plain_name
 from slowfast_mvit.structures import ClipBatch
 from slowfast_mvit.weights import LoadReport, load_weights
 

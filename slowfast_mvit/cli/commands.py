@@ -153,18 +153,6 @@ def _parser() -> argparse.ArgumentParser:
     add_weights_arguments(command)
 
     command = commands.add_parser(
-        "unshard",
-        help="make one .pyth file of a checkpoint that many processes wrote",
-        description="Make one .pyth file of a sharded checkpoint (TRAIN.SHARDED_CHECKPOINTS), the "
-        "one that the run would have written without sharding.",
-    )
-    command.add_argument("folder", help="like OUTPUT_DIR/sharded/epoch_00003_step_00000")
-    command.add_argument(
-        "--to", metavar="FILE", help="file to write (default: among the run's other checkpoints)"
-    )
-    command.set_defaults(command=_unshard)
-
-    command = commands.add_parser(
         "demo",
         help="make a video data set, train on it, test, write a report (minutes on 2 CPU cores)",
         description="Make a data set of synthetic motion, train a small MViTv2 on it, test it and "
@@ -329,12 +317,6 @@ def _watch(arguments: argparse.Namespace) -> None:
     from slowfast_mvit.cli.watch import watch_job
 
     watch_job(arguments.output_dir, once=arguments.once)
-
-
-def _unshard(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli.unshard import unshard_job
-
-    unshard_job(arguments.folder, arguments.to)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -39,15 +39,6 @@ def precision_is_said_once(config: Config) -> Iterator[Fault]:
         )
 
 
-def parts_of_checkpoints_come_from_parts_of_weights(config: Config) -> Iterator[Fault]:
-    if config.train.sharded_checkpoints and config.train.strategy != "fsdp":
-        yield (
-            ("TRAIN.SHARDED_CHECKPOINTS", "TRAIN.STRATEGY"),
-            f"needs TRAIN.STRATEGY fsdp, got {config.train.strategy!r}: with it each process holds "
-            "a part of the weights, with others all of them",
-        )
-
-
 def a_compiled_model_has_whole_weights(config: Config) -> Iterator[Fault]:
     if config.model.compile and config.train.strategy == "fsdp":
         yield (
@@ -241,7 +232,6 @@ CHECKS: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     batches_divide_over_devices,
     shard_is_one_of_the_shards,
     precision_is_said_once,
-    parts_of_checkpoints_come_from_parts_of_weights,
     a_compiled_model_has_whole_weights,
     learning_rate_falls,
     steps_fit_their_rates,

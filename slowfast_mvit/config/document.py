@@ -44,7 +44,7 @@ They would train or test something that is outside this project's scope.
 """
 
 IGNORED_TITLE = """
-## Keys of PySlowFast that are passed over
+## Keys of PySlowFast and of earlier versions that are passed over
 
 With a warning, unless the value is one that changes nothing.
 

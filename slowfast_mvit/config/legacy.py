@@ -1,4 +1,4 @@
-"""Keys that PySlowFast knows and this project does not read, each with the reason.
+"""Keys of PySlowFast or of earlier versions that this project does not read, each with the reason.
 
 Three kinds: ``REFUSED`` keys give an error, since going on without them would train or test
 something else; ``IGNORED`` keys give a warning, and a key may be in both, an error at some values
@@ -48,7 +48,15 @@ TENSORBOARD = "is not written; OUTPUT_DIR/report.html shows the classes"
 DEMO = "is not read; `slowfast-mvit predict` scores a single video"
 REVERSIBLE = "belongs to reversible MViT, which is not enabled"
 
+# Keys that earlier versions of this project had.
+RETIRED: dict[str, Unread] = {
+    "TRAIN.SHARDED_CHECKPOINTS": Unread(
+        "is retired, each checkpoint is one file; delete the key", (False,)
+    ),
+}
+
 IGNORED: dict[str, Unread] = {
+    **RETIRED,
     "TASK": Unread("is not read; checkpoints have no prefix to their names", ("", None)),
     "DIST_BACKEND": Unread("is not read; NCCL connects GPUs and Gloo CPUs", ("nccl",)),
     "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": Unread(

@@ -43,13 +43,6 @@ class Train:
         ours=True,
         decides_numbers=False,
     )
-    sharded_checkpoints: bool = setting(
-        False,
-        "With `STRATEGY fsdp`: each process writes its part of a checkpoint (torch.distributed."
-        "checkpoint); `slowfast-mvit unshard` makes a `.pyth` file of it.",
-        ours=True,
-        decides_numbers=False,
-    )
     auto_resume: bool = setting(
         True,
         "Go on from the newest checkpoint in `OUTPUT_DIR`, if there is one; "

@@ -18,7 +18,6 @@ from slowfast_mvit.runtime.checkpoint import load_training_state, save_best, sav
 from slowfast_mvit.runtime.checkpoint_files import Position
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.runtime.parallel import whole_optimizer_state, whole_state
-from slowfast_mvit.runtime.sharded import load_sharded, save_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -64,58 +63,31 @@ def save_state(
     *,
     cfg_text: str,
     extra: Mapping[str, Any],
-    sharded: bool = False,
 ) -> None:
     """Write a checkpoint; every process must call this.
 
     Args:
         position: how far the run has come.
-        sharded: each process writes its own part of the weights, see ``runtime.sharded``.
         (the rest): see ``runtime.checkpoint.save_checkpoint``.
     """
     average = state.average
-    extra = {
-        **extra,
-        "num_averaged": None if average is None else int(average.n_averaged),
-    }
-    save = _save_sharded if sharded else _save_whole
-    path = save(
-        state,
+    model_state = whole_state(state.module)
+    optimizer_state = whole_optimizer_state(state.module, state.optimizer)
+    ema_state = None if average is None else whole_state(average.module)
+    if not is_main():
+        return
+    path = save_checkpoint(
         output_dir,
         epoch=position.epoch - 1,
         step=position.step,
-        cfg_text=cfg_text,
-        extra=extra,
-        scaler_state=state.scaler.state_dict() if state.scaler.is_enabled() else None,
-    )
-    logger.info("saved %s", path)
-
-
-def _save_whole(state: RunState, output_dir: str | Path, **plain: Any) -> Path | None:
-    """One file, written by the main process."""
-    model_state = whole_state(state.module)
-    optimizer_state = whole_optimizer_state(state.optimizer)
-    ema_state = None if state.average is None else whole_state(state.average.module)
-    if not is_main():
-        return None
-    return save_checkpoint(
-        output_dir,
         model_state=model_state,
         optimizer_state=optimizer_state,
         ema_state=ema_state,
-        **plain,
+        cfg_text=cfg_text,
+        extra={**extra, "num_averaged": None if average is None else int(average.n_averaged)},
+        scaler_state=state.scaler.state_dict() if state.scaler.is_enabled() else None,
     )
-
-
-def _save_sharded(state: RunState, output_dir: str | Path, **plain: Any) -> Path:
-    """A folder, to which every process writes."""
-    return save_sharded(
-        output_dir,
-        module=state.module,
-        optimizer=state.optimizer,
-        ema=None if state.average is None else state.average.module,
-        **plain,
-    )
+    logger.info("saved %s", path)
 
 
 def save_best_weights(
@@ -138,7 +110,7 @@ def resume_state(
     """Put a run back to where a checkpoint was written, in place.
 
     Args:
-        path: a file of ours or of PySlowFast, or the folder of a sharded checkpoint.
+        path: a file of ours or of PySlowFast.
         stored: the plain values that this run stores in its checkpoints.
         max_epoch: epochs of the whole run.
 
@@ -149,9 +121,8 @@ def resume_state(
         ResumeError: it cannot be read or does not fit.
     """
     average = None if state.average is None else state.average.module
-    load = load_sharded if Path(path).is_dir() else load_training_state
     try:
-        saved = load(path, state.module, state.optimizer, state.scaler, ema=average)
+        saved = load_training_state(path, state.module, state.optimizer, state.scaler, ema=average)
     except WeightsError as error:
         raise ResumeError(str(error)) from error
     extra = saved.extra  # none in PySlowFast's own files

@@ -49,7 +49,6 @@ class TrainSettings:
         clip_norm: all gradients are shrunk together to this L2 norm; None for not. Not read where
             there is a ``clip_value``, as in PySlowFast.
         max_failed_fraction: share of unreadable videos at which the run stops.
-        sharded_checkpoints: each process writes its part of a checkpoint.
     """
 
     max_epoch: int
@@ -64,7 +63,6 @@ class TrainSettings:
     clip_value: float | None = None
     clip_norm: float | None = None
     max_failed_fraction: float = 0.01
-    sharded_checkpoints: bool = False
 
     def is_due(self, epoch: int, period: int) -> bool:
         """Whether something done every ``period`` epochs is done after the 0-based ``epoch``."""

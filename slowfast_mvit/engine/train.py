@@ -43,7 +43,6 @@ from slowfast_mvit.runtime.distributed import is_main, rank, world_size
 from slowfast_mvit.runtime.log import progress
 from slowfast_mvit.runtime.parallel import gradients_stay_local, total_norm
 from slowfast_mvit.runtime.precision import autocast
-from slowfast_mvit.runtime.sharded_files import remove_sharded_mid_epoch, remove_unfinished_sharded
 from slowfast_mvit.runtime.stopping import StopRequest, stop_requests
 from slowfast_mvit.structures import ClipBatch
 
@@ -94,19 +93,10 @@ class Training:
             "world_size": world_size(),
         }
 
-    def save(self, position: Position, progress: EpochProgress) -> None:
+    def save(self, position: Position, so_far: EpochProgress) -> None:
         """Write a checkpoint; every rank calls this."""
-        extra = {**self.stored, **progress}
-        # The last one is for others to read: tests, and whoever takes the weights.
-        sharded = self.settings.sharded_checkpoints and position.epoch < self.settings.max_epoch
-        save_state(
-            self.state,
-            self.output_dir,
-            position,
-            cfg_text=self.cfg_text,
-            extra=extra,
-            sharded=sharded,
-        )
+        extra = {**self.stored, **so_far}
+        save_state(self.state, self.output_dir, position, cfg_text=self.cfg_text, extra=extra)
 
     def save_best(self, epoch: int) -> None:
         """Write the weights that have just validated best; every rank calls this."""
@@ -134,12 +124,11 @@ def train(
         ResumeError: ``resume_from`` does not fit.
         Stopped: a signal asked for it; what was done is saved.
     """
-    settings, start, progress = run.settings, Position(0), EpochProgress()
+    settings, start, so_far = run.settings, Position(0), EpochProgress()
     if resume_from is not None:
-        start, progress = resume_state(run.state, resume_from, run.stored, settings.max_epoch)
+        start, so_far = resume_state(run.state, resume_from, run.stored, settings.max_epoch)
     if is_main():
         remove_unfinished(run.output_dir)
-        remove_unfinished_sharded(run.output_dir)
     run.reporter.stats.keep_until(*start)
     validations = Validations(validate, run.reporter, settings=settings, save_best=run.save_best)
     failures = FailureLimit(
@@ -152,7 +141,7 @@ def train(
             validations.run(start.epoch - 1, stop.raise_if_asked)
         while start.epoch < settings.max_epoch and not validations.have_stalled():
             epoch = start.epoch
-            progress = train_epoch(run, start, progress, failures=failures, stop=stop)
+            so_far = train_epoch(run, start, so_far, failures=failures, stop=stop)
             start = Position(epoch + 1)
             is_saved = settings.is_due(epoch, settings.checkpoint_period)
             if is_saved:
@@ -161,11 +150,11 @@ def train(
                 try:
                     validations.run(epoch, stop.raise_if_asked)
                 except Stopped:
-                    run.save(Position(epoch, run.num_steps), progress)
+                    run.save(Position(epoch, run.num_steps), so_far)
                     raise
             if validations.have_stalled() and not is_saved:
                 run.save(start, EpochProgress())
-            progress = EpochProgress()
+            so_far = EpochProgress()
     if validations.have_stalled():
         logger.info(
             "early stopping: top-1 has not improved in the last %d validations",
@@ -173,7 +162,6 @@ def train(
         )
     if is_main():
         remove_mid_epoch(run.output_dir)
-        remove_sharded_mid_epoch(run.output_dir)
 
 
 def train_epoch(

@@ -10,9 +10,8 @@ from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.jobs.initial_checkpoint import TEST_LOAD_REPORT, write_load_report
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint
-from slowfast_mvit.runtime.checkpoint_files import best_path, position_of
-from slowfast_mvit.runtime.distributed import from_main, is_main, wait_for_all
-from slowfast_mvit.runtime.sharded import newest_sharded, sharded_position, unshard
+from slowfast_mvit.runtime.checkpoint_files import best_path
+from slowfast_mvit.runtime.distributed import on_main
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.weights import load_weights
 
@@ -46,18 +45,8 @@ def _load_last(config: Config, output_dir: Path, model: MViT) -> str:
 
 
 def _newest(output_dir: Path) -> Path | None:
-    """The newest checkpoint of the run; the main process makes one file of one in parts."""
-    newest = _newest_file(output_dir) if is_main() else None
-    wait_for_all("the newest checkpoint")
-    return from_main(newest)
-
-
-def _newest_file(output_dir: Path) -> Path | None:
-    whole, sharded = latest_checkpoint(output_dir), newest_sharded(output_dir)
-    if sharded is None or (whole and position_of(whole) >= sharded_position(sharded)):
-        return whole
-    logger.info("making one file of %s, which is in parts (TRAIN.SHARDED_CHECKPOINTS)", sharded)
-    return unshard(sharded)
+    """The most recent checkpoint of the run."""
+    return on_main(lambda: latest_checkpoint(output_dir))
 
 
 def _load_average(config: Config, output_dir: Path, model: MViT) -> str:

@@ -24,7 +24,6 @@ from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.engine.train import Training, train
 from slowfast_mvit.engine.validation import Validate
-from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.jobs.initial_checkpoint import (
     LOAD_REPORT,
     explained_start,
@@ -37,21 +36,19 @@ from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.objectives import Loss
 from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
-from slowfast_mvit.runtime.checkpoint_files import Position, newest_first, position_of
+from slowfast_mvit.runtime.checkpoint_files import newest_first
 from slowfast_mvit.runtime.compiling import compile_where_it_helps
 from slowfast_mvit.runtime.distributed import (
-    from_main,
     is_main,
     local_world_size,
     num_nodes,
+    on_main,
     require_agreement,
 )
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.metric_writers import MetricWriter, TensorBoard, Wandb
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
 from slowfast_mvit.runtime.precision import loss_scaler
-from slowfast_mvit.runtime.sharded import newest_sharded
-from slowfast_mvit.runtime.sharded_files import sharded_newest_first, sharded_position
 from slowfast_mvit.storage import local_copy
 
 logger = logging.getLogger(__name__)
@@ -163,7 +160,6 @@ def _settings(config: Config) -> TrainSettings:
         clip_value=config.solver.clip_grad_val,
         clip_norm=config.solver.clip_grad_l2norm,
         max_failed_fraction=config.data.max_failed_fraction,
-        sharded_checkpoints=config.train.sharded_checkpoints,
     )
 
 
@@ -200,7 +196,7 @@ def _parallel(
 def _starting_point(run: Run, model: MViT) -> Path | None:
     """The checkpoint to resume from, or None after loading the initial weights into the model."""
     config, output_dir = run.config, run.output_dir
-    newest = from_main(_newest(config, output_dir) if is_main() else None)
+    newest = on_main(lambda: _newest(config, output_dir))
     path = config.train.checkpoint_file_path
     if newest is not None or not path:
         return newest
@@ -214,31 +210,20 @@ def _starting_point(run: Run, model: MViT) -> Path | None:
 
 
 def _newest(config: Config, output_dir: Path) -> Path | None:
-    """The checkpoint of this run that is furthest on, whole or sharded."""
-    if not config.train.auto_resume:
-        left = [*newest_first(output_dir), *sharded_newest_first(output_dir)]
-        if left:
-            logger.warning(
-                "TRAIN.AUTO_RESUME is False, but %s holds %d checkpoints of a run before, up to "
-                "%s. This run begins anew beside them; a later resume would take those that are "
-                "furthest on. Choose another OUTPUT_DIR, or move them away",
-                output_dir,
-                len(left),
-                left[0].name,
-            )
-        return None
-    found, problems = dict[Path, Position](), list[WeightsError]()
-    for newest, position in ((latest_checkpoint, position_of), (newest_sharded, sharded_position)):
-        try:
-            path = newest(output_dir)
-        except WeightsError as error:  # all of one kind are damaged: the other may do
-            problems.append(error)
-            continue
-        if path is not None:
-            found[path] = position(path)
-    if problems and not found:
-        raise problems[0]
-    return max(found, key=lambda path: found[path], default=None)
+    """The most recent checkpoint of this run."""
+    if config.train.auto_resume:
+        return latest_checkpoint(output_dir)
+    left = newest_first(output_dir)
+    if left:
+        logger.warning(
+            "TRAIN.AUTO_RESUME is False, but %s holds %d checkpoints of a run before, up to "
+            "%s. This run begins anew beside them; a later resume would take those that are "
+            "furthest on. Choose another OUTPUT_DIR, or move them away",
+            output_dir,
+            len(left),
+            left[0].name,
+        )
+    return None
 
 
 @contextlib.contextmanager

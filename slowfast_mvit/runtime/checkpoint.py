@@ -30,16 +30,18 @@ from slowfast_mvit.runtime.checkpoint_files import (
     checkpoint_path,
     mid_epoch_path,
     newest_first,
+    position_of,
     prune_mid_epoch,
+    refuse_sharded,
 )
-from slowfast_mvit.runtime.parallel import bare_model, fill_module, fill_optimizer
+from slowfast_mvit.runtime.distributed import on_main
+from slowfast_mvit.runtime.parallel import bare_model, fill_module, fill_optimizer, plain_name
 from slowfast_mvit.storage import read_torch, save_torch
 
 logger = logging.getLogger(__name__)
 
 OUR_KEY = "slowfast_mvit"
 PLAIN = (str, int, float, bool, type(None))
-WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module"}
 # Keys of an optimizer's groups that the config does not set: a GPU has its step done in one kernel.
 NO_SETTINGS = {"params", "lr", "fused"}
 NUM_MISFITS_SHOWN = 4  # of the parameters of a checkpoint that is not this model's
@@ -147,6 +149,7 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
 
     Raises:
         WeightsError: there are checkpoints and none can be read; a new run would overwrite them.
+        ShardedCheckpointError: a sharded checkpoint of an earlier version is newer.
     """
     candidates = newest_first(output_dir)
     for path in candidates:
@@ -155,7 +158,9 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
         except WeightsError as error:
             logger.warning("Checkpoint rejected, trying the one before: %s", error)
         else:
+            refuse_sharded(output_dir, position_of(path))
             return path
+    refuse_sharded(output_dir, None)
     if candidates:
         raise WeightsError(
             f"{output_dir}: none of the {len(candidates)} checkpoints can be read. Move them away, "
@@ -186,7 +191,8 @@ def load_training_state(
 ) -> TrainingState:
     """Put a run back to where a checkpoint was written, in place.
 
-    The optimizer keeps its own settings (weight decay, betas, ...): the config of today counts.
+    All processes call it together; only the main one reads the file. The optimizer keeps its own
+    settings (weight decay, betas, ...): the config of today counts.
 
     Args:
         path: a checkpoint of ours or of PySlowFast.
@@ -197,43 +203,24 @@ def load_training_state(
     Raises:
         WeightsError: the file cannot be read, or does not fit the model or the optimizer.
     """
-    return restore(path, _read(path), model, optimizer, scaler, ema=ema)
+    content: dict[str, Any] = {}  # of the file, in the main process
 
+    def read() -> dict[str, Any]:
+        content.update(_read(path))
+        _require_fit(path, content, model, optimizer, ema)
+        return {key: content[key] for key in ("epoch", OUR_KEY, "scaler_state") if key in content}
 
-def restore(
-    path: str | Path,
-    content: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler | None = None,
-    *,
-    ema: nn.Module | None = None,
-) -> TrainingState:
-    """``load_training_state`` from what was read already.
-
-    Args:
-        path: where from, for messages.
-        content: laid out as at the top of this file. A tensor is whole, or sliced like that of the
-            model which it belongs to.
-        (the rest): see ``load_training_state``.
-    """
-    _load_model(path, content["model_state"], model)
-    _load_optimizer(path, content.get("optimizer_state"), optimizer)
+    plain = on_main(read)
+    fill_module(model, content.get("model_state", {}))
+    fill_optimizer(model, optimizer, content.get("optimizer_state", {}))
     if scaler is not None and scaler.is_enabled():
-        if "scaler_state" in content:
-            scaler.load_state_dict(content["scaler_state"])
+        if "scaler_state" in plain:
+            scaler.load_state_dict(plain["scaler_state"])
         else:
             logger.warning("%s: no state of a float16 loss scaler; it starts afresh", path)
     if ema is not None:
-        if "ema_state" not in content:
-            logger.warning("%s: no moving average; it starts afresh from the weights", path)
-        _load_model(path, content.get("ema_state", content["model_state"]), ema)
-    return TrainingState(epoch=int(content["epoch"]), extra=dict(content.get(OUR_KEY, {})))
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what DistributedDataParallel or torch.compile put into it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        fill_module(ema, content.get("ema_state", content.get("model_state", {})))
+    return TrainingState(epoch=int(plain["epoch"]), extra=dict(plain.get(OUR_KEY, {})))
 
 
 def _with_plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -250,13 +237,35 @@ def _read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _load_model(path: str | Path, saved: Mapping[str, Tensor], model: nn.Module) -> None:
-    saved = _with_plain_names(saved)
-    own_names = {plain_name(name): name for name in bare_model(model).state_dict()}
-    try:
-        fill_module(model, {own_names.get(name, name): t for name, t in saved.items()})
-    except RuntimeError as error:
-        problems = [line.strip() for line in str(error).splitlines()[1:]]
+def _require_fit(
+    path: str | Path,
+    content: dict[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    ema: nn.Module | None,
+) -> None:
+    """Compare a file with the run before anything is loaded; its tensors get plain names."""
+    for key, module in (("model_state", model), ("ema_state", ema)):
+        if key in content and module is not None:
+            content[key] = _with_plain_names(content[key])
+            _require_same_tensors(path, content[key], module)
+    if ema is not None and "ema_state" not in content:
+        logger.warning("%s: no moving average; it starts afresh from the weights", path)
+    _require_optimizer(path, content.get("optimizer_state"), optimizer)
+
+
+def _require_same_tensors(path: str | Path, saved: Mapping[str, Tensor], module: nn.Module) -> None:
+    own = _with_plain_names(bare_model(module).state_dict())
+    problems = [
+        *(f"missing: {name}" for name in own if name not in saved),
+        *(f"unexpected: {name}" for name in saved if name not in own),
+        *(
+            f"size mismatch for {name}: {_shape(saved[name])}, this model's is {_shape(tensor)}"
+            for name, tensor in own.items()
+            if name in saved and _shape(saved[name]) != _shape(tensor)
+        ),
+    ]
+    if problems:
         more = len(problems) - NUM_MISFITS_SHOWN
         shown = problems[:NUM_MISFITS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
         raise WeightsError(
@@ -264,10 +273,14 @@ def _load_model(path: str | Path, saved: Mapping[str, Tensor], model: nn.Module)
             + "\n".join(f"  {line}" for line in shown)
             + "\nThe file keeps the config that it was trained with (slowfast-mvit weights inspect "
             "shows what it holds). For another model choose another OUTPUT_DIR"
-        ) from error
+        )
 
 
-def _load_optimizer(
+def _shape(value: object) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _require_optimizer(
     path: str | Path, saved: Mapping[str, Any] | None, optimizer: Optimizer
 ) -> None:
     if not saved or not {"state", "param_groups"} <= saved.keys():
@@ -275,8 +288,8 @@ def _load_optimizer(
             f"{path}: holds no optimizer state, so no run can go on from it. To start from its "
             "weights, set TRAIN.CHECKPOINT_EPOCH_RESET True"
         )
-    own = optimizer.state_dict()
-    sizes = [len(group["params"]) for group in own["param_groups"]]
+    own = optimizer.param_groups
+    sizes = [len(group["params"]) for group in own]
     found = [len(group["params"]) for group in saved["param_groups"]]
     if sizes != found:
         raise WeightsError(
@@ -287,12 +300,7 @@ def _load_optimizer(
     problems = _misfits(saved["state"], optimizer)
     if problems:
         raise WeightsError(in_one_message(f"{path}: optimizer state does not fit", problems))
-    _tell_changed_settings(path, saved["param_groups"], own["param_groups"])
-    groups = [
-        {**now, "lr": before["lr"]}  # of the last step: a run that is at its end saves it again
-        for now, before in zip(own["param_groups"], saved["param_groups"], strict=True)
-    ]
-    fill_optimizer(optimizer, {"state": saved["state"], "param_groups": groups})
+    _tell_changed_settings(path, saved["param_groups"], own)
 
 
 def _misfits(state: Mapping[int, Mapping[str, Any]], optimizer: Optimizer) -> list[str]:

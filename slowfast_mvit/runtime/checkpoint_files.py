@@ -15,12 +15,15 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from slowfast_mvit.errors import ShardedCheckpointError
+
 logger = logging.getLogger(__name__)
 
 NUM_MID_EPOCH_KEPT = 2  # the newest, and one to fall back on if it is damaged
 
 _NUMBERED = re.compile(r"checkpoint_epoch_(\d+)\.pyth")
 _MID_EPOCH = re.compile(r"epoch_(\d+)_step_(\d+)\.pyth")
+_SHARDED = re.compile(r"epoch_(\d+)_step_(\d+)")
 
 
 class Position(NamedTuple):
@@ -61,6 +64,28 @@ def position_of(path: str | Path) -> Position:
     if match := _MID_EPOCH.fullmatch(name):
         return Position(int(match[1]) - 1, int(match[2]))
     return Position(0)  # somebody named it otherwise: it comes after those that say where they are
+
+
+def refuse_sharded(output_dir: str | Path, newest: Position | None) -> None:
+    """Raise an error if a sharded checkpoint is newer than every other checkpoint of a run.
+
+    Earlier versions wrote ``OUTPUT_DIR/sharded/epoch_00003_step_00250`` after 3 epochs and 250
+    steps of the next one (``TRAIN.SHARDED_CHECKPOINTS``), its manifest last.
+
+    Args:
+        newest: the position of the newest checkpoint that can be read; None if there is none.
+
+    Raises:
+        ShardedCheckpointError: names the newest such folder and the command that converts it.
+    """
+    positions = {
+        path.parent: Position(int(match[1]), int(match[2]))
+        for path in (Path(output_dir) / "sharded").glob("*/manifest.json")
+        if (match := _SHARDED.fullmatch(path.parent.name))
+    }
+    folder = max(positions, key=lambda folder: positions[folder], default=None)
+    if folder is not None and (newest is None or positions[folder] > newest):
+        raise ShardedCheckpointError(folder)
 
 
 def prune_mid_epoch(output_dir: str | Path, newest: Position) -> None:

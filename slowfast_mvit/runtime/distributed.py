@@ -10,7 +10,7 @@ import datetime
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -33,6 +33,7 @@ __all__ = [
     "local_rank",
     "local_world_size",
     "num_nodes",
+    "on_main",
     "pick_device",
     "process_group",
     "rank",
@@ -193,6 +194,24 @@ def from_main(item: T) -> T:
     items = [item]
     distributed.broadcast_object_list(items, src=0)
     return items[0]
+
+
+def on_main(compute: Callable[[], T]) -> T:
+    """Return on every rank what the main process computes; a small object, as it is pickled.
+
+    Raises:
+        UserError: on every rank, where ``compute`` raises one on the main process.
+    """
+    result, problem = None, None
+    if is_main():
+        try:
+            result = compute()
+        except UserError as error:
+            problem = error
+    result, problem = from_main((result, problem))
+    if problem is not None:
+        raise problem
+    return cast(T, result)
 
 
 def require_agreement(facts: Mapping[str, str]) -> None:

@@ -7,9 +7,9 @@
                optimizer state
 
 Weights keep their names and their float32 values under both, and the mean over processes of the
-gradients is the gradient of the mean loss. So checkpoints do not tell which strategy wrote them:
-what goes into a file comes from ``whole_state`` and ``whole_optimizer_state``, and comes back by
-``fill_module`` and ``fill_optimizer``. Activation checkpointing is the model's own affair.
+gradients is the gradient of the mean loss. So checkpoints do not depend on the strategy:
+``whole_state`` and ``whole_optimizer_state`` gather what goes into a file, in the main process;
+``fill_module`` and ``fill_optimizer`` broadcast it from there.
 """
 
 from __future__ import annotations
@@ -23,19 +23,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from slowfast_mvit.errors import pick
-from slowfast_mvit.runtime.distributed import is_main, world_size
+from slowfast_mvit.runtime.distributed import from_main, is_main, world_size
 from slowfast_mvit.runtime.precision import PRECISIONS
 
 # Under this name a sharded model keeps what makes an empty, whole one like it.
 _NEW_WHOLE = "_new_whole_model"
+_GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module"}
 
 
 def parallelise(
@@ -166,18 +176,19 @@ def evaluation_model(module: nn.Module, model: nn.Module) -> nn.Module:
     if not isinstance(module, FSDPModule):
         return model
     copied: nn.Module = module.__dict__[_NEW_WHOLE]()
-    targets = copied.state_dict()
-    with torch.no_grad():
-        for name, tensor in module.state_dict().items():
-            targets[name].copy_(whole(tensor))
-        for target, buffer in zip(copied.buffers(), module.buffers(), strict=True):
-            target.copy_(buffer)  # those too that no state dict holds
+    weights: dict[str, Any] = get_model_state_dict(
+        module, options=StateDictOptions(full_state_dict=True)
+    )
+    copied.load_state_dict(weights)
+    for target, buffer in zip(copied.buffers(), module.buffers(), strict=True):
+        target.copy_(buffer)  # those too that no state dict holds
     return copied
 
 
 def bare_model(module: nn.Module) -> nn.Module:
     """The model that ``parallelise`` wrapped, with its own names."""
-    return module.module if isinstance(module, DistributedDataParallel) else module
+    wrappers = (DistributedDataParallel, nn.DataParallel)
+    return module.module if isinstance(module, wrappers) else module
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -191,71 +202,112 @@ def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return whole(get_total_norm(gradients))
 
 
+def plain_name(name: str) -> str:
+    """A parameter's name without what DistributedDataParallel or torch.compile put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The weights as the bare model's ``state_dict()`` names and orders them, on the CPU.
+    """Gather the weights on the CPU, named and ordered as in the bare model's ``state_dict()``.
 
-    All processes call it together; only the main one gets them, one tensor gathered at a time. What
-    was on the CPU and whole already is not copied.
+    All processes call it together; the result is empty except in the main process. A tensor that is
+    whole and on the CPU is not copied.
     """
-    gathered = {name: _on_main(tensor) for name, tensor in bare_model(module).state_dict().items()}
-    return {name: tensor for name, tensor in gathered.items() if tensor is not None}
+    state: dict[str, Any] = get_model_state_dict(bare_model(module), options=_GATHER)
+    return state
 
 
-def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """``optimizer.state_dict()`` with whole tensors on the CPU; empty but in the main process."""
-    packed = optimizer.state_dict()
-    state = {
-        index: {name: _on_main(value) for name, value in remembered.items()}
-        for index, remembered in packed["state"].items()
-    }
-    return {"state": state, "param_groups": packed["param_groups"]} if is_main() else {}
+def whole_optimizer_state(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Gather ``optimizer.state_dict()`` on the CPU; empty except in the main process.
 
+    All processes call it together.
 
-def _on_main(value: Any) -> Any:
-    """A value as rank 0 writes it to a file; None in the other processes."""
-    if not isinstance(value, Tensor):
-        return value if is_main() else None
-    gathered = whole(value.detach())
-    return gathered.cpu() if is_main() else None
+    Args:
+        module: from ``parallelise``.
+        optimizer: over its parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    if not optimizer.state:  # PyTorch would take a step to have something to gather
+        return {"state": {}, "param_groups": groups} if is_main() else {}
+    named: Any = get_optimizer_state_dict(bare_model(module), optimizer, options=_GATHER)
+    if not is_main():
+        return {}
+    names = [name for group in named["param_groups"] for name in group["params"]]
+    indices = {name: index for index, name in enumerate(names)}
+    state = {indices[name]: values for name, values in named["state"].items()}
+    return {"state": state, "param_groups": groups}
 
 
 def fill_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """``load_state_dict`` from whole tensors, whatever the strategy; each process takes its slices.
+    """Load the main process's whole tensors into each process's part of a model, in place.
+
+    All processes call it together.
 
     Args:
-        module: from ``parallelise``, or the model that was given to it; filled in place.
-        state: whole tensors, in every process, as the bare model's ``state_dict`` names them.
-
-    Raises:
-        RuntimeError: names or shapes differ; names each of them, as torch does.
+        module: from ``parallelise``, or the model that was given to it.
+        state: in the main process, tensors with plain names and the shapes of the model's; not read
+            in the others.
     """
-    bare = bare_model(module)
-    own = bare.state_dict()
-    bare.load_state_dict({name: _sliced(tensor, own.get(name)) for name, tensor in state.items()})
+    set_model_state_dict(bare_model(module), dict(state), options=_broadcast())
 
 
-def fill_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """``optimizer.load_state_dict`` from whole tensors, whatever the strategy.
+def fill_optimizer(module: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Load what ``whole_optimizer_state`` returned, in place; the settings but ``lr`` stay.
+
+    All processes call it together.
 
     Args:
-        optimizer: over the parameters of what ``parallelise`` gave; filled in place.
-        state: what ``whole_optimizer_state`` gave in the main process, in every process.
+        module: from ``parallelise``.
+        optimizer: over its parameters.
+        state: in the main process, what fits the optimizer; not read in the others.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    sliced = {
-        index: {name: _sliced(value, parameters[index]) for name, value in remembered.items()}
-        for index, remembered in state["state"].items()
+    groups = [dict(group) for group in optimizer.param_groups]
+    parameters = [p for group in groups for p in group["params"]]
+    described, rates = from_main(_described(state) if is_main() else ({}, []))
+
+    # PyTorch fills what an optimizer holds already. Where it holds nothing, PyTorch would take a
+    # step first, which leaves a state also for parameters that have none in the file.
+    optimizer.state.clear()
+    for index, values in described.items():
+        like = parameters[index].detach()
+        optimizer.state[parameters[index]] = {
+            name: torch.zeros_like(like) if value is None else value
+            for name, value in values.items()
+        }
+    if any(value is None for values in described.values() for value in values.values()):
+        bare = bare_model(module)
+        named = _with_names(bare, groups, state["state"]) if is_main() else {}
+        set_optimizer_state_dict(bare, optimizer, named, options=_broadcast())
+    for group, own, lr in zip(optimizer.param_groups, groups, rates, strict=True):
+        # PyTorch has made lists of tuples. A run that is at its end saves the last rate again.
+        group.update(own, lr=lr)
+
+
+def _described(state: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], list[float]]:
+    """The small values of an optimizer's state, None for each tensor, and the learning rates."""
+    described = {
+        index: {
+            name: None if isinstance(value, Tensor) and value.ndim else value
+            for name, value in values.items()
+            if value is not None
+        }
+        for index, values in state["state"].items()
     }
-    optimizer.load_state_dict({"state": sliced, "param_groups": state["param_groups"]})
+    return described, [group["lr"] for group in state["param_groups"]]
 
 
-def _sliced(value: Any, like: Tensor | None) -> Any:
-    """This process's slice of a whole tensor, if ``like`` is a slice of such a tensor."""
-    if isinstance(value, DTensor) or not isinstance(value, Tensor):
-        return value
-    if not isinstance(like, DTensor) or value.shape != like.shape:
-        return value
-    # Every process has the whole tensor, so none needs to be sent.
-    return distribute_tensor(
-        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
-    )
+def _with_names(
+    model: nn.Module, groups: list[dict[str, Any]], state: Mapping[int, Any]
+) -> dict[str, Any]:
+    """An optimizer's state by the names of parameters, as PyTorch wants it."""
+    names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
+    named_groups = [{"params": [names[p] for p in group["params"]]} for group in groups]
+    in_order = [name for group in named_groups for name in group["params"]]
+    return {
+        "state": {name: state.get(index, {}) for index, name in enumerate(in_order)},
+        "param_groups": named_groups,
+    }
+
+
+def _broadcast() -> StateDictOptions:
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=world_size() > 1)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
 from slowfast_mvit.storage import local_copy, read_torch
 from slowfast_mvit.storage.signatures import described_mistake, is_safetensors
 
@@ -90,10 +90,10 @@ def read_weights(
 def _read_folder(folder: Path, ema: bool) -> WeightsFile:
     path = folder / WEIGHTS_IN_FOLDER
     if not path.is_file():
-        parts = " (slowfast-mvit unshard makes one file of a checkpoint in parts)"
+        if (folder / ".metadata").exists():
+            raise ShardedCheckpointError(folder)
         raise WeightsError(
             f"{folder}: is a folder without {WEIGHTS_IN_FOLDER}. Give a file of weights"
-            f"{parts if (folder / '.metadata').exists() else ''}"
         )
     _refuse_average(str(folder), ema)
     state, metadata = _read_safetensors(path)

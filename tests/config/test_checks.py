@@ -20,10 +20,6 @@ FAULTS = {
         ["TRAIN.MIXED_PRECISION=True", "TRAIN.PRECISION=fp32"],
         "TRAIN.PRECISION: 'fp32' contradicts",
     ),
-    "parts_of_checkpoints_come_from_parts_of_weights": (
-        ["TRAIN.SHARDED_CHECKPOINTS=True"],
-        "TRAIN.SHARDED_CHECKPOINTS: needs TRAIN.STRATEGY fsdp, got 'ddp'",
-    ),
     "a_compiled_model_has_whole_weights": (
         ["MODEL.COMPILE=True", "TRAIN.STRATEGY=fsdp"],
         "MODEL.COMPILE: the model is compiled as one graph, which TRAIN.STRATEGY fsdp would cut",

@@ -10,7 +10,7 @@ import pytest
 
 from slowfast_mvit.config import load_config
 from slowfast_mvit.config.config import KEYS
-from slowfast_mvit.config.legacy import IGNORED, REFUSED
+from slowfast_mvit.config.legacy import IGNORED, REFUSED, RETIRED
 from slowfast_mvit.errors import ConfigError
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
@@ -23,7 +23,7 @@ def test_every_key_of_pyslowfast_is_known():
 
     assert upstream - {*KEYS, *IGNORED, *REFUSED} == set()
     ours = {name for name, key in KEYS.items() if key.rule.ours}
-    assert {*KEYS, *IGNORED, *REFUSED} - upstream == ours
+    assert {*KEYS, *IGNORED, *REFUSED} - upstream == ours | {*RETIRED}
 
 
 # The default of both is SlowFast, which is refused.
@@ -56,6 +56,14 @@ def test_keys_with_one_reason_share_one_warning(tmp_path, caplog):
         f"{path} line 5: PREFETCH.NUM_LOADERS: is unknown to PySlowFast too; "
         "DATA_LOADER.NUM_WORKERS sets the number of workers",
     ]
+
+
+@pytest.mark.parametrize(("value", "num_warnings"), [("True", 1), ("False", 0)])
+def test_a_retired_key_says_what_to_do(value, num_warnings, caplog):
+    load_config(None, ["TRAIN.SHARDED_CHECKPOINTS", value])
+
+    assert len(caplog.messages) == num_warnings
+    assert all("is retired" in text and "delete the key" in text for text in caplog.messages)
 
 
 @pytest.mark.parametrize(

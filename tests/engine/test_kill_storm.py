@@ -36,7 +36,6 @@ from slowfast_mvit.runtime.checkpoint_files import best_path, checkpoint_path
 from slowfast_mvit.runtime.distributed import rank, world_size
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
-from slowfast_mvit.runtime.sharded import newest_sharded
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.structures import FailedVideo
 
@@ -111,7 +110,7 @@ def whole_run(output_dir, *, tell=lambda place: None, strategy="ddp", precision=
             epoch=epoch,
             should_stop=should_stop,
         ),
-        resume_from=newest_sharded(output_dir) or latest_checkpoint(output_dir),
+        resume_from=latest_checkpoint(output_dir),
         precision=precision,
         **SETTINGS | changes,
     )
@@ -264,15 +263,13 @@ def test_kills_before_each_step_of_writing_change_no_bit(tmp_path):
 
 
 def test_what_a_killed_run_left_of_checkpoints_is_deleted(tmp_path):
-    left = [tmp_path / "mid_epoch" / ".tmp-1-epoch_00001_step_00000003.pyth"]
-    left += [tmp_path / "sharded" / f"{dot}epoch_00000_step_00003/part" for dot in ("", ".tmp-")]
-    for path in left:
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"half")
+    path = tmp_path / "mid_epoch" / ".tmp-1-epoch_00001_step_00000003.pyth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
 
     tiny_train(tiny_net(), tmp_path, max_epoch=1)
 
-    assert not any(tmp_path.glob("mid_epoch/*")) and not any(tmp_path.glob("sharded/*"))
+    assert not any(tmp_path.glob("mid_epoch/*"))
 
 
 def test_a_run_that_is_asked_to_stop_loses_no_step(tmp_path, unbroken):
@@ -324,5 +321,4 @@ def live_as_rank(output_dir, place_of_death, strategy):
         if place == place_of_death and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    in_parts = strategy == "fsdp"  # each rank writes its part of a checkpoint
-    whole_run(output_dir, tell=die, strategy=strategy, sharded_checkpoints=in_parts, max_epoch=3)
+    whole_run(output_dir, tell=die, strategy=strategy, max_epoch=3)

@@ -6,10 +6,9 @@ import torch
 from slowfast_mvit import builders
 from slowfast_mvit.cli import main
 from slowfast_mvit.config import load_config
-from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.errors import ConfigError, ShardedCheckpointError, WeightsError
 from slowfast_mvit.jobs.evaluated_checkpoint import load_test_weights
 from slowfast_mvit.runtime.checkpoint import save_best, save_checkpoint
-from slowfast_mvit.runtime.sharded import save_sharded
 
 
 def weights_filled_with(model, value):
@@ -88,21 +87,17 @@ def test_a_checkpoint_without_a_moving_average_is_not_tested_as_one(tiny_config,
         load(tiny_config, run, *best, "TEST.WEIGHTS", "ema")
 
 
-@pytest.mark.parametrize(("weights", "value"), [("last", 3.0), ("ema", 13.0)])
-def test_a_newer_checkpoint_in_parts_is_made_whole(tiny_config, run, weights, value):
-    model, average = (builders.build_model(load_config(tiny_config)) for _ in range(2))
-    model.load_state_dict(weights_filled_with(model, 3.0))
-    average.load_state_dict(weights_filled_with(model, 13.0))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    plain = {"cfg_text": "", "extra": {}}
-    save_sharded(run, epoch=1, step=4, module=model, optimizer=optimizer, ema=average, **plain)
+@pytest.mark.parametrize("weights", ["last", "ema"])
+def test_a_newer_sharded_checkpoint_is_an_error(tiny_config, run, weights):
+    folder = run / "sharded" / "epoch_00002_step_00004"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").touch()
 
-    assert load(tiny_config, run, "TEST.WEIGHTS", weights)[1] == {value}
-    assert load(tiny_config, run, "TEST.WEIGHTS", weights)[1] == {value}
+    with pytest.raises(ShardedCheckpointError, match="dcp_to_torch") as caught:
+        load(tiny_config, run, "TEST.WEIGHTS", weights)
 
-    whole = model.state_dict()
-    save_checkpoint(run, epoch=2, model_state=whole, optimizer_state={}, **plain)
-    assert load(tiny_config, run)[0] == "weights of checkpoint_epoch_00003.pyth"
+    assert caught.value.folder == folder
+    assert load(tiny_config, run, "TEST.WEIGHTS", "best")[1] == {21.0}
 
 
 def test_the_report_names_the_weights(tiny_config, run):

@@ -1,14 +1,18 @@
-"""Which checkpoint of a run it goes on from, where there are whole ones and ones in parts."""
+"""Which checkpoint a run resumes from, and sharded ones of earlier versions."""
+
+import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter, save
 
 from slowfast_mvit.config import load_config
-from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
 from slowfast_mvit.jobs.train import _newest
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
-from slowfast_mvit.runtime.sharded import save_sharded
+from slowfast_mvit.weights.files import read_weights
 
 
 def save_whole(folder, epoch, step=0):
@@ -18,26 +22,17 @@ def save_whole(folder, epoch, step=0):
     )
 
 
-def save_parts(folder, epoch, step=0):
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters())
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    return save_sharded(
-        folder,
-        epoch=epoch,
-        step=step,
-        module=model,
-        optimizer=optimizer,
-        cfg_text="",
-        extra={},
-    )
+def leave_sharded(folder, name):
+    """The files of a sharded checkpoint by which an earlier version's folder is known."""
+    checkpoint = folder / "sharded" / name
+    checkpoint.mkdir(parents=True)
+    for file in (".metadata", "manifest.json"):
+        (checkpoint / file).touch()
+    return checkpoint
 
 
 def damage(path):
-    files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
-    for file in files:
-        file.write_bytes(file.read_bytes()[:-5])
+    path.write_bytes(path.read_bytes()[:-5])
 
 
 @pytest.fixture
@@ -45,20 +40,14 @@ def config(tiny_config):
     return load_config(tiny_config)
 
 
-def test_the_one_furthest_on_is_taken_of_whatever_kind(tmp_path, config):
-    whole = save_whole(tmp_path, epoch=2)
-    assert _newest(config, tmp_path) == whole
-
-    parts = save_parts(tmp_path, epoch=2, step=5)
-    assert _newest(config, tmp_path) == parts
-
-    later = save_whole(tmp_path, epoch=3)
-    assert _newest(config, tmp_path) == later
+def test_the_one_furthest_on_is_taken(tmp_path, config):
+    for place in ({"epoch": 2}, {"epoch": 2, "step": 5}, {"epoch": 3}):
+        path = save_whole(tmp_path, **place)
+        assert _newest(config, tmp_path) == path
 
 
-@pytest.mark.parametrize("save", [(save_whole, save_parts), (save_parts, save_whole)])
-def test_damage_of_all_of_one_kind_leaves_the_other(tmp_path, config, save):
-    before, newest = save[0](tmp_path, epoch=2), save[1](tmp_path, epoch=4)
+def test_damage_leaves_the_one_before(tmp_path, config):
+    before, newest = save_whole(tmp_path, epoch=2), save_whole(tmp_path, epoch=4)
     damage(newest)
 
     assert _newest(config, tmp_path) == before
@@ -66,10 +55,52 @@ def test_damage_of_all_of_one_kind_leaves_the_other(tmp_path, config, save):
 
 def test_only_damaged_ones_are_an_error_and_no_fresh_start(tmp_path, config):
     damage(save_whole(tmp_path, epoch=2))
-    damage(save_parts(tmp_path, epoch=2))
 
     with pytest.raises(WeightsError, match="none of the 1 checkpoints"):
         _newest(config, tmp_path)
+
+
+def test_a_sharded_checkpoint_that_is_newest_is_an_error(tmp_path, config):
+    leave_sharded(tmp_path, "epoch_00002_step_00000")
+    folder = leave_sharded(tmp_path, "epoch_00003_step_00250")
+    (tmp_path / "sharded" / "epoch_00009_step_00000").mkdir()  # without a manifest: unfinished
+
+    for epoch in (None, 0, 1):
+        if epoch is not None:
+            save_whole(tmp_path, epoch)
+        with pytest.raises(ShardedCheckpointError, match="dcp_to_torch") as caught:
+            _newest(config, tmp_path)
+        assert caught.value.folder == folder
+
+    path = save_whole(tmp_path, epoch=3)
+    assert _newest(config, tmp_path) == path
+
+
+def test_a_damaged_checkpoint_does_not_hide_a_sharded_one(tmp_path, config):
+    folder = leave_sharded(tmp_path, "epoch_00003_step_00250")
+    damage(save_whole(tmp_path, epoch=5))
+
+    with pytest.raises(ShardedCheckpointError) as caught:
+        _newest(config, tmp_path)
+
+    assert caught.value.folder == folder
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_the_commands_in_the_error_make_a_file_of_weights(tmp_path):
+    folder = tmp_path / "a run" / "epoch_00003_step_00250"
+    tensors = {name: torch.randn(3, 2) for name in ("model/head.weight", "ema/head.weight")}
+    save(tensors, storage_writer=FileSystemWriter(folder), no_dist=True)
+    _, *commands, _ = str(ShardedCheckpointError(folder)).splitlines()
+
+    for command in commands:
+        program, *words = shlex.split(command)
+        assert program == "python"
+        subprocess.run([sys.executable, *words], check=True)
+
+    state = read_weights(f"{folder}.pth").state
+    assert list(state) == ["head.weight"]
+    assert torch.equal(state["head.weight"], tensors["model/head.weight"])
 
 
 def test_a_new_run_beside_an_old_one_is_told(tmp_path, tiny_config, caplog):

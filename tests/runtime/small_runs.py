@@ -122,7 +122,7 @@ class SmallRun:
         return copy.deepcopy(
             {
                 "model": whole_state(self.module),
-                "optimizer": whole_optimizer_state(self.optimizer),
+                "optimizer": whole_optimizer_state(self.module, self.optimizer),
                 "ema": whole_state(self.average.module),
             }
         )

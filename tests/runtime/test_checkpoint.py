@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.runtime.checkpoint import (
     latest_checkpoint,
     load_training_state,
-    plain_name,
     save_checkpoint,
     training_epoch,
 )
 from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
+from slowfast_mvit.runtime.parallel import plain_name, whole_optimizer_state, whole_state
 
 
 def trained(method=torch.optim.AdamW, width=4, **options):
@@ -188,6 +189,59 @@ def test_weights_and_optimizer_come_back_to_the_bit(tmp_path, method):
         stepper.step()
     for actual, expected in zip(other.parameters(), net.parameters(), strict=True):
         assert torch.equal(actual, expected)
+
+
+def two_heads(method, is_trained):
+    """A net of which the second layer, and nothing else, may be without gradients."""
+    torch.manual_seed(0)
+    net = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)])
+    optimizer = method(net.parameters(), lr=0.1)
+    if is_trained:
+        net[0](torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    return net, optimizer
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+@pytest.mark.parametrize("method", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
+def test_an_optimizer_gets_no_state_that_was_not_saved(tmp_path, method, is_trained):
+    net, optimizer = two_heads(method, is_trained)
+    path = save(tmp_path, net=net, optimizer=optimizer)
+    saved = copy.deepcopy(optimizer.state_dict())
+    assert list(saved["state"]) == ([0, 1] if is_trained else [])
+    other, other_optimizer = two_heads(method, is_trained=False)
+
+    load_training_state(path, other, other_optimizer)
+
+    loaded = other_optimizer.state_dict()
+    assert loaded["param_groups"] == saved["param_groups"]
+    assert loaded["state"].keys() == saved["state"].keys()
+    for index, values in saved["state"].items():
+        torch.testing.assert_close(loaded["state"][index], values, rtol=0, atol=0)
+
+
+def test_two_names_of_one_tensor_are_both_saved_and_loaded(tmp_path):
+    nets = [two_heads(torch.optim.AdamW, is_trained=False)[0] for _ in range(2)]
+    for net in nets:
+        net[1].weight = net[0].weight
+    optimizers = [torch.optim.AdamW(net.parameters()) for net in nets]
+    (nets[0][0](torch.ones(1, 3)) + nets[0][1](torch.ones(1, 3))).sum().backward()
+    optimizers[0].step()
+    path = save(
+        tmp_path,
+        net=nets[0],
+        optimizer=optimizers[0],
+        model_state=whole_state(nets[0]),
+        optimizer_state=whole_optimizer_state(nets[0], optimizers[0]),
+    )
+
+    load_training_state(path, nets[1], optimizers[1])
+
+    assert {"0.weight", "1.weight"} < torch.load(path, weights_only=True)["model_state"].keys()
+    assert nets[1][0].weight is nets[1][1].weight
+    assert torch.equal(nets[1][0].weight, nets[0][0].weight)
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 def test_a_file_of_pyslowfast_is_gone_on_from(tmp_path):

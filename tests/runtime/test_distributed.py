@@ -14,6 +14,7 @@ from slowfast_mvit.runtime.distributed import (
     local_rank,
     local_world_size,
     num_nodes,
+    on_main,
     process_group,
     rank,
     require_agreement,
@@ -32,6 +33,18 @@ def exchange():
         mine = torch.tensor([1.0, 10.0 * rank()], dtype=torch.float64)
         total = sum_over_ranks(mine)
         return mine.tolist(), total.tolist(), gather_objects(f"r{rank()}"), from_main(rank() + 7)
+
+
+def fail_on_main():
+    if rank() != 0:
+        raise AssertionError("called on another rank")
+    raise UserError("no such file")
+
+
+def ask_main_twice():
+    with pytest.raises(UserError, match="no such file"):
+        on_main(fail_on_main)
+    return on_main(rank)
 
 
 def times_of_two_meetings():
@@ -72,6 +85,11 @@ def test_one_process_needs_no_group():
         assert gather_objects("mine") == ["mine"] and from_main("mine") == "mine"
         require_agreement({"torch": "2.10"})
         wait_for_all("nobody")
+
+
+def test_a_result_or_an_error_of_the_main_process_is_that_of_all():
+    assert run_ranks(ask_main_twice, 2) == [0, 0]
+    assert ask_main_twice() == 0
 
 
 def test_ranks_know_their_place_and_exchange_what_they_have():

@@ -6,10 +6,12 @@ import pytest
 import torch
 from ranks import run_ranks
 from small_runs import CPU, SmallRun, equal, global_batch, largest_difference, small_mvit
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.runtime.checkpoint import load_training_state, save_checkpoint
+from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
 from slowfast_mvit.runtime.distributed import is_main, rank
 from slowfast_mvit.runtime.parallel import (
     bare_model,
@@ -110,6 +112,74 @@ def test_a_file_written_by_two_ranks_is_gone_on_from_by_one_and_by_four(tmp_path
         assert equal(loaded, saved)
         assert largest_difference(next_one["model"], after_one_more["model"]) <= 5e-4
         assert largest_difference(next_one["ema"], after_one_more["ema"]) <= 5e-4
+
+
+def save_and_load(output_dir, strategy, num_steps, options):
+    """States before saving, and after loading them into another run of each strategy."""
+    run = SmallRun(strategy, depth=1, **options)
+    for step in range(num_steps):
+        run.step(step)
+    states = run.states()
+    if is_main():
+        save_checkpoint(
+            output_dir,
+            epoch=0,
+            model_state=states["model"],
+            optimizer_state=states["optimizer"],
+            ema_state=states["ema"],
+            cfg_text="",
+            extra={},
+        )
+    loaded = []
+    for other in STRATEGIES:
+        run = SmallRun(other, seed=99, depth=1, **options)
+        path = checkpoint_path(output_dir, 0)
+        load_training_state(path, run.module, run.optimizer, ema=run.average.module)
+        loaded.append(run.states())
+        for parameter, values in run.optimizer.state.items():
+            assert {type(value) for value in values.values() if value.ndim} == (
+                {DTensor} if isinstance(parameter, DTensor) else {torch.Tensor}
+            )
+    return states, loaded
+
+
+KINDS_OF_RUNS = [
+    (2, {}),
+    (0, {}),  # its optimizer has no state yet
+    (1, {"frozen": ("patch_embed", "blocks.0.attn", "norm.bias")}),
+    (1, {"detach_head": True}),
+]
+
+
+def save_and_load_each_kind(output_dir, strategy):
+    return [save_and_load(output_dir, strategy, *kind) for kind in KINDS_OF_RUNS]
+
+
+@by_strategy
+def test_a_checkpoint_fits_both_strategies_to_the_bit(tmp_path, strategy):
+    results = run_ranks(save_and_load_each_kind, 2, tmp_path, strategy)
+
+    empty = {"model": {}, "optimizer": {}, "ema": {}}
+    assert results[1] == [(empty, [empty, empty])] * len(KINDS_OF_RUNS)  # only rank 0 gathers
+    for (num_steps, _), (states, loaded) in zip(KINDS_OF_RUNS, results[0], strict=True):
+        assert bool(states["optimizer"]["state"]) == (num_steps > 0)
+        for other in loaded:
+            assert equal(other, states)
+            assert described(other) == described(states)
+
+
+def load_another_model(path):
+    run = SmallRun("fsdp", depth=2)
+    with pytest.raises(WeightsError, match="does not fit this model"):
+        load_training_state(path, run.module, run.optimizer)
+    return rank()
+
+
+def test_every_rank_hears_of_a_checkpoint_that_does_not_fit(tmp_path):
+    run_ranks(save_after_three_steps, 2, tmp_path)
+    path = checkpoint_path(tmp_path, 0)
+
+    assert run_ranks(load_another_model, 2, path) == [0, 1]
 
 
 def parameters_that_move(strategy, options):
