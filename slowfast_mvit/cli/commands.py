@@ -14,7 +14,6 @@ from slowfast_mvit.cli.exit_status import guarded
 from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
 from slowfast_mvit.cli.launch_flags import add_launch_arguments
 from slowfast_mvit.cli.ray_flags import add_ray_arguments
-from slowfast_mvit.cli.slurm import add_slurm_arguments
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words
 from slowfast_mvit.errors import ConfigError
@@ -105,10 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     add_launch_arguments(command)
     command.set_defaults(command=_launch)
 
-    command = commands.add_parser("slurm", help="submit a run that queues itself again to Slurm")
-    add_slurm_arguments(command)
-    command.set_defaults(command=_slurm)
-
     command = commands.add_parser("ray", help="train as a job of Ray Train")
     add_ray_arguments(command)
     command.set_defaults(command=_ray)
@@ -194,30 +189,16 @@ def _launch(arguments: argparse.Namespace) -> int:
     return launch_job(arguments)
 
 
-def _slurm(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli.slurm import slurm_job
-
-    words = _job_words(arguments, "train", "test", "run_net")
-    slurm_job(arguments, words, _configs(_parser().parse_args(words)))
-
-
 def _ray(arguments: argparse.Namespace) -> None:
     from slowfast_mvit.cli.ray_train import ray_job
 
-    words = _job_words(arguments, "train")
-    ray_job(arguments, _configs(_parser().parse_args(words)))
-
-
-def _job_words(arguments: argparse.Namespace, *allowed: str) -> list[str]:
-    """The command that a job is to run, which comes after ``--``."""
-    words: list[str] = arguments.job_words
-    words = words[1:] if words[:1] == ["--"] else words
-    if not words or words[0] not in allowed:
+    words = arguments.job_words[arguments.job_words[:1] == ["--"] :]
+    if words[:1] != ["train"]:
         raise ConfigError(
-            f"after -- comes what the job runs ({', '.join(allowed)}), as in -- train --cfg FILE; "
+            "ray runs train: write -- train --cfg FILE after its own flags, "
             f"got {shlex.join(words) or 'nothing'}"
         )
-    return words
+    ray_job(arguments, _configs(_parser().parse_args(words)))
 
 
 def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None]) -> int | None:

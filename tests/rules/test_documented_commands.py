@@ -42,8 +42,12 @@ def parts_of(words):
         place = next(number for number, word in enumerate(words) if word.endswith(".py"))
         yield words[:place]
         yield from parts_of(["python", *words[place:]])
-    elif words[0] == "sbatch":
+    elif words[0] == "sbatch" and "--wrap" in words:
         yield from parts_of(shlex.split(words[words.index("--wrap") + 1]))
+    elif words[0] == "sbatch":
+        place = next(number for number, word in enumerate(words) if word.endswith(".sbatch"))
+        assert (ROOT / words[place]).is_file()
+        yield from parts_of(["slowfast-mvit", *words[place + 1 :]])
     elif words[0] == "slowfast-mvit" and "--" in words:
         yield words[: words.index("--")]
         yield from parts_of(["slowfast-mvit", *words[words.index("--") + 1 :]])

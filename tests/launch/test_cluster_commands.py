@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from slowfast_mvit.cli import main
-
 ROOT = Path(__file__).resolve().parents[2]
 MVIT = [sys.executable, "-m", "slowfast_mvit"]
 STAND_INS = {
@@ -27,7 +25,9 @@ STAND_INS = {
         exit $status""",
     "scontrol": 'if [[ $1 == show ]]; then echo localhost; else echo "$@" >> calls; fi',
     "squeue": "echo RUNNING",
+    "slowfast-mvit": f'exec {sys.executable} -m slowfast_mvit "$@"',
 }
+TRAIN = ["train", "--cfg", "tiny.yaml", "SOLVER.MAX_EPOCH", "200", "TRAIN.EVAL_PERIOD", "200"]
 
 
 def start(command, folder: Path, **environment: str) -> subprocess.Popen:
@@ -93,26 +93,22 @@ def test_agents_of_two_nodes_meet_and_train(tiny_config):
 
 
 @pytest.fixture
-def batch_script(tiny_config, monkeypatch, capsys) -> Path:
-    """What ``slowfast-mvit slurm`` prints for 200 epochs, with stand-ins for Slurm's commands."""
+def batch_script(tiny_config, monkeypatch) -> list[str]:
+    """The command of a job of 200 epochs, with stand-ins for the commands of Slurm."""
     folder = tiny_config.parent
-    monkeypatch.chdir(folder)
-    words = ["train", "--cfg", "tiny.yaml", "SOLVER.MAX_EPOCH", "200", "TRAIN.EVAL_PERIOD", "200"]
-    assert main(["slurm", "--gpus-per-node", "0", "--dry-run", "--", *words]) == 0
-    script = folder / "slurm.sh"
-    script.write_text(capsys.readouterr().out)
     for name, body in STAND_INS.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", str(free_port() - 20000))
     monkeypatch.setenv("SLURM_JOB_NODELIST", "localhost")
-    return script
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    return ["bash", str(ROOT / "deploy" / "slurm" / "train.sbatch"), *TRAIN]
 
 
-def test_a_job_that_is_warned_saves_inside_the_epoch_and_goes_on_there(batch_script):
-    folder = batch_script.parent
-    first = start(["bash", batch_script], folder)
+def test_a_job_that_is_warned_saves_inside_the_epoch_and_resumes_there(batch_script, tiny_config):
+    folder = tiny_config.parent
+    first = start(batch_script, folder)
     with ended(first):
         deadline_s = time.monotonic() + 60
         while not list(folder.glob("out/checkpoints/*.pyth")):
@@ -124,7 +120,7 @@ def test_a_job_that_is_warned_saves_inside_the_epoch_and_goes_on_there(batch_scr
     assert (folder / "calls").read_text().startswith("requeue ")
     saved = max(folder.glob("out/*/*.pyth"), key=lambda path: path.stat().st_mtime)
 
-    second = start(["bash", batch_script], folder, SLURM_RESTART_COUNT="1")
+    second = start(batch_script, folder, SLURM_RESTART_COUNT="1")
     with ended(second):
         deadline_s = time.monotonic() + 60
         while f"resuming from {saved}" not in (folder / "out" / "stdout.log").read_text():
@@ -134,4 +130,4 @@ def test_a_job_that_is_warned_saves_inside_the_epoch_and_goes_on_there(batch_scr
         printed, _ = second.communicate(timeout=60)
 
     assert second.returncode == 138, printed
-    assert "queued again 1 times" in printed
+    assert "requeued 1 times" in printed
