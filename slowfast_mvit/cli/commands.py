@@ -12,8 +12,12 @@ from pathlib import Path
 from slowfast_mvit import __version__
 from slowfast_mvit.cli.exit_status import guarded
 from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
-from slowfast_mvit.cli.launch_flags import add_launch_arguments
-from slowfast_mvit.cli.ray_flags import add_ray_arguments
+from slowfast_mvit.cli.launch_flags import (
+    add_launch_arguments,
+    add_ray_arguments,
+    launched_words,
+    requested_launch,
+)
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words
 from slowfast_mvit.errors import ConfigError
@@ -184,27 +188,30 @@ def _add_run_net_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    from slowfast_mvit.cli.launch import launch_job
+    from slowfast_mvit.launch.torchrun import launch_command
 
-    return launch_job(arguments)
+    return launch_command(requested_launch(arguments), launched_words(arguments))
 
 
 def _ray(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli.ray_train import ray_job
+    from slowfast_mvit.jobs.train import train_job
+    from slowfast_mvit.launch.ray import RayJob, fit
 
-    words = arguments.job_words[arguments.job_words[:1] == ["--"] :]
+    words = launched_words(arguments)
     if words[:1] != ["train"]:
         raise ConfigError(
             "ray runs train: write -- train --cfg FILE after its own flags, "
             f"got {shlex.join(words) or 'nothing'}"
         )
-    ray_job(arguments, _configs(_parser().parse_args(words)))
+    job = RayJob(arguments.num_workers, arguments.cpus_per_worker, arguments.max_failures)
+    for config in _configs(_parser().parse_args(words)):
+        fit(config, job, train_job)
 
 
 def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None]) -> int | None:
     configs = _configs(arguments)
 
-    from slowfast_mvit.cli.launch import launch_as_configured
+    from slowfast_mvit.launch.torchrun import launch_as_configured
 
     init_method = getattr(arguments, "init_method", None)
     status = launch_as_configured(configs, arguments.words, init_method=init_method)
@@ -216,8 +223,8 @@ def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None
 
 
 def _finetune(arguments: argparse.Namespace) -> int | None:
-    from slowfast_mvit.cli.launch import launch_as_configured
     from slowfast_mvit.jobs.finetune import finetune_config, finetune_job
+    from slowfast_mvit.launch.torchrun import launch_as_configured
     from slowfast_mvit.runtime.log import setup_logging
 
     setup_logging()

@@ -235,7 +235,8 @@ def test_without_weights_it_says_why_it_will_not(tmp_path, capsys):
 def test_it_can_be_launched_as_several_processes(monkeypatch):
     commands = []
     monkeypatch.setattr(
-        "slowfast_mvit.cli.launch.run_agent", lambda launch, command: commands.append(command) or 0
+        "slowfast_mvit.launch.torchrun.run_agent",
+        lambda launch, command: commands.append(command) or 0,
     )
 
     assert main(["launch", "--nproc_per_node", "2", "--", "finetune", "--data", "clips"]) == 0

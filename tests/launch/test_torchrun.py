@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from slowfast_mvit.cli import launch
 from slowfast_mvit.cli.commands import main, run_net
 from slowfast_mvit.config import load_config
-from slowfast_mvit.runtime.agent import Launch
+from slowfast_mvit.launch import torchrun
+from slowfast_mvit.launch.agent import Launch
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = str(Path(__file__).with_name("rank_program.py"))
@@ -137,8 +137,8 @@ def test_two_shards_train_one_model(tiny_config):
 )
 def test_each_gpu_that_is_asked_for_gets_a_process(tiny_config, monkeypatch, words, expected):
     started_with = []
-    monkeypatch.setattr(launch, "_num_gpus", lambda: 4)
-    monkeypatch.setattr(launch, "run_agent", lambda *given: started_with.append(given) or 143)
+    monkeypatch.setattr(torchrun, "_num_gpus", lambda: 4)
+    monkeypatch.setattr(torchrun, "run_agent", lambda *given: started_with.append(given) or 143)
     monkeypatch.setenv("PYTHONPATH", "")
     words = ["--cfg", str(tiny_config), *words, "--init_method", "tcp://node0:29500"]
 
@@ -152,20 +152,23 @@ def test_each_gpu_that_is_asked_for_gets_a_process(tiny_config, monkeypatch, wor
 
 def test_one_gpu_is_for_this_process(tiny_config, monkeypatch):
     config = load_config(tiny_config, ["NUM_GPUS", "1"])
-    monkeypatch.setattr(launch, "_num_gpus", lambda: 4)
+    monkeypatch.setattr(torchrun, "_num_gpus", lambda: 4)
 
-    assert launch.launch_as_configured([config], ["train"]) is None
+    assert torchrun.launch_as_configured([config], ["train"]) is None
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--num_shards", "2"], "--init_method tcp://HOST:PORT --num_shards 2 --shard_id I"),
-        (["--num_shards", "2", "--init_method", "file:///tmp/x"], "a file is no place to meet"),
+        (
+            ["--num_shards", "2", "--init_method", "file:///tmp/x"],
+            "a file cannot serve as rendezvous",
+        ),
         (["--num_shards", "2", "--init_method", "node0:29500"], "expected tcp://HOST:PORT"),
     ],
 )
-def test_several_nodes_need_a_place_to_meet(tiny_config, capsys, words, message):
+def test_several_nodes_need_a_rendezvous(tiny_config, capsys, words, message):
     assert run_net(["--cfg", str(tiny_config), *words]) == 2
 
     assert message in capsys.readouterr().err
@@ -177,7 +180,7 @@ def test_several_nodes_need_a_place_to_meet(tiny_config, capsys, words, message)
         (["--", "trian", "--cfg", "x.yaml"], "got 'trian'. Did you mean train?"),
         (["--"], "got nothing"),
         (["--nnodes", "2:1", "--", "train"], "expected a number of nodes, or MIN:MAX, got '2:1'"),
-        (["--nnodes", "2", "--", "train"], "several nodes need a place to meet"),
+        (["--nnodes", "2", "--", "train"], "several nodes need a rendezvous"),
         (["--nnodes", "2", "--rdzv_endpoint", "node0", "--", "train"], "expected HOST:PORT"),
         (["--rdzv_conf", "is_host", "--", "train"], "expected KEY=VALUE"),
         (["--node_rank", "0", "--max_restarts", "1", "--", "train"], "exclude each other"),

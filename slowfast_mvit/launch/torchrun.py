@@ -1,56 +1,44 @@
-"""Starting the processes of a run: ``slowfast-mvit launch``, and ``NUM_GPUS`` and ``NUM_SHARDS``.
+"""Starting the ranks of a run: ``slowfast-mvit launch``, and ``NUM_GPUS`` and ``NUM_SHARDS``.
 
-A process that is started here runs the same command line again; its environment tells it that it is
-one of several, and it starts none itself.
+A process that is started here runs the same command line again; its environment says that it is one
+of several, and it starts none itself.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 
 import slowfast_mvit
-from slowfast_mvit.cli.launch_flags import LAUNCHED
 from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, nearest
-from slowfast_mvit.runtime.agent import Launch, run_agent
+from slowfast_mvit.launch import LAUNCHED
+from slowfast_mvit.launch.agent import Launch, run_agent
 from slowfast_mvit.runtime.launch_environment import is_launched
 
 
-def launch_job(arguments: argparse.Namespace) -> int:
-    """What ``slowfast-mvit launch`` does; returns the exit status."""
-    words = arguments.launched[arguments.launched[:1] == ["--"] :]
+def launch_command(launch: Launch, words: Sequence[str]) -> int:
+    """Start ``slowfast-mvit WORDS``, or a Python script, as several processes.
+
+    Args:
+        launch: the processes; 0 of them for one for each GPU of this node, or one.
+        words: the command and its arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: the command cannot run as several processes.
+    """
     command = _command(words)
-    min_nodes, max_nodes = _nodes(arguments.nnodes)
-    if max_nodes > 1 and not arguments.rdzv_endpoint:
-        raise ConfigError(
-            f"--nnodes {arguments.nnodes}: several nodes need a place to meet. Give each the same "
-            "--rdzv_endpoint HOST:PORT, HOST being the first of them"
-        )
-    if arguments.node_rank is not None and arguments.max_restarts:
-        raise ConfigError(
-            "--node_rank and --max_restarts exclude each other: nodes with fixed numbers cannot "
-            "start again together. Leave --node_rank out, and the nodes number themselves"
-        )
-    launch = Launch(
-        num_processes=arguments.nproc_per_node or max(1, _num_gpus()),
-        min_nodes=min_nodes,
-        max_nodes=max_nodes,
-        endpoint=_endpoint(arguments.rdzv_endpoint),
-        node_rank=arguments.node_rank,
-        run_id=arguments.rdzv_id or ("slowfast_mvit" if max_nodes > 1 else ""),
-        max_restarts=arguments.max_restarts,
-        shutdown_timeout_s=arguments.shutdown_timeout,
-        local_addr=arguments.local_addr,
-        rendezvous=_settings(arguments.rdzv_conf),
-    )
-    return _run(launch, command)
+    num_processes = launch.num_processes or max(1, _num_gpus())
+    return _run(replace(launch, num_processes=num_processes), command)
 
 
 def launch_as_configured(
@@ -60,16 +48,16 @@ def launch_as_configured(
 
     Args:
         configs: all that one command is to run.
-        words: of that command, as ``slowfast-mvit`` understands them.
-        init_method: where nodes meet, as PySlowFast writes it: ``tcp://host:port``.
+        words: that command, as ``slowfast-mvit`` understands it.
+        init_method: rendezvous of the nodes, as PySlowFast writes it: ``tcp://host:port``.
 
     Returns:
         The exit status; None where nothing has to be started: this process is one of several
-        already, or the only one that is wanted.
+        already, or the only one.
 
     Raises:
-        ConfigError: several nodes are wanted that have no place to meet; the place is none; or the
-            configs want different numbers of processes.
+        ConfigError: several nodes without a rendezvous, or with one of a wrong form; or configs
+            that ask for different numbers of processes.
     """
     if is_launched():
         return None
@@ -121,7 +109,7 @@ def _run(launch: Launch, command: Sequence[str]) -> int:
 
 
 def _command(words: Sequence[str]) -> list[str]:
-    """How a rank is started; unbuffered, as what it printed last matters when it is killed."""
+    """Return the command of a rank; unbuffered, as its last lines matter when it is killed."""
     if words and words[0].endswith(".py"):
         return [sys.executable, "-u", *words]
     if words and words[0] in LAUNCHED:
@@ -139,35 +127,14 @@ def _num_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _nodes(text: str) -> tuple[int, int]:
-    low, _, high = text.partition(":")
-    if low.isdecimal() and (high or low).isdecimal() and 1 <= int(low) <= int(high or low):
-        return int(low), int(high or low)
-    raise ConfigError(f"--nnodes: expected a number of nodes, or MIN:MAX, got {text!r}")
-
-
-def _endpoint(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if text and not (host and port.isdecimal()):
-        raise ConfigError(f"--rdzv_endpoint: expected HOST:PORT, got {text!r}")
-    return text
-
-
 def _endpoint_of_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "file":
         raise ConfigError(
-            f"--init_method {url}: a file is no place to meet: one that a killed run has left "
-            "behind would stop the next. Use tcp://HOST:PORT, HOST being node 0"
+            f"--init_method {url}: a file cannot serve as rendezvous: one left by a killed run "
+            "would block the next. Use tcp://HOST:PORT, HOST being node 0"
         )
     host, _, port = parts.netloc.rpartition(":")
     if parts.scheme != "tcp" or not (host and port.isdecimal()):
         raise ConfigError(f"--init_method: expected tcp://HOST:PORT, got {url!r}")
     return parts.netloc
-
-
-def _settings(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",") if pair]
-    if not all(key and value for key, _, value in pairs):
-        raise ConfigError(f"--rdzv_conf: expected KEY=VALUE,KEY=VALUE, got {text!r}")
-    return {key: value for key, _, value in pairs}

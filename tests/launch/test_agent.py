@@ -5,7 +5,7 @@ import signal
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from slowfast_mvit.runtime.agent import Launch, meeting_settings, status_of
+from slowfast_mvit.launch.agent import Launch, meeting_settings, status_of
 
 
 @pytest.mark.parametrize(

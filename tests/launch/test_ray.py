@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from slowfast_mvit.cli import main
-from slowfast_mvit.cli.ray_train import message_for_user
 from slowfast_mvit.errors import ListError
+from slowfast_mvit.launch.ray import message_for_user
 from slowfast_mvit.runtime.log import StatsLog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def test_ray_is_asked_for_workers_with_gloo_and_its_last_numbers_are_ours(
 
 
 def test_each_worker_asks_for_a_gpu_and_for_the_cores_of_its_loader(ray, tiny_config, monkeypatch):
-    monkeypatch.setattr("slowfast_mvit.cli.ray_train.train_on_worker", lambda settings: None)
+    monkeypatch.setattr("slowfast_mvit.launch.ray.train_on_worker", lambda settings: None)
     words = ["train", "--cfg", str(tiny_config), "NUM_GPUS", "4", "DATA_LOADER.NUM_WORKERS", "6"]
 
     assert main(["ray", "--num-workers", "16", *words]) == 0

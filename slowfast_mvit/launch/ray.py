@@ -1,17 +1,15 @@
-"""``slowfast-mvit ray``: the same training as a job of Ray Train.
+"""``slowfast-mvit ray``: training as a job of Ray Train.
 
-Ray starts the workers on the nodes of its cluster, joins them in a process group, and starts all of
-them again when one dies. All else is as under any launcher: the run's own checkpoints in
-``OUTPUT_DIR``, which all nodes must share, are what a worker group that was started again goes on
-from; Ray keeps none.
+Ray starts the workers on the nodes of its cluster, joins them in a process group, and restarts all
+of them when one crashes. All else is as under any launcher: restarted workers resume from the
+checkpoints in ``OUTPUT_DIR``, which all nodes must share; Ray keeps none.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,37 +25,29 @@ INSTALL = 'pip install "slowfast_mvit[ray]"'
 
 @dataclass(frozen=True)
 class RayJob:
-    """What to ask Ray for.
+    """Resources of a run under Ray.
 
     Attributes:
         num_workers: processes of the run; each has a GPU, unless ``NUM_GPUS`` is 0.
-        cpus_per_worker: cores for each; it needs one for itself and one for each loader worker.
-        max_failures: how often all workers are started again after one has died.
+        cpus_per_worker: cores for each; None for one for each loader worker.
+        max_failures: restarts of all workers after one has crashed.
     """
 
     num_workers: int
-    cpus_per_worker: int
+    cpus_per_worker: int | None
     max_failures: int
 
 
-def ray_job(arguments: argparse.Namespace, configs: Sequence[Config]) -> None:
-    """What ``slowfast-mvit ray`` does."""
-    for config in configs:
-        fit(
-            config,
-            RayJob(
-                num_workers=arguments.num_workers,
-                cpus_per_worker=arguments.cpus_per_worker or max(1, config.data_loader.num_workers),
-                max_failures=arguments.max_failures,
-            ),
-        )
-
-
-def fit(config: Config, job: RayJob) -> None:
+def fit(config: Config, job: RayJob, train: Callable[[Config], None]) -> None:
     """Train in a Ray cluster: the one that ``RAY_ADDRESS`` names, or one of this machine alone.
 
+    Args:
+        config: of the run.
+        job: the resources to ask for.
+        train: the training job; each worker calls it, so it must be a function of a module.
+
     Raises:
-        UserError: Ray is not installed, or training ended with a message for the user.
+        UserError: Ray is not installed, or training ended with a user error.
     """
     if is_remote(config.output_dir):
         raise ConfigError(
@@ -71,9 +61,10 @@ def fit(config: Config, job: RayJob) -> None:
         raise UserError(f"Ray Train is needed for this ({error}). {INSTALL}") from error
 
     use_gpu = config.num_gpus > 0
+    num_cpus = job.cpus_per_worker or max(1, config.data_loader.num_workers)
     trainer = TorchTrainer(
         train_on_worker,
-        train_loop_config={"config": config, "folder": str(Path.cwd())},
+        train_loop_config={"config": config, "folder": str(Path.cwd()), "train": train},
         torch_config=TorchConfig(
             backend=BACKENDS["cuda" if use_gpu else "cpu"],
             timeout_s=int(COLLECTIVE_LIMIT.total_seconds()),
@@ -81,7 +72,7 @@ def fit(config: Config, job: RayJob) -> None:
         scaling_config=ScalingConfig(
             num_workers=job.num_workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": job.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker={"CPU": num_cpus, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
             name="ray",
@@ -99,26 +90,24 @@ def fit(config: Config, job: RayJob) -> None:
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
-    """What each worker does.
+    """Train as one worker, and report the metrics of the last validation to Ray.
 
     Args:
-        settings: "config", and "folder": where relative paths start.
+        settings: "config"; "folder", where relative paths start; "train", the job.
     """
     import ray.train
-
-    from slowfast_mvit.jobs.train import train_job
 
     config: Config = settings["config"]
     os.chdir(settings["folder"])  # Ray starts its workers in a folder of its own
     logging.getLogger("slowfast_mvit").propagate = False  # or Ray prints each line again
-    train_job(config)
+    settings["train"](config)
     # By every worker, as Ray waits for all of them.
     validations = StatsLog(config.output_dir).read("val_epoch")
     ray.train.report(validations[-1] if validations else {})
 
 
 def message_for_user(failures: dict[int, Exception]) -> str | None:
-    """What to tell the user if a worker failed by a mistake of theirs, or None.
+    """Return the message of a user error with which a worker failed, or None.
 
     Args:
         failures: the exception of each worker that failed, by rank.
