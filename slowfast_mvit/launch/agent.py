@@ -1,8 +1,9 @@
-"""The process of a node that starts the ranks there, watches them, and starts them again.
+"""The agent of a node, which starts the ranks there, monitors and restarts them.
 
-It is torch's elastic agent, the one that ``torchrun`` runs, with what ``torchrun`` lacks: the exit
-status of the ranks is that of the agent, an error of the user's is not tried again, and a node that
-was lost is noticed within seconds.
+It is the elastic agent of torch, the one that ``torchrun`` runs. ``torch.distributed.launcher`` has
+no way to set three things, so the agent is built here: ranks that ended with a user error or were
+asked to stop are not restarted; ranks have the whole shutdown timeout to save also when they are
+stopped because another crashed or a node joins; SIGHUP stops them as SIGTERM does.
 """
 
 from __future__ import annotations
@@ -17,23 +18,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.distributed.elastic.agent.server.api import (
-    RunResult,
-    WorkerGroup,
-    WorkerSpec,
-    WorkerState,
-)
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from slowfast_mvit.errors import UserError
 
 USER_ERROR = 2
-NOT_MET = 1  # no error of the user's: the first node may have been lost, and come back
-STOPPED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT))
+RENDEZVOUS_FAILED = 1  # not a user error: the first node may have been lost, and come back
+# Statuses after which ranks are not restarted.
+FINAL = (USER_ERROR, *(128 + n for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)))
 
 # Passed on to the ranks, which save and end. torchrun leaves out SIGUSR1, Slurm's early warning.
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -45,31 +42,33 @@ RENDEZVOUS = {
     "keep_alive_interval": 2,
     "keep_alive_max_attempt": 3,
 }
-MEETING_LIMIT_S = 900  # a node of a full cluster may start this much later than the first
+RENDEZVOUS_TIMEOUT_S = 900  # a node of a full cluster may start this much later than the first
 
-# Says in torch's words what this module says in its own.
-_TALKATIVE = (
+# These log the same events as this module, at length.
+_VERBOSE = (
     "torch.distributed.elastic.multiprocessing.api",
     "torch.distributed.elastic.agent.server.api",
 )
 
+Failures = Mapping[int, ProcessFailure]
+
 
 @dataclass(frozen=True)
 class Launch:
-    """How many processes to start, and how the agents of several nodes meet.
+    """The processes of a run, and the rendezvous of the agents of several nodes.
 
     Attributes:
         num_processes: ranks on this node, the same on each.
-        min_nodes: nodes without which the run does not start, or go on.
+        min_nodes: nodes without which the run does not start, or resume.
         max_nodes: nodes that take part at most.
-        endpoint: ``host:port`` where the agents meet; empty for one node.
-        node_rank: number of this node, where each is told its own; None where they settle that
-            when they meet, and a node can come and go.
+        endpoint: ``host:port`` of the rendezvous; empty for one node.
+        node_rank: number of this node, where it is fixed; None where the rendezvous assigns it,
+            and nodes can come and go.
         run_id: name of the run, the same on all nodes; empty for a random one.
-        max_restarts: how often all ranks are started again after one has died.
-        shutdown_timeout_s: how long ranks that are asked to stop may take to save.
+        max_restarts: restarts of all ranks after one has crashed.
+        shutdown_timeout_s: time that ranks have to save when asked to stop.
         local_addr: address of this node, for those that cannot tell it from the host name.
-        rendezvous: settings of torch's meeting, in place of those in ``RENDEZVOUS``.
+        rendezvous: settings of torch's rendezvous, in place of those in ``RENDEZVOUS``.
     """
 
     num_processes: int
@@ -88,35 +87,39 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
     """Run ``command`` as the ranks of this node until they have ended.
 
     Returns:
-        0 if all ranks did their work; 2 if one ended with a message for the user; 128 + n if signal
-        n asked them to stop, or killed one; 1 if the nodes did not meet; else the status of the
-        first that failed.
+        0 if all ranks succeeded; 2 if one ended with a user error; 128 + n if signal n asked them
+        to stop, or killed one; 1 if the rendezvous failed; else the status of the first failure.
     """
-    # Else ranks that are started again find the addresses of the dead ones, and eat up restarts.
+    # Else restarted ranks find the addresses of the dead ones, and use up the restarts.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = SIGNALS
-    _tell_meeting(launch)
-    for name in _TALKATIVE:
+    _announce_rendezvous(launch)
+    for name in _VERBOSE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        return _run_to_the_end(_Agent(_spec(launch, command), launch.shutdown_timeout_s))
+        failures = _run(worker_spec(launch, command), launch)
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except RendezvousError as error:
         print(
-            f"launch: the nodes of this run did not meet at {launch.endpoint or 'localhost'}, or "
-            f"have lost each other: {error} Is the first node up, and does it let the others "
-            "reach that port?",
+            f"launch: rendezvous failed at {launch.endpoint or 'localhost'}: not all nodes joined, "
+            f"or one was lost: {error} Is the first node up, and can the others reach that port?",
             file=sys.stderr,
         )
-        return NOT_MET
+        return RENDEZVOUS_FAILED
+    if not failures:
+        return 0
+    status = status_of(failures)
+    if status not in FINAL:
+        print(f"launch: {_first_as_text(failures)}. Giving up", file=sys.stderr)
+    return status
 
 
-def _tell_meeting(launch: Launch) -> None:
-    """Say for whom this node waits, and where; refuse a place that nobody can find.
+def _announce_rendezvous(launch: Launch) -> None:
+    """Log how many nodes this one waits for, and where.
 
     Raises:
-        UserError: no machine has that name.
+        UserError: the host of the rendezvous has no address.
     """
     if launch.max_nodes == 1:
         return
@@ -125,65 +128,51 @@ def _tell_meeting(launch: Launch) -> None:
         socket.getaddrinfo(host.strip("[]"), int(port))
     except OSError as error:
         raise UserError(
-            f"{launch.endpoint}: no machine of that name can be found from here ({error}). Give "
-            "the first node's name or address, as the other nodes know it"
+            f"{launch.endpoint}: no host of that name can be found from here ({error}). Give the "
+            "first node's name or address, as the other nodes know it"
         ) from error
     nodes = f"{launch.min_nodes}"
     if launch.max_nodes > launch.min_nodes:
         nodes += f" to {launch.max_nodes}"
     print(
-        f"launch: waiting at {launch.endpoint} for {nodes} nodes, up to {MEETING_LIMIT_S // 60} "
-        "minutes",
+        f"launch: waiting at {launch.endpoint} for {nodes} nodes, up to "
+        f"{RENDEZVOUS_TIMEOUT_S // 60} minutes",
         file=sys.stderr,
         flush=True,
     )
 
 
-def _run_to_the_end(agent: _Agent) -> int:
-    meeting = agent._rdzv_handler
+def _run(spec: WorkerSpec, launch: Launch) -> Failures:
+    """Run an agent to its end; returns the failures of its ranks."""
+    is_interrupted = False
     try:
-        result = agent.run()
+        result = _Agent(spec, launch.shutdown_timeout_s).run()
+        return result.failures if result is not None else {}  # None: the other nodes are done
+    except ChildFailedError as error:
+        return error.failures
     except SignalException:
-        raise  # and leave the meeting open: other nodes may go on
-    except BaseException:
-        meeting.shutdown()
+        is_interrupted = True
         raise
-    meeting.shutdown()
-    if result is None or not result.is_failed():
-        return 0
-    status = status_of(result.failures)
-    if status not in (USER_ERROR, *STOPPED):
-        print(f"launch: {_in_words(result.failures)}. Giving up", file=sys.stderr)
-    return status
+    finally:
+        if not is_interrupted:  # else the other nodes may go on
+            spec.rdzv_handler.shutdown()
 
 
-def meeting_settings(launch: Launch) -> dict[str, Any]:
-    """How the agents meet, in torch's terms."""
-    settings: dict[str, Any] = {"timeout": MEETING_LIMIT_S, **RENDEZVOUS}
-    if launch.node_rank is not None:
-        settings["rank"] = launch.node_rank
-    elif launch.local_addr:  # else torch compares host names, which containers often lack
-        settings["is_host"] = launch.endpoint.rpartition(":")[0] == launch.local_addr
-    return {**settings, **launch.rendezvous}
-
-
-def _spec(launch: Launch, command: Sequence[str]) -> WorkerSpec:
-    endpoint = launch.endpoint or "localhost:0"
-    # One node's host name need not be known to any name server.
+def worker_spec(launch: Launch, command: Sequence[str]) -> WorkerSpec:
+    """Return what torch's agent is to run, with the handler of its rendezvous."""
+    # The host name of a single node may be unknown to every name server.
     local_addr = launch.local_addr or ("127.0.0.1" if launch.max_nodes == 1 else None)
-    master_addr, master_port = None, None
-    if launch.node_rank is not None:
-        master_addr, _, port = endpoint.rpartition(":")
-        master_port = int(port)
+    is_static = launch.node_rank is not None
+    host, _, port = launch.endpoint.rpartition(":")
     handler = get_rendezvous_handler(
         RendezvousParameters(
-            backend="c10d" if launch.node_rank is None else "static",
-            endpoint=endpoint,
+            backend="static" if is_static else "c10d",
+            endpoint=launch.endpoint or "localhost:0",
             run_id=launch.run_id or str(uuid.uuid4()),
             min_nodes=launch.min_nodes,
             max_nodes=launch.max_nodes,
             local_addr=local_addr,
-            **meeting_settings(launch),
+            **rendezvous_settings(launch),
         )
     )
     return WorkerSpec(
@@ -193,58 +182,76 @@ def _spec(launch: Launch, command: Sequence[str]) -> WorkerSpec:
         args=tuple(command[1:]),
         rdzv_handler=handler,
         max_restarts=launch.max_restarts,
-        master_addr=master_addr,
-        master_port=master_port,
+        master_addr=host if is_static else None,
+        master_port=int(port) if is_static else None,
         local_addr=local_addr,
     )
 
 
+def rendezvous_settings(launch: Launch) -> dict[str, Any]:
+    """Return the settings of the rendezvous, named as torch names them."""
+    settings: dict[str, Any] = {"timeout": RENDEZVOUS_TIMEOUT_S, **RENDEZVOUS}
+    if launch.node_rank is not None:
+        settings["rank"] = launch.node_rank
+    elif launch.local_addr:  # else torch compares host names, which containers often lack
+        settings["is_host"] = launch.endpoint.rpartition(":")[0] == launch.local_addr
+    return {**settings, **launch.rendezvous}
+
+
 class _Agent(LocalElasticAgent):
-    """Torch's agent of one node; tries again only what may go better the next time."""
+    """Torch's agent of one node; replaces three of the methods that its documentation lists."""
 
     def __init__(self, spec: WorkerSpec, shutdown_timeout_s: int) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull))
         self._shutdown_timeout_s = shutdown_timeout_s
+        self._failures: Failures = {}
+        self._num_restarts = 0
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
-        if result.state == WorkerState.FAILED:
-            if status_of(result.failures) in (USER_ERROR, *STOPPED):
-                self._remaining_restarts = 0
-            if self._remaining_restarts:
-                attempt = worker_group.spec.max_restarts - self._remaining_restarts + 1
-                print(
-                    f"launch: {_in_words(result.failures)}. Starting all ranks again "
-                    f"({attempt} of {worker_group.spec.max_restarts})",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        self._failures = result.failures
         return result
 
+    def _restart_workers(self, worker_group: WorkerGroup) -> None:
+        if self._failures:  # else a node has joined
+            if status_of(self._failures) in FINAL:
+                raise ChildFailedError("rank", self._failures)
+            self._num_restarts += 1
+            print(
+                f"launch: {_first_as_text(self._failures)}. Restarting all ranks "
+                f"({self._num_restarts} of {worker_group.spec.max_restarts})",
+                file=sys.stderr,
+                flush=True,
+            )
+        super()._restart_workers(worker_group)
+
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 0) -> None:
-        # Asked for by name in torch 2.14, unknown to 2.11, which waits 30 s: not enough to save.
-        if death_sig == signal.SIGHUP:  # a lost connection: the ranks would end without saving
+        # torch 2.14 passes 30 s, or the timeout that it was built with; 2.11 passes none.
+        if death_sig == signal.SIGHUP:  # ranks do not handle it: they would end without saving
             death_sig = signal.SIGTERM
         if self._pcontext:
             self._pcontext.close(death_sig, self._shutdown_timeout_s)
 
 
-def status_of(failures: Mapping[int, ProcessFailure]) -> int:
-    """One exit status for all ranks; those after the first often failed because it did."""
+def status_of(failures: Failures) -> int:
+    """Return one exit status for all ranks: 2 if any has it, else that of the first failure.
+
+    Later failures are often its consequence.
+    """
     codes = [_as_status(failure.exitcode) for failure in failures.values()]
     return USER_ERROR if USER_ERROR in codes else _as_status(_first(failures)[1].exitcode)
 
 
 def _as_status(exitcode: int) -> int:
-    """As a shell tells it: 128 + n for a process that signal n killed."""
+    """Return an exit code as a shell does: 128 + n for a process that signal n killed."""
     return exitcode if exitcode >= 0 else 128 - exitcode
 
 
-def _first(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+def _first(failures: Failures) -> tuple[int, ProcessFailure]:
     return min(failures.items(), key=lambda item: item[1].timestamp)
 
 
-def _in_words(failures: Mapping[int, ProcessFailure]) -> str:
+def _first_as_text(failures: Failures) -> str:
     rank, failure = _first(failures)
     if failure.exitcode < 0:
         return f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"

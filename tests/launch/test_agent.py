@@ -1,11 +1,11 @@
-"""What the agent of a node tells torch, and what it makes of the ranks' ends."""
+"""The settings of the rendezvous, and the exit status of an agent."""
 
 import signal
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from slowfast_mvit.launch.agent import Launch, meeting_settings, status_of
+from slowfast_mvit.launch.agent import Launch, rendezvous_settings, status_of
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from slowfast_mvit.launch.agent import Launch, meeting_settings, status_of
         (Launch(8, rendezvous={"is_host": "1", "last_call_timeout": "30"}), {"is_host": "1"}),
     ],
 )
-def test_each_agent_knows_whether_the_others_meet_at_its_node(launch, expected):
-    settings = meeting_settings(launch)
+def test_each_agent_knows_whether_it_hosts_the_rendezvous(launch, expected):
+    settings = rendezvous_settings(launch)
 
     assert {name: settings[name] for name in ("rank", "is_host") if name in settings} == expected
     assert settings["last_call_timeout"] == launch.rendezvous.get("last_call_timeout", 3)
@@ -35,7 +35,7 @@ def test_each_agent_knows_whether_the_others_meet_at_its_node(launch, expected):
         ([1, 143], 1),
     ],
 )
-def test_the_ends_of_all_ranks_make_one_exit_status(exit_codes, expected):
+def test_the_exit_codes_of_all_ranks_give_one_status(exit_codes, expected):
     failures = {
         rank: ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file="")
         for rank, code in enumerate(exit_codes)

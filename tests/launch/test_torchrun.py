@@ -69,7 +69,7 @@ def test_a_killed_rank_is_started_again_and_what_the_user_must_mend_is_not(tmp_p
         printed, _ = run.communicate(timeout=120)
 
     assert run.returncode == 2, printed
-    again = "launch: rank 1 was killed by SIGKILL. Starting all ranks again (1 of 3)"
+    again = "launch: rank 1 was killed by SIGKILL. Restarting all ranks (1 of 3)"
     assert again in printed and "(2 of 3)" not in printed
     assert "2 ranks, 2 counted, attempt 1, 1 threads" in printed
     assert printed.count("[rank 1] UserError: the list is empty") == 1
