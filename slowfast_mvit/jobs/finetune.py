@@ -105,7 +105,7 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
 
 def finetune_job(config: Config) -> None:
     """Train, test on the videos that were held out, and say the results by class."""
-    train_job(config)
+    train_job(config, then_tests=config.test.enable)
     if not config.test.enable:
         return
     test_job(config)

@@ -31,6 +31,7 @@ from slowfast_mvit.runtime.distributed import (
 )
 from slowfast_mvit.runtime.launch_environment import attempts_share_a_store
 from slowfast_mvit.runtime.log import setup_logging
+from slowfast_mvit.runtime.run_state import recorded_run_state
 from slowfast_mvit.storage import (
     is_remote,
     register_path_handlers,
@@ -67,8 +68,12 @@ class Run:
 
 
 @contextlib.contextmanager
-def started(config: Config) -> Iterator[Run]:
+def started(config: Config, *, is_last_job: bool = True) -> Iterator[Run]:
     """Join the other ranks and open the log of the run.
+
+    Args:
+        config: of the job.
+        is_last_job: whether the run is finished when this job is.
 
     Raises:
         UserError: on every process: they differ in config or code, or do not share ``OUTPUT_DIR``.
@@ -98,7 +103,8 @@ def started(config: Config) -> Iterator[Run]:
             setup_logging(output_dir)
             _log_group(device)
             try:
-                yield Run(config, output_dir, device)
+                with recorded_run_state(output_dir, is_last_job=is_last_job):
+                    yield Run(config, output_dir, device)
             except Stopped as stop:
                 logger.info("%s", stop)
                 stop.is_told = True

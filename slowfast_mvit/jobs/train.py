@@ -62,7 +62,7 @@ def train_job(config: Config, *, then_tests: bool = False) -> None:
         then_tests: whether a test follows. Its list is read before training begins, so that nobody
             hears of a mistake in it when training is done.
     """
-    with started(config) as run:
+    with started(config, is_last_job=not then_tests) as run:
         _train(run, then_tests)
 
 

@@ -50,7 +50,7 @@ _VERBOSE = (
     "torch.distributed.elastic.agent.server.api",
 )
 
-Failures = Mapping[int, ProcessFailure]
+Failures = dict[int, ProcessFailure]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def test_all_processes_write_to_one_folder(tiny_config, tmp_path):
 
     assert folders == [str(tmp_path / "out")] * 2
     names = {path.name for path in Path(folders[0]).iterdir()}
-    assert names == {"rank0.txt", "rank1.txt", "stdout.log"}
+    assert names == {"rank0.txt", "rank1.txt", "run_state.json", "stdout.log"}
     assert "2 processes on 1 node have met, over gloo" in (tmp_path / "out/stdout.log").read_text()
 
 

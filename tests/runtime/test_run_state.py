@@ -1,0 +1,27 @@
+"""What a run records about its state, for those who watch it."""
+
+import signal
+
+import pytest
+
+from slowfast_mvit.errors import Stopped, UserError
+from slowfast_mvit.runtime.run_state import read_run_state, recorded_run_state
+
+
+def test_a_job_records_how_it_ended(tmp_path):
+    with recorded_run_state(tmp_path, is_last_job=False):
+        assert read_run_state(tmp_path).status == "running"
+    assert read_run_state(tmp_path).status == "running"  # a test follows
+    with pytest.raises(UserError), recorded_run_state(tmp_path):
+        raise UserError("the list is empty")
+    assert read_run_state(tmp_path).status == "failed"
+    assert read_run_state(tmp_path).detail == "the list is empty"
+    with pytest.raises(Stopped), recorded_run_state(tmp_path):
+        raise Stopped(signal.SIGTERM)
+    assert read_run_state(tmp_path).status == "stopped"
+    with recorded_run_state(tmp_path):
+        pass
+    assert read_run_state(tmp_path).status == "finished"
+
+    (tmp_path / "run_state.json").write_text("{")
+    assert read_run_state(tmp_path) is None
