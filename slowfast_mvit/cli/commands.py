@@ -135,9 +135,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "watch",
-        help="show a training run in the terminal while it goes on",
+        help="show the state and the curves of a run in the terminal",
         description="Show the state and the curves of a training run, from the files it writes, "
-        "until Ctrl-C.",
+        "until it is finished or Ctrl-C.",
     )
     command.add_argument("output_dir", help="OUTPUT_DIR of the run, a local folder")
     command.add_argument("--once", action="store_true", help="show it once and end")
@@ -302,7 +302,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _watch(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.cli.watch import watch_job
+    from slowfast_mvit.jobs.watch import watch_job
 
     watch_job(arguments.output_dir, once=arguments.once)
 

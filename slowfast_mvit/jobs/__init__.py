@@ -1,1 +1,1 @@
-"""The work of each command: from a config to the files in ``OUTPUT_DIR``."""
+"""The commands: from a Config, or a folder, to files and lines."""
