@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from slowfast_mvit.engine.metrics_report import in_words
+from slowfast_mvit.engine.reporter import describe
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.evaluation.results import load_results
+from slowfast_mvit.jobs.report import REPORT_FILE, RESULTS_FILE
 from slowfast_mvit.runtime.log import Record, done_of, duration, parse_record, printable
 from slowfast_mvit.runtime.run_state import RunState, read_run_state
 
@@ -135,15 +136,15 @@ def _rows(folder: Path, history: History) -> list[str]:
     if step := history.last.get("train_iter_"):
         share = history.curves["loss"][-1][0] / int(step["epoch"].split("/")[1])
         bar = f"{'█' * int(40 * share):░<40} {100 * share:.1f} %"
-        rows = [f"{bar}   epoch {step['epoch']}   {in_words(step, ['eta'])}", in_words(step, STEP)]
+        rows = [f"{bar}   epoch {step['epoch']}   {describe(step, ['eta'])}", describe(step, STEP)]
     checkpoints = [*folder.glob("checkpoints/c*epoch_*"), *folder.glob("mid_epoch/c*epoch_*")]
     if newest := max(checkpoints, key=_changed_s, default=None):
         rows.append(f"checkpoint {newest.name}, {ago(_changed_s(newest))}")
     if validation := history.last.get("val_epoch"):
-        rows.append(f"validated epoch {validation['epoch']}: {in_words(validation, VALIDATION)}")
-    for path in [*folder.glob("test_results.json"), *folder.glob("test_*/test_results.json")]:
+        rows.append(f"validated epoch {validation['epoch']}: {describe(validation, VALIDATION)}")
+    for path in [*folder.glob(RESULTS_FILE), *folder.glob(f"test_*/{RESULTS_FILE}")]:
         if _changed_s(path) > _changed_s(folder / "json_stats.log"):  # else of an earlier run
-            test, report = load_results(path), path.with_name("report.html")
+            test, report = load_results(path), path.with_name(REPORT_FILE)
             rows.append(f"test: top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %   {report}")
     return rows
 
