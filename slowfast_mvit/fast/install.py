@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from slowfast_mvit.fast.block import FastBlock, FastPatchEmbed
 from slowfast_mvit.models import MViT
 from slowfast_mvit.models.checkpointing import run_block_keeping_products
@@ -14,10 +16,10 @@ def install(model: MViT) -> MViT:
         The same model.
     """
     model.patch_embed.__class__ = FastPatchEmbed
-    for block in model.blocks:
+    blocks: list[Any] = list(model.blocks)
+    for block in blocks:
         block.__class__ = FastBlock
         # What is selected to be kept are the results of single linear layers.
         block.tokenwise_in_training = model.run_block is not run_block_keeping_products
-    reads_class_token_only = bool(model.num_prefix_tokens) and not model.mean_pooling
-    model.blocks[-1].prefix_is_enough = reads_class_token_only
+    blocks[-1].prefix_is_enough = bool(model.num_prefix_tokens) and not model.mean_pooling
     return model

@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +131,9 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
         return f"the fast forms for CPUs know float32 and bfloat16, not {dtype}"
     attn, compiled = block.attn, torch.compiler.is_compiling()
     native_fits = native.is_there() and native.fits(block.spec.head_dim)
-    pools = native_fits and _pools_are_own(attn) and _largest_kernel(attn) <= native.MAX_KERNEL
+    pools = (
+        native_fits and _pools_are_own(attn) and max(map(max, _kernels(attn))) <= native.MAX_KERNEL
+    )
     q_thw, k_thw = _grids(attn, thw)
     blockwise = native_fits and _blockwise_pays(attn, dtype, q_thw, k_thw)
     tokenwise = not compiled and (block.tokenwise_in_training or not block.training)
@@ -161,8 +162,7 @@ def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
     pools = _pools_are_own(attn)
     if pools:
         sample = (block.spec.num_prefix_tokens + math.prod(thw)) * 3 * block.spec.dim_att
-        kernels = [tuple(pool.kernel_size) for pool in (attn.pool_q, attn.pool_k, attn.pool_v)]
-        reason = why_no_pooling(dtype, sample, block.spec.head_dim, kernels, "cuda")
+        reason = why_no_pooling(dtype, sample, block.spec.head_dim, _kernels(attn), "cuda")
         if reason is not None:
             log_once("pooling", reason)
             pools = False
@@ -178,8 +178,8 @@ def _grids(attn: MultiScaleAttention, thw: THW) -> tuple[THW, THW]:
     return q_thw, k_thw
 
 
-def _largest_kernel(attn: MultiScaleAttention) -> int:
-    return max(max(pool.kernel_size) for pool in (attn.pool_q, attn.pool_k, attn.pool_v))
+def _kernels(attn: Any) -> list[tuple[int, ...]]:
+    return [tuple(pool.kernel_size) for pool in (attn.pool_q, attn.pool_k, attn.pool_v)]
 
 
 def _blockwise_pays(attn: MultiScaleAttention, dtype: torch.dtype, q_thw: THW, k_thw: THW) -> bool:
@@ -246,17 +246,13 @@ def _skip_fits(block: FastBlock) -> bool:
     )
 
 
-def _is_own(layer: nn.Module | None, *classes: type) -> bool:
+def _is_own(layer: Any, *classes: type) -> bool:
     """Whether calling this layer runs the forward of one of these very classes, and nothing else.
 
     Adapters, quantisation and parametrizations change the class or replace the layer; pruning and
     whoever wants to look on register hooks; some tools replace ``forward`` itself.
     """
-    return type(layer) in classes and not _is_watched(layer)
-
-
-def _is_watched(layer: Any) -> bool:
-    return bool(
+    return type(layer) in classes and not (
         layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
@@ -265,22 +261,18 @@ def _is_watched(layer: Any) -> bool:
     )
 
 
-def _is_bare(layer: nn.Module | None, *classes: type) -> bool:
+def _is_bare(layer: Any, *classes: type) -> bool:
     """The same of a layer with its own, whole float32 weight and bias."""
-    return _is_own(layer, *classes) and _are_whole((layer.weight, layer.bias))  # type: ignore[union-attr]
-
-
-def _is_bare_norm(norm: nn.Module | None) -> bool:
-    return (
-        _is_bare(norm, nn.LayerNorm)
-        and norm.weight is not None  # type: ignore[union-attr]
-        and norm.bias is not None  # type: ignore[union-attr]
-        and norm.eps == NORM_EPS  # type: ignore[union-attr]
+    return _is_own(layer, *classes) and all(
+        one is None or (type(one) in (nn.Parameter, Tensor) and one.dtype == torch.float32)
+        for one in (layer.weight, layer.bias)
     )
 
 
-def _are_whole(parameters: Iterable[Any]) -> bool:
-    return all(
-        one is None or (type(one) in (nn.Parameter, Tensor) and one.dtype == torch.float32)
-        for one in parameters
+def _is_bare_norm(norm: Any) -> bool:
+    return bool(
+        _is_bare(norm, nn.LayerNorm)
+        and norm.weight is not None
+        and norm.bias is not None
+        and norm.eps == NORM_EPS
     )

@@ -130,7 +130,7 @@ class MultiScaleAttention(nn.Module):
 
     def split_heads(self, qkv: Tensor) -> Tensor:
         """What ``self.qkv`` gives, (B, L, 3*N*D), as (B, L, 3, N, D)."""
-        return qkv.unflatten(-1, (3, self.num_heads, -1))
+        return qkv.unflatten(-1, (3, self.num_heads, -1))  # type: ignore[no-any-return]
 
     def pool(self, qkv: Tensor, thw: THW) -> tuple[Tensor, Tensor, Tensor, THW, THW]:
         """Pool and normalise queries, keys and values (B, L, 3, N, D); with their grids."""

@@ -67,8 +67,8 @@ class MultiScaleBlock(nn.Module):
     def add_mlp(self, tokens: Tensor) -> Tensor:
         """The tokens (B, P + T'*H'*W', dim_out) after the second."""
         normed = self.norm2(tokens)
-        skip: Tensor = self.proj(normed) if self.spec.widens_in_mlp else tokens
-        return skip + self.drop_path(self.mlp(normed))
+        skip = self.proj(normed) if self.spec.widens_in_mlp else tokens
+        return skip + self.drop_path(self.mlp(normed))  # type: ignore[no-any-return]
 
     def pool_skip(self, tokens: Tensor, thw: THW) -> Tensor:
         """The skip path of the attention, on the grid of the pooled queries."""
