@@ -21,27 +21,24 @@ the same content. "status" is
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 from data_prep import command_line, sources
-from data_prep.jobs import JobInput
+from data_prep.jobs import JobInput, sha256_of
 from data_prep.journal import Record
 from data_prep.strict import open_strictly
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.storage import csv_text, write_text_atomically
 
-_CHUNK = 1 << 20
 _SHOWN_DUPLICATES = 10
 _SHOWN_OF_GROUP = 4
 
@@ -52,7 +49,7 @@ def check(job: JobInput) -> Record:
     record: Record = {}
     try:
         with open_plain_file(job.path) as file:
-            record["sha256"] = _sha256(file)
+            record["sha256"] = sha256_of(file)
             with open_strictly(path, file) as video:
                 try:
                     for _ in video.frames():
@@ -62,14 +59,6 @@ def check(job: JobInput) -> Record:
                 return record | video.verdict()
     except DecodeError as error:
         return record | {"status": "failed", "reason": error.reason_of(job.path, path)}
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    file.seek(0)
-    return digest.hexdigest()
 
 
 # Files with the same content

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -27,7 +28,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from data_prep.journal import Record, Work, open_journal
 from data_prep.parts import WHOLE, Shard
@@ -37,6 +38,7 @@ from slowfast_mvit.storage import remove_left_overs
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
+_CHUNK = 1 << 20
 _ORPHAN_S = 30.0  # beyond its time limit, until a worker whose parent was killed ends by itself
 _MAX_BROKEN_POOLS = 3  # in a row, without a result
 
@@ -83,6 +85,16 @@ def file_stamp(job: JobInput) -> dict[str, Any]:
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return {"bytes": 0, "mtime_ns": 0}
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """SHA-256 of an open file, which is at its beginning afterwards."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    file.seek(0)
+    return digest.hexdigest()
 
 
 # Running
@@ -185,11 +197,10 @@ def _results(
             while (waiting or running) and pool.active:
                 while waiting and len(running) < 2 * num_workers:
                     job = waiting.popleft()
-                    future = pool.schedule(attempt, args=(job,), timeout=timeout_s)
-                    running[future] = job
-                for done in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
-                    if not isinstance(done.exception(), BrokenProcessPool):
-                        yield running.pop(done).name, _outcome(done, timeout_s)
+                    running[pool.schedule(attempt, args=(job,), timeout=timeout_s)] = job
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    if not isinstance(future.exception(), BrokenProcessPool):
+                        yield running.pop(future).name, _outcome(future, timeout_s)
                         num_broken = 0
         finally:
             waiting.extend(running.values())

@@ -70,9 +70,7 @@ def merge(out: Path) -> list[Record]:
         problems = _problems_of_records([record["path"] for record in records], first)
     if problems:
         raise UserError(in_one_message(str(out), problems, limit=_SHOWN_PROBLEMS))
-    for record in records:
-        for field in _ONLY_IN_JOURNAL:
-            record.pop(field, None)
+    records = [{k: v for k, v in r.items() if k not in _ONLY_IN_JOURNAL} for r in records]
     write_lines(out, records)
     write_text_atomically(out.with_suffix(".csv"), csv_text(_rows(records)))
     return records

@@ -47,7 +47,6 @@ from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import atomic_path, write_atomically, write_text_atomically
 
-_CHUNK = 1 << 20
 _SHOWN_PROBLEMS = 20
 _PLANS = ".plan"  # in the folder of the shards: what goes into each
 
@@ -145,7 +144,7 @@ def pack(job: JobInput, *, to: str) -> Record:
         record = {
             "bytes": file.seek(0, os.SEEK_END),
             "videos": len(members),
-            "sha256": _sha256(file),
+            "sha256": jobs.sha256_of(file),
         }
     write_index(shard)
     return record
@@ -163,14 +162,6 @@ def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple
                 info.size, info.mode, info.mtime = num_bytes, 0o644, 0
                 yield name, archive.offset
                 archive.addfile(info, source)
-
-
-def _sha256(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    file.seek(0)
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class DecodeError(UserError):
 
     def reason_of(self, *names: str | os.PathLike[str]) -> str:
         """The reason alone if it is of a file of these names, or else with the path."""
-        return self.reason if self.path in [str(name) for name in names] else str(self)
+        return self.reason if self.path in tuple(map(str, names)) else str(self)
 
 
 class WeightsError(UserError):
