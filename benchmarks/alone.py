@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from benchmarks.contenders import build_one
 from benchmarks.passes import Case, work_of
-from benchmarks.processes import in_fresh_process
+from benchmarks.processes import in_fresh_process, memory_mb
 from benchmarks.timing import measured
 
 
@@ -48,11 +46,3 @@ def measure(name: str, case: Case, num_runs: int) -> dict[str, float]:
         "clock_s": min(seconds.clock for seconds in runs),
         "cpu_s": min(seconds.cpu for seconds in runs),
     }
-
-
-def memory_mb(field: str) -> float:
-    """Memory of this process in 1e6 bytes: "VmRSS" now, "VmHWM" at the most since it began."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError(f"/proc/self/status has no {field}")

@@ -31,15 +31,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pyslowfast_way
+from benchmarks.loader import train_transform
 from benchmarks.record import keep_record, script_parser, version_of
 from benchmarks.timing import Way, cpu_ms_per_item, in_process
 from slowfast_mvit.data.views import exact, fused
 from slowfast_mvit.data.views.crops import Cut
 from slowfast_mvit.data.views.operations import KINDS, Step
-from slowfast_mvit.data.views.transforms import METHODS, TrainTransform, ViewDraws
+from slowfast_mvit.data.views.transforms import METHODS, ViewDraws
 
 NUM_FRAMES, HEIGHT, WIDTH, SIDE = 16, 256, 454, 224
-SPEC = "rand-m7-n4-mstd0.5-inc1"
 NUM_DRAWS, NUM_DRAWS_QUICK = 200, 40
 
 # An argument of middling strength for each operation
@@ -71,14 +71,7 @@ def make_clip() -> Tensor:
 
 def ours(clip: Tensor, method: str) -> Way[int]:
     """A view of the draws of a seed by one method."""
-    transform = TrainTransform(
-        crop_px=SIDE,
-        scales_px=(256, 320),
-        area_range=(0.08, 1.0),
-        aspect_range=(0.75, 1.3333),
-        randaugment=SPEC,
-        method=method,
-    )
+    transform = train_transform(method, SIDE)
     out = torch.empty((3, NUM_FRAMES, SIDE, SIDE), dtype=torch.uint8)
     return in_process(lambda seed: transform(clip, np.random.default_rng(seed), out))
 

@@ -38,7 +38,7 @@ from benchmarks.alone import run_alone
 from benchmarks.operations import num_tokens
 from benchmarks.passes import MODES, Case
 from benchmarks.rates import DTYPES
-from benchmarks.record import keep_record, script_parser
+from benchmarks.record import keep_record, newest_result, script_parser
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +60,7 @@ QUANTITIES = {"clock_s": "time, s", "peak_mb": "peak memory, MB"}
 AXES = {"frames": "frames", "resolution": "pixels a side", "batch": "clips a batch"}
 COLOURS = {"ours": "#165e9e", "plain": "#c2571a"}
 PASSES = {"infer": ("forward", "-"), "train": ("training step", "--")}
+RESULT = "growth_2*.json"  # of a CPU: growth_<date>.json
 MOST_TRAINED_ON_CPU = 2.0  # times the tokens of the published clip
 NUM_RUNS = 1
 
@@ -127,19 +128,6 @@ def straight_line(places: Sequence[tuple[float, float]]) -> dict[str, float]:
         "mb_per_1000_tokens": round(1e3 * float(slope), 3),
         "worst_off_line": round(float(off.max()), 3),
     }
-
-
-def newest_result(folder: Path) -> dict[str, Any]:
-    """The newest growth_<date>.json of a folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    results = sorted(folder.glob("growth_2*.json"))
-    if not results:
-        raise FileNotFoundError(f"{folder}: no growth_<date>.json; run benchmarks/growth.py first")
-    record: dict[str, Any] = json.loads(results[-1].read_text())
-    return record
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -211,7 +199,7 @@ def main(words: Sequence[str] | None = None) -> int:
             case="" if on_cpu else device.type,
         )
     if device.type == "cpu":
-        draw(newest_result(given.results)["rows"], given.figure)
+        draw(newest_result(given.results, RESULT)["rows"], given.figure)
     return 0
 
 

@@ -30,7 +30,7 @@ import numpy as np
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.processes import in_fresh_process
+from benchmarks.processes import in_fresh_process, memory_mb
 from benchmarks.record import keep_record, script_parser
 from slowfast_mvit.data.video.readers import AUTO_READERS, open_reader, working_reader
 from slowfast_mvit.errors import ConfigError, DecodeError
@@ -79,10 +79,9 @@ def measure(reader: str, files: tuple[Path, Path], num_opens: int, collect: bool
 
 
 def in_use() -> dict[str, float]:
-    """Memory in MB, threads and descriptors of this process; Linux tells them."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    """Memory in MB, threads and descriptors of this process; Linux only."""
     return {
-        "rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        "rss_mb": memory_mb("VmRSS"),
         "threads": len(os.listdir("/proc/self/task")),
         "descriptors": len(os.listdir("/proc/self/fd")),
     }

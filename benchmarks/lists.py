@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 # The code beside this file, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.processes import in_fresh_process
+from benchmarks.processes import in_fresh_process, memory_mb
 from benchmarks.record import keep_record, script_parser
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.lists.catalog import open_list
@@ -128,8 +128,8 @@ CASES: dict[str, tuple[str, int, Callable[[Path, int], None]]] = {
 QUICK_CASES = ("csv", "imagenet", "ssv2_frames")
 
 
-class WorkerMemory(Dataset[int]):
-    """Its items are the private memory of the worker, in bytes, once it has seen the videos."""
+class WorkerMemory(Dataset[float]):
+    """Its items are the private memory of the worker, in MB, once it has seen the videos."""
 
     def __init__(self, videos: VideoList) -> None:
         self.videos = videos
@@ -137,49 +137,42 @@ class WorkerMemory(Dataset[int]):
     def __len__(self) -> int:
         return 1
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: int) -> float:
         # Enough to touch every page of memory that holds them.
         seen = sum(self.videos[i].label for i in range(0, len(self.videos), SEEN_EVERY))
-        return _memory("smaps_rollup", "Private_Dirty", "Private_Clean") + 0 * seen
+        return memory_mb("Private_Dirty", "Private_Clean", file="smaps_rollup") + 0 * seen
 
 
 def measure_case(
     dataset: str, folder: Path, methods: Sequence[str] = START_METHODS
 ) -> dict[str, Any]:
     """CPU seconds and MB that reading a list costs this process, and MB in a worker."""
-    before = _memory("status", "VmRSS")
+    before_mb = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     start_s = time.process_time()
     videos = open_list(dataset, "train", data_dir=folder)
     cpu_s = time.process_time() - start_s
-    peak, after = _memory("status", "VmHWM"), _memory("status", "VmRSS")
+    peak_mb, after_mb = memory_mb("VmHWM"), memory_mb("VmRSS")
     one = VideoList(["a.mp4"], [0])
     return {
         "num_videos": len(videos),
         "cpu_s": round(cpu_s, 2),
-        "peak_mb": _in_mb(peak - before),
-        "kept_mb": _in_mb(after - before),
+        "peak_mb": _rounded(peak_mb - before_mb),
+        "kept_mb": _rounded(after_mb - before_mb),
         "worker_mb": {
-            method: _in_mb(_worker_memory(videos, method) - _worker_memory(one, method))
+            method: _rounded(_worker_mb(videos, method) - _worker_mb(one, method))
             for method in methods
         },
     }
 
 
-def _worker_memory(videos: VideoList, method: str) -> int:
+def _worker_mb(videos: VideoList, method: str) -> float:
     loader = DataLoader(WorkerMemory(videos), num_workers=1, multiprocessing_context=method)
-    return int(next(iter(loader)))
+    return float(next(iter(loader)))
 
 
-def _memory(file: str, *fields: str) -> int:
-    """The sum of these fields of /proc/self/<file>, in bytes."""
-    lines = Path(f"/proc/self/{file}").read_text().splitlines()
-    values = dict(line.split(":", 1) for line in lines if ":" in line)
-    return sum(1024 * int(values[field].split()[0]) for field in fields)
-
-
-def _in_mb(num_bytes: int) -> float:
-    return round(num_bytes / 1e6, 1) + 0.0  # no -0.0
+def _rounded(mb: float) -> float:
+    return round(mb, 1) + 0.0  # no -0.0
 
 
 def measure(names: Sequence[str]) -> dict[str, Any]:

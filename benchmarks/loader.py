@@ -86,15 +86,20 @@ def ways_to_load(case: Case, files: Sequence[Path]) -> dict[str, Way[Wanted]]:
 
 def train_videos(files: Sequence[Path], method: str) -> TrainVideos:
     """The training data set of the MViTv2 recipe over these files."""
-    transform = TrainTransform(
-        crop_px=SIDE_PX,
+    transform = train_transform(method, SIDE_PX)
+    return TrainVideos(_records(files), CLIP, transform=transform, num_views=NUM_VIEWS, seed=SEED)
+
+
+def train_transform(method: str, side_px: int) -> TrainTransform:
+    """The augmentation of the MViTv2 recipe, by a method of ``METHODS``."""
+    return TrainTransform(
+        crop_px=side_px,
         scales_px=(256, 320),
         area_range=(0.08, 1.0),
         aspect_range=(0.75, 1.3333),
         randaugment=RANDAUGMENT,
         method=method,
     )
-    return TrainVideos(_records(files), CLIP, transform=transform, num_views=NUM_VIEWS, seed=SEED)
 
 
 def _records(files: Sequence[Path]) -> list[VideoRecord]:

@@ -9,15 +9,18 @@ line of its own. A test fails where a document shows something else than its res
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# The code beside this file, and not another version that may be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.record import RESULTS, newest_result
+
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "README.md")
 MODES = {"infer": "forward", "train": "training step"}
 PRECISIONS = ("fp32", "bf16")
@@ -147,10 +150,7 @@ def filled(document: str, folder: Path = RESULTS) -> str:
 
     def table(found: re.Match[str]) -> str:
         pattern, show = TABLES[found[1]]
-        results = sorted(folder.glob(pattern))
-        if not results:
-            raise FileNotFoundError(f"{folder}: no {pattern} for the table {found[1]!r}")
-        text = show(json.loads(results[-1].read_text()))
+        text = show(newest_result(folder, pattern))
         return f"<!-- table: {found[1]} -->\n{text}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (.+?) -->\n.*?<!-- end -->", table, document, flags=re.DOTALL)

@@ -63,6 +63,19 @@ def keep_record(
     return record
 
 
+def newest_result(folder: Path, pattern: str) -> dict[str, Any]:
+    """The newest result file of a folder with such a name.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    results = sorted(folder.glob(pattern))
+    if not results:
+        raise FileNotFoundError(f"{folder}: no {pattern}; run that benchmark first")
+    record: dict[str, Any] = json.loads(results[-1].read_text())
+    return record
+
+
 def machine() -> dict[str, Any]:
     """The hardware and the versions that a result belongs to."""
     import slowfast_mvit  # here: profile_model.py chooses another version of it first

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import growth, performance_tables, profile_model
 from benchmarks.performance_tables import DOCUMENTS, TABLES, filled
+from benchmarks.record import RESULTS, newest_result
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -28,7 +29,7 @@ def test_every_table_is_in_a_document():
 
 
 def test_the_figure_is_drawn_from_the_newest_result():
-    rows = growth.newest_result(performance_tables.RESULTS)["rows"]
+    rows = newest_result(RESULTS, growth.RESULT)["rows"]
 
     assert growth.digest(rows) in growth.FIGURE.read_text()
 
