@@ -17,15 +17,15 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # The code beside this file, installed or not, and not another version that may be installed too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command_line import exit_status
 from data_prep.plan import DUPLICATE, NO_LABEL, LeftOut, Plan, list_tree, match, packed_note
-from data_prep.plan_run import add_plan_arguments, run_plan
+from data_prep.plan_run import run_script
 from data_prep.plan_split import VAL_FRACTION, assign_splits
 from slowfast_mvit.annotations.class_folders import find_class_folders
 from slowfast_mvit.annotations.class_names import clean
@@ -35,33 +35,23 @@ from slowfast_mvit.annotations.tables import FilesByName, read_table
 from slowfast_mvit.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class Splitting:
-    """How videos without a split are divided, as ``assign_splits`` takes it."""
-
-    val_fraction: float | None = None
-    test_fraction: float | None = None
-    group_by: str | None = None
-
-
-def plan_folder(videos: Path, *, labels: Path | None = None, splitting: Splitting) -> Plan:
+def plan_folder(videos: Path, *, labels: Path | None = None, **splitting: Any) -> Plan:
     """Lists of the videos below a folder.
 
     Args:
         videos: the folder.
         labels: a table of files and labels; without one, folders are the classes.
-        splitting: how to hold out videos.
+        splitting: how to hold out videos, as ``assign_splits`` takes it.
 
     Raises:
         UserError: as ``rows_of_folders``, ``rows_of_table`` and ``assign_splits`` do; or for fewer
             than two classes.
     """
-    tree = list_tree(videos)
-    notes = packed_note(tree.packed, "tar -xf ARCHIVE, or unzip ARCHIVE")
+    paths, passed = list_tree(videos)
+    notes = packed_note(passed.packed, "tar -xf ARCHIVE, or unzip ARCHIVE")
     left_out: list[LeftOut] = []
-    paths = tree.videos
     if not paths:
-        message = f"{videos}: no videos, {tree.num_others:,} other files"
+        message = f"{videos}: no videos, {passed.num_others:,} other files"
         raise UserError("\n".join([message, *notes]))
     if labels:
         rows, left_out, class_names = _rows_of_table(labels)
@@ -74,12 +64,7 @@ def plan_folder(videos: Path, *, labels: Path | None = None, splitting: Splittin
             f"{labels or videos}: there must be two classes or more, found {found}. Expected "
             "<class>/<file>, <split>/<class>/<file>, or --labels with a table file,label"
         )
-    rows, split_notes = assign_splits(
-        rows,
-        val_fraction=splitting.val_fraction,
-        test_fraction=splitting.test_fraction,
-        group_by=splitting.group_by,
-    )
+    rows, split_notes = assign_splits(rows, **splitting)
     counted = Counter(
         split or "" for split in (*(r.split for r in rows), *(i.split for i in left_out))
     )
@@ -141,28 +126,18 @@ def rows_of_folders(videos: Path) -> tuple[list[Row], tuple[str, ...]]:
     return named, tuple(names.values())
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_plan_arguments(made)
-    add = made.add_argument
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--labels", type=Path, help="a table file,label or file,label,split")
     fraction = f"({VAL_FRACTION:g} where there are no splits)"
     add("--val-fraction", type=float, help=f"part held out for validation {fraction}")
     add("--test-fraction", type=float, help="part held out for testing (0)")
     add("--group-by", metavar="REGEX", help="finds the source in a path; sources are not divided")
-    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the lists that the command line asks for; returns the exit status."""
-    options = parser().parse_args(arguments)
-    splitting = Splitting(options.val_fraction, options.test_fraction, options.group_by)
-    return run_plan(
-        options, lambda: plan_folder(options.videos, labels=options.labels, splitting=splitting)
-    )
+    return run_script(plan_folder, __doc__, _add_arguments, arguments)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command_line import exit_status
 from data_prep.plan import Plan, list_tree, match, packed_note
-from data_prep.plan_run import add_plan_arguments, run_plan
+from data_prep.plan_run import run_script
 from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.files import stem
 from slowfast_mvit.annotations.imagenet import (
@@ -62,10 +62,10 @@ def plan_imagenet(
     Raises:
         UserError: when the classes are not as many, or flat images have no ground truth.
     """
-    tree = list_tree(images, images=True)
+    paths, passed = list_tree(images, images=True)
     in_folders: list[Row] = []
     flat: list[str] = []
-    for path in tree.videos:
+    for path in paths:
         split, synset = place_of(path)
         if synset and split:
             in_folders.append(Row(path, split, synset))
@@ -84,16 +84,16 @@ def plan_imagenet(
         tuple(names_of[synset] for synset in synsets),
         Counter(row.split or "" for row in rows),
         public=PUBLIC if num_classes == NUM_CLASSES else {},
-        notes=packed_note(tree.packed, "tar -xf ARCHIVE -C FOLDER"),
+        notes=packed_note(passed.packed, "tar -xf ARCHIVE -C FOLDER"),
     )
-    paths = {row.video for row in in_folders}
+    in_folder = {row.video for row in in_folders}
     by_stem = KeyIndex(flat, stem)
     return match(
         plan,
         rows,
-        tree.videos,
+        paths,
         root=images,
-        files_of=lambda name: [name] if name in paths else by_stem.find(name),
+        files_of=lambda name: [name] if name in in_folder else by_stem.find(name),
     )
 
 
@@ -125,33 +125,17 @@ def _check_number(synsets: Sequence[str], expected: int, images: Path, names: Pa
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_plan_arguments(made, videos="--images")
-    add = made.add_argument
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--val-labels", type=Path, help="the classes of a val folder without class folders")
     add("--devkit", type=Path, help="the unpacked devkit: ground truth of val and its numbers")
     add("--names", type=Path, help="what synsets are called: LOC_synset_mapping.txt or JSON")
     add("--num-classes", type=int, default=NUM_CLASSES, help="to be found (%(default)s)")
-    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the lists that the command line asks for; returns the exit status."""
-    options = parser().parse_args(arguments)
-    return run_plan(
-        options,
-        lambda: plan_imagenet(
-            images=options.videos,
-            val_labels=options.val_labels,
-            devkit=options.devkit,
-            names=options.names,
-            num_classes=options.num_classes,
-        ),
-    )
+    return run_script(plan_imagenet, __doc__, _add_arguments, arguments, videos="images")
 
 
 if __name__ == "__main__":

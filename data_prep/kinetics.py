@@ -35,7 +35,7 @@ from data_prep.plan import (
     settle_rows,
     validation_note,
 )
-from data_prep.plan_run import add_plan_arguments, run_plan
+from data_prep.plan_run import files_option, run_script
 from slowfast_mvit.annotations.class_names import class_map, read_class_names, spelling_problems
 from slowfast_mvit.annotations.kinetics import (
     ClipFiles,
@@ -96,7 +96,7 @@ def plan_kinetics(
     """Match the annotations of a release with the clips below a folder.
 
     Args:
-        version: a key of ``VERSIONS``.
+        version: a key of ``VERSIONS``, however it is spelled.
         videos: the folder of the clips.
         annotations: annotation files or folders of them; ``videos/annotations`` if none.
         classes: a file with the classes in the order of their labels; else they are sorted.
@@ -105,25 +105,26 @@ def plan_kinetics(
     Raises:
         UserError: when annotations are missing or wrong, or of another number of classes.
     """
+    version = find_version(version)
     release = VERSIONS[version]
     files, notes = find_annotations(annotations or [videos / "annotations"])
     rows = [row for file in files for row in read_annotations(file)]
     counted = Counter(row.split or "" for row in rows)
     notes += [*row_notes(counted, release.rows), *_incomplete_notes(version, files)]
     names = _class_names(rows, classes, version)
-    tree = list_tree(videos)
-    notes += packed_note(tree.packed, "tar -xzf ARCHIVE -C FOLDER")
+    paths, passed = list_tree(videos)
+    notes += packed_note(passed.packed, "tar -xzf ARCHIVE -C FOLDER")
     dataset = "kinetics" if version == "other" else version
     plan = Plan(version, dataset, names, counted, public=release.copies, notes=notes)
     settled, left_out = settle_rows(rows, names)
     settled, excluded, exclude_notes = exclude(settled, exclude_ids)
     plan.left_out = [*left_out, *excluded]
     plan.notes += [*exclude_notes, *validation_note(settled), *_shared_id_notes(rows)]
-    clips = ClipFiles(tree.videos, (row.video for row in rows))
+    clips = ClipFiles(paths, (row.video for row in rows))
     return match(
         plan,
         settled,
-        tree.videos,
+        paths,
         root=videos,
         files_of=clips.of,
         overrides=is_replacement,
@@ -243,48 +244,19 @@ def find_version(name: str) -> str:
     raise UserError(f"--version {name}: not known.{hint} Choose from: {', '.join(VERSIONS)}")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = made.add_argument
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--version", required=True, help=f"one of {', '.join(VERSIONS)}; other: any classes")
-    add_plan_arguments(made)
-    add(
-        "--annotations",
-        type=Path,
-        nargs="+",
-        default=(),
-        metavar="PLACE",
-        help="annotation files or folders of them (VIDEOS/annotations)",
-    )
+    text = "annotation files or folders of them (VIDEOS/annotations)"
+    files_option(parser, "--annotations", "PLACE", text)
     add("--classes", type=Path, help="the classes in the order of their labels (sorted by name)")
-    add(
-        "--exclude-ids",
-        type=Path,
-        nargs="+",
-        default=(),
-        metavar="FILE",
-        help="annotation files, lists or ids of videos not to train on: K400's val.csv for K700",
-    )
-    return made
+    text = "annotation files, lists or ids of videos not to train on: K400's val.csv for K700"
+    files_option(parser, "--exclude-ids", "FILE", text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the lists that the command line asks for; returns the exit status."""
-    options = parser().parse_args(arguments)
-
-    def plan() -> Plan:
-        return plan_kinetics(
-            find_version(options.version),
-            videos=options.videos,
-            annotations=options.annotations,
-            classes=options.classes,
-            exclude_ids=options.exclude_ids,
-        )
-
-    return run_plan(options, plan)
+    return run_script(plan_kinetics, __doc__, _add_arguments, arguments)
 
 
 if __name__ == "__main__":

@@ -102,17 +102,8 @@ class Plan:
 # Files
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """What is below a folder: videos by path, archives, and how many other files there are."""
-
-    videos: list[str]
-    packed: list[str]
-    num_others: int
-
-
-def list_tree(root: Path, *, images: bool = False) -> Tree:
-    """List the videos below a folder.
+def list_tree(root: Path, *, images: bool = False) -> tuple[list[str], Passed]:
+    """List the videos below a folder by their paths, and what is passed over.
 
     Args:
         root: the folder.
@@ -132,7 +123,7 @@ def list_tree(root: Path, *, images: bool = False) -> Tree:
         problems = [f"{folder}: {reason}" for folder, reason in sorted(passed.unreadable)]
         where = f"{root}: folders that cannot be read"
         raise UserError(in_one_message(where, problems, limit=SHOWN))
-    return Tree(videos, sorted(passed.packed), passed.num_others)
+    return videos, passed
 
 
 def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
@@ -270,7 +261,7 @@ def packed_note(packed: Sequence[str], unpack: str) -> list[str]:
     if not packed:
         return []
     many = "1 archive is" if len(packed) == 1 else f"{len(packed)} archives are"
-    return [f"{many} still packed (first: {packed[0]}). Unpack with: {unpack}"]
+    return [f"{many} still packed (first: {min(packed)}). Unpack with: {unpack}"]
 
 
 def row_notes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from data_prep.command_line import num_cores, whole_number
@@ -20,52 +20,22 @@ from slowfast_mvit.errors import UserError
 _RECORDS = "check.jsonl"
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser, videos: str = "--videos") -> None:
-    """The options of reading and writing; those of the annotation are the script's own.
+def run_script(
+    make_plan: Callable[..., Plan],
+    description: str | None,
+    add_own: Callable[[argparse.ArgumentParser], None],
+    arguments: Sequence[str] | None,
+    *,
+    videos: str = "videos",
+) -> int:
+    """Make a plan as the command line says, check its files if asked to, write it and report it.
 
     Args:
-        parser: they are added to it.
-        videos: what the option that names the folder is called.
-    """
-    add = parser.add_argument
-    add(videos, dest="videos", type=Path, required=True, help="the folder, in any layout")
-    add("--out", type=Path, required=True, help="the folder for the lists and reports")
-    add(
-        "--absolute",
-        action="store_true",
-        help="write whole paths instead of those below the folder",
-    )
-    add(
-        "--records",
-        type=Path,
-        nargs="+",
-        default=(),
-        metavar="FILE",
-        help="records of check_videos.py: list only what is ok",
-    )
-    add("--verify", action="store_true", help="check each file first, and list only what is ok")
-    add("--shard", default="", help="with --verify: check part i of N, written i/N, and stop")
-    add("--merge", action="store_true", help="with --verify: all shards are done; write the lists")
-    add(
-        "--workers",
-        type=whole_number,
-        default=num_cores(),
-        help="with --verify: processes (%(default)s)",
-    )
-    add(
-        "--timeout-s",
-        type=whole_number,
-        default=600,
-        help="with --verify: for one file (%(default)s)",
-    )
-
-
-def run_plan(options: argparse.Namespace, make_plan: Callable[[], Plan]) -> int:
-    """Make the plan, check its files if asked to, write it and say what it is.
-
-    Args:
-        options: those of ``add_plan_arguments``.
-        make_plan: the script's own part.
+        make_plan: takes the folder and the options of ``add_own`` by their names.
+        description: the docstring of the script.
+        add_own: adds the options of the annotation.
+        arguments: the words of the command line; None for those of the process.
+        videos: the name of the option that gives the folder.
 
     Returns:
         The exit status, 0.
@@ -73,34 +43,64 @@ def run_plan(options: argparse.Namespace, make_plan: Callable[[], Plan]) -> int:
     Raises:
         UserError: when the options do not go together, or nothing can be listed.
     """
-    _check_options(options)
+    shared = _shared_options()
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+    )
+    parser.add_argument(f"--{videos}", type=Path, required=True, help="the folder, in any layout")
+    add_own(parser)
+    options = parser.parse_args(arguments)
+    if options.records and options.verify:
+        raise UserError("give --records or --verify, not both")
+    if (options.shard or options.merge) and not options.verify:
+        raise UserError("--shard and --merge divide the work of --verify. Add --verify")
     refuse_foreign_files(options.out)
-    plan = make_plan()
+    folder: Path = getattr(options, videos)
+    names = vars(options).keys() - vars(shared.parse_args(["--out", ""])).keys()
+    plan = make_plan(**{name: getattr(options, name) for name in names})
     records: Iterable[Record] | None = None
     if options.verify and plan.listed:
-        if not options.merge and not _check_listed(plan, options):
+        if not options.merge and not _check_listed(plan, folder, options):
             return 0
         records = merge(options.out / _RECORDS)
     elif options.records:
         records = (record for file in options.records for record in read_records(file))
     if records is not None:
-        plan = drop_unreadable(plan, records, videos=options.videos)
-    summary = write_plan(plan, options.out, videos=options.videos, absolute=options.absolute)
+        plan = drop_unreadable(plan, records, videos=folder)
+    summary = write_plan(plan, options.out, videos=folder, absolute=options.absolute)
     print(describe(summary, options.out))
     return 0
 
 
-def _check_options(options: argparse.Namespace) -> None:
-    if options.records and options.verify:
-        raise UserError("give --records or --verify, not both")
-    if (options.shard or options.merge) and not options.verify:
-        raise UserError("--shard and --merge divide the work of --verify. Add --verify")
+def files_option(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
+    """Add an option that takes several paths."""
+    parser.add_argument(name, type=Path, nargs="+", default=(), metavar=metavar, help=text)
+
+
+def _shared_options() -> argparse.ArgumentParser:
+    """The options that all scripts have."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="the folder for the lists and reports")
+    add("--absolute", action="store_true", help="write whole paths, not those below the folder")
+    text = "records of check_videos.py: list only what is ok"
+    files_option(parser, "--records", "FILE", text)
+    add("--verify", action="store_true", help="check each file first, and list only what is ok")
+    add("--shard", default="", help="with --verify: check part i of N, written i/N, and stop")
+    add("--merge", action="store_true", help="with --verify: all shards are done; write the lists")
+    text = "with --verify: processes (%(default)s)"
+    add("--workers", type=whole_number, default=num_cores(), help=text)
+    text = "with --verify: for one file (%(default)s)"
+    add("--timeout-s", type=whole_number, default=600, help=text)
+    return parser
 
 
 # Checked files
 
 
-def _check_listed(plan: Plan, options: argparse.Namespace) -> bool:
+def _check_listed(plan: Plan, videos: Path, options: argparse.Namespace) -> bool:
     """Check the listed files of this part, except folders of frames, as ``check_videos.py`` does.
 
     What was checked before and has not changed since is not checked again.
@@ -111,7 +111,7 @@ def _check_listed(plan: Plan, options: argparse.Namespace) -> bool:
     shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
     files = sorted({item.path for item in plan.listed if item.num_bytes is not None})
     counts = run_jobs(
-        [JobInput(path, options.videos / path) for path in files],
+        [JobInput(path, videos / path) for path in files],
         check_file,
         options.out / _RECORDS,
         job="check_videos",

@@ -24,7 +24,7 @@ Row = tuple[JobInput, int]  # a video of a list, named by its path below a folde
 
 def inputs_in_folder(folder: Path) -> list[JobInput]:
     """The video files below a folder, as the scripts for lists find them, sorted by name."""
-    found = sorted(list_tree(folder).videos, key=os.fsencode)
+    found = sorted(list_tree(folder)[0], key=os.fsencode)
     return [JobInput(name, folder / name) for name in found if is_video(name)]
 
 

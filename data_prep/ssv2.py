@@ -31,7 +31,7 @@ from data_prep.plan import (
     settle_rows,
     validation_note,
 )
-from data_prep.plan_run import add_plan_arguments, run_plan
+from data_prep.plan_run import run_script
 from slowfast_mvit.annotations import ssv2
 from slowfast_mvit.annotations.class_names import read_class_names, spelling_problems
 from slowfast_mvit.annotations.columns import KeyIndex
@@ -69,17 +69,17 @@ def plan_ssv2(
     if not rows:
         raise UserError(f"{folder}: no train.json, validation.json or test.json")
     counted = Counter(row.split or "" for row in rows)
-    tree = list_tree(videos)
+    paths, passed = list_tree(videos)
     notes = [
         *(row_notes(counted, ROWS) if num_classes == NUM_CLASSES else []),
         *_side_notes(names),
         *validation_note(rows),
-        *packed_note(tree.packed, "cat 20bn-something-something-v2-?? | tar zx"),
+        *packed_note(passed.packed, "cat 20bn-something-something-v2-?? | tar zx"),
     ]
     plan = Plan("ssv2", "ssv2", names, counted, notes=notes)
     settled, plan.left_out = settle_rows(rows, names)
-    files = KeyIndex(tree.videos, stem)
-    return match(plan, settled, tree.videos, root=videos, files_of=files.find)
+    files = KeyIndex(paths, stem)
+    return match(plan, settled, paths, root=videos, files_of=files.find)
 
 
 def _find_labels(annotations: Path | None, videos: Path) -> tuple[Path, Path]:
@@ -118,32 +118,16 @@ def _side_notes(names: Sequence[str]) -> list[str]:
     return [f"keep DATA.RANDOM_FLIP False, since these classes name a side: {'; '.join(sided)}"]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_plan_arguments(made)
-    made.add_argument(
-        "--annotations", type=Path, help="the folder of the JSON files (VIDEOS or VIDEOS/labels)"
-    )
-    made.add_argument(
-        "--num-classes", type=int, default=NUM_CLASSES, help="that labels.json names (%(default)s)"
-    )
-    return made
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--annotations", type=Path, help="the folder of the JSON files (VIDEOS or VIDEOS/labels)")
+    text = "that labels.json names (%(default)s)"
+    add("--num-classes", type=int, default=NUM_CLASSES, help=text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the lists that the command line asks for; returns the exit status."""
-    options = parser().parse_args(arguments)
-    return run_plan(
-        options,
-        lambda: plan_ssv2(
-            videos=options.videos,
-            annotations=options.annotations,
-            num_classes=options.num_classes,
-        ),
-    )
+    return run_script(plan_ssv2, __doc__, _add_arguments, arguments)
 
 
 if __name__ == "__main__":

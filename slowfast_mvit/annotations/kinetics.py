@@ -11,7 +11,6 @@ leading zeros, or ``abcdefghijk.mp4`` where only one clip of that id is annotate
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +20,7 @@ from pathlib import Path
 from slowfast_mvit.annotations.class_names import class_map, class_names_of
 from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.csv_lists import read_csv_file
-from slowfast_mvit.annotations.files import Passed, walk
-from slowfast_mvit.annotations.matching import warn_of_unreadable, with_files, with_labels
+from slowfast_mvit.annotations.matching import with_files, with_labels
 from slowfast_mvit.annotations.problems import Problem
 from slowfast_mvit.annotations.records import (
     SPLIT_NAMES,
@@ -43,6 +41,7 @@ COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 _ID = re.compile(r"[\w-]+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _SECONDS = re.compile(r"[0-9]{1,6}(\.0*)?")
+_CLIP = re.compile("(.+)_([0-9]+)_([0-9]+)")
 _ID_LENGTH = 11  # of a YouTube id
 _ANNOTATIONS = "annotations"  # the folder of the lists in the common copy, next to the videos
 
@@ -98,8 +97,9 @@ def read_rows(file: Path, *, report_repairs: bool = True) -> Iterator[Row | Prob
         if len(cells) <= max(places):
             yield _problem(file, line, "columns", _wrong_number(len(cells), columns))
             continue
-        youtube_id, start, end_s = (cells[place].strip() for place in places)
-        problem = _clip_problem("".join(cells), youtube_id, start, end_s)
+        cells += [""] * (len(columns) - len(cells))
+        youtube_id, start, stop = (cells[place].strip() for place in places)
+        problem = _clip_problem("".join(cells), youtube_id, start, stop)
         if problem:
             number = len(cells) + max(surplus, 0)
             wrong = ("columns", _wrong_number(number, columns)) if surplus > 0 else problem
@@ -111,7 +111,8 @@ def read_rows(file: Path, *, report_repairs: bool = True) -> Iterator[Row | Prob
             yield _problem(file, line, "split", message)
             continue
         label = "" if label_at is None else cells[label_at].strip("\"' ")
-        row = Row(clip_name(youtube_id, start, end_s), of_row, label or None, line)
+        name = clip_name(youtube_id, int(float(start)), int(float(stop)))
+        row = Row(name, of_row, label or None, line)
         if surplus > 0:
             repaired.append(row)
         yield row
@@ -161,9 +162,9 @@ def _clip_problem(cells: str, youtube_id: str, start: str, end: str) -> tuple[st
     return None
 
 
-def clip_name(youtube_id: str, start: str, end: str) -> str:
+def clip_name(youtube_id: str, start_s: int, end_s: int) -> str:
     """The name of a clip's file without suffix, as the public copies have it."""
-    return f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"
+    return f"{youtube_id}_{start_s:06d}_{end_s:06d}"
 
 
 # Annotation files
@@ -213,14 +214,16 @@ def parsed_name(path: str) -> tuple[str, str]:
     Nothing after the first dot counts, since some downloaders write ``.mp4.webm``; 11 characters
     are an id, whatever they are.
     """
-    name = os.path.basename(path).partition(".")[0]
-    found = re.fullmatch(r"(.+)_([0-9]+)_([0-9]+)", name) if len(name) != _ID_LENGTH else None
-    return (found[1], clip_name(*found.groups())) if found else (name, "")
+    name = path.rpartition("/")[2].partition(".")[0]
+    found = _CLIP.fullmatch(name) if len(name) != _ID_LENGTH else None
+    return (found[1], clip_name(found[1], int(found[2]), int(found[3]))) if found else (name, "")
 
 
 def id_of(path: str) -> str:
-    """The YouTube id of a file or clip."""
-    return parsed_name(path)[0]
+    """The YouTube id of a file or clip, as ``parsed_name`` finds it."""
+    name = path.rpartition("/")[2].partition(".")[0]
+    found = _CLIP.fullmatch(name) if len(name) != _ID_LENGTH else None
+    return found[1] if found else name
 
 
 def is_replacement(path: str) -> bool:
@@ -291,19 +294,16 @@ def read_kinetics(source: ListSource) -> Annotated:
         root = root.parent
     if not root.is_dir():
         raise ListError(f"{root}: no such folder (DATA.PATH_PREFIX).{nearest_path(root)}")
-    passed = Passed()
-    files = ClipFiles(walk(root, passed), videos)
-    warn_of_unreadable(passed)
     return with_files(
         videos,
         labels,
         class_names,
+        file,
+        source,
         root=root,
-        files_of=files.of,
+        files_of=lambda paths: ClipFiles(paths, videos).of,
         overrides=is_replacement,
         suffix=".mp4",
-        file=file,
-        source=source,
     )
 
 

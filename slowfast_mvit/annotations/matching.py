@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slowfast_mvit.annotations.class_names import ClassIndex
 from slowfast_mvit.annotations.columns import Strings, columns
-from slowfast_mvit.annotations.files import Passed, best_first
+from slowfast_mvit.annotations.files import Passed, best_first, walk
 from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
 from slowfast_mvit.annotations.records import (
     Annotated,
@@ -73,13 +73,13 @@ def with_files(
     videos: Strings,
     labels: array[int],
     class_names: tuple[str, ...],
-    *,
-    root: Path,
-    files_of: Callable[[str], Sequence[str]],
-    overrides: Callable[[str], bool] = lambda path: False,
-    suffix: str,
     file: Path,
     source: ListSource,
+    *,
+    root: Path,
+    files_of: Callable[[Iterable[str]], Callable[[str], Sequence[str]]],
+    overrides: Callable[[str], bool] = lambda path: False,
+    suffix: str,
 ) -> Annotated:
     """The videos with their files; one without a file is left out of training.
 
@@ -89,21 +89,25 @@ def with_files(
         videos: as the annotation names them.
         labels: their class indices.
         class_names: in the order of the class indices.
-        root: the folder of the files.
-        files_of: the files of a video, relative to ``root``.
-        overrides: whether a file replaces others of the same video.
-        suffix: of a file that does not exist.
         file: the annotation file.
         source: where it is from.
+        root: the folder of the files.
+        files_of: makes, of all paths below ``root``, what finds the files of a video.
+        overrides: whether a file replaces others of the same video.
+        suffix: of a file that does not exist.
 
     Raises:
         ListError: when no video has a file.
     """
+    passed = Passed()
+    find_files = files_of(walk(root, passed))
+    for folder, reason in passed.unreadable:  # a whole disk has a lost+found
+        _log.warning("%s: %s; files in it are not found", folder, reason)
     split = split_named_in(file.stem)
 
     def best() -> Iterator[str]:
         for video, label in zip(videos, labels, strict=True):
-            found = files_of(video)
+            found = find_files(video)
             if len(found) > 1:
                 name = class_names[label]
                 found = best_first(
@@ -137,9 +141,3 @@ def with_files(
             pairs = zip(videos, paths, strict=True)
             paths = Strings(path or f"{video}{suffix}" for video, path in pairs)
     return Annotated(videos, labels, paths, root, file, class_names)
-
-
-def warn_of_unreadable(passed: Passed) -> None:
-    """Warn once for each folder that could not be read: a whole disk has a lost+found."""
-    for folder, reason in passed.unreadable:
-        _log.warning("%s: %s; files in it are not found", folder, reason)

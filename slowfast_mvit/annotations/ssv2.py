@@ -21,13 +21,13 @@ from pathlib import Path
 from slowfast_mvit.annotations.class_names import read_class_names
 from slowfast_mvit.annotations.columns import KeyIndex, Strings
 from slowfast_mvit.annotations.csv_lists import read_csv
-from slowfast_mvit.annotations.files import Passed, stem, walk
+from slowfast_mvit.annotations.files import stem
 from slowfast_mvit.annotations.frame_lists import (
     check_frame_list,
     is_frame_list,
     read_frame_list,
 )
-from slowfast_mvit.annotations.matching import warn_of_unreadable, with_files, with_labels
+from slowfast_mvit.annotations.matching import with_files, with_labels
 from slowfast_mvit.annotations.problems import Problem, raise_problems
 from slowfast_mvit.annotations.records import Annotated, ListSource, Row, path_problem
 from slowfast_mvit.annotations.texts import json_entries, nearest_path, numbered_lines
@@ -150,18 +150,15 @@ def read_ssv2(source: ListSource) -> Annotated:
         videos, labels = Strings(videos[i] for i in kept), array("q", (labels[i] for i in kept))
         paths = Strings(frames[video_id] for video_id in videos)
         return Annotated(videos, labels, paths, root, split_file, class_names)
-    passed = Passed()
-    files = KeyIndex(walk(root, passed), stem)
-    warn_of_unreadable(passed)
     return with_files(
         videos,
         labels,
         class_names,
+        split_file,
+        source,
         root=root,
-        files_of=files.find,
+        files_of=lambda paths: KeyIndex(paths, stem).find,
         suffix=".webm",
-        file=split_file,
-        source=source,
     )
 
 

@@ -22,7 +22,7 @@ class Train:
     enable: bool = setting(True, "Train.", decides_numbers=False)
     dataset: str = setting(
         "kinetics",
-        "Kind of data set, for training and validation: a row of `data/catalog.py`, such as "
+        "Kind of data set, for training and validation: a row of `data/lists/catalog.py`, such as "
         "`kinetics`, `k400`, `ssv2`, `imagenet`, `csv` or `folder` (see data.md).",
         any_case=True,
     )

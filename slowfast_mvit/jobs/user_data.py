@@ -1,7 +1,7 @@
 """Somebody's own videos: which classes there are, and what stands in the way of training on them.
 
 A folder of class folders, or of ``train.csv`` and ``val.csv``, is read as training will read it
-(``data/catalog.py``), so that the number of classes need not be said.
+(``data/lists/catalog.py``), so that the number of classes need not be said.
 """
 
 from __future__ import annotations

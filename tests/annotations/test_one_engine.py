@@ -15,7 +15,8 @@ if str(ROOT) not in sys.path:  # the scripts are next to the package, not in it
 
 from data_prep import from_folder, imagenet, kinetics, ssv2  # noqa: E402
 from slowfast_mvit.annotations.files import VIDEO_SUFFIXES  # noqa: E402
-from slowfast_mvit.annotations.kinetics import is_replacement  # noqa: E402
+from slowfast_mvit.annotations.kinetics import is_replacement, read_rows  # noqa: E402
+from slowfast_mvit.annotations.problems import Problem  # noqa: E402
 from slowfast_mvit.data.lists.catalog import open_list  # noqa: E402
 from slowfast_mvit.errors import ListError, UserError  # noqa: E402
 
@@ -349,6 +350,16 @@ def test_imagenet(tmp_path, inside):
 
     assert ours == theirs
     assert [len(ours[split]) for split in ("train", "val")] == [4, 1]
+
+
+def test_cells_that_a_row_lacks_at_its_end_are_empty(tmp_path):
+    header = "youtube_id,time_start,time_end,split,label\n"
+    write(tmp_path, {"clips.csv": header + "aaaaaaaaaaa,1,11,val\nbbbbbbbbbbb,1,11\n"})
+
+    row, problem = read_rows(tmp_path / "clips.csv")
+
+    assert row == ("aaaaaaaaaaa_000001_000011", "val", None, 2)
+    assert isinstance(problem, Problem) and (problem.line, problem.kind) == (3, "split")
 
 
 def test_a_replacement_is_a_folder_and_no_name_of_a_file():
