@@ -3,7 +3,7 @@
     OUTPUT_DIR/test_records/<key>/test.json                               what is tested
                                   part_00002_of_00004_rank_00000.jsonl    a video a line
 
-Each process appends to a file of its own. The key is that of ``identity.py``: records of another
+Each process appends to a file of its own. The key is that of ``run_fingerprint.py``: records of another
 config, other weights, another list or other arithmetic lie elsewhere and are never mixed in.
 """
 
@@ -47,7 +47,7 @@ def record_writer(folder: Path, *, part: Part, rank: int) -> Iterator[Callable[[
     damages is noticed when it is read.
 
     Args:
-        folder: of ``identity.records_folder``; made if need be.
+        folder: of ``run_fingerprint.records_folder``; made if need be.
         part: which part of the list this job scores.
         rank: of this process in its job.
     """
@@ -90,7 +90,7 @@ def finished_videos(folder: Path, views: np.ndarray) -> set[str]:
     the reason may have passed.
 
     Args:
-        folder: of ``identity.records_folder``.
+        folder: of ``run_fingerprint.records_folder``.
         views: (V, 2) int64, the (clip, crop) of each view of a record.
     """
     return {
