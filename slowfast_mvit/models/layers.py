@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slowfast_mvit.models.tables import THW
@@ -53,6 +54,7 @@ class PatchEmbed(nn.Module):
         padding: tuple[int, ...],
     ) -> None:
         super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
         self.for_images = len(kernel) == 2
         convolution: Any = nn.Conv2d if self.for_images else nn.Conv3d
         self.proj = convolution(3, dim, kernel, stride, padding)
@@ -78,8 +80,19 @@ class PatchEmbed(nn.Module):
         return grid.flatten(2).transpose(1, 2), (t, h, w)
 
     def convolve(self, pixels: Tensor) -> Tensor:
-        """The patches as a grid, (B, dim, T, H, W), or (B, dim, H, W) for images."""
-        return self.proj(pixels)  # type: ignore[no-any-return]
+        """Return the patches as a grid, (B, dim, T, H, W), or (B, dim, H, W) for images.
+
+        A clip shorter than the kernel gets zeros at its end, whose patches are cut off again: of a
+        single frame in bfloat16, oneDNN makes NaN (PyTorch 2.11 to 2.14, CPUs with AVX-512).
+        """
+        sizes = list(zip(pixels.shape[2:], self.kernel, self.stride, self.padding, strict=True))
+        missing = [max(size - length, 0) for length, size, _, _ in sizes]
+        if not any(missing):
+            return self.proj(pixels)  # type: ignore[no-any-return]
+        padded = F.pad(pixels, [zeros for axis in reversed(missing) for zeros in (0, axis)])
+        kept = [(length + 2 * pad - size) // step + 1 for length, size, step, pad in sizes]
+        grid: Tensor = self.proj(padded)
+        return grid[(..., *(slice(length) for length in kept))]
 
 
 class Mlp(nn.Module):

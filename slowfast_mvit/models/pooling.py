@@ -46,7 +46,9 @@ def depthwise_pool(
     return pooled.unflatten(2, (num_heads, -1)), (t, h, w)
 
 
-def is_smaller_than_a_window(thw: THW, kernel: Sequence[int], stride: Sequence[int]) -> bool:
+def is_smaller_than_a_window(
+    thw: Sequence[int], kernel: Sequence[int], stride: Sequence[int]
+) -> bool:
     """Return whether the grid is shorter than the kernel or the stride on an axis.
 
     On such grids oneDNN (PyTorch 2.11 and 2.14, CPUs with AVX-512) computes a wrong weight gradient

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from exactness import allowed
 from reference_models import SMALL_MODELS, clip, fill, from_keys
 
 from slowfast_mvit.fast import plan
@@ -50,11 +51,14 @@ def test_float32_is_as_near_to_float64_as_the_plain_model(case):
     fast = errors(answers(case, "fast"), exact)
 
     for one, other in zip(fast, plain, strict=True):
-        assert one <= 2 * other + 1e-7
+        assert one <= allowed(other)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_what_is_projected_again_need_not_be_kept(autocast, monkeypatch):
+    # With bfloat16 instructions autocast takes PyTorch's attention, for which qkv is kept.
+    monkeypatch.setattr(casting, "HAS_BF16_INSTRUCTIONS", False)
+
     def answers_and_shapes():
         shapes = set()
         with torch.autograd.graph.saved_tensors_hooks(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from exactness import assert_exact
 from torchvision.ops import StochasticDepth
 
-from slowfast_mvit.models.layers import DropPath
+from slowfast_mvit.models.layers import DropPath, PatchEmbed
 from slowfast_mvit.models.positions import joint_positions, separate_positions
 from slowfast_mvit.models.rel_pos import table_length
 
@@ -38,6 +39,31 @@ def test_drop_path_does_nothing_in_evaluation():
     branch = torch.randn(4, 3, 2)
 
     assert DropPath(0.9).eval()(branch) is branch
+
+
+@pytest.mark.parametrize("size", [(1, 16, 16), (1, 48, 40), (2, 33, 3), (4, 16, 16)], ids=str)
+def test_clips_of_any_size_are_embedded_in_bfloat16_as_in_float64(size):
+    """PyTorch's own gives NaN for single frames on CPUs with AVX-512."""
+    torch.manual_seed(0)
+    embed = PatchEmbed(96, kernel=(3, 7, 7), stride=(2, 4, 4), padding=(1, 3, 3))
+    pixels = torch.randn(8, 3, *size).bfloat16().float()
+    with torch.no_grad():
+        for parameter in embed.parameters():
+            parameter.copy_(parameter.bfloat16())
+
+    def tokens_and_gradients(embed, pixels, rounded):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            tokens, _ = embed(pixels)
+        grads = torch.linspace(-1, 1, tokens.numel()).view_as(tokens).bfloat16()
+        gradients = torch.autograd.grad(tokens, list(embed.parameters()), grads.to(tokens.dtype))
+        return tokens, *gradients
+
+    actual = tokens_and_gradients(embed, pixels, True)
+    in_float32 = [one.bfloat16() for one in tokens_and_gradients(embed, pixels, False)]
+    exact = tokens_and_gradients(embed.double(), pixels.double(), False)
+
+    assert actual[0].dtype == torch.bfloat16
+    assert_exact(actual, in_float32, exact)
 
 
 def test_separate_positions_add_place_and_time():

@@ -66,7 +66,7 @@ def linear(
 def emulated(
     product: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """``product(x, weight, bias)`` as autocast would have it, on a CPU that cannot multiply so.
+    """``product(x, weight, bias)`` as autocast would have it, without bfloat16 instructions.
 
     Args:
         product: a linear layer or a convolution, of float32 tensors.
@@ -78,8 +78,8 @@ def emulated(
         The product of the rounded operands, in bfloat16; gradients are float32 products, too.
     """
     with torch.autocast("cpu", enabled=False):
-        operands = [None if one is None else operand(one, torch.bfloat16) for one in (weight, bias)]
-        return product(operand(x, torch.bfloat16), *operands).to(torch.bfloat16)
+        operands = [None if one is None else one.bfloat16().float() for one in (x, weight, bias)]
+        return product(*operands).bfloat16()
 
 
 def kept_operand(weight: Tensor, dtype: torch.dtype) -> Tensor:
