@@ -3,8 +3,8 @@
     OUTPUT_DIR/test_records/<key>/test.json                               what is tested
                                   part_00002_of_00004_rank_00000.jsonl    a video a line
 
-Each process appends to a file of its own. The key is that of ``run_fingerprint.py``: records of another
-config, other weights, another list or other arithmetic lie elsewhere and are never mixed in.
+Each process appends to a file of its own. The key is that of ``run_fingerprint.py``: records of
+another config, other weights, another list or other arithmetic are elsewhere and never mixed in.
 """
 
 from __future__ import annotations

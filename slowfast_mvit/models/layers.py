@@ -92,7 +92,9 @@ class PatchEmbed(nn.Module):
         padded = F.pad(pixels, [zeros for axis in reversed(missing) for zeros in (0, axis)])
         kept = [(length + 2 * pad - size) // step + 1 for length, size, step, pad in sizes]
         grid: Tensor = self.proj(padded)
-        return grid[(..., *(slice(length) for length in kept))]
+        for axis, length in enumerate(kept, start=2):
+            grid = grid.narrow(axis, 0, length)
+        return grid
 
 
 class Mlp(nn.Module):

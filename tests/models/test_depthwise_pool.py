@@ -99,9 +99,7 @@ def test_only_grids_smaller_than_a_window_are_copied(thw, kernel, stride, is_cop
     weight = torch.zeros(8, 1, *kernel, dtype=torch.bfloat16)
 
     depthwise_pool(heads, thw, weight, stride)
-    depthwise_pool(heads.to("meta"), thw, weight.to("meta"), stride)
 
-    on_cpu, elsewhere = convolved
-    assert on_cpu.is_contiguous() == is_copied
-    assert (on_cpu.data_ptr() != heads.data_ptr()) == is_copied
-    assert elsewhere.is_contiguous(memory_format=torch.channels_last_3d)
+    (grid,) = convolved
+    assert grid.is_contiguous() == is_copied
+    assert (grid.data_ptr() != heads.data_ptr()) == is_copied
