@@ -119,7 +119,7 @@ class Checkpointed(nn.Module):
 
 
 def differences(models: Mapping[str, nn.Module], cases: Mapping[str, Case]) -> dict[str, float]:
-    """How far the logits of each are from torchvision's in float32, for one clip, in evaluation.
+    """Return the distance of each contender's logits from torchvision's in float32, for one clip.
 
     Args:
         models: by name, in evaluation, "torchvision" among them.

@@ -51,7 +51,7 @@ CACHE = Path(tempfile.gettempdir()) / "slowfast_mvit_benchmark"
 
 @dataclass(frozen=True)
 class Case:
-    """What to read.
+    """A case of reading.
 
     Attributes:
         kind: of the files: "kinetics" or "prepared".
@@ -138,7 +138,7 @@ def ways_to_read(case: Case, files: Sequence[Path]) -> dict[str, Way[Wanted]]:
 
 @functools.lru_cache
 def has_torchcodec() -> bool:
-    """Whether torchcodec can be loaded; it needs FFmpeg's libraries, too."""
+    """Return whether torchcodec can be loaded; it needs FFmpeg's libraries, too."""
     try:
         importlib.import_module("torchcodec.decoders")
     except (ImportError, OSError, RuntimeError) as error:

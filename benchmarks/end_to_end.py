@@ -87,7 +87,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Ready:
-    """What a bare step needs.
+    """The objects of a bare step.
 
     Attributes:
         model: in training mode.

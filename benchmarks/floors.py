@@ -54,7 +54,7 @@ def _times(path: Path) -> tuple[list[int], list[int], float]:
 
 
 def has_program() -> bool:
-    """Whether the ffmpeg program is installed."""
+    """Return whether the ffmpeg program is installed."""
     return shutil.which("ffmpeg") is not None
 
 

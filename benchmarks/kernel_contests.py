@@ -1,4 +1,4 @@
-"""What ``kernels.py`` measures: kernels and their twins on one block, three ways of attention."""
+"""Contests for ``kernels.py``: kernels and their twins on one block, three ways of attention."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def pool_one_by_one(block: Block, qkv: Tensor, parameters: Sequence[Tensor]) -> 
 
 
 def folding(block: Block) -> dict[str, Contest]:
-    """What comes before and after the attention kernel."""
+    """Return what comes before and after the attention kernel."""
     heads, width = block.spec.num_heads, block.head_dim
     q = block.tokens(block.q_thw, heads, width)
     lengths = [2 * max(sizes) - 1 for sizes in zip(block.q_thw, block.k_thw, strict=True)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each Triton kernel gains over its twin in PyTorch's own operations, and over the floor.
+"""Speed of each Triton kernel against its twin in PyTorch's own operations and its lower bound.
 
 For some blocks of a published model, at random tokens: pooling, folding and unfolding, forward and
 backward, each beside its twin; and attention as a whole, forward and backward together, beside the

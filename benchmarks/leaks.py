@@ -56,7 +56,7 @@ def write_files(folder: Path) -> tuple[Path, Path]:
 
 
 def measure(reader: str, files: tuple[Path, Path], num_opens: int, collect: bool) -> dict[str, Any]:
-    """What the process holds after each tenth of the openings, and how much that grew."""
+    """Return what the process holds after each tenth of the openings, and how much that grew."""
     if not collect:
         gc.disable()
     states: list[dict[str, float]] = []

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast the model is: against torchvision's, and against the least that it could take.
+"""Speed of the model against torchvision's and against a theoretical lower bound.
 
 Ours, the same with every attention score written out (``plain``) and torchvision's ``mvit_v2_s``
 get the same weights and clips, must give the same logits, and take turns in one process: a forward
@@ -271,7 +271,7 @@ def ratios(speed: Mapping[str, Any], memory: Mapping[str, Any]) -> dict[str, flo
 
 
 def what_it_runs_on(device: torch.device) -> dict[str, Any]:
-    """What ``record.machine`` does not say."""
+    """Return what ``record.machine`` does not say."""
     if device.type == "cuda":
         return {"gpu": torch.cuda.get_device_name(device), "triton": version_of("triton")}
     return {"cpu_instructions": torch.backends.cpu.get_cpu_capability()}

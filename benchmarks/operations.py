@@ -96,7 +96,7 @@ class Step:
 
 
 def need(size: str, mode: str, precision: str, *, input_size: THW, batch: int = 1) -> Need:
-    """What a model needs for a batch.
+    """Return what a model needs for a batch.
 
     Args:
         size: a key of ``MODELS``.
@@ -174,7 +174,7 @@ def specs_of(size: str, input_size: THW) -> list[BlockSpec]:
 
 
 def steps_of(size: str, input_size: THW) -> list[Step]:
-    """What each block moves, and the patches before them; one clip, with a class token."""
+    """Return what each block moves, and the patches before them; one clip, with a class token."""
     specs = specs_of(size, input_size)
     grid = _grid(input_size)
     steps = [Step(0, _tokens(grid) * specs[0].dim, has_gradient=False)]  # pixels are counted apart

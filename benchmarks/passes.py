@@ -23,7 +23,7 @@ CHECKPOINTING: dict[str, bool | str] = {"none": False, "blocks": True, "selectiv
 
 @dataclass(frozen=True)
 class Case:
-    """What is run.
+    """A case to run.
 
     Attributes:
         size: a key of ``operations.MODELS``.

@@ -1,4 +1,4 @@
-"""What PySlowFast does for a training item and for a test view, on a current stack.
+"""PySlowFast's method for a training item and for a test view, on a current stack.
 
 Written from its documented behaviour, not from its code, with its decoder's fault (a sum of a list
 and a number) repaired, without which it reads nothing:

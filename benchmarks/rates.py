@@ -1,4 +1,4 @@
-"""How fast a device multiplies matrices and copies memory: the machine's side of a lower bound."""
+"""Rates at which a device multiplies matrices and copies memory, for the lower bounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def best_seconds(statement: str, device: torch.device, **names: Any) -> float:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; without, products are emulated."""
+    """Return whether the device has instructions for bfloat16; without, products are emulated."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

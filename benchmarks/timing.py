@@ -30,7 +30,7 @@ Way = Callable[[Item], float]
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long something took: of this process's CPU time on all threads, and by the clock."""
+    """A duration: CPU time of this process on all threads, and wall-clock time."""
 
     cpu: float
     clock: float
@@ -45,7 +45,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How many rounds: as many as fit into ``budget_s`` by the clock, but within these bounds."""
+    """Return the number of rounds that fit into ``budget_s`` by the clock, within these bounds."""
 
     budget_s: float
     least: int
@@ -110,7 +110,7 @@ def cpu_ms_per_item(
 def seconds_per_round(
     works: Mapping[str, Callable[[], object]], rounds: Rounds, device: torch.device
 ) -> dict[str, list[Seconds]]:
-    """How long each work took in each round, until the device had finished it."""
+    """Return how long each work took in each round, until the device had finished it."""
 
     def timed(work: Callable[[], object]) -> Callable[[None], Seconds]:
         def run(_: None) -> Seconds:

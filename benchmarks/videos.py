@@ -161,7 +161,7 @@ class Scene:
         self.grain_at = rng.integers(0, min(height, width), size=(1024, 2))
 
     def picture(self, time: int) -> np.ndarray:
-        """What is seen ``time`` frames after the scene began: (H, W, 3) uint8."""
+        """Return what is seen ``time`` frames after the scene began: (H, W, 3) uint8."""
         x, y, angle, zoom = self.camera_start + self.camera[time]
         matrix = _similarity(float(x), float(y), float(angle), 1.1 * math.exp(float(zoom)))
         image = _sample(self.ground, matrix, self.height, self.width)

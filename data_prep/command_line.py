@@ -1,4 +1,4 @@
-"""What the scripts that work on many files have in common: options, running, how they end."""
+"""The command line of the scripts that work on many files: options, running, exit statuses."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _UNKNOWN_RATE = Fraction(25)  # as ffmpeg assumes
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos are written.
+    """Encoder settings.
 
     Attributes:
         short_side_px: what the short side becomes, even; not read where ``size_px`` is given.
@@ -137,7 +137,7 @@ def _options(encoding: Encoding) -> dict[str, str]:
 
 
 def _copy_colours(frame: av.VideoFrame, codec: av.VideoCodecContext) -> None:
-    """Which reds and greens the numbers mean: readers need it for RGB."""
+    """Return which reds and greens the numbers mean: readers need it for RGB."""
     codec.color_range = frame.color_range
     codec.colorspace = frame.colorspace
     codec.color_primaries = frame.color_primaries
@@ -186,7 +186,7 @@ def _steps_upright(orientation: Orientation) -> list[tuple[str, str]]:
 
 
 def _as_arguments(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> str:
-    """What comes in, with the meaning of its colours, which PyAV's ``add_buffer`` leaves out."""
+    """The filter's source, with the colour properties that PyAV's ``add_buffer`` leaves out."""
     fields = {
         "video_size": f"{frame.width}x{frame.height}",
         "pix_fmt": frame.format.name,
@@ -240,7 +240,7 @@ class Times:
         return number if self._pts is None else self._pts[number]
 
     def duration_of(self, frame: av.VideoFrame) -> int:
-        """How long a decoded frame is shown, in units of ``time_base``; 0 if nobody knows."""
+        """Return the duration of a decoded frame, in units of ``time_base``; 0 if unknown."""
         return 1 if self._pts is None else frame.duration or 0
 
 

@@ -236,7 +236,7 @@ def _new_pool(module: str, num_workers: int) -> ProcessPool:
 
 
 def _outcome(future: Future[Record], timeout_s: float) -> Record:
-    """What the work returned, or a record of the end of its process.
+    """Return what the work returned, or a record of the end of its process.
 
     Raises:
         UserError: nothing can be written any more.

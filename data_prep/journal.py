@@ -1,4 +1,4 @@
-"""What a job over many files has done so far: one line of JSON a file, safe against any end.
+"""The journal of a job over many files: one line of JSON a file, safe against any end.
 
     records.shard-0-of-2.jsonl   {"job": "check_videos", "settings": {...}, "shard": "0/2", ...}
                                  {"path": "a.mp4", "status": "ok", ...}
@@ -33,7 +33,7 @@ _RECORD_KEYS = {"path", "status"}
 
 
 class Work(NamedTuple):
-    """What is to be done, as the first line of a journal says it.
+    """The work of a job, as in the first line of its journal.
 
     Attributes:
         job: the script.

@@ -55,7 +55,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Version:
-    """What is publicly known of one release.
+    """Public facts about one release.
 
     Attributes:
         num_classes: None for any number.

@@ -107,7 +107,7 @@ def _problems_of_parts(
 
 
 def _problems_of_records(names: Sequence[str], work: Work) -> list[str]:
-    """What is wrong with the sorted names of all records together."""
+    """Return what is wrong with the sorted names of all records together."""
     doubled = sorted({a for a, b in itertools.pairwise(names) if a == b})
     problems = [f"{name!r} has two records" for name in doubled]
     if not doubled and (len(names), digest_of(names)) != (work.num_inputs, work.inputs_digest):

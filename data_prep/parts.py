@@ -62,7 +62,7 @@ class Shard:
         return cls(int(task), int(count))
 
     def takes(self, name: str) -> bool:
-        """Whether the file of this name belongs to this part."""
+        """Return whether the file of this name belongs to this part."""
         return zlib.crc32(encoded(name)) % self.count == self.index
 
     def __str__(self) -> str:

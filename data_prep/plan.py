@@ -69,7 +69,7 @@ class Listed(NamedTuple):
 
 @dataclass
 class Plan:
-    """What goes into the lists and what does not.
+    """The videos of each list, and those in none.
 
     Attributes:
         name: the data set, for people.
@@ -127,7 +127,7 @@ def list_tree(root: Path, *, images: bool = False) -> tuple[list[str], Passed]:
 
 
 def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
-    """Why a file cannot be listed (reason and detail), and its size, None for a folder."""
+    """Return why a file cannot be listed (reason and detail), and its size, None for a folder."""
     try:
         status = os.stat(file)
     except OSError:  # also a link in a circle
@@ -257,7 +257,7 @@ def validation_note(rows: Iterable[Row]) -> list[str]:
 
 
 def packed_note(packed: Sequence[str], unpack: str) -> list[str]:
-    """How to unpack the archives that are still packed, as a note; none where there are none."""
+    """Notes with the commands that unpack the archives that are still packed."""
     if not packed:
         return []
     many = "1 archive is" if len(packed) == 1 else f"{len(packed)} archives are"
@@ -267,7 +267,7 @@ def packed_note(packed: Sequence[str], unpack: str) -> list[str]:
 def row_notes(
     counted: Mapping[str, int], public: Mapping[str, int], what: str = "rows"
 ) -> list[str]:
-    """Where the annotation files are not those of the public release, by their rows."""
+    """Return where the annotation files are not those of the public release, by their rows."""
     return [
         f"the {split} annotations have {counted[split]:,} {what}, the public ones {rows:,}"
         for split, rows in public.items()

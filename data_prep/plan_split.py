@@ -1,4 +1,4 @@
-"""Which videos are held out for validation and testing.
+"""The split into videos for training, validation and testing.
 
 A video's side follows from its name alone, through a hash: videos that are added later move none
 of the others, and the same folder is split alike on every machine.
@@ -85,7 +85,7 @@ def _check_fractions(val: float, test: float, given: set[str]) -> None:
 
 
 def _sources(rows: Sequence[Row], group_by: str | None) -> dict[str, str]:
-    """What a video is divided by: its source, or its name without suffix."""
+    """Return what a video is divided by: its source, or its name without suffix."""
     if group_by is None:
         return {row.video: os.path.splitext(row.video)[0] for row in rows}
     try:

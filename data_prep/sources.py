@@ -1,4 +1,4 @@
-"""Which videos a script is to work on: a folder, lists, or paths that another program writes."""
+"""The input videos of a script: a folder, lists, or paths that another program writes."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def inputs_below(
 
 
 def _problems_of_lists(lists: Sequence[Path], to: Path) -> list[str]:
-    """Why lists cannot be written again into one folder."""
+    """Return why lists cannot be written again into one folder."""
     problems = []
     first: dict[str, Path] = {}
     classes: dict[bytes, Path] = {}

@@ -152,7 +152,7 @@ class StrictVideo:
             yield frame
 
     def contents(self) -> Record:
-        """What the header says and what was seen, as fields; the size as shown, upright."""
+        """Return what the header says and what was seen, as fields; the size as shown, upright."""
         codec = self.stream.codec_context
         width, height = next(iter(self._sizes), (codec.width, codec.height))
         if self._is_transposed:
@@ -171,11 +171,11 @@ class StrictVideo:
         }
 
     def is_of_one_size(self) -> bool:
-        """Whether all frames so far are equally large."""
+        """Return whether all frames so far are equally large."""
         return len(self._sizes) < 2
 
     def verdict(self) -> Record:
-        """Whether what was decoded without an error is also complete, and why not."""
+        """Return whether what was decoded without an error is also complete, and why not."""
         expected_s, shown_s = self._header_s(), self._shown_s()
         expected_packets = self._packets_in_header()
         if self.stream.duration is None:  # the header then speaks of the longest stream
@@ -203,7 +203,7 @@ class StrictVideo:
         return {"status": status if reason else "ok", "reason": reason}
 
     def _packets_in_header(self) -> int:
-        """How many packets the header names, where that can be relied on; else 0."""
+        """Return how many packets the header names, where that can be relied on; else 0."""
         return self.stream.frames if self.container.format.name.startswith("mov,mp4") else 0
 
     def _fps(self) -> float:
@@ -216,7 +216,7 @@ class StrictVideo:
         return self.num_frames / self._fps() if self._fps() else 0.0
 
     def _header_s(self) -> float:
-        """How long the header says that the video is; 0 where it does not say."""
+        """Return how long the header says that the video is; 0 where it does not say."""
         if self.stream.duration is not None and self.stream.time_base is not None:
             return float(self.stream.duration * self.stream.time_base)
         return (self.container.duration or 0) / av.time_base

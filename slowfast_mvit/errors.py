@@ -101,10 +101,10 @@ class Stopped(Exception):
 
     Attributes:
         signal_number: of the signal; the exit status of the program is 128 more.
-        is_told: whether the log of the run says so already.
+        is_logged: whether the log of the run says so already.
     """
 
-    is_told = False
+    is_logged = False
 
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name

@@ -67,7 +67,7 @@ class FailedVideo:
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Which frames make a clip.
+    """The frames of a clip.
 
     Attributes:
         num_frames: T.
@@ -112,7 +112,7 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Which views of a video are tested: spoken of as "5 clips x 1 crop".
+    """The views of a video that are tested: spoken of as "5 clips x 1 crop".
 
     Attributes:
         num_clips: clips, spread over the video.
@@ -182,7 +182,7 @@ class Clip:
 
 @dataclass(frozen=True, repr=False)
 class ClipBatch:
-    """What the loader hands over: all views of B videos.
+    """A batch of the loader: all views of B videos.
 
     Attributes:
         pixels: (B, V, 3, T, S, S) uint8 RGB. In testing views that show the same pixels share a

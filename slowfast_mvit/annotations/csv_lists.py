@@ -137,7 +137,7 @@ def _is_whole_number(text: str) -> bool:
 
 
 def _folder_of_paths(file: Path, paths: Strings, path_prefix: str) -> Path:
-    """What relative paths start from: the prefix if given, else the first place that has them."""
+    """Return the folder of relative paths: the prefix if given, else the first that has them."""
     if path_prefix:
         return Path(path_prefix)
     probed = paths[:_PROBED_ENTRIES]

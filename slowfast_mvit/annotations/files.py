@@ -24,7 +24,7 @@ _KEPT_OTHERS = 1000
 
 @dataclass
 class Passed:
-    """What ``walk`` passed over.
+    """The files that ``walk`` passed over.
 
     Attributes:
         unreadable: (folder, reason) of each that cannot be read.
@@ -117,7 +117,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_video(path: str) -> bool:
-    """Whether it is a video by its suffix."""
+    """Return whether it is a video by its suffix."""
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 

@@ -30,7 +30,7 @@ _PATTERN = re.compile(r"(.*)\[([0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)\]([^\
 
 
 def is_frame_list(file: Path) -> bool:
-    """Whether this is a list of frames, by its first line."""
+    """Return whether this is a list of frames, by its first line."""
     with open_text(file, errors="replace") as lines:
         return next(lines, "").startswith(_HEADER)
 

@@ -227,7 +227,7 @@ def id_of(path: str) -> str:
 
 
 def is_replacement(path: str) -> bool:
-    """Whether it is in a folder such as ``replacement/replacement_for_corrupted_k400``."""
+    """Return whether it is in a folder such as ``replacement/replacement_for_corrupted_k400``."""
     return any(folder.startswith("replacement") for folder in path.lower().split("/")[:-1])
 
 
@@ -263,7 +263,7 @@ class ClipFiles:
         return exact
 
     def why_missing(self, clip: str) -> str:
-        """What other file there is of the same id."""
+        """Return what other file there is of the same id."""
         others = sorted(self._files.find(id_of(clip)))
         return f"there is {others[0]}, of the same id" if others else ""
 
@@ -343,6 +343,6 @@ def _names_of_labels(file: Path, source: ListSource) -> tuple[str, ...]:
 
 
 def count_labels(files: Iterable[Path]) -> Counter[str]:
-    """How often each label is given in these annotation files."""
+    """Return how often each label is given in these annotation files."""
     rows = (row for file in files for row in read_rows(file, report_repairs=False))
     return Counter(row.class_name for row in rows if isinstance(row, Row) and row.class_name)

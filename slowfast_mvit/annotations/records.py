@@ -72,7 +72,7 @@ class Annotated:
 
 @dataclass(frozen=True)
 class ListSource:
-    """Where the annotations of a split are, and how they are read.
+    """The source of the annotations of a split.
 
     Attributes:
         folder: ``DATA.PATH_TO_DATA_DIR``.
@@ -95,7 +95,7 @@ class ListSource:
 
     @property
     def must_be_unique(self) -> bool:
-        """Whether a video may be listed only once: scores are kept by video, training is not."""
+        """A video may be listed only once: scores are kept by video, training is not."""
         return self.split != "train"
 
 
@@ -147,7 +147,7 @@ def check_folder(folder: Path) -> None:
 
 
 def path_problem(path: str) -> str | None:
-    """What makes a path of a list unusable, or None: lists may name local files only."""
+    """Return what makes a path of a list unusable, or None: lists may name local files only."""
     if not path:
         return "the path is empty"
     if "\0" in path or "\n" in path or "\r" in path:
@@ -160,7 +160,7 @@ def path_problem(path: str) -> str | None:
 
 
 def label_problem(label: int, num_classes: int | None) -> str | None:
-    """What is wrong with a class index, or None; it must be 0 to ``num_classes`` - 1."""
+    """Return what is wrong with a class index, or None; it must be 0 to ``num_classes`` - 1."""
     if num_classes is not None and not 0 <= label < num_classes:
         return (
             f"label {label} is outside 0 to {num_classes - 1} (MODEL.NUM_CLASSES is {num_classes})"

@@ -163,7 +163,7 @@ def read_ssv2(source: ListSource) -> Annotated:
 
 
 def _is_test(split_file: Path) -> bool:
-    """Whether the entries of a split file give no classes: these are in the answers."""
+    """Return whether the entries of a split file give no classes: these are in the answers."""
     return split_file.stem.rpartition("-")[2] == "test"
 
 

@@ -167,7 +167,7 @@ def _raise_not_utf8(file: Path) -> None:
 
 
 def nearest_path(path: Path) -> str:
-    """What exists instead of ``path``: the nearest name, or the first few."""
+    """Return what exists instead of ``path``: the nearest name, or the first few."""
     if path.is_dir():
         return " It is a folder"
     if path.is_symlink():

@@ -45,7 +45,7 @@ def _dataset_name(config: Config, split: str) -> str:
 
 
 def clip_spec(config: Config, dataset: str) -> ClipSpec:
-    """Which frames make a clip of this data set."""
+    """Return which frames make a clip of this data set."""
     return ClipSpec(
         num_frames=config.data.num_frames,
         sampling_rate=config.data.sampling_rate,

@@ -95,7 +95,7 @@ def _absolute_positions(used: bool, separate: bool) -> str | None:
 
 
 def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """How pixels are made for this model: plain values, kept in every checkpoint."""
+    """Return how pixels are made for this model: plain values, kept in every checkpoint."""
     mean, std = channel_statistics(config)
     clip = clip_spec(config, config.test.dataset)
     plan = view_plan(config, num_clips=1, num_crops=1)

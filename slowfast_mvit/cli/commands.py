@@ -238,7 +238,7 @@ def _finetune(arguments: argparse.Namespace) -> int | None:
 
 
 def _configs(arguments: argparse.Namespace) -> list[Config]:
-    """What the words of a command load, all of it.
+    """Return what the words of a command load, all of it.
 
     All files are read before the first run starts: a typo in the last must not show up tomorrow.
     """

@@ -1,4 +1,4 @@
-"""How every command ends: one message and an exit status, however many ranks there are."""
+"""Exit statuses: a command ends with one message and a status, for any number of ranks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def guarded(run: Callable[[], int | None]) -> int:
     try:
         return run() or 0
     except Stopped as stop:
-        if not stop.is_told:
+        if not stop.is_logged:
             _say_once(str(stop))
         return 128 + stop.signal_number
     except UserError as error:

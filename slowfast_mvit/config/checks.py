@@ -1,4 +1,4 @@
-"""What must hold between keys, once each of them is right by itself.
+"""Checks between keys, once each of them is right by itself.
 
 Each check yields the keys at fault, the one to point at first, and what is wrong.
 """

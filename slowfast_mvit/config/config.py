@@ -26,7 +26,7 @@ class Config(Settings):
     set_keys: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def is_set(self, key: str) -> bool:
-        """Whether a file or an override gave ``key``, such as "MVIT.DEPTH", a value.
+        """Return whether a file or an override gave ``key``, such as "MVIT.DEPTH", a value.
 
         Raises:
             KeyError: when there is no such key.

@@ -1,4 +1,4 @@
-"""Where the shipped config files are, and how to find one by its name."""
+"""The shipped config files, found by name."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from slowfast_mvit.config.coerce import literal
 
 @dataclass(frozen=True)
 class Unread:
-    """Why a key is not read.
+    """The reason why a key is not read.
 
     Attributes:
         reason: the rest of the sentence that begins with the key.

@@ -22,7 +22,7 @@ SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was said: a file and a line, or the command line."""
+    """The source of a value: a file and a line, or the command line."""
 
     source: str
     line: int | None = None
@@ -53,7 +53,7 @@ class Given:
 
 @dataclass
 class Findings:
-    """What is to be told the user about a config, collected until all of it is known."""
+    """The problems and warnings of a config, collected until all of it is read."""
 
     problems: list[tuple[Place, str]] = field(default_factory=list)
     warnings: list[tuple[Place, str]] = field(default_factory=list)

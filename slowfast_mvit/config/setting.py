@@ -1,4 +1,4 @@
-"""What the schema says about one key: its meaning, what it may hold, and what it decides."""
+"""The schema of one key: its meaning, its values, and its effect on results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long training waits for data: measured where it costs something, and what to do about it."""
+"""The data-stall timer: time that training waits for data, and a hint at what to do about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HINT_PERIOD_S = 1800.0
 SLOW_WINDOWS = 2  # in a row
 
 
-class DataWait:
+class DataStallTimer:
     """A clock that runs while training wants a batch and has none.
 
     On a GPU the host runs ahead of the device, and waits without harm while the device still has
@@ -68,7 +68,7 @@ def _mark() -> torch.cuda.Event:
     return event
 
 
-class DataWaitHint:
+class DataStallHint:
     """Says once in a while what to do when training waits for data; takes records as curves do."""
 
     def __init__(self, *, num_workers: int, num_cores: int, can_fuse: bool) -> None:

@@ -56,7 +56,7 @@ def in_words(failed: FailedVideo) -> str:
 
 
 def in_kinds(failures: Sequence[FailedVideo]) -> str:
-    """How often each kind of reason is among these, the frequent ones by name.
+    """Return how often each kind of reason is among these, the frequent ones by name.
 
     Reasons are of one kind where they differ by the path and by numbers only.
     """
@@ -114,12 +114,12 @@ class FailureLimit:
             raise
 
     def counts_of_rank(self) -> dict[str, float]:
-        """What this rank noted in this epoch, to be summed over the ranks."""
+        """Return what this rank noted in this epoch, to be summed over the ranks."""
         return dict(self._of_rank)
 
     @property
     def counts(self) -> dict[str, int]:
-        """What all ranks noted, up to the last ``add_totals``."""
+        """Return what all ranks noted, up to the last ``add_totals``."""
         return {"num_tried": self.num_tried, "num_failed": len(self.failed)}
 
     def add_totals(self, counts: Mapping[str, float]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slowfast_mvit.engine.data_stall import DataWait
+from slowfast_mvit.engine.data_stall import DataStallTimer
 from slowfast_mvit.engine.rank_sums import Step, Sums, Totals, Unread, UnreadStep, Window
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.optim.objectives import Outcome, one_label_each
@@ -32,7 +32,7 @@ NUM_RANKS_NAMED = 4  # in the message of a run that diverged
 
 
 def num_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """How many labels are among the k largest logits (among all, with fewer classes), () int64."""
+    """Count the labels among the k largest logits (among all, with fewer classes), () int64."""
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (best == labels[:, None]).sum()
 
@@ -67,16 +67,16 @@ class EpochMeter:
         self.sums = Sums()
         self.gpu_bytes = 0.0
         self._start_step()
-        self.data_wait = DataWait(device)
+        self.data_stall = DataStallTimer(device)
         self.window_start_s = time.monotonic()
 
     def batch_wanted(self) -> None:
         """Start the clock that measures how long training waits for data."""
-        self.data_wait.wanted()
+        self.data_stall.wanted()
 
     def batch_arrived(self) -> None:
         """Stop that clock."""
-        self.data_wait.arrived()
+        self.data_stall.arrived()
 
     def add(self, outcome: Outcome, video_ids: Sequence[str]) -> None:
         """Take in a micro-batch of the step under way, without waiting for the device."""
@@ -104,9 +104,9 @@ class EpochMeter:
         self._start_step()
 
     def take_unread(self) -> Unread:
-        """What this rank measured since the last call; waits until the device is done."""
+        """Return what this rank measured since the last call; waits until the device is done."""
         steps, self.unread = self.unread, []
-        return Unread(steps, self.data_wait.take(), gpu_bytes(self.device), self.device)
+        return Unread(steps, self.data_stall.take(), gpu_bytes(self.device), self.device)
 
     def add_totals(self, totals: Totals) -> None:
         """Count in what ``take_unread`` came to over all ranks; every rank calls it.

@@ -67,7 +67,7 @@ class UnreadStep:
 
 @dataclass
 class Unread:
-    """What this rank measured since the last sum over the ranks.
+    """The measurements of this rank since the last sum over the ranks.
 
     Attributes:
         steps: their values are still on the device.
@@ -97,7 +97,7 @@ class Step:
 
 @dataclass
 class Sums:
-    """What adds up over an epoch.
+    """The sums of an epoch.
 
     Attributes:
         num_skipped: steps that a float16 loss scaler left out.
@@ -143,7 +143,7 @@ class Window:
 
 @dataclass
 class Totals:
-    """What all ranks measured since the last sum.
+    """The measurements of all ranks since the last sum.
 
     Attributes:
         steps: those of this rank.

@@ -47,7 +47,7 @@ IN_BAR = ("loss", "lr", "top1_err")
 
 @dataclass(frozen=True)
 class Reporter:
-    """Where the records of a run go.
+    """The destinations of a run's records.
 
     Attributes:
         stats: ``json_stats.log``.

@@ -34,7 +34,7 @@ DECIDES_DRAWS = {
 
 @dataclass(frozen=True)
 class RunState:
-    """What training changes, and so what a checkpoint holds.
+    """The objects that training changes, and so the content of a checkpoint.
 
     Attributes:
         model: with PySlowFast's names.

@@ -1,4 +1,4 @@
-"""What the loops are told: plain numbers, and the shape of what they are given."""
+"""Settings of the loops, and the protocols of what they are given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Objective = Callable[[nn.Module, ClipBatch, np.random.Generator], Outcome]
 
 
 class BatchSource(Protocol):
-    """What the loops need of ``data.loader.Loader``."""
+    """The part of ``data.loading.loader.Loader`` that the loops need."""
 
     @property
     def num_videos(self) -> int:
@@ -65,11 +65,11 @@ class TrainSettings:
     max_failed_fraction: float = 0.01
 
     def is_due(self, epoch: int, period: int) -> bool:
-        """Whether something done every ``period`` epochs is done after the 0-based ``epoch``."""
+        """Return whether the 0-based ``epoch`` ends a ``period`` of epochs, or the run."""
         return (epoch + 1) % period == 0 or epoch + 1 == self.max_epoch
 
     def saves_at(self, position: Position, num_steps: int) -> bool:
-        """Whether a checkpoint inside the epoch is due; not where that of the epoch follows."""
+        """Return whether a checkpoint inside the epoch is due, unless that of the epoch follows."""
         epoch, step = position
         if not self.checkpoint_steps or (epoch * num_steps + step) % self.checkpoint_steps:
             return False

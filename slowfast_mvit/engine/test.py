@@ -204,7 +204,7 @@ def validate(
     epoch: int | None = None,
     should_stop: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """How wrong the model is on the centre view of each video, in float32.
+    """Return how wrong the model is on the centre view of each video, in float32.
 
     With several ranks each measures its part of the list, and one exchange at the end gives all of
     them the same numbers: bit for bit those of a single process, as losses are added up in the

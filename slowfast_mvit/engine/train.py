@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """What the loop works with; every rank has one.
+    """The objects that the loop works with; every rank has one.
 
     Attributes:
         state: model, optimizer and what else changes, on ``device``.

@@ -49,12 +49,12 @@ class Validations:
         )
 
     def are_due(self, epoch: int) -> bool:
-        """Whether there is a validation after the 0-based ``epoch``."""
+        """Return whether there is a validation after the 0-based ``epoch``."""
         is_due = self._settings.is_due(epoch, self._settings.eval_period)
         return is_due and self._validate is not None
 
     def were_cut_off(self, epoch: int) -> bool:
-        """Whether this run trained the 0-based ``epoch`` and did not validate it to the end."""
+        """Return whether this run trained the 0-based ``epoch`` and did not validate all of it."""
         if not self.are_due(epoch):
             return False
         validated = [done_of(record, "epoch") for record in self._records]
@@ -87,7 +87,7 @@ class Validations:
         self._records.append(record)
 
     def have_stalled(self) -> bool:
-        """Whether the last ``early_stopping`` validations were no better than one before them."""
+        """Return whether the last ``early_stopping`` validations are no better than one before."""
         errors, patience = self._errors("top1_err"), self._settings.early_stopping
         if not patience or not errors:
             return False

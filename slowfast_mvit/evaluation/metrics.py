@@ -1,4 +1,4 @@
-"""What a test is judged by. Rates are in percent; N videos, K classes.
+"""Metrics of a test. Rates are in percent; N videos, K classes.
 
 Where two classes have the same probability, the one with the lower index counts as the better:
 what ``numpy.argsort(-probs, kind="stable")`` gives.

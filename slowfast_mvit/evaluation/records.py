@@ -102,7 +102,7 @@ def finished_videos(folder: Path, views: np.ndarray) -> set[str]:
 
 
 def join_records(folders: Sequence[Path], views: np.ndarray) -> dict[str, Outcome]:
-    """What became of each video that has a record; scores count more than a failure.
+    """Return what became of each video that has a record; scores count more than a failure.
 
     Args:
         folders: of one or several jobs.
@@ -159,7 +159,7 @@ def _record_files(folders: Sequence[Path]) -> list[Path]:
 
 
 def _outcome(line: bytes, views: np.ndarray) -> Outcome:
-    """What a line says; raises whatever comes of one that is damaged."""
+    """Return what a line says; raises whatever comes of one that is damaged."""
     record = json.loads(line)
     if record.pop("crc32") != _checksum(record):
         raise ValueError("wrong checksum")

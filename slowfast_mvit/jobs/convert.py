@@ -59,7 +59,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written.
+    """The result of a conversion.
 
     Attributes:
         kind: "torch", "safetensors" or "folder".

@@ -18,7 +18,7 @@ from slowfast_mvit.weights import load_weights
 logger = logging.getLogger(__name__)
 
 
-def load_test_weights(config: Config, output_dir: Path, model: MViT) -> str:
+def load_evaluated_checkpoint(config: Config, output_dir: Path, model: MViT) -> str:
     """Fill the model; returns in words with what.
 
     Raises:

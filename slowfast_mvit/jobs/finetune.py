@@ -26,7 +26,7 @@ from slowfast_mvit.jobs.pretrained_weights import model_of
 from slowfast_mvit.jobs.report import REPORT_FILE, RESULTS_FILE
 from slowfast_mvit.jobs.test import test_job
 from slowfast_mvit.jobs.train import train_job
-from slowfast_mvit.jobs.user_data import OwnVideos, survey
+from slowfast_mvit.jobs.user_data import UserData, read_user_data
 from slowfast_mvit.runtime.checkpoint import OUR_KEY
 from slowfast_mvit.runtime.checkpoint_files import best_path, checkpoint_path, newest_first
 from slowfast_mvit.runtime.distributed import is_main
@@ -75,7 +75,8 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
             of range.
     """
     videos, source = _both(
-        lambda: survey(arguments.data), lambda: model_of(arguments.weights, arguments.variant)
+        lambda: read_user_data(arguments.data),
+        lambda: model_of(arguments.weights, arguments.variant),
     )
     recipe = load_config(RECIPE)
     words = {
@@ -114,8 +115,8 @@ def finetune_job(config: Config) -> None:
 
 
 def _both(
-    look_at_videos: Callable[[], OwnVideos], look_at_weights: Callable[[], Config]
-) -> tuple[OwnVideos, Config]:
+    look_at_videos: Callable[[], UserData], look_at_weights: Callable[[], Config]
+) -> tuple[UserData, Config]:
     """Both answers, or both problems."""
     problems: list[UserError] = []
     videos = source = None
@@ -158,7 +159,7 @@ def _layer_decay(recipe: Config, source: Config) -> float:
 # What the videos tell
 
 
-def _words_of_videos(videos: OwnVideos) -> Words:
+def _words_of_videos(videos: UserData) -> Words:
     sided = [name for name in videos.class_names if _SIDES & set(folded(name).split())]
     if sided:
         logger.info(
@@ -175,7 +176,7 @@ def _words_of_videos(videos: OwnVideos) -> Words:
 
 
 def _words_of_training(
-    recipe: Config, videos: OwnVideos, *, epochs: int | None, batch: int | None
+    recipe: Config, videos: UserData, *, epochs: int | None, batch: int | None
 ) -> Words:
     """Epochs and batch, and what goes with them in proportion."""
     for flag, number in (("--epochs", epochs), ("--batch-size", batch)):
@@ -196,7 +197,7 @@ def _words_of_training(
 
 
 def _words_of_probe(words: Words) -> Words:
-    """What a linear probe changes: fixed features, so no noise in them, and a faster classifier."""
+    """The keys of a linear probe: fixed features, so no noise in them, and a faster classifier."""
     return {
         "TRAIN.FREEZE": [_EVERYTHING_BUT_HEAD],
         "SOLVER.BASE_LR": PROBE_RATE * words["SOLVER.BASE_LR"],
@@ -259,7 +260,7 @@ def _tell(config: Config) -> None:
 
 
 def _tested_weights(config: Config, folder: str) -> str:
-    """What ``predict --weights`` needs to give the answers that were tested."""
+    """Return what ``predict --weights`` needs to give the answers that were tested."""
     if config.test.weights == "best":
         return str(best_path(folder))
     # A run that stopped early has no checkpoint of the last epoch.

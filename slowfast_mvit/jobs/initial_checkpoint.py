@@ -45,8 +45,8 @@ def require_epochs_left(config: Config, last_epoch: int) -> None:
 
 
 @contextlib.contextmanager
-def explained_start(config: Config, resume_from: Path | None) -> Iterator[None]:
-    """Where a run cannot resume from the initial checkpoint, explain how to start a new one.
+def explained_resume(config: Config, resume_from: Path | None) -> Iterator[None]:
+    """Return where a run cannot resume from the initial checkpoint, explain how to start a new one.
 
     Args:
         config: names the file.

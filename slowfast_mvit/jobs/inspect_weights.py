@@ -77,7 +77,7 @@ def inspect(path: str) -> dict[str, Any]:
 
 
 def _lines(content: Mapping[str, Any]) -> dict[str, str]:
-    """What is printed, one line each."""
+    """Return what is printed, one line each."""
     model, inside = content["model"], content["inside"]
     heads = model["num_heads"] and f", {model['num_heads'][0]} to {model['num_heads'][1]} heads"
     first, last = model["widths"]

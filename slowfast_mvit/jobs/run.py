@@ -107,7 +107,7 @@ def started(config: Config, *, is_last_job: bool = True) -> Iterator[Run]:
                     yield Run(config, output_dir, device)
             except Stopped as stop:
                 logger.info("%s", stop)
-                stop.is_told = True
+                stop.is_logged = True
                 raise
 
 

@@ -39,7 +39,7 @@ from slowfast_mvit.evaluation.run_fingerprint import (
     remove_records,
     run_fingerprint,
 )
-from slowfast_mvit.jobs.evaluated_checkpoint import load_test_weights
+from slowfast_mvit.jobs.evaluated_checkpoint import load_evaluated_checkpoint
 from slowfast_mvit.jobs.report import TestOutput, write_clip_counts, write_results
 from slowfast_mvit.jobs.run import APPEARS_WITHIN_S, Run, started, write_config
 from slowfast_mvit.runtime.distributed import (
@@ -95,7 +95,7 @@ def _test(run: Run, part: Part) -> None:
     videos = builders.build_videos(config, "test")
     torch.manual_seed(config.rng_seed)  # or a test without weights would differ each time
     model = builders.build_model(config)
-    weights = load_test_weights(config, output_dir, model)
+    weights = load_evaluated_checkpoint(config, output_dir, model)
     fingerprint = run_fingerprint(
         config_digest=config.digest(),
         list_digest=videos.digest(),

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.engine.data_stall import DataWaitHint
+from slowfast_mvit.engine.data_stall import DataStallHint
 from slowfast_mvit.engine.reporter import ReportedLoader, Reporter
 from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
@@ -26,7 +26,7 @@ from slowfast_mvit.engine.train import Training, train
 from slowfast_mvit.engine.validation import Validate
 from slowfast_mvit.jobs.initial_checkpoint import (
     LOAD_REPORT,
-    explained_start,
+    explained_resume,
     require_epochs_left,
     write_load_report,
 )
@@ -95,7 +95,7 @@ def _train(run: Run, then_tests: bool) -> None:
 
     with (
         opened_reporter(run, steps_per_epoch=num_steps) as reporter,
-        explained_start(config, resume_from),
+        explained_resume(config, resume_from),
     ):
         optimizer = builders.build_optimizer(config, model)
         scaler = loss_scaler(run.device, settings.precision)
@@ -120,7 +120,7 @@ def _train(run: Run, then_tests: bool) -> None:
 def _validation(
     run: Run, videos: VideoList, loss: Loss, evaluated: Callable[[], nn.Module]
 ) -> Validate:
-    """What the loop calls to validate; ``evaluated`` gives the model."""
+    """Return what the loop calls to validate; ``evaluated`` gives the model."""
     config, loader = run.config, builders.build_val_loader(run.config, videos)
 
     def validate_epoch(epoch: int, should_stop: Callable[[], None]) -> Mapping[str, float]:
@@ -263,8 +263,8 @@ def opened_reporter(run: Run, *, steps_per_epoch: int) -> Iterator[Reporter]:
         yield Reporter(StatsLog(output_dir), writers)
 
 
-def _hint(config: Config) -> DataWaitHint:
-    return DataWaitHint(
+def _hint(config: Config) -> DataStallHint:
+    return DataStallHint(
         num_workers=config.data_loader.num_workers * local_world_size(),
         num_cores=len(os.sched_getaffinity(0)),
         can_fuse=config.aug.enable and config.aug.aa_method != "fused",

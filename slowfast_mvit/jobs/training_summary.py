@@ -75,7 +75,7 @@ def log_plan(run: Run, *, num_steps: int, num_train: int, num_val: int) -> None:
 
 
 def describe_processes(config: Config, device: torch.device) -> str:
-    """How many processes compute what, and how they hold the model."""
+    """Return how many processes compute what, and how they hold the model."""
     if world_size() == 1:
         return f"one process, on {device} in {config.train.precision}"
     strategy = {"ddp": "each with the whole model", "fsdp": "each with a part of the weights"}

@@ -24,8 +24,8 @@ _SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
-class OwnVideos:
-    """What a folder of somebody's own videos holds.
+class UserData:
+    """The content of a folder of user videos.
 
     Attributes:
         dataset: row of the catalog that reads it.
@@ -40,7 +40,7 @@ class OwnVideos:
     num_val: int
 
 
-def survey(folder: str) -> OwnVideos:
+def read_user_data(folder: str) -> UserData:
     """Read the lists of a folder and look whether a classifier can be trained on them.
 
     Args:
@@ -65,7 +65,7 @@ def survey(folder: str) -> OwnVideos:
         raise ListError(in_one_message(folder, [*problems[:_SHOWN_PROBLEMS], *more]))
     for name in _untested(names, in_val.tolist()):
         logger.warning("%s: no video of class %r is held out: it is not tested", folder, name)
-    return OwnVideos(dataset, names, num_train=len(train), num_val=len(held_out))
+    return UserData(dataset, names, num_train=len(train), num_val=len(held_out))
 
 
 @contextlib.contextmanager

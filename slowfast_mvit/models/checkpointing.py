@@ -1,4 +1,4 @@
-"""What training keeps of a block for its backward pass; the rest is computed again there.
+"""Activation checkpointing: what a block keeps for its backward pass and what it recomputes.
 
     activation_checkpointing   kept of each block                    MiB for a clip of S 16x4
                                                                      in float32    in bf16

@@ -125,7 +125,7 @@ class DropPath(nn.Module):
 
     @property
     def is_active(self) -> bool:
-        """Whether anything is dropped now."""
+        """Return whether anything is dropped now."""
         return self.training and self.rate > 0.0
 
     def draw(self, batch_size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:

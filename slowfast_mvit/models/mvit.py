@@ -141,7 +141,7 @@ class MViT(nn.Module):
         return logits
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """What the head classifies by, (B, C')."""
+        """Return what the head classifies by, (B, C')."""
         tokens, thw = self.patch_embed(pixels)
         if self.num_prefix_tokens:
             tokens = with_prefix(self.cls_token.expand(len(tokens), -1, -1), tokens)

@@ -66,12 +66,12 @@ class BlockSpec:
 
     @property
     def widens_in_attention(self) -> bool:
-        """Whether tokens get wider in the attention (MViTv2)."""
+        """Return whether tokens get wider in the attention (MViTv2)."""
         return self.dim_att != self.dim
 
     @property
     def widens_in_mlp(self) -> bool:
-        """Whether tokens get wider in the MLP (MViTv1)."""
+        """Return whether tokens get wider in the MLP (MViTv1)."""
         return self.dim_out != self.dim_att
 
 

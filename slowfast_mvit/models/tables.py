@@ -87,7 +87,7 @@ def one_hot_keys(
 
 
 def _kept(make: Callable[..., Tensor], *lengths: object) -> Tensor:
-    """What ``make`` gives, from memory if it gave it before.
+    """Return what ``make`` gives, from memory if it gave it before.
 
     Two kinds of tensor must not be remembered: those of a graph being traced, which are none
     afterwards, and those of ``torch.inference_mode``, which training could not use.

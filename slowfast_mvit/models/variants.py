@@ -27,7 +27,7 @@ from slowfast_mvit.models.tables import THW
 
 @dataclass(frozen=True)
 class Size:
-    """Where something changes.
+    """The stages of a model: where widths, heads and the grid change.
 
     Attributes:
         stages: blocks in each stage.
@@ -227,7 +227,7 @@ def variant_arguments(
     drop_path: float | None = None,
     head_dropout: float | None = None,
 ) -> dict[str, Any]:
-    """What ``MViT`` takes for a published model; None stands for what was published.
+    """Return what ``MViT`` takes for a published model; None stands for what was published.
 
     Args:
         name: one of ``list_models()``.

@@ -1,1 +1,1 @@
-"""What is optimised and how: parameter groups, learning rates, objectives."""
+"""Optimisation: parameter groups, learning rates, objectives."""

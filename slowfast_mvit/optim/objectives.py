@@ -1,4 +1,4 @@
-"""What training minimises. The training loop calls an objective and knows nothing of the task."""
+"""Objectives: what training minimises. The loop calls one and knows nothing of the task."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "soft_cross_entropy":
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an objective made of one batch.
+    """The outcome of an objective for one batch.
 
     Attributes:
         loss: a number to minimise, with its graph.

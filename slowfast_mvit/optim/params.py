@@ -1,4 +1,4 @@
-"""Which parameters are trained, which share a weight decay and a rate, the optimizer over them."""
+"""Frozen parameters, groups with equal weight decay and rate, and the optimizer over them."""
 
 from __future__ import annotations
 

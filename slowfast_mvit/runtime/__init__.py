@@ -1,1 +1,1 @@
-"""What a run needs around it: devices, checkpoints, logs. Nothing here knows about video."""
+"""Devices, ranks, checkpoints and logs of a run. Nothing here knows about video."""

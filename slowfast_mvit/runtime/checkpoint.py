@@ -55,7 +55,7 @@ REMEMBERED = {
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a checkpoint was written.
+    """The state of training when a checkpoint was written.
 
     Attributes:
         epoch: 0-based number of the last finished epoch.
@@ -304,7 +304,7 @@ def _require_optimizer(
 
 
 def _misfits(state: Mapping[int, Mapping[str, Any]], optimizer: Optimizer) -> list[str]:
-    """What is wrong with the state of the first parameter that does not fit, if any."""
+    """Return what is wrong with the state of the first parameter that does not fit, if any."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     required = REMEMBERED.get(type(optimizer).__name__, set())
     for index, remembered in state.items():

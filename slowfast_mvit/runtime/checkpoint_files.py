@@ -27,25 +27,25 @@ _SHARDED = re.compile(r"epoch_(\d+)_step_(\d+)")
 
 
 class Position(NamedTuple):
-    """How far a run has come: ``step`` steps are done of the 0-based ``epoch``."""
+    """The progress of a run: ``step`` steps are done of the 0-based ``epoch``."""
 
     epoch: int
     step: int = 0
 
 
 def checkpoint_path(output_dir: str | Path, epoch: int) -> Path:
-    """Where the checkpoint after the 0-based ``epoch`` goes."""
+    """Return where the checkpoint after the 0-based ``epoch`` goes."""
     return Path(output_dir) / "checkpoints" / f"checkpoint_epoch_{epoch + 1:05d}.pyth"
 
 
 def mid_epoch_path(output_dir: str | Path, position: Position) -> Path:
-    """Where a checkpoint inside an epoch goes."""
+    """Return where a checkpoint inside an epoch goes."""
     name = f"epoch_{position.epoch + 1:05d}_step_{position.step:08d}.pyth"
     return Path(output_dir) / "mid_epoch" / name
 
 
 def best_path(output_dir: str | Path) -> Path:
-    """Where the weights go that validated best."""
+    """Return where the weights go that validated best."""
     return Path(output_dir) / "checkpoints" / "best.pyth"
 
 
@@ -57,7 +57,7 @@ def newest_first(output_dir: str | Path) -> list[Path]:
 
 
 def position_of(path: str | Path) -> Position:
-    """How far the run had come that wrote this file, by its name."""
+    """Return how far the run had come that wrote this file, by its name."""
     name = Path(path).name
     if match := _NUMBERED.fullmatch(name):
         return Position(int(match[1]))

@@ -1,4 +1,4 @@
-"""Which process this is among those of a run, its device, and the words they exchange.
+"""The rank and device of this process, and the exchange of objects between ranks.
 
 Each function works in a run of one process too, without a process group.
 """
@@ -58,7 +58,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes the run has."""
+    """Return how many processes the run has."""
     return distributed.get_world_size() if _several() else 1
 
 
@@ -68,17 +68,17 @@ def local_rank() -> int:
 
 
 def local_world_size() -> int:
-    """How many processes of the run this node has."""
+    """Return how many processes of the run this node has."""
     return place_of_process().local_world_size if _several() else 1
 
 
 def num_nodes() -> int:
-    """How many nodes the run has."""
+    """Return how many nodes the run has."""
     return world_size() // local_world_size()
 
 
 def is_main() -> bool:
-    """Whether this process writes files and log lines."""
+    """Return whether this process writes files and log lines."""
     return rank() == 0
 
 

@@ -1,4 +1,4 @@
-"""What a launcher (torchrun, Ray, a script) says in the environment about this process.
+"""The variables that a launcher (torchrun, Ray, a script) sets for this process.
 
 Read before torch is imported, so that a process that is told to be one of many knows it at once.
 """
@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 @dataclass(frozen=True)
 class Place:
-    """Where one process stands among those of a run.
+    """The rank of a process.
 
     Attributes:
         rank: its number in the run, from 0.
@@ -44,7 +44,7 @@ class Place:
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher has started this process as one of a run."""
+    """Return whether a launcher has started this process as one of a run."""
     return "RANK" in environment and "WORLD_SIZE" in environment
 
 
@@ -91,7 +91,7 @@ def _contradictions(values: Mapping[str, int]) -> list[str]:
 
 
 def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ranks that are started again would find the addresses of the dead ones.
+    """Return whether ranks that are started again would find the addresses of the dead ones.
 
     Torch's agents of several nodes keep one store for all attempts, unless told not to. Each counts
     the attempts for itself, so that the count cannot tell them apart; on one node it can.
@@ -104,7 +104,7 @@ def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def tells_of_lost_rank(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank is gone, whose own words say why."""
+    """Return whether a collective failed because another rank is gone, whose own words say why."""
     text = str(error)
     # By gloo, when they compute; by the store, when one waits for the other.
     speaks = "gloo/transport" in text or type(error).__name__ == "DistNetworkError"

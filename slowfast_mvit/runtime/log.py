@@ -1,4 +1,4 @@
-"""What a run says: lines on the terminal and in a file, numbers as JSON, progress with an ETA."""
+"""Logs of a run: lines on the terminal and in a file, records as JSON, progress with an ETA."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _stats_line(record: Record) -> str:
 
 
 def _is_before(record: Record, epoch: int, step: int) -> bool:
-    """Whether a record tells of what was done before step ``step`` of the 0-based ``epoch``."""
+    """Return whether a record is of work before step ``step`` of the 0-based ``epoch``."""
     own_epoch, own_step = done_of(record, "epoch"), done_of(record, "iter")
     of_a_step = record.get("_type") == "train_iter_"
     return own_epoch <= epoch or (of_a_step and own_epoch == epoch + 1 and own_step <= step)
@@ -234,7 +234,7 @@ class Progress(Generic[T]):
 
 
 def draws_bars() -> bool:
-    """Whether somebody sees a bar: it is drawn on standard error."""
+    """Return whether somebody sees a bar: it is drawn on standard error."""
     return sys.stderr.isatty()
 
 

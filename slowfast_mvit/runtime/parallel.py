@@ -163,7 +163,7 @@ def gradients_stay_local(module: nn.Module) -> Iterator[None]:
 
 
 def evaluation_model(module: nn.Module, model: nn.Module) -> nn.Module:
-    """What evaluation calls, with as many batches in each process as it happens to have.
+    """Return what evaluation calls, with as many batches in each process as it happens to have.
 
     Args:
         module: from ``parallelise``.

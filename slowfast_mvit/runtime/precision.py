@@ -25,7 +25,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def lacks_instructions(device: torch.device, precision: str) -> bool:
-    """Whether torch has to imitate products of a format of ``PRECISIONS`` on this CPU.
+    """Return whether torch has to imitate products of a format of ``PRECISIONS`` on this CPU.
 
     They then take about a hundred times as long as in float32 (AVX2, torch 2.14), but for those in
     bfloat16 that ``fast.cpu.casting`` multiplies as float32. Of other devices nothing is said.

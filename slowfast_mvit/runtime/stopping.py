@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
-    """Whether this run has been asked to stop. Made by ``stop_requests``."""
+    """The stop requests of this run. Made by ``stop_requests``."""
 
     def __init__(self) -> None:
         self.asked = 0  # the number of the signal that came to this process

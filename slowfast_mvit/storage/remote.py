@@ -87,7 +87,7 @@ def register_path_handlers(names: Iterable[str]) -> None:
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path names a protocol, like ``https://host/file``."""
+    """Return whether a path names a protocol, like ``https://host/file``."""
     return _REMOTE.match(str(path)) is not None
 
 

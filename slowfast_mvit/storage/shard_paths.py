@@ -26,5 +26,5 @@ def split_path(path: Path) -> tuple[Path, str] | None:
 
 
 def leads_to_file(path: Path) -> bool:
-    """Whether a path exists; of one into a shard, whether the shard does."""
+    """Return whether a path exists; of one into a shard, whether the shard does."""
     return os.path.exists(path) or split_path(path) is not None

@@ -1,4 +1,4 @@
-"""What a file is that was taken for weights and is none, told by its first bytes."""
+"""Identify a file that is no weights file by its first bytes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import NamedTuple
 _SEEN = 512  # bytes; the name of a tar archive's kind stands at 257
 
 
-class Mistake(NamedTuple):
-    """What may be found in place of weights.
+class Signature(NamedTuple):
+    """A kind of file that may be found in place of weights.
 
     Attributes:
         is_it: whether a file is one, given its first bytes and its path.
@@ -26,7 +26,7 @@ class Mistake(NamedTuple):
 
 
 def described_mistake(path: Path) -> str | None:
-    """What the file is and what to do, if it is something that is often saved under a wrong name.
+    """Describe a file that is often saved under the name of weights, and what to do.
 
     Returns:
         None where nothing is recognised: it may be a damaged file of weights.
@@ -40,7 +40,7 @@ def described_mistake(path: Path) -> str | None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do, whatever it is called: a length, then JSON."""
+    """Return whether a file begins as safetensors do, with any name: a length, then JSON."""
     with open(path, "rb") as file:
         start = file.read(_SEEN)
     length = int.from_bytes(start[:8], "little")
@@ -82,40 +82,40 @@ _AGAIN = "Copy or download it again"
 _UNPACK = "Unpack it and give the file of weights inside"
 
 _MISTAKES = (
-    Mistake(lambda start, _: not start, "it is empty (0 bytes)", _AGAIN),
-    Mistake(
+    Signature(lambda start, _: not start, "it is empty (0 bytes)", _AGAIN),
+    Signature(
         _is_web_page,
         "it is a web page",
         "The address led to a page about the file, or to an error: download the file itself",
     ),
-    Mistake(
+    Signature(
         _begins(b"version https://git-lfs"),
         "it is a pointer of Git LFS, not the file itself",
         "Run git lfs pull where it was cloned",
     ),
-    Mistake(
+    Signature(
         _is_program,
         "it is a TorchScript program, not weights",
         "Load it with torch.jit.load where you trust it, and save its state_dict() with torch.save",
     ),
-    Mistake(
+    Signature(
         lambda start, path: start.startswith(b"PK") and not zipfile.is_zipfile(path),
         "it is cut off: it begins as PyTorch's files do, and its end is missing",
         _AGAIN,
     ),
-    Mistake(
+    Signature(
         _is_other_archive,
         "it is a zip archive of other files",
         _UNPACK,
     ),
-    Mistake(_begins(b"\x1f\x8b"), "it is a gzip archive (.gz, .tgz)", _UNPACK),
-    Mistake(lambda start, _: start[257:262] == b"ustar", "it is a tar archive", _UNPACK),
-    Mistake(_begins(b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "it is an image", "Give the weights"),
-    Mistake(lambda start, _: start[4:8] == b"ftyp", "it is a video", "Give the weights"),
-    Mistake(
+    Signature(_begins(b"\x1f\x8b"), "it is a gzip archive (.gz, .tgz)", _UNPACK),
+    Signature(lambda start, _: start[257:262] == b"ustar", "it is a tar archive", _UNPACK),
+    Signature(_begins(b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "it is an image", "Give the weights"),
+    Signature(lambda start, _: start[4:8] == b"ftyp", "it is a video", "Give the weights"),
+    Signature(
         _begins(b"\x89HDF"),
         "it is an HDF5 file, as Keras and MATLAB write",
         "Weights of PyTorch are wanted: there is no MViT of those",
     ),
-    Mistake(_is_text, "it is a text", "Give the file of weights; a config goes to --cfg"),
+    Signature(_is_text, "it is a text", "Give the file of weights; a config goes to --cfg"),
 )

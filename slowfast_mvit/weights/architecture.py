@@ -1,4 +1,4 @@
-"""What a state dict alone says about its model, by names and shapes in our spelling.
+"""Architecture of a model from the names and shapes of its state dict, in our names.
 
 Nothing here needs a model: shapes give widths, heads and, through the position tables, the token
 grid that the model was trained on. Strides cannot be seen; where pixels are told, they are those of
@@ -24,7 +24,7 @@ _PATCH_STRIDES = {
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What can be told of a model.
+    """The architecture of a model, as far as its state dict shows it.
 
     Attributes:
         depth: number of blocks.
@@ -54,7 +54,7 @@ class Anatomy:
 
     @property
     def is_video(self) -> bool:
-        """Whether the patch embedding looks at several frames."""
+        """Return whether the patch embedding looks at several frames."""
         return len(self.patch_kernel) == 3 and self.patch_kernel[0] > 1
 
     def input_size(self) -> tuple[int | None, int | None, int | None]:

@@ -32,7 +32,7 @@ CONFIG_IN_FOLDER = "config.json"
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file holds.
+    """The content of a weights file.
 
     Attributes:
         path: the file, or "(a state dict)".

@@ -27,7 +27,7 @@ SAFETENSORS_SUFFIX = ".safetensors"
 
 
 def kind_of_output(path: str | Path) -> str:
-    """What to write, by the end of the name: "torch", "safetensors" or "folder".
+    """Return what to write, by the end of the name: "torch", "safetensors" or "folder".
 
     Raises:
         ConfigError: for another suffix.

@@ -1,7 +1,7 @@
-"""Load weights into a model: first decide what becomes of every parameter, then fill it, or raise.
+"""Load weights into a model: choose an action for every parameter, then fill it, or raise.
 
-    file -> state dict -> our names -> a Fate for each parameter -> LoadReport -> the model
-            files.py      names.py     fates.py, inflate.py         report.py
+    file -> state dict -> our names -> an action for each parameter   -> LoadReport -> the model
+            files.py      names.py     parameter_actions.py, inflate.py  report.py
 
 Nothing is copied before everything is decided, so a file that does not fit leaves the model as it
 was.
@@ -22,10 +22,16 @@ from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights import inflate as sizes
 from slowfast_mvit.weights.files import WeightsFile, read_weights
 from slowfast_mvit.weights.names import strip_wrappers, to_ours, what_differs, why_left_out
-from slowfast_mvit.weights.parameter_actions import HEADS, Fate, Terms, decide, why_of_no_image
+from slowfast_mvit.weights.parameter_actions import (
+    HEADS,
+    LoadContext,
+    Action,
+    decide,
+    why_of_no_image,
+)
 from slowfast_mvit.weights.renamed_state import without_wrappers
 from slowfast_mvit.weights.report import LoadReport
-from slowfast_mvit.weights.trained_grids import told_grid
+from slowfast_mvit.weights.trained_grids import known_grid
 
 log = logging.getLogger(__name__)
 
@@ -79,39 +85,41 @@ def load_weights(
     if from_image and "pos_embed_spatial" in own:
         state = _separate_positions(state)
     grid, num_frames = _trained_sizes(model)
-    terms = Terms(
+    context = LoadContext(
         source=source,
         inflate=inflation,
         zero_time=inflate == "center",
         head=head,
         from_image=from_image,
         grid=grid,
-        told=told_grid(file, state, own, grid=grid, num_frames=num_frames, from_image=from_image),
+        known_grid=known_grid(
+            file, state, own, grid=grid, num_frames=num_frames, from_image=from_image
+        ),
         prefix=(int("cls_token" in state), int("cls_token" in own)),
     )
-    fates = {name: decide(name, state.get(name), own[name], terms) for name in own}
-    report = _account(file, source, state, own, fates)
+    actions = {name: decide(name, state.get(name), own[name], context) for name in own}
+    report = _account(file, source, state, own, actions)
     _check_filled(report, state, own, min_filled)
     if head == "keep":
         _check_head(report)
-    _fill(model, fates)
+    _fill(model, actions)
     clean = not (report.missing or report.unexpected)
     log.log(logging.INFO if clean else logging.WARNING, report.table())
     log.debug("%s", report.full_table())
     return report
 
 
-def _fill(model: nn.Module, fates: Mapping[str, Fate]) -> None:
+def _fill(model: nn.Module, actions: Mapping[str, Action]) -> None:
     values = model.state_dict()
     for name in values:
-        filling = fates[strip_wrappers(name)].value
+        filling = actions[strip_wrappers(name)].value
         if filling is not None:
             values[name] = filling
     model.load_state_dict(values)
 
 
 def _is_from_image(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether the weights are of an image model and the model is for video."""
+    """Return whether the weights are of an image model and the model is for video."""
     theirs, ours = (names["patch_embed.proj.weight"] for names in (state, own))
     return ours.ndim == 5 and (theirs.ndim == 4 or theirs.shape[2] == 1 < ours.shape[2])
 
@@ -135,7 +143,7 @@ def _trained_sizes(model: Any) -> tuple[THW, int]:
 
 
 def _growth(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Where the channels grow: "attention" and "the MLP" -> the blocks in which they do."""
+    """Return where the channels grow: "attention" and "the MLP" -> the blocks in which they do."""
     places: dict[str, list[int]] = {}
     for name, value in state.items():
         found = re.fullmatch(r"blocks\.(\d+)\.proj\.weight", name)
@@ -169,26 +177,26 @@ def _account(
     source: str,
     state: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
-    fates: Mapping[str, Fate],
+    actions: Mapping[str, Action],
 ) -> LoadReport:
     groups: dict[str, list[str]] = {}
-    details = {name: fate.detail for name, fate in fates.items() if fate.detail}
-    for name, fate in fates.items():
-        groups.setdefault(fate.group, []).append(name)
+    details = {name: action.detail for name, action in actions.items() if action.detail}
+    for name, action in actions.items():
+        groups.setdefault(action.group, []).append(name)
     for name, value in state.items():
-        if name not in fates:
+        if name not in actions:
             reason = why_left_out(source, name) or (
                 why_of_no_image(name) if _is_from_image(own, state) else None
             )
             groups.setdefault("dropped" if reason else "unexpected", []).append(name)
             details[name] = reason or what_differs(source, name) or f"{tuple(value.shape)}"
-        elif name.startswith("head.") and fates[name].group == "initialised":
+        elif name.startswith("head.") and actions[name].group == "initialised":
             groups.setdefault("dropped", []).append(name)
     backbone = {name: value.numel() for name, value in own.items() if not name.startswith("head.")}
     from_file = sum(
         size
         for name, size in backbone.items()
-        if fates[name].group in ("loaded", "resized", "inflated")
+        if actions[name].group in ("loaded", "resized", "inflated")
     )
     return LoadReport(
         path=file.path,

@@ -110,7 +110,7 @@ def rename(names: Collection[str], source: Source, front: str = "") -> dict[str,
 
 
 def why_left_out(source: str, name: str) -> str | None:
-    """Why a name of a file is in no model of ours, or None if there is no good reason.
+    """Return why a name of a file is in no model of ours, or None if there is no good reason.
 
     Args:
         source: a key of ``SOURCES``.
@@ -125,7 +125,7 @@ def what_differs(source: str, name: str) -> str | None:
 
 
 def why_absent(source: str, name: str) -> str | None:
-    """Why files of this source never have what we call so, or None if they should have it."""
+    """Return why files of this source never have this parameter, or None if they should."""
     return _reason(name, SOURCES[source].absent)
 
 
@@ -199,7 +199,7 @@ def _as_pattern(spelling: str) -> re.Pattern[str]:
 
 
 def _fronts(names: Collection[str], source: Source) -> list[str]:
-    """What stands before the names of each network of this source; empty if there is none."""
+    """Return the prefixes of the names of each network of this source; empty if there are none."""
     first, *others = source.signs
     return [
         name.removesuffix(first)
@@ -210,7 +210,7 @@ def _fronts(names: Collection[str], source: Source) -> list[str]:
 
 
 def _shows(names: Collection[str], sign: str, front: str = "") -> bool:
-    """Whether there is a name like ``sign`` behind ``front``."""
+    """Return whether there is a name like ``sign`` behind ``front``."""
     patterns = [_as_pattern(alternative) for alternative in sign.split("|")]
     return any(
         pattern.fullmatch(name, len(front))

@@ -1,4 +1,4 @@
-"""What becomes of one parameter of a model, given what a file has under its name."""
+"""Choose the action for one parameter of a model, given the file's tensor of its name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights import inflate as sizes
 from slowfast_mvit.weights.names import why_absent
-from slowfast_mvit.weights.trained_grids import Told, grid_of_joint, plane_of
+from slowfast_mvit.weights.trained_grids import KnownGrid, grid_of_joint, plane_of
 
 HEADS = ("auto", "keep", "new")
 
@@ -20,15 +20,15 @@ HEADS = ("auto", "keep", "new")
 _OF_TIME = re.compile(r".*\.rel_pos_t|pos_embed_temporal")
 _OF_CLASS_TOKEN = ("cls_token", "pos_embed_class")
 
-_UNTOLD = "and nothing tells which: load a checkpoint that holds its config"
+_UNKNOWN = "and nothing tells which: load a checkpoint that holds its config"
 
 _KERNEL = re.compile(r"patch_embed\.proj\.weight|blocks\.\d+\.attn\.pool_[qkv]\.weight")
 _TABLE = re.compile(r"blocks\.\d+\.attn\.rel_pos_[thw]")
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What becomes of one parameter of the model.
+class Action:
+    """The action for one parameter of the model.
 
     Attributes:
         group: the list of ``LoadReport`` it belongs to.
@@ -42,8 +42,8 @@ class Fate:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What decides a parameter's fate besides its name and shape.
+class LoadContext:
+    """The load context: what decides an action besides a parameter's name and shape.
 
     Attributes:
         source: whose names the file has: a key of ``SOURCES``.
@@ -52,7 +52,7 @@ class Terms:
         head: one of ``HEADS``.
         from_image: an image's weights for a video model.
         grid: the model's token grid (T, H, W).
-        told: the file's, as far as it is known (see ``grids.py``).
+        known_grid: the file's, as far as it is known (see ``trained_grids.py``).
         prefix: class tokens (0 or 1) of the file and of the model.
     """
 
@@ -62,12 +62,12 @@ class Terms:
     head: str
     from_image: bool
     grid: THW
-    told: Told
+    known_grid: KnownGrid
     prefix: tuple[int, int]
 
 
-def decide(name: str, value: Tensor | None, own: Tensor, terms: Terms) -> Fate:
-    """What becomes of one parameter.
+def decide(name: str, value: Tensor | None, own: Tensor, context: LoadContext) -> Action:
+    """Return what becomes of one parameter.
 
     Args:
         name: our name.
@@ -75,57 +75,59 @@ def decide(name: str, value: Tensor | None, own: Tensor, terms: Terms) -> Fate:
         own: the model's own values.
     """
     if name.startswith("head."):
-        return _decide_head(value, own, terms)
+        return _decide_head(value, own, context)
     if value is None:
-        return _decide_absent(name, own, terms)
+        return _decide_absent(name, own, context)
     if not value.is_floating_point():
-        return Fate("missing", detail=f"{value.dtype} in the file")
+        return Action("missing", detail=f"{value.dtype} in the file")
     if name in _ABSOLUTE and value.ndim == 3 and value.shape[-1] == own.shape[-1]:
-        return _ABSOLUTE[name](value, own, terms)
+        return _ABSOLUTE[name](value, own, context)
     if value.shape == own.shape:
-        return Fate("loaded", value)
+        return Action("loaded", value)
     change = f"{tuple(value.shape)} -> {tuple(own.shape)}"
-    group, fitted = _fit(name, value, own.shape, terms)
+    group, fitted = _fit(name, value, own.shape, context)
     if fitted is None:
-        return Fate("missing", detail=f"{change} cannot be made to fit")
-    return Fate(group, fitted, "" if group == "loaded" else change)
+        return Action("missing", detail=f"{change} cannot be made to fit")
+    return Action(group, fitted, "" if group == "loaded" else change)
 
 
 def why_of_no_image(name: str) -> str | None:
-    """Why a video model's parameter has no place in an image model, or None if it has."""
+    """Return why a video model's parameter has no place in an image model, or None if it has."""
     return "an image has no time" if _OF_TIME.fullmatch(name) else None
 
 
-def _decide_head(value: Tensor | None, own: Tensor, terms: Terms) -> Fate:
-    if terms.head == "new":
-        return Fate("initialised", detail="a new head")
+def _decide_head(value: Tensor | None, own: Tensor, context: LoadContext) -> Action:
+    if context.head == "new":
+        return Action("initialised", detail="a new head")
     if value is not None and value.shape == own.shape:
-        return Fate("loaded", value)
+        return Action("loaded", value)
     detail = "the file has no head"
     if value is not None:
         detail = f"{len(own)} classes, {len(value)} in the file"
         if value.shape[1:] != own.shape[1:]:
             detail = f"{tuple(own.shape)}, {tuple(value.shape)} in the file"
-    return Fate("missing" if terms.head == "keep" else "initialised", detail=detail)
+    return Action("missing" if context.head == "keep" else "initialised", detail=detail)
 
 
-def _decide_absent(name: str, own: Tensor, terms: Terms) -> Fate:
-    reason = why_absent(terms.source, name)
+def _decide_absent(name: str, own: Tensor, context: LoadContext) -> Action:
+    reason = why_absent(context.source, name)
     if reason is not None:
-        return Fate("initialised", detail=reason)
-    if terms.from_image and _OF_TIME.fullmatch(name):
-        if terms.zero_time:
-            return Fate("initialised", torch.zeros_like(own), "zero: an image has no time")
-        return Fate("initialised", detail="an image has no time")
-    if terms.from_image and name in _OF_CLASS_TOKEN:
-        return Fate("initialised", detail="the image model has no class token")
-    return Fate("missing", detail="not in the file")
+        return Action("initialised", detail=reason)
+    if context.from_image and _OF_TIME.fullmatch(name):
+        if context.zero_time:
+            return Action("initialised", torch.zeros_like(own), "zero: an image has no time")
+        return Action("initialised", detail="an image has no time")
+    if context.from_image and name in _OF_CLASS_TOKEN:
+        return Action("initialised", detail="the image model has no class token")
+    return Action("missing", detail="not in the file")
 
 
-def _fit(name: str, value: Tensor, shape: torch.Size, terms: Terms) -> tuple[str, Tensor | None]:
+def _fit(
+    name: str, value: Tensor, shape: torch.Size, context: LoadContext
+) -> tuple[str, Tensor | None]:
     """Bring a value into the model's shape: the report's list for it, and the value or None."""
     if _KERNEL.fullmatch(name):
-        fitted = sizes.fit_kernel(value, shape, terms.inflate)
+        fitted = sizes.fit_kernel(value, shape, context.inflate)
         if fitted is None or fitted.numel() == value.numel():
             return "loaded", fitted
         return ("inflated" if fitted.numel() > value.numel() else "resized"), fitted
@@ -138,31 +140,31 @@ def _fit(name: str, value: Tensor, shape: torch.Size, terms: Terms) -> tuple[str
     return "missing", None
 
 
-def _decide_spatial(value: Tensor, own: Tensor, terms: Terms) -> Fate:
+def _decide_spatial(value: Tensor, own: Tensor, context: LoadContext) -> Action:
     """Positions in space, (1, H*W, C)."""
-    trained, wanted = plane_of(value.shape[1], terms.told), terms.grid[1:]
+    trained, wanted = plane_of(value.shape[1], context.known_grid), context.grid[1:]
     if trained == wanted or (trained is None and value.shape == own.shape):
-        return Fate("loaded", value)
+        return Action("loaded", value)
     if trained is None:
-        return Fate("missing", detail=f"{value.shape[1]} places are no square, {_UNTOLD}")
+        return Action("missing", detail=f"{value.shape[1]} places are no square, {_UNKNOWN}")
     resampled = sizes.resample_spatial(value, trained, wanted)
-    return Fate("resized", resampled, f"{_times(trained)} -> {_times(wanted)} places")
+    return Action("resized", resampled, f"{_times(trained)} -> {_times(wanted)} places")
 
 
-def _decide_joint(value: Tensor, own: Tensor, terms: Terms) -> Fate:
+def _decide_joint(value: Tensor, own: Tensor, context: LoadContext) -> Action:
     """Positions over space and time together, (1, P + T*H*W, C): the class token's row stays."""
-    in_file, in_model = terms.prefix
+    in_file, in_model = context.prefix
     tokens = value[:, in_file:]
-    trained = grid_of_joint(tokens.shape[1], terms.told, terms.grid)
+    trained = grid_of_joint(tokens.shape[1], context.known_grid, context.grid)
     if trained is None:
-        return Fate("missing", detail=f"{tokens.shape[1]} tokens may be many grids, {_UNTOLD}")
-    if trained == terms.grid and in_file == in_model:
-        return Fate("loaded", value)
-    resampled = sizes.resample_joint(tokens, trained, terms.grid)
+        return Action("missing", detail=f"{tokens.shape[1]} tokens may be many grids, {_UNKNOWN}")
+    if trained == context.grid and in_file == in_model:
+        return Action("loaded", value)
+    resampled = sizes.resample_joint(tokens, trained, context.grid)
     # A class token that the file does not have starts at position zero.
     prefix = value[:, :in_file] if in_file else value.new_zeros(1, 1, value.shape[-1])
     joined = torch.cat([prefix, resampled], dim=1) if in_model else resampled
-    return Fate("resized", joined, f"{_times(trained)} -> {_times(terms.grid)} tokens")
+    return Action("resized", joined, f"{_times(trained)} -> {_times(context.grid)} tokens")
 
 
 def _times(lengths: Sequence[int]) -> str:

@@ -36,7 +36,7 @@ def without_wrappers(
 
 
 def state_in_our_names(file: WeightsFile) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
-    """What a file holds of a model for recognition.
+    """Return what a file holds of a model for recognition.
 
     Returns:
         The state dict in our names; the source, a key of ``SOURCES``; and the names of what was

@@ -1,4 +1,4 @@
-"""What became of every parameter of a file and of a model."""
+"""The report of a load: the action for every parameter of a file and of a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The fate of every parameter, by our names; each name is in exactly one list of its side.
+    """The action of every parameter, by our names; each name is in exactly one list of its side.
 
     The model's parameters are in ``loaded``, ``resized``, ``inflated``, ``initialised`` or
     ``missing``; those of the file that the model does not have, in ``dropped`` or ``unexpected``.

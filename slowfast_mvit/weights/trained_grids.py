@@ -17,10 +17,10 @@ from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights.architecture import grid_of
 from slowfast_mvit.weights.files import WeightsFile
 
-Told = tuple[int | None, int | None, int | None]  # a token grid, None for an axis nothing tells
+KnownGrid = tuple[int | None, int | None, int | None]  # a token grid, None for an unknown axis
 
 
-def told_grid(
+def known_grid(
     file: WeightsFile,
     state: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
@@ -28,8 +28,8 @@ def told_grid(
     grid: THW,
     num_frames: int,
     from_image: bool,
-) -> Told:
-    """What is known of the grid that a file's weights were trained on.
+) -> KnownGrid:
+    """Return what is known of the grid that a file's weights were trained on.
 
     Args:
         file: what was read.
@@ -60,7 +60,7 @@ def _frames_told(file: WeightsFile) -> int | None:
     return int(found[1]) if found else None
 
 
-def grid_of_joint(num_tokens: int, told: Told, grid: THW) -> THW | None:
+def grid_of_joint(num_tokens: int, told: KnownGrid, grid: THW) -> THW | None:
     """The grid (T, H, W) of joint positions.
 
     Args:
@@ -83,7 +83,7 @@ def grid_of_joint(num_tokens: int, told: Told, grid: THW) -> THW | None:
     return None if rest or t is not None else (frames, *grid[1:])
 
 
-def plane_of(num_tokens: int, told: Told) -> tuple[int, int] | None:
+def plane_of(num_tokens: int, told: KnownGrid) -> tuple[int, int] | None:
     """(H, W) of positions in space: as it is told, else a square, else None."""
     _, h, w = told
     if h and w and h * w == num_tokens:

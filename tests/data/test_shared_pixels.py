@@ -22,7 +22,7 @@ def test_what_is_written_is_read_without_a_copy():
     written, read = pair()
     written[0][:] = torch.arange(8)
 
-    lent = read.lend(0)
+    lent = read.acquire(0)
     written[0][3] = 77
 
     assert lent.tolist() == [0, 1, 2, 77, 4, 5, 6, 7]
@@ -30,22 +30,22 @@ def test_what_is_written_is_read_without_a_copy():
 
 def test_a_buffer_is_free_when_no_tensor_shares_its_memory():
     _, read = pair(num_buffers=2)
-    assert read.take_free() is None
-    lent = read.lend(1)
+    assert read.release() is None
+    lent = read.acquire(1)
     part = lent.view(2, 4)[1:]
 
     del lent
-    assert read.take_free() is None
+    assert read.release() is None
 
     del part
-    assert read.take_free() == 1
-    assert read.take_free() is None
+    assert read.release() == 1
+    assert read.release() is None
 
 
 def test_a_tensor_outlives_the_buffers():
     written, read = pair()
     written[0][:] = 5
-    lent = read.lend(0)
+    lent = read.acquire(0)
 
     del written, read
 

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from slowfast_mvit.engine.data_stall import HINT_PERIOD_S, DataWait, DataWaitHint
+from slowfast_mvit.engine.data_stall import HINT_PERIOD_S, DataStallHint, DataStallTimer
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def record(share, kind="train_iter_"):
 
 
 def hint(**changes):
-    return DataWaitHint(**{"num_workers": 8, "num_cores": 32, "can_fuse": True} | changes)
+    return DataStallHint(**{"num_workers": 8, "num_cores": 32, "can_fuse": True} | changes)
 
 
 def test_two_slow_windows_after_the_first_of_a_process_give_a_hint(caplog, clock):
@@ -90,7 +90,7 @@ def test_the_advice_is_what_can_be_done(caplog, clock, changes, said, unsaid):
 
 
 def test_only_the_time_between_wanting_and_getting_counts(clock):
-    wait = DataWait(torch.device("cpu"))
+    wait = DataStallTimer(torch.device("cpu"))
     for waited_s in (0.5, 0.25):
         clock[0] += 3
         wait.wanted()
@@ -109,7 +109,7 @@ def test_on_a_gpu_only_a_wait_without_work_counts(num_products, least_s, most_s)
     matrix = torch.randn(8192, 8192, device=device)
     torch.mm(matrix, matrix)
     torch.cuda.synchronize()
-    wait = DataWait(device)
+    wait = DataStallTimer(device)
 
     for _ in range(num_products):
         torch.mm(matrix, matrix)  # much longer together than the host waits

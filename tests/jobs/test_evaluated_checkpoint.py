@@ -7,7 +7,7 @@ from slowfast_mvit import builders
 from slowfast_mvit.cli import main
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ConfigError, ShardedCheckpointError, WeightsError
-from slowfast_mvit.jobs.evaluated_checkpoint import load_test_weights
+from slowfast_mvit.jobs.evaluated_checkpoint import load_evaluated_checkpoint
 from slowfast_mvit.runtime.checkpoint import save_best, save_checkpoint
 
 
@@ -37,7 +37,7 @@ def run(tiny_config, tmp_path):
 def load(tiny_config, output_dir, *words):
     config = load_config(tiny_config, [*words, "OUTPUT_DIR", str(output_dir)])
     model = builders.build_model(config)
-    name = load_test_weights(config, output_dir, model)
+    name = load_evaluated_checkpoint(config, output_dir, model)
     values = {value.item() for parameter in model.parameters() for value in parameter.unique()}
     return name, values
 

@@ -68,7 +68,7 @@ def _fetch(address: str, files: Sequence[str], into: Path) -> None:
 
 
 def _is_unreachable(error: BaseException | None) -> bool:
-    """Whether a file could not be asked for, which is not to be taken for its absence."""
+    """Return whether a file could not be asked for, which is not to be taken for its absence."""
     if isinstance(error, HTTPError):
         return error.code >= 500 or error.code in _HTTP_BUSY
     if isinstance(error, URLError):

@@ -59,7 +59,7 @@ class SharedArray:
 
 
 def _received(sent: Any, dtype: str, num_bytes: int) -> SharedArray:
-    """What a spawned worker makes of the descriptor that it was given."""
+    """Return what a spawned worker makes of the descriptor that it was given."""
     descriptor = sent.detach()
     memory = mmap.mmap(descriptor, num_bytes, prot=mmap.PROT_READ)
     os.close(descriptor)

@@ -116,7 +116,7 @@ def read_views(
 def _read_frames(
     record: VideoRecord, clip: ClipSpec, counts: Sequence[int], backend: str
 ) -> tuple[Tensor, list[tuple[int, ...]]]:
-    """What tests with each of these numbers of clips need of a video, every frame once.
+    """Return what tests with each of these numbers of clips need of a video, every frame once.
 
     Returns:
         The frames (N, H, W, 3) uint8, and of each clip of each test in turn the T rows in which its

@@ -21,7 +21,7 @@ from slowfast_mvit.structures import ClipBatch, FailedVideo, VideoRecord
 
 @dataclass(frozen=True)
 class ItemKey:
-    """Which item: ``index`` in the list, met at ``position`` in ``epoch``."""
+    """The key of an item: ``index`` in the list, at ``position`` in ``epoch``."""
 
     epoch: int
     position: int
@@ -50,7 +50,7 @@ class VideoViews:
 
 
 class VideoItems(Protocol):
-    """What batches are made of: ``TrainVideos`` or ``EvalVideos``.
+    """The items of batches: ``TrainVideos`` or ``EvalVideos``.
 
     Attributes:
         videos: the list.
@@ -124,5 +124,5 @@ def batch_shape(dataset: VideoItems, keys: Sequence[ItemKey]) -> tuple[int, ...]
 
 
 def failed(record: VideoRecord, error: DecodeError) -> FailedVideo:
-    """What is told of a video that cannot be read."""
+    """Return what is told of a video that cannot be read."""
     return FailedVideo(record.video_id, record.path, str(error))

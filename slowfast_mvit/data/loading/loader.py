@@ -139,7 +139,7 @@ def _order(num_listed: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def part_of(length: int, number: int, num_parts: int) -> slice:
-    """Where one of so many contiguous parts lies, counted from 0; their lengths differ by 1 at
+    """Return one of so many contiguous parts, counted from 0; their lengths differ by 1 at
     most, and together they are the whole, each place once."""
     return slice(number * length // num_parts, (number + 1) * length // num_parts)
 

@@ -35,7 +35,7 @@ ROUNDING_S = 1e-6  # a frame shown at 1 s may have 0.9999999999 for its time
 
 
 class ClipSampler(Protocol):
-    """What ``pytorchvideo.data.make_clip_sampler`` makes."""
+    """A clip sampler as ``pytorchvideo.data.make_clip_sampler`` makes it."""
 
     def __call__(
         self, last_clip_time: float, video_duration: float, annotation: dict[str, Any]
@@ -213,7 +213,7 @@ class _Opener:
 
 
 class _Video:
-    """What pytorchvideo calls a ``Video``: open until it is closed."""
+    """A ``Video`` of pytorchvideo: open until it is closed."""
 
     def __init__(self, record: VideoRecord, num_frames: int, backend: str) -> None:
         self.name = record.video_id

@@ -61,12 +61,12 @@ class ReadBuffers:
         self._memories.append(mmap.mmap(descriptor, self._num_bytes))
         os.close(descriptor)
 
-    def lend(self, number: int) -> Tensor:
+    def acquire(self, number: int) -> Tensor:
         """A buffer, (num_bytes,) uint8; it is free again when no tensor shares its memory."""
         view = memoryview(self._memories[number])
         weakref.finalize(view, self._free.append, number).atexit = False
         return torch.frombuffer(view, dtype=torch.uint8)
 
-    def take_free(self) -> int | None:
+    def release(self) -> int | None:
         """The number of a buffer that nobody holds, which is then taken; None if there is none."""
         return self._free.pop() if self._free else None

@@ -1,8 +1,8 @@
 """One process that reads videos, seen from both of its ends.
 
     main process                                 worker
-    Worker.ask(Task)         -- socket -->       serve: reads the videos of the batch
-    Worker.answer()          <-- socket --       Answer, and the descriptor of its pixels
+    Worker.submit(Task)         -- socket -->       serve: reads the videos of the batch
+    Worker.result()          <-- socket --       Result, and the descriptor of its pixels
     Worker.place()           <-- marks ---       the video it is busy with, for when it dies
 
 ``torch.utils.data.DataLoader`` would end the run with its first worker, at any moment of the
@@ -53,7 +53,7 @@ REFUSALS = {
 
 
 class BatchKeys(Protocol):
-    """Which items make each batch; travels to the workers, who are told (epoch, step) only."""
+    """The items of each batch; sent to the workers once, which then get (epoch, step) only."""
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -64,7 +64,7 @@ class BatchKeys(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What all workers of a pool have in common.
+    """The settings that all workers of a pool share.
 
     Attributes:
         dataset: of the videos.
@@ -96,7 +96,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Result:
     """A batch that was read, its pixels apart.
 
     Attributes:
@@ -122,7 +122,7 @@ class Answer:
 
 
 def fields_without_pixels(batch: ClipBatch) -> dict[str, Any]:
-    """What ``Answer.fields`` holds of a batch."""
+    """Return what ``Result.fields`` holds of a batch."""
     values = {item.name: getattr(batch, item.name) for item in fields(batch)}
     del values["pixels"]
     return {name: _to_array(value) for name, value in values.items()}
@@ -143,13 +143,13 @@ def _from_array(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class WorkerBug:
     """An exception in a worker that is no user's: a bug, with its traceback."""
 
     traceback: str
 
 
-Outcome = Answer | UserError | Mistake | None
+Outcome = Result | UserError | WorkerBug | None
 
 
 class WorkerLost(Exception):
@@ -192,14 +192,14 @@ class Worker:
         self._started = False
         self._buffers = ReadBuffers(job.num_bytes)
 
-    def ask(self, work: Task | ItemKey) -> None:
+    def submit(self, work: Task | ItemKey) -> None:
         """Give it a batch to read, or a single video to try."""
         if isinstance(work, Task):
-            work = replace(work, buffer=self._buffers.take_free())
+            work = replace(work, buffer=self._buffers.release())
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # ``answer`` will tell
             self._link.send(work)
 
-    def answer(self, timeout_s: float) -> ClipBatch | UserError | Mistake | None:
+    def result(self, timeout_s: float) -> ClipBatch | UserError | WorkerBug | None:
         """The outcome of the oldest work not yet answered; None for a video that was tried.
 
         Args:
@@ -215,13 +215,13 @@ class Worker:
                 self._started = True
             self._await(timeout_s)
             message: Outcome = self._link.recv()
-            if not isinstance(message, Answer):
+            if not isinstance(message, Result):
                 return message
             if message.is_new:
                 self._buffers.add(recv_handle(self._link))
         except (EOFError, OSError) as error:
             raise self._lost(DIED, self._how_it_died()) from error
-        return message.batch(self._buffers.lend(message.buffer))
+        return message.batch(self._buffers.acquire(message.buffer))
 
     def stop(self) -> None:
         """End the process now; it holds nothing that is worth an orderly end."""
@@ -253,7 +253,7 @@ class Worker:
 
 
 def serve(link: Connection, marks: ctypes.Array[ctypes.c_int64], job: Job) -> None:
-    """What a worker does: answer until the main process is gone."""
+    """Return what a worker does: answer until the main process is gone."""
     for number in LEFT_TO_MAIN:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)  # there is a worker for each core that is meant to be used
@@ -300,9 +300,9 @@ def _answer(
     except UserError as error:  # raised here, it would be lost in a traceback
         answer = error
     except Exception:
-        answer = Mistake(traceback.format_exc())
+        answer = WorkerBug(traceback.format_exc())
     link.send(answer)
-    if isinstance(answer, Answer) and descriptor is not None:
+    if isinstance(answer, Result) and descriptor is not None:
         send_handle(link, descriptor, os.getppid())
     if descriptor is not None:
         os.close(descriptor)
@@ -310,9 +310,9 @@ def _answer(
 
 def _read(
     task: Task, number: int, is_new: bool, job: Job, buffers: WrittenBuffers, begin: Begin
-) -> Answer:
+) -> Result:
     keys = job.keys(task.epoch, task.step)
     shape = batch_shape(job.dataset, keys)
     batch = read_batch(job.dataset, keys, as_pixels(buffers[number], shape), begin)
     filled = tuple(batch.pixels.shape[:2])
-    return Answer(number, is_new, shape, filled, fields_without_pixels(batch))
+    return Result(number, is_new, shape, filled, fields_without_pixels(batch))

@@ -25,9 +25,9 @@ from slowfast_mvit.data.loading.worker import (
     REFUSALS,
     BatchKeys,
     Job,
-    Mistake,
     Task,
     Worker,
+    WorkerBug,
     WorkerLost,
 )
 from slowfast_mvit.errors import DecodeError, UserError, pick
@@ -128,20 +128,20 @@ class WorkerPool:
     def _ask(self, task: Task) -> None:
         number = task.step % self._num_workers
         self._asked[number].append(task)
-        self._workers[number].ask(task)
+        self._workers[number].submit(task)
 
     def _receive(self, number: int) -> ClipBatch:
         """The answer to the oldest task of a worker, which is started again as often as need be."""
         while True:
             try:
-                outcome = self._workers[number].answer(self._timeout_s)
+                outcome = self._workers[number].result(self._timeout_s)
                 break
             except WorkerLost as loss:
                 self._explain(loss)
                 self._restart(number)
         if isinstance(outcome, UserError):
             raise outcome
-        if isinstance(outcome, Mistake):
+        if isinstance(outcome, WorkerBug):
             raise RuntimeError(f"in a worker that reads videos:\n{outcome.traceback}")
         assert outcome is not None
         self._asked[number].popleft()
@@ -151,7 +151,7 @@ class WorkerPool:
     def _restart(self, number: int) -> None:
         self._workers[number] = Worker(self._job, self._context)
         for task in self._asked[number]:
-            self._workers[number].ask(task)
+            self._workers[number].submit(task)
 
     def _explain(self, loss: WorkerLost) -> None:
         """Find out whether a video is to blame; then it is not opened again.
@@ -184,8 +184,8 @@ class WorkerPool:
         """Read one video in a process of its own; tells how that was lost, if it was."""
         worker = Worker(self._job, self._context)
         try:
-            worker.ask(key)
-            worker.answer(self._timeout_s)
+            worker.submit(key)
+            worker.result(self._timeout_s)
         except WorkerLost as again:
             return again
         worker.stop()

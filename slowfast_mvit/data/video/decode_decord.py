@@ -28,10 +28,10 @@ from slowfast_mvit.data.video.probe import (
     MIRRORED,
     REFRESHED,
     Refusal,
-    VideoFacts,
+    VideoInfo,
     check_size,
+    probe_video,
     refuse,
-    survey,
 )
 from slowfast_mvit.errors import ConfigError, DecodeError
 
@@ -40,20 +40,20 @@ MAX_BYTES = 2 << 30  # decord copies the file into memory
 # What decord 0.6 reads wrongly: how it is recognised, and what to say.
 # Found by comparison with the ffmpeg program; tests/data/test_decode_contract.py has the files.
 REFUSALS: tuple[Refusal, ...] = (
-    (lambda facts: facts.index is None, "packets that do not say when they are shown"),
+    (lambda info: info.index is None, "packets that do not say when they are shown"),
     (
-        lambda facts: facts.index is not None and facts.index.hides_frames(),
+        lambda info: info.index is not None and info.index.hides_frames(),
         "frames that are not shown (an edit list, or a beginning in mid-group)",
     ),
     (
-        lambda facts: facts.index is not None and facts.index.has_open_groups(),
+        lambda info: info.index is not None and info.index.has_open_groups(),
         "frames shown before the key frame that they follow (open GOP)",
     ),
-    (lambda facts: facts.format == "asf", "the format WMV"),
-    (lambda facts: facts.format == "flv", "the format FLV"),
+    (lambda info: info.format == "asf", "the format WMV"),
+    (lambda info: info.format == "flv", "the format FLV"),
     MIRRORED,
     REFRESHED,
-    (lambda facts: facts.num_video_streams > 1, "several video streams"),
+    (lambda info: info.num_video_streams > 1, "several video streams"),
 )
 
 
@@ -66,8 +66,8 @@ def open_decord(path: Path) -> Iterator[DecordReader]:
         ConfigError: when decord is not installed.
     """
     decord = _decord()
-    facts = survey(path)
-    refuse(facts, REFUSALS, "decord")
+    info = probe_video(path)
+    refuse(info, REFUSALS, "decord")
     library_errors = (decord.DECORDError, RuntimeError, ValueError, IndexError, OSError)
     with open_plain_file(path) as file:
         num_bytes = file.seek(0, 2)
@@ -86,19 +86,19 @@ def open_decord(path: Path) -> Iterator[DecordReader]:
             starts_s = np.asarray(video.get_frame_timestamp(range(len(video))))[:, 0]
             key_frames = sorted(video.get_key_indices())
     shown_s = starts_s - starts_s[:1]
-    if len(shown_s) != facts.num_frames or not np.allclose(shown_s, facts.times_s, atol=2e-3):
+    if len(shown_s) != info.num_frames or not np.allclose(shown_s, info.times_s, atol=2e-3):
         raise DecodeError(
             f"the reader 'decord' lists {len(shown_s)} frames, at other times than the "
-            f"{facts.num_frames} that the packets show. Set DATA.DECODING_BACKEND pyav",
+            f"{info.num_frames} that the packets show. Set DATA.DECODING_BACKEND pyav",
             path,
         )
-    if facts.index is not None and key_frames != facts.index.key_frames():
+    if info.index is not None and key_frames != info.index.key_frames():
         raise DecodeError(
             "the reader 'decord' would start decoding at frames that are no key frames. "
             "Set DATA.DECODING_BACKEND pyav",
             path,
         )
-    yield DecordReader(facts, video, library_errors)
+    yield DecordReader(info, video, library_errors)
 
 
 class DecordReader:
@@ -111,12 +111,12 @@ class DecordReader:
     """
 
     def __init__(
-        self, facts: VideoFacts, video: Any, library_errors: tuple[type[Exception], ...]
+        self, info: VideoInfo, video: Any, library_errors: tuple[type[Exception], ...]
     ) -> None:
-        self.num_frames = facts.num_frames
-        self.fps = facts.fps
-        self.times_s = facts.times_s
-        self._facts = facts
+        self.num_frames = info.num_frames
+        self.fps = info.fps
+        self.times_s = info.times_s
+        self._facts = info
         self._video = video
         self._library_errors = library_errors
 
@@ -138,7 +138,7 @@ class DecordReader:
 
 @contextlib.contextmanager
 def _source(file: BinaryIO) -> Iterator[str | BinaryIO]:
-    """What to give to decord: the name of a copy in memory.
+    """Return what to give to decord: the name of a copy in memory.
 
     decord copies a file object into memory, too, but in a cycle of references: without Python's
     garbage collector each opened video would stay there. Only Linux has files in memory.

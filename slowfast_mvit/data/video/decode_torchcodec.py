@@ -26,24 +26,24 @@ from slowfast_mvit.data.video.probe import (
     MIRRORED,
     REFRESHED,
     Refusal,
-    VideoFacts,
+    VideoInfo,
     check_size,
+    probe_video,
     refuse,
-    survey,
 )
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 # What torchcodec 0.17 fails on or reads wrongly: how it is recognised, and what to say.
 REFUSALS: tuple[Refusal, ...] = (
     (
-        lambda facts: facts.index is None,
+        lambda info: info.index is None,
         "packets that do not say when they are shown (MPEG streams, AVI with B frames)",
     ),
     MIRRORED,
     REFRESHED,
     (
-        lambda facts: (
-            facts.codec == "h264" and facts.index is not None and facts.index.has_open_groups()
+        lambda info: (
+            info.codec == "h264" and info.index is not None and info.index.has_open_groups()
         ),
         "frames shown before the key frame that they follow (open GOP in H.264)",
     ),
@@ -85,25 +85,25 @@ def open_torchcodec_cuda(path: Path) -> Iterator[TorchcodecReader]:
 
 def _open(path: Path, name: str, device: str) -> Iterator[TorchcodecReader]:
     decoder_class = _video_decoder_class()
-    facts = survey(path)
-    refuse(facts, REFUSALS, name)
+    info = probe_video(path)
+    refuse(info, REFUSALS, name)
     with open_plain_file(path) as file:
         with packets.as_decode_errors(path, name, _LIBRARY_ERRORS):
             decoder = decoder_class(
                 file,
-                stream_index=facts.stream_index,
+                stream_index=info.stream_index,
                 dimension_order="NHWC",
                 num_ffmpeg_threads=1,
                 device=device,
                 seek_mode="exact",
             )
-        if len(decoder) != facts.num_frames:
+        if len(decoder) != info.num_frames:
             raise DecodeError(
                 f"the reader {name!r} counts {len(decoder)} frames where the packets show "
-                f"{facts.num_frames}. Set DATA.DECODING_BACKEND pyav",
+                f"{info.num_frames}. Set DATA.DECODING_BACKEND pyav",
                 path,
             )
-        yield TorchcodecReader(facts, decoder, name)
+        yield TorchcodecReader(info, decoder, name)
 
 
 class TorchcodecReader:
@@ -115,11 +115,11 @@ class TorchcodecReader:
         times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
     """
 
-    def __init__(self, facts: VideoFacts, decoder: Any, name: str) -> None:
-        self.num_frames = facts.num_frames
-        self.fps = facts.fps
-        self.times_s = facts.times_s
-        self._facts = facts
+    def __init__(self, info: VideoInfo, decoder: Any, name: str) -> None:
+        self.num_frames = info.num_frames
+        self.fps = info.fps
+        self.times_s = info.times_s
+        self._facts = info
         self._decoder = decoder
         self._name = name
 

@@ -1,4 +1,4 @@
-"""What every reader checks: the file before opening it, the frame numbers before reading them."""
+"""Checks of every reader: the file before opening it, the frame numbers before reading them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether decoding bears out what the packets of a file say, asked only where there is reason to.
+"""Checks that decoding agrees with the packets of a file, made only where there is reason to.
 
     every packet claims to be a key frame          the second one is decoded alone
     frames are reordered, and no packet says so    all are decoded: do they come in this order?
@@ -56,19 +56,19 @@ def decoded_alone(
 
 
 def is_whole(frame: av.VideoFrame | None) -> bool:
-    """Whether a frame was decoded, and not predicted from another."""
+    """Return whether a frame was decoded, and not predicted from another."""
     return frame is not None and PictureType(frame.pict_type) in _NOT_PREDICTED
 
 
 def claims_only_key_frames(
     stream: av.video.stream.VideoStream, pts: Sequence[int], is_key: Sequence[bool]
 ) -> bool:
-    """Whether every packet is marked as one, of a codec that predicts pictures from others."""
+    """Return whether every packet is marked as a key frame, of a codec that predicts frames."""
     return len(pts) > 1 and all(is_key) and not stream.codec_context.codec.intra_only
 
 
 def claims_no_reordering(stream: av.video.stream.VideoStream, pts: Sequence[int]) -> bool:
-    """Whether frames are shown as they are decoded, of a stream whose frames are reordered."""
+    """Return whether frames are shown in decoding order, of a stream whose frames are reordered."""
     return stream.codec_context.has_b_frames and all(
         before < after for before, after in itertools.pairwise(pts)
     )
@@ -79,7 +79,7 @@ def come_in_order(
     stream: av.video.stream.VideoStream,
     spend: Callable[[], None],
 ) -> bool:
-    """Whether each decoded frame is shown after the one before it; ``spend`` is told of each."""
+    """Return whether each decoded frame is shown after the one before; calls ``spend`` for each."""
     last = None
     for frame in _frames_of(stream, packets_from_start(container, stream)):
         spend()

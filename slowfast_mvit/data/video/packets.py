@@ -1,4 +1,4 @@
-"""What the packets of a video file say, read without decoding: the index that every reader shares.
+"""The packets of a video file, read without decoding: the index that every reader shares.
 
 One scan tells how many frames are shown and when, and which packets are key frames. So every reader
 counts frames alike. Where there is reason to doubt what the packets say, a little is decoded
@@ -47,7 +47,7 @@ LIBRARY_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, MemoryErr
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """What the packets say, in the order in which they are decoded.
+    """The packets of a stream, in decoding order.
 
     Attributes:
         pts: when each packet's frame is shown, in the stream's time base.
@@ -62,7 +62,7 @@ class PacketIndex:
     order_of_pts: dict[int | None, int]
 
     def hides_frames(self) -> bool:
-        """Whether frames are decoded that are not shown: an edit list cuts the video."""
+        """Return whether frames are decoded that are not shown: an edit list cuts the video."""
         return len(self.shown) < len(self.pts)
 
     def key_frames(self) -> list[int]:
@@ -70,7 +70,7 @@ class PacketIndex:
         return [number for number, place in enumerate(self.shown) if self.is_key[place]]
 
     def has_open_groups(self) -> bool:
-        """Whether a frame is decoded after a key frame but shown before it."""
+        """Return whether a frame is decoded after a key frame but shown before it."""
         key_pts = self.pts[0]
         for pts, is_key in zip(self.pts, self.is_key, strict=True):
             key_pts = pts if is_key else key_pts
@@ -111,7 +111,7 @@ class Budget:
         self.check_time()
 
     def is_over(self) -> bool:
-        """Whether the time is over."""
+        """Return whether the time is over."""
         return time.monotonic() > self._end_s
 
     def check_time(self) -> None:

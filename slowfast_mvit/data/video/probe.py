@@ -1,4 +1,4 @@
-"""What is known of a video file before another library decodes it, and what such a reader refuses.
+"""Probe a video file before another library decodes it; what such a reader must refuse.
 
 The packets are read with PyAV, as every reader counts frames alike; a file of a kind that the
 library is known to read wrongly is refused before a frame of it is decoded.
@@ -30,8 +30,8 @@ from slowfast_mvit.errors import DecodeError
 
 
 @dataclass(frozen=True)
-class VideoFacts:
-    """What is known of a file before a frame of it is decoded.
+class VideoInfo:
+    """The properties of a file before a frame of it is decoded.
 
     Attributes:
         path: the file.
@@ -65,7 +65,7 @@ class VideoFacts:
     start_s: float = 0.0
 
 
-def survey(path: Path) -> VideoFacts:
+def probe_video(path: Path) -> VideoInfo:
     """Read the packets of a file, for readers that decode with another library.
 
     Raises:
@@ -80,7 +80,7 @@ def survey(path: Path) -> VideoFacts:
         stream = first_video_stream(path, container)
         index = read_index(path, container, stream, budget)
         budget.check_time()
-        facts = VideoFacts(
+        info = VideoInfo(
             path=path,
             format=container.format.name,
             codec=stream.codec_context.name,
@@ -90,7 +90,7 @@ def survey(path: Path) -> VideoFacts:
             index=index,
         )
         if index is None:
-            return facts
+            return info
         num_frames = len(index.shown)
         if num_frames == 0:
             raise DecodeError("the video stream holds no frames", path)
@@ -98,7 +98,7 @@ def survey(path: Path) -> VideoFacts:
         keys = [pts for pts, is_key in zip(index.pts, index.is_key, strict=True) if is_key]
         first, *second = (decoded_alone(container, stream, pts) for pts in keys[:2])
         return replace(
-            facts,
+            info,
             is_mirrored=first is not None and orientation_of(path, first).is_mirrored(),
             has_whole_keys=all(is_whole(frame) for frame in second),
             num_frames=num_frames,
@@ -109,33 +109,33 @@ def survey(path: Path) -> VideoFacts:
 
 
 # A kind of file that a library reads wrongly: how it is recognised, and what it has.
-Refusal = tuple[Callable[[VideoFacts], bool], str]
+Refusal = tuple[Callable[[VideoInfo], bool], str]
 
-MIRRORED: Refusal = (lambda facts: facts.is_mirrored, "pictures that are shown mirrored")
+MIRRORED: Refusal = (lambda info: info.is_mirrored, "pictures that are shown mirrored")
 REFRESHED: Refusal = (
-    lambda facts: not facts.has_whole_keys,
+    lambda info: not info.has_whole_keys,
     "key frames that only begin a gradual refresh",
 )
 
 
-def refuse(facts: VideoFacts, refusals: Sequence[Refusal], reader: str) -> None:
+def refuse(info: VideoInfo, refusals: Sequence[Refusal], reader: str) -> None:
     """Raise a DecodeError when one of the refusals applies to the file."""
     for applies, what in refusals:
-        if applies(facts):
+        if applies(info):
             raise DecodeError(
                 f"has {what}, of which the reader {reader!r} gives wrong frames or "
                 "none. Set DATA.DECODING_BACKEND pyav",
-                facts.path,
+                info.path,
             )
 
 
-def check_size(facts: VideoFacts, frames: Tensor, reader: str) -> None:
+def check_size(info: VideoInfo, frames: Tensor, reader: str) -> None:
     """Raise a DecodeError unless frames (T, H, W, 3) are as large as the file says, or turned."""
     height, width = frames.shape[1:3]
-    if facts.size_px not in ((width, height), (height, width)):
+    if info.size_px not in ((width, height), (height, width)):
         raise DecodeError(
             f"the reader {reader!r} gave pictures of {width} x {height} pixels, the "
-            f"file says {facts.size_px[0]} x {facts.size_px[1]}. Encode it again with "
+            f"file says {info.size_px[0]} x {info.size_px[1]}. Encode it again with "
             "data_prep/resize_videos.py",
-            facts.path,
+            info.path,
         )

@@ -1,4 +1,4 @@
-"""How a picture has to be turned and mirrored to be shown upright, by its display matrix."""
+"""The rotation and mirroring of frames to show them upright, from the display matrix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Orientation:
     reverses_y: bool = False
 
     def is_mirrored(self) -> bool:
-        """Whether no turning alone makes the picture upright."""
+        """Return whether no turning alone makes the picture upright."""
         return self.is_transposed ^ self.reverses_x ^ self.reverses_y
 
     def upright(self, image: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ AS_STORED = Orientation()
 
 
 def orientation_of(path: Path, frame: av.VideoFrame) -> Orientation:
-    """What the display matrix says (ISO 14496-12, 8.3.2), as the ffmpeg program follows it.
+    """Return what the display matrix says (ISO 14496-12, 8.3.2), as the ffmpeg program follows it.
 
     A pixel (x, y) of the file is shown at (a x + c y, b x + d y). Scales do not count.
 

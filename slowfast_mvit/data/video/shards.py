@@ -247,7 +247,7 @@ def _scanned(shard: Path, num_bytes: int, changed_ns: int) -> bytes:
 
 
 def _find(index: bytes | mmap.mmap, name: bytes, shard: Path) -> int | None:
-    """Where the header of a member starts: a binary search over the lines of an index."""
+    """Return where the header of a member starts: a binary search over the lines of an index."""
     low, high = index.find(b"\n") + 1, len(index)
     while low < high:
         start = max(index.rfind(b"\n", low, (low + high) // 2) + 1, low)

@@ -66,7 +66,7 @@ def resample(window: Window, matrix: Affine, box: Box, interpolation: str) -> Wi
 
 
 def coordinates(matrix: Affine, box: Box) -> tuple[Grid, Grid]:
-    """Where the pixels of ``box`` come from: x and y, each (h*w,), pixel centres at one half."""
+    """Return the source x and y of the pixels of ``box``, each (h*w,), centres at one half."""
     top, left, height, width = box
     a, b, c, d, e, f = matrix
     x = np.arange(left, left + width) + 0.5
@@ -75,7 +75,7 @@ def coordinates(matrix: Affine, box: Box) -> tuple[Grid, Grid]:
 
 
 def outside_picture(from_x: Grid, from_y: Grid, size: tuple[int, int]) -> Mask:
-    """Which of the coordinates lie outside the picture."""
+    """Return which of the coordinates lie outside the picture."""
     height, width = size
     return (from_x < 0) | (from_x >= width) | (from_y < 0) | (from_y >= height)
 

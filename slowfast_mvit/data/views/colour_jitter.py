@@ -23,7 +23,7 @@ ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class Adjustments:
-    """What was drawn: names of ``ADJUSTMENTS`` with their factors (1: as it is), in order."""
+    """The drawn adjustments: names of ``ADJUSTMENTS`` with factors (1: unchanged), in order."""
 
     factors: tuple[tuple[str, float], ...]
 

@@ -1,4 +1,4 @@
-"""Where crops lie and how pictures are resized.
+"""Crop boxes and resizing of frames.
 
 clip           bilinear without antialiasing, as PySlowFast resizes the frames of videos
 image          bicubic with antialiasing: what Pillow, and so torchvision and timm, do to images

@@ -62,7 +62,7 @@ def on_a_part(
 
 
 def _box_before(step: Step, after: Box, size: tuple[int, int], interpolation: str) -> Box:
-    """What a step has to be given to make the pixels of ``after``."""
+    """Return what a step has to be given to make the pixels of ``after``."""
     match KINDS[step.name]:
         case FrameLevels():
             return 0, 0, *size

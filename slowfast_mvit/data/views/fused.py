@@ -64,7 +64,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class Means:
-    """What does each part of the work."""
+    """The backend of each part of the work."""
 
     sample: Callable[[Frames, Affine, int], Frames]
     colour: Callable[[Frames, float], Frames]
@@ -109,7 +109,7 @@ def best_means() -> Means:
 
 
 def has_geometry(steps: Sequence[Step]) -> bool:
-    """Whether any of the operations moves pixels."""
+    """Return whether any of the operations moves pixels."""
     return any(isinstance(KINDS[step.name], Geometry) for step in steps)
 
 

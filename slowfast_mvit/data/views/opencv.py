@@ -17,7 +17,7 @@ from slowfast_mvit.data.views.operations import Affine, Frames, Tables
 
 @functools.cache
 def is_here() -> bool:
-    """Whether OpenCV is installed and loads: some builds want libraries of graphics."""
+    """Return whether OpenCV is installed and loads: some builds want libraries of graphics."""
     try:
         importlib.import_module("cv2")
     except ImportError:

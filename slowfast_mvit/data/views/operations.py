@@ -1,4 +1,4 @@
-"""What RandAugment's operations do to pixels: PIL's arithmetic, on all frames of a clip.
+"""RandAugment's operations on pixels: PIL's arithmetic, on all frames of a clip.
 
 Each operation is of one kind, and the kind says which pixels it reads to make one:
 

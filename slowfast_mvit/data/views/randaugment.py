@@ -25,7 +25,7 @@ _APPLY_PROB = 0.5
 
 @dataclass(frozen=True)
 class RandAugment:
-    """What a specification says; see the top of this file.
+    """A parsed specification; see the top of this file.
 
     Args:
         num_ops: operations drawn for a clip.

@@ -1,4 +1,4 @@
-"""Which frames make a clip: plain arithmetic on frame numbers.
+"""Frame indices of a clip: plain arithmetic on frame numbers.
 
 Two policies (``ClipSpec.policy``):
 
@@ -75,14 +75,14 @@ def eval_indices(spec: ClipSpec, num_frames: int, fps: float, num_clips: int) ->
 
 
 def interval_clip_size(spec: ClipSpec, fps: float, target_fps: float) -> float:
-    """How many frames of a file with ``fps`` a clip spans; at least 1, not always whole."""
+    """Return how many frames of a file with ``fps`` a clip spans; at least 1, not always whole."""
     return max(1.0, spec.num_frames * spec.sampling_rate / target_fps * fps)
 
 
 def interval_starts(
     num_frames: float, clip_size: float, num_clips: int, offset_sampling: bool
 ) -> list[float]:
-    """Where test clips start, in frames of the file.
+    """Return where test clips start, in frames of the file.
 
     Args:
         num_frames: length of the video.

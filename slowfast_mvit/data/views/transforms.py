@@ -119,7 +119,7 @@ class TrainTransform:
         return out
 
     def draw(self, size: tuple[int, int], rng: Draws) -> ViewDraws:
-        """What is done to frames of this height and width."""
+        """Return what is done to frames of this height and width."""
         steps = self._augment.draw(rng) if self._augment else ()
         if self.area_range:
             cut = draw_resized_cut(size, self.area_range, self.aspect_range, rng, self.resizing)
@@ -261,7 +261,7 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """What to multiply bytes by and what to add then, (3, 1, 1, 1) each."""
+    """Return what to multiply bytes by and what to add then, (3, 1, 1, 1) each."""
     with torch.inference_mode(False):  # or training could not use what a test run has made
         scale = [1 / (255 * s) for s in std]
         shift = [-m / s for m, s in zip(mean, std, strict=True)]
