@@ -162,6 +162,7 @@ MIRRORED = {
     "upside down, mirrored": lambda frame: frame.flip(0),
     "turned and mirrored": lambda frame: frame.transpose(0, 1),
 }
+SHOWN_AS = {**MIRRORED, "matrix of zeros": lambda frame: frame}
 MID_GROUP = ("begins in mid-group", "begins in mid-group, mp4")
 ODD_ANGLE = {"turned by 30": "turned by 30 degrees"}
 REFUSED = {
@@ -289,8 +290,8 @@ def expected_frames(path, name):
     """Frames as the ffmpeg program shows them; where there is none, as PyAV decodes them."""
     if frames := ffmpeg_frames(path):
         return frames
-    if name in MIRRORED:  # PyAV tells the angle of a frame only
-        return [MIRRORED[name](frame) for frame in sequential_frames(path.with_name("plain.mp4"))]
+    if name in SHOWN_AS:  # PyAV tells the angle of a frame only
+        return [SHOWN_AS[name](frame) for frame in sequential_frames(path.with_name("plain.mp4"))]
     return sequential_frames(path)
 
 
