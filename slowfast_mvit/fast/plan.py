@@ -61,11 +61,11 @@ class Plan:
     k_thw: THW
     attention: str
     pools: bool
-    pools_again: bool
-    projects: bool
-    mlp: bool
-    skips: bool
-    emulates: bool
+    pools_again: bool = False
+    projects: bool = False
+    mlp: bool = False
+    skips: bool = False
+    emulates: bool = False
 
 
 def plan_of(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | None:
@@ -166,7 +166,7 @@ def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
         if reason is not None:
             log_once("pooling", reason)
             pools = False
-    return Plan(q_thw, k_thw, "fused", pools, False, False, False, False, False)
+    return Plan(q_thw, k_thw, attention="fused", pools=pools)
 
 
 def _grids(attn: MultiScaleAttention, thw: THW) -> tuple[THW, THW]:

@@ -142,40 +142,13 @@ def blockwise_attention_backward(
 
 
 @blockwise_attention.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table_t: Tensor | None,
-    table_h: Tensor | None,
-    table_w: Tensor | None,
-    q_thw: Sequence[int],
-    k_thw: Sequence[int],
-    num_prefix_tokens: int,
-    scale: float,
-    add_queries_from: int,
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), _empty_log_sum(q)
 
 
 @blockwise_attention_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table_t: Tensor | None,
-    table_h: Tensor | None,
-    table_w: Tensor | None,
-    log_sum: Tensor,
-    q_thw: Sequence[int],
-    k_thw: Sequence[int],
-    num_prefix_tokens: int,
-    scale: float,
-    add_queries_from: int,
-) -> list[Tensor]:
-    tables = (table_t, table_h, table_w)
-    return [torch.empty_like(one) for one in (q, k, v, *tables) if one is not None]
+def _(grad: Tensor, *others: Any) -> list[Tensor]:
+    return [torch.empty_like(one) for one in others[:6] if one is not None]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -123,17 +123,8 @@ def pool_qkv_backward(
 
 
 @pool_qkv.register_fake
-def _(
-    qkv: Tensor,
-    weights: Sequence[Tensor],
-    norm_weights: Sequence[Tensor],
-    norm_biases: Sequence[Tensor],
-    thw: Sequence[int],
-    stride_q: Sequence[int],
-    stride_kv: Sequence[int],
-    num_prefix_tokens: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(qkv: Tensor, weights: Sequence[Tensor], *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    thw, stride_q, stride_kv, num_prefix_tokens, _ = others[2:]
     q, k, v = (
         _empty_pooled(qkv, weight, thw, stride, num_prefix_tokens)
         for weight, stride in zip(weights, (stride_q, stride_kv, stride_kv), strict=True)
@@ -142,23 +133,11 @@ def _(
 
 
 @pool_qkv_backward.register_fake
-def _(
-    grad_q: Tensor,
-    grad_k: Tensor,
-    grad_v: Tensor,
-    qkv: Tensor,
-    weights: Sequence[Tensor],
-    norm_weights: Sequence[Tensor],
-    norm_biases: Sequence[Tensor],
-    thw: Sequence[int],
-    stride_q: Sequence[int],
-    stride_kv: Sequence[int],
-    num_prefix_tokens: int,
-    eps: float,
-) -> list[Tensor]:
-    parameters = (*weights, *norm_weights, *norm_biases)
-    return [torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)] + [
-        torch.empty(one.shape, dtype=one.dtype, device=one.device) for one in parameters
+def _(*arguments: Any) -> list[Tensor]:
+    qkv, weights, norm_weights, norm_biases = arguments[3:7]
+    return [
+        torch.empty(one.shape, dtype=one.dtype, device=one.device)
+        for one in (qkv, *weights, *norm_weights, *norm_biases)
     ]
 
 

@@ -150,51 +150,19 @@ def _gathered(
     ]
 
 
-@torch.library.custom_op("slowfast_mvit::fold_queries", mutates_args=())
-def fold_queries(
-    q: Tensor,
-    tables: Tensor,
-    axes: Sequence[int],
-    q_thw: Sequence[int],
-    k_thw: Sequence[int],
-    scale: float,
-    num_prefix_tokens: int,
-    width: int,
-) -> Tensor:
-    """``plain_fold_queries`` as an operator; on CUDA a Triton kernel."""
-    return plain_fold_queries(q, tables, axes, q_thw, k_thw, scale, num_prefix_tokens, width)
-
-
-@torch.library.custom_op("slowfast_mvit::fold_queries_backward", mutates_args=())
-def fold_queries_backward(
-    grad: Tensor,
-    folded: Tensor,
-    tables: Tensor,
-    axes: Sequence[int],
-    q_thw: Sequence[int],
-    k_thw: Sequence[int],
-    scale: float,
-    num_prefix_tokens: int,
-) -> tuple[Tensor, Tensor]:
-    """``plain_fold_queries_backward`` as an operator; on CUDA two Triton kernels."""
-    return plain_fold_queries_backward(
-        grad, folded, tables, axes, q_thw, k_thw, scale, num_prefix_tokens
-    )
-
-
-@torch.library.custom_op("slowfast_mvit::unfold_output", mutates_args=())
-def unfold_output(attended: Tensor, residual: Tensor, num_without_residual: int) -> Tensor:
-    """``plain_unfold_output`` as an operator; on CUDA a Triton kernel."""
-    return plain_unfold_output(attended, residual, num_without_residual)
-
-
-@torch.library.custom_op("slowfast_mvit::unfold_output_backward", mutates_args=())
-def unfold_output_backward(
-    grad: Tensor, width: int, num_without_residual: int
-) -> tuple[Tensor, Tensor]:
-    """``plain_unfold_output_backward`` as an operator; on CUDA a Triton kernel."""
-    return plain_unfold_output_backward(grad, width, num_without_residual)
-
+# Operators of the twins, which are Triton kernels on CUDA.
+fold_queries = torch.library.custom_op(
+    "slowfast_mvit::fold_queries", plain_fold_queries, mutates_args=()
+)
+fold_queries_backward = torch.library.custom_op(
+    "slowfast_mvit::fold_queries_backward", plain_fold_queries_backward, mutates_args=()
+)
+unfold_output = torch.library.custom_op(
+    "slowfast_mvit::unfold_output", plain_unfold_output, mutates_args=()
+)
+unfold_output_backward = torch.library.custom_op(
+    "slowfast_mvit::unfold_output_backward", plain_unfold_output_backward, mutates_args=()
+)
 
 fold_queries.register_kernel("cuda", launch.fold)
 fold_queries_backward.register_kernel("cuda", launch.fold_backward)
@@ -203,30 +171,12 @@ unfold_output_backward.register_kernel("cuda", launch.unfold_backward)
 
 
 @fold_queries.register_fake
-def _(
-    q: Tensor,
-    tables: Tensor,
-    axes: Sequence[int],
-    q_thw: Sequence[int],
-    k_thw: Sequence[int],
-    scale: float,
-    num_prefix_tokens: int,
-    width: int,
-) -> Tensor:
-    return q.new_empty(*q.shape[:3], width)
+def _(q: Tensor, *others: Any) -> Tensor:
+    return q.new_empty(*q.shape[:3], others[-1])
 
 
 @fold_queries_backward.register_fake
-def _(
-    grad: Tensor,
-    folded: Tensor,
-    tables: Tensor,
-    axes: Sequence[int],
-    q_thw: Sequence[int],
-    k_thw: Sequence[int],
-    scale: float,
-    num_prefix_tokens: int,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, folded: Tensor, tables: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     grad_q = folded.new_empty(*folded.shape[:3], tables.shape[1])
     return grad_q, tables.new_empty(tables.shape, dtype=torch.float32)
 
