@@ -24,8 +24,8 @@ from slowfast_mvit.weights.files import WeightsFile, read_weights
 from slowfast_mvit.weights.names import strip_wrappers, to_ours, what_differs, why_left_out
 from slowfast_mvit.weights.parameter_actions import (
     HEADS,
-    LoadContext,
     Action,
+    LoadContext,
     decide,
     why_of_no_image,
 )
