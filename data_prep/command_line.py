@@ -28,6 +28,7 @@ from data_prep.journal import Record
 from data_prep.merging import merge, refuse_foreign_files
 from data_prep.parts import Shard
 from slowfast_mvit.errors import UserError, in_one_message
+from slowfast_mvit.runtime.launch_environment import available_cores
 
 _SHOWN_FAILURES = 5
 _MANY_FAILED = 1  # exit status
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="the records, one JSON object a line; .csv beside")
     add("--shard", default="", help="part i of N of the files, written i/N with i from 0")
     add("--merge", action="store_true", help="join the records of all shards; do nothing else")
-    add("--workers", type=whole_number, default=num_cores(), help="processes (%(default)s)")
+    add("--workers", type=whole_number, default=available_cores(), help="processes (%(default)s)")
     add("--timeout-s", type=whole_number, default=600, help="for one file (%(default)s)")
     add("--retry-failed", action="store_true", help="do failed files again")
     add(
@@ -77,12 +78,6 @@ def _fraction(text: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-
-
-def num_cores() -> int:
-    """Cores that this process may use, which a scheduler limits."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def run_command(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from data_prep.command_line import num_cores, whole_number
+from data_prep.command_line import whole_number
 from data_prep.jobs import JobInput, run_jobs
 from data_prep.journal import Record, read_records
 from data_prep.merging import merge
@@ -16,6 +16,7 @@ from data_prep.plan import NOT_CHECKED, UNREADABLE, LeftOut, Listed, Plan, keep_
 from data_prep.plan_check import check_file
 from data_prep.plan_write import describe, refuse_foreign_files, write_plan
 from slowfast_mvit.errors import UserError
+from slowfast_mvit.runtime.launch_environment import available_cores
 
 _RECORDS = "check.jsonl"
 
@@ -91,7 +92,7 @@ def _shared_options() -> argparse.ArgumentParser:
     add("--shard", default="", help="with --verify: check part i of N, written i/N, and stop")
     add("--merge", action="store_true", help="with --verify: all shards are done; write the lists")
     text = "with --verify: processes (%(default)s)"
-    add("--workers", type=whole_number, default=num_cores(), help=text)
+    add("--workers", type=whole_number, default=available_cores(), help=text)
     text = "with --verify: for one file (%(default)s)"
     add("--timeout-s", type=whole_number, default=600, help=text)
     return parser

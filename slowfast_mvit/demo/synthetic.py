@@ -16,7 +16,6 @@ import functools
 import io
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from slowfast_mvit.demo.motion_scenes import CLASS_NAMES, Array, draw_scene, render
 from slowfast_mvit.errors import ConfigError, in_one_message
 from slowfast_mvit.randomness import SYNTHETIC, generator
+from slowfast_mvit.runtime.launch_environment import available_cores
 from slowfast_mvit.storage import write_atomically, write_text_atomically
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def write_motion_dataset(
         ConfigError: a number is out of range, or the folder holds something else.
     """
     folder = Path(folder)
-    num_processes = _num_cores() if num_processes is None else num_processes
+    num_processes = available_cores() if num_processes is None else num_processes
     _check_numbers(num_train=num_train, num_val=num_val, seed=seed, num_processes=num_processes)
     asked = {"format": FORMAT, "num_train": num_train, "num_val": num_val, "seed": seed}
     _check_folder(folder, asked)
@@ -175,13 +175,6 @@ def _each(
 
 def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _num_cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_numbers(**numbers: int) -> None:

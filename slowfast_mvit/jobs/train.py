@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -45,6 +44,7 @@ from slowfast_mvit.runtime.distributed import (
     on_main,
     require_agreement,
 )
+from slowfast_mvit.runtime.launch_environment import available_cores
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.metric_writers import MetricWriter, TensorBoard, Wandb
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
@@ -266,6 +266,6 @@ def opened_reporter(run: Run, *, steps_per_epoch: int) -> Iterator[Reporter]:
 def _hint(config: Config) -> DataStallHint:
     return DataStallHint(
         num_workers=config.data_loader.num_workers * local_world_size(),
-        num_cores=len(os.sched_getaffinity(0)),
+        num_cores=available_cores(),
         can_fuse=config.aug.enable and config.aug.aa_method != "fused",
     )

@@ -20,7 +20,7 @@ from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, nearest
 from slowfast_mvit.launch import LAUNCHED
 from slowfast_mvit.launch.agent import Launch, run_agent
-from slowfast_mvit.runtime.launch_environment import is_launched
+from slowfast_mvit.runtime.launch_environment import available_cores, is_launched
 
 
 def launch_command(launch: Launch, words: Sequence[str]) -> int:
@@ -103,7 +103,7 @@ def _run(launch: Launch, command: Sequence[str]) -> int:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([root, before] if before else [root])
     if launch.num_processes > 1:
-        share = 1 if _num_gpus() else len(os.sched_getaffinity(0)) // launch.num_processes
+        share = 1 if _num_gpus() else available_cores() // launch.num_processes
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
     return run_agent(launch, command)
 

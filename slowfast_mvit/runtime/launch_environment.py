@@ -90,6 +90,12 @@ def _contradictions(values: Mapping[str, int]) -> list[str]:
     return problems
 
 
+def available_cores() -> int:
+    """Return the number of CPU cores this process may use, which a scheduler may limit."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether ranks that are started again would find the addresses of the dead ones.
 
