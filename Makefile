@@ -1,5 +1,6 @@
 # make demo    train a small MViTv2 on videos it makes itself, test it, write a report (about 5 minutes)
 # make test    all tests                                        make lint    ruff and mypy
+# make test-fast  tests that start no processes and compile nothing, for daily work
 # make bench   short versions of the benchmarks                 make install just the environment
 #
 # Each of them makes the virtual environment $(VENV) first if it is not there.
@@ -7,8 +8,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TEST_ARGS ?= -n 2 --dist worksteal
+FAST_TESTS := tests/config tests/evaluation tests/optim tests/weights \
+	tests/models/test_layers.py tests/models/test_specs.py tests/models/test_mvit.py \
+	tests/models/test_variants.py tests/rules/test_layering.py tests/data/test_sampling.py \
+	tests/data/test_items.py tests/engine/test_train.py tests/engine/test_reporter.py \
+	tests/test_errors.py tests/test_structures.py tests/test_randomness.py
 
-.PHONY: install demo test lint bench
+.PHONY: install demo test test-fast lint bench
 install: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
@@ -27,6 +33,9 @@ demo: $(VENV)/.installed
 # One thread per process: two processes with two threads each are slower than with one each.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
+
+test-fast: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS) $(FAST_TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
