@@ -160,7 +160,7 @@ def test_only_the_first_twenty_problems_are_written_out(tmp_path):
 
     lines = str(caught.value).splitlines()
     assert len(lines) == 22
-    assert lines[0].endswith("1000 problems")
+    assert lines[0].endswith("1,000 problems")
     assert lines[-1] == "  and 980 more"
 
 

@@ -13,9 +13,9 @@ from slowfast_mvit.runtime.distributed import rank
 
 def open_folder(config_file, overrides):
     config = load_config(config_file, overrides[rank()])
-    with run.started(config) as output_dir:
-        (output_dir / f"rank{rank()}.txt").touch()
-        return str(output_dir)
+    with run.started(config) as started:
+        (started.output_dir / f"rank{rank()}.txt").touch()
+        return str(started.output_dir)
 
 
 def open_unseen_folder(config_file):

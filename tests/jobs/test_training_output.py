@@ -43,5 +43,4 @@ def test_a_run_that_goes_on_is_told_without_a_gap_or_a_repeat(tiny_config, capsy
     )
     assert b"    TRAIN:" in text and b"TENSORBOARD:" in text
     shown = capsys.readouterr().out
-    assert "epoch 2/2, step 2/2   finished" in shown.replace("\n", "   ")
-    assert "checkpoint: checkpoint_epoch_00002.pyth" in shown
+    assert "finished" in shown and "100.0 %   epoch 2/2" in shown

@@ -172,7 +172,7 @@ def test_training_and_testing_leave_a_finished_run_with_its_figure(tiny_config, 
     assert main(["watch", str(folder), "--once"]) == 0
 
     shown = capsys.readouterr().out
-    assert " finished " in shown and "100.0 %   epoch 1/1" in shown
+    assert "finished" in shown and "100.0 %   epoch 1/1" in shown
     assert "test: top-1 " in shown and f"{folder / 'report.html'}" in shown.replace("\n", "")
 
 

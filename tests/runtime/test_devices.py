@@ -8,7 +8,8 @@ from torch import distributed
 
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.jobs.training_summary import tell_plan
+from slowfast_mvit.jobs.run import Run
+from slowfast_mvit.jobs.training_summary import log_plan
 from slowfast_mvit.runtime.distributed import is_main, pick_device, rank, world_size
 from slowfast_mvit.runtime.precision import (
     PRECISIONS,
@@ -113,7 +114,8 @@ def test_the_plan_warns_of_a_format_that_the_cpu_imitates(
     cpu_with()
     config = load_config(str(tiny_config), ["TRAIN.PRECISION", precision])
 
-    tell_plan(config, torch.device("cpu"), num_steps=1, num_train=8, num_val=8)
+    run = Run(config, tiny_config.parent, torch.device("cpu"))
+    log_plan(run, num_steps=1, num_train=8, num_val=8)
 
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(told) == len(warnings)
