@@ -248,7 +248,11 @@ def test_without_plotext_the_message_names_the_extra(run_folder, monkeypatch):
 def watch_in_a_terminal(folder, is_done):
     """Run watch in a terminal, with Ctrl-C once ``is_done``; returns its output and exit status."""
     ours, theirs = pty.openpty()
-    program = "import sys; from slowfast_mvit.cli import main; sys.exit(main(sys.argv[1:]))"
+    # A job that a script starts in the background ignores SIGINT, and so would its children.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from slowfast_mvit.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     watch = subprocess.Popen(
         [sys.executable, "-c", program, "watch", str(folder)],
         stdout=theirs,
