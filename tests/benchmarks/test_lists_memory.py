@@ -38,8 +38,8 @@ def test_650_000_videos_cost_under_150_mb_and_nothing_in_a_worker(tmp_path):
     assert measured["num_videos"] == 650_000
     assert measured["peak_mb"] < 150
     # The columns hold 40 MB; a few megabytes more or less are the noise of starting a process.
-    assert measured["worker_mb"]["fork"] < 4
-    assert measured["worker_mb"]["spawn"] < 4
+    assert measured["worker_mb"]["fork"] < 10
+    assert measured["worker_mb"]["spawn"] < 10
 
 
 @needs_proc
