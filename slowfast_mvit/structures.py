@@ -293,8 +293,7 @@ class EvalResult:
     """The outcome of a test; all rates in percent.
 
     Attributes:
-        top1: videos whose best class is right.
-        top5: videos whose right class is among the best five (or among all, with fewer classes).
+        metrics: each of ``evaluation.metrics.METRICS``, by name.
         num_videos: videos that were scored.
         failed: videos that could not be read, not counted in the rates.
         num_listed: videos in the list; ``num_videos + failed``, or this raises.
@@ -304,8 +303,7 @@ class EvalResult:
         failed_videos: each video that could not be read, and why.
     """
 
-    top1: float
-    top5: float
+    metrics: dict[str, float]
     num_videos: int
     failed: int
     num_listed: int
@@ -320,6 +318,16 @@ class EvalResult:
                 f"{self.num_videos} videos scored and {self.failed} failed, "
                 f"but the list has {self.num_listed}"
             )
+
+    @property
+    def top1(self) -> float:
+        """Videos whose best class is right."""
+        return self.metrics["top1"]
+
+    @property
+    def top5(self) -> float:
+        """Videos whose right class is among the best five, or among all of fewer classes."""
+        return self.metrics["top5"]
 
 
 def _require(condition: bool, message: str) -> None:

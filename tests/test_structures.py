@@ -86,4 +86,4 @@ def test_a_video_scored_twice_is_refused():
 
 def test_a_result_that_lost_a_video_is_refused():
     with pytest.raises(MissingViewsError, match=r"9 videos scored and 0 failed, but .* 10"):
-        EvalResult(50.0, 90.0, 9, 0, 10, 6, {}, "")
+        EvalResult({"top1": 50.0, "top5": 90.0}, 9, 0, 10, 6, {}, "")

@@ -7,6 +7,8 @@ what ``numpy.argsort(-probs, kind="stable")`` gives.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -58,6 +60,13 @@ def hardest_videos(scores: VideoScores, count: int) -> np.ndarray:
     """
     right = scores.probs[np.arange(len(scores.labels)), scores.labels]
     return np.argsort(right, kind="stable")[:count]
+
+
+# Each is a number of test_results.json, under its name here, and a tile of the report.
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "top1": partial(topk_accuracy, k=1),
+    "top5": partial(topk_accuracy, k=5),
+}
 
 
 def confidence_interval(rate: float, num_videos: int) -> tuple[float, float]:

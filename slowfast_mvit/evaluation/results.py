@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.evaluation.metrics import per_class_accuracy, topk_accuracy
+from slowfast_mvit.evaluation.metrics import METRICS, per_class_accuracy
 from slowfast_mvit.storage import write_atomically, write_text_atomically
 from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores
 
@@ -50,8 +50,7 @@ def summarise(
     names = distinct_names(class_names, scores.probs.shape[1])
     rates = per_class_accuracy(scores.probs, scores.labels)
     return EvalResult(
-        top1=topk_accuracy(scores.probs, scores.labels, 1),
-        top5=topk_accuracy(scores.probs, scores.labels, 5),
+        metrics={name: rate(scores.probs, scores.labels) for name, rate in METRICS.items()},
         num_videos=len(scores.video_ids),
         failed=len(failed_videos),
         num_listed=num_listed,
@@ -88,8 +87,7 @@ def distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple
 def save_results(result: EvalResult, path: str | Path) -> Path:
     """Write test_results.json, atomically. Of a failed video it keeps the name, not the path."""
     content = {
-        "top1": result.top1,
-        "top5": result.top5,
+        **result.metrics,
         "num_videos": result.num_videos,
         "num_views": result.num_views,
         "failed": result.failed,
@@ -112,8 +110,12 @@ def load_results(path: str | Path) -> EvalResult:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return EvalResult(
-            top1=content["top1"],
-            top5=content["top5"],
+            # A metric added since the file was written may be missing.
+            metrics={
+                "top1": content["top1"],
+                "top5": content["top5"],
+                **{name: content[name] for name in METRICS if name in content},
+            },
             num_videos=content["num_videos"],
             failed=content["failed"],
             num_listed=content["num_videos"] + content["failed"],

@@ -74,8 +74,7 @@ def view(folder, monkeypatch, *, state=None, width=80, height=24):
 def save_test(folder, top1=75.0):
     folder.mkdir(exist_ok=True)
     result = EvalResult(
-        top1=top1,
-        top5=100.0,
+        metrics={"top1": top1, "top5": 100.0},
         num_videos=8,
         failed=0,
         num_listed=8,
