@@ -1,5 +1,6 @@
 # make demo    train a small MViTv2 on videos it makes itself, test it, write a report (about 5 minutes)
 # make test    all tests                                        make lint    ruff and mypy
+# make test-nightly  these and their longer forms
 # make test-fast  tests that start no processes and compile nothing, for daily work
 # make bench   short versions of the benchmarks                 make install just the environment
 #
@@ -14,7 +15,7 @@ FAST_TESTS := tests/config tests/evaluation tests/optim tests/weights \
 	tests/data/test_items.py tests/engine/test_train.py tests/engine/test_reporter.py \
 	tests/test_errors.py tests/test_structures.py tests/test_randomness.py
 
-.PHONY: install demo test test-fast lint bench
+.PHONY: install demo test test-nightly test-fast lint bench
 install: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
@@ -33,6 +34,9 @@ demo: $(VENV)/.installed
 # One thread per process: two processes with two threads each are slower than with one each.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
+
+test-nightly: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS) -m ''
 
 test-fast: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS) $(FAST_TESTS)
