@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import Stopped, UserError
 from slowfast_mvit.runtime.launch_environment import (
     Place,
     die_with_agent,
@@ -47,6 +47,7 @@ T = TypeVar("T")
 
 # Longer than any step, shorter than a night: how long a collective waits for a rank that is silent.
 COLLECTIVE_LIMIT = datetime.timedelta(minutes=10)
+DEPARTURES = "ranks that have left the group"
 LONGEST_PAUSE_S = 0.5  # between two looks whether all ranks are there
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
@@ -128,10 +129,28 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     _join(place, device)
-    yield
+    try:
+        yield
+    except Stopped:  # all ranks agreed on it
+        _leave()
+        raise
     # Not after an error: nccl would wait for ranks that do not know of it, and gloo would tell them
     # before this one has said what it is.
+    _leave()
     distributed.destroy_process_group()
+
+
+def _leave() -> None:
+    """Wait on rank 0, whose process holds the store, until no other rank needs it any more.
+
+    A rank that still polls the store in ``wait_for_all`` would otherwise fail after its work.
+    """
+    store = _get_default_store()
+    num_left = store.add(DEPARTURES, 1)
+    deadline_s = time.monotonic() + COLLECTIVE_LIMIT.total_seconds()
+    while is_main() and num_left < world_size() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+        num_left = store.add(DEPARTURES, 0)
 
 
 def _join(place: Place, device: torch.device) -> None:

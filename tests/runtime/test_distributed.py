@@ -1,5 +1,9 @@
 """What the processes of a run tell each other, in one process and in several."""
 
+import os
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -142,3 +146,38 @@ def wait_until_asked_to_stop():
 
 def test_a_wait_ends_when_its_rank_is_asked_to_stop():
     assert run_ranks(wait_until_asked_to_stop, 2) == ["stopped", "busy"]
+
+
+LAST_TO_ARRIVE_AND_FIRST_TO_LEAVE = """
+import sys, time, torch
+from slowfast_mvit.runtime import distributed
+
+distributed.LONGEST_PAUSE_S = 2.0
+with distributed.process_group(torch.device("cpu")):
+    if distributed.is_main():
+        time.sleep(1.5)  # the others poll the store after 1.3 and 2.6 s
+    distributed.wait_for_all("the results")
+"""
+
+
+def test_ranks_that_poll_slowly_succeed_when_rank_0_is_done_first():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    place = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "localhost"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LAST_TO_ARRIVE_AND_FIRST_TO_LEAVE],
+            env={
+                **os.environ,
+                **place,
+                "MASTER_PORT": str(port),
+                "RANK": str(number),
+                "LOCAL_RANK": str(number),
+                "GLOO_SOCKET_IFNAME": "lo",
+            },
+        )
+        for number in range(3)
+    ]
+
+    assert [rank.wait() for rank in ranks] == [0, 0, 0]
