@@ -19,8 +19,8 @@ class Unread:
     """The reason why a key is not read.
 
     Attributes:
-        reason: of an ignored key, a sentence that begins with the key; of a refused key, the feature
-            that is outside this project's scope.
+        reason: of an ignored key, a sentence that begins with the key; of a refused key, the
+            feature that is outside this project's scope.
         silent: values that give no message.
     """
 

@@ -439,8 +439,8 @@ class DataLoader:
     pin_memory: bool = operational(True, "Copy batches to a GPU from page-locked memory.")
     start_method: str = operational_addition(
         "",
-        "Start method of the workers; empty for `forkserver`. `fork` is not safe where this process "
-        "has decoded before.",
+        "Start method of the workers; empty for `forkserver`. `fork` is not safe where this "
+        "process has decoded before.",
         choices=("", "forkserver", "fork", "spawn"),
     )
     timeout_s: float = operational_addition(

@@ -1,4 +1,4 @@
-"""A config file is read strictly, and all problems are reported in one error, with their locations."""
+"""A config file is read strictly, and one error reports all problems with their locations."""
 
 from __future__ import annotations
 
