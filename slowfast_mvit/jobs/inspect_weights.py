@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from slowfast_mvit.storage import local_copy
-from slowfast_mvit.weights.architecture import anatomy_of
+from slowfast_mvit.weights.architecture import anatomy_of, matching_variant
 from slowfast_mvit.weights.files import WEIGHTS_IN_FOLDER, read_weights
-from slowfast_mvit.weights.identify import matching_variant
-from slowfast_mvit.weights.renamed_state import state_in_our_names
+from slowfast_mvit.weights.names import state_in_our_names
 from slowfast_mvit.weights.sources import SOURCES
 
 

@@ -108,7 +108,7 @@ def tokens_after_blocks(model: nn.Module) -> list[torch.Tensor]:
     """A list that the next forward pass fills with the tokens (B, L, C) that leave each block."""
     tokens: list[torch.Tensor] = []
     for block in model.blocks:
-        block.register_forward_hook(lambda module, given, left: tokens.append(left[0]))
+        block.register_forward_hook(lambda module, inputs, outputs: tokens.append(outputs[0]))
     return tokens
 
 
