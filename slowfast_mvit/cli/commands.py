@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ from slowfast_mvit.cli.launch_flags import (
     launched_words,
     requested_launch,
 )
+from slowfast_mvit.cli.trust_flag import add_trust_argument
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
-from slowfast_mvit.config import Config, load_config, split_cfg_words
+from slowfast_mvit.config import Config, load_config, split_cfg_words, trusted_configs
 from slowfast_mvit.errors import ConfigError
 
 DEMO_CONFIG = "Demo/motion.yaml"
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command of ``slowfast-mvit``; returns the exit status."""
     arguments = _parser().parse_args(argv)
     arguments.words = sys.argv[1:] if argv is None else list(argv)
-    return guarded(lambda: arguments.command(arguments))
+    return _run(arguments)
 
 
 def run_net(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +49,17 @@ def run_net(argv: Sequence[str] | None = None) -> int:
     _add_run_net_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.words = ["run_net", *(sys.argv[1:] if argv is None else argv)]
-    return guarded(lambda: arguments.command(arguments))
+    return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    with _trust_of(arguments):
+        return guarded(lambda: arguments.command(arguments))
+
+
+def _trust_of(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    is_trusting = getattr(arguments, "trust_config", False)
+    return trusted_configs() if is_trusting else contextlib.nullcontext()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "write results and report into the first folder.",
     )
     command.add_argument("output_dir", nargs="+", help="OUTPUT_DIR of one or several of the jobs")
+    add_trust_argument(command)
     command.set_defaults(command=_merge)
 
     command = commands.add_parser(
@@ -123,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--cfg", help="the config of the weights, if the checkpoint holds none")
     command.add_argument("--top-k", type=int, default=5, help="classes to show (default: 5)")
     command.add_argument("--clips", type=int, default=5, help="clips to look at (default: 5)")
+    add_trust_argument(command)
     command.set_defaults(command=_predict)
 
     command = commands.add_parser(
@@ -131,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write report.html again from the results of a test.",
     )
     command.add_argument("output_dir", help="OUTPUT_DIR of the test")
+    add_trust_argument(command)
     command.set_defaults(command=_report)
 
     command = commands.add_parser(
@@ -173,6 +188,7 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="more overrides"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="more overrides")
+    add_trust_argument(parser)
 
 
 def _add_run_net_arguments(parser: argparse.ArgumentParser) -> None:
@@ -204,7 +220,10 @@ def _ray(arguments: argparse.Namespace) -> None:
             f"got {shlex.join(words) or 'nothing'}"
         )
     job = RayJob(arguments.num_workers, arguments.cpus_per_worker, arguments.max_failures)
-    for config in _configs(_parser().parse_args(words)):
+    inner = _parser().parse_args(words)
+    with _trust_of(inner):
+        configs = _configs(inner)
+    for config in configs:
         fit(config, job, train_job)
 
 

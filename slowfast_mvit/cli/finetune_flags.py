@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from slowfast_mvit.cli.trust_flag import add_trust_argument
+
 FLAGS: dict[str, dict[str, Any]] = {
     "--data": {
         "required": True,
@@ -71,3 +73,4 @@ def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="changes to the config of the run"
     )
+    add_trust_argument(parser)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from slowfast_mvit.cli.trust_flag import add_trust_argument
+
 EXAMPLES = """examples:
   slowfast-mvit weights inspect FILE --json
   slowfast-mvit weights convert FILE OUT.pyth              for PySlowFast
@@ -48,6 +50,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-names", metavar="FILE", help="names of the classes: one a line, or JSON"
     )
     command.add_argument("--overwrite", action="store_true", help="write over what is there")
+    add_trust_argument(command)
     command.set_defaults(command=_convert)
 
 

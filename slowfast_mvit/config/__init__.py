@@ -5,7 +5,7 @@ PySlowFast that are not read), ``checks`` (conditions between keys).
 """
 
 from slowfast_mvit.config.config import Config
-from slowfast_mvit.config.load import load_config, load_config_text
+from slowfast_mvit.config.load import load_config, load_config_text, trusted_configs
 from slowfast_mvit.config.shipped import find_config, shipped_configs, split_cfg_words
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "load_config_text",
     "shipped_configs",
     "split_cfg_words",
+    "trusted_configs",
 ]

@@ -8,8 +8,11 @@ Warnings and problems are collected first, then logged and raised.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from slowfast_mvit.config.coerce import Mismatch, coerce, shorten
 from slowfast_mvit.config.config import KEYS, Config
 from slowfast_mvit.config.legacy import IGNORED, REFUSED, RENAMED
 from slowfast_mvit.config.schema import Settings
+from slowfast_mvit.config.setting import Key
 from slowfast_mvit.config.shipped import find_config
 from slowfast_mvit.config.sources import (
     COMMAND_LINE,
@@ -34,6 +38,24 @@ logger = logging.getLogger(__name__)
 
 KNOWN = (*KEYS, *IGNORED, *REFUSED)
 SECTIONS = {name[:dot] for name in KNOWN for dot, letter in enumerate(name) if letter == "."}
+
+
+_are_trusted = ContextVar("are_trusted", default=False)
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
+
+
+@contextlib.contextmanager
+def trusted_configs() -> Iterator[None]:
+    """Let config files name code (``package.module:name``) and addresses, as overrides may.
+
+    Without it, code and downloads are named by overrides only: a config may come from a stranger,
+    inside weights or a run folder.
+    """
+    token = _are_trusted.set(True)
+    try:
+        yield
+    finally:
+        _are_trusted.reset(token)
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -115,12 +137,32 @@ def _values(keys: dict[str, SourceValue], findings: Findings) -> dict[str, Any]:
             continue
         try:
             values[name] = coerce(KEYS[name], item.value, item.text)
+            if item.location != COMMAND_LINE and not _are_trusted.get():
+                _require_harmless(KEYS[name], values[name])
         except Mismatch as mismatch:
             findings.problem(item.location, f"{name}: {mismatch}")
     # PySlowFast's key for the same setting.
     if values.get("TRAIN.MIXED_PRECISION") and "TRAIN.PRECISION" not in keys:
         values["TRAIN.PRECISION"] = "fp16"
     return values
+
+
+def _require_harmless(key: Key, value: Any) -> None:
+    """Refuse a value from a file that names code to import, or an address to fetch.
+
+    Raises:
+        Mismatch: names the key and the ways to allow it.
+    """
+    for text in value if isinstance(value, tuple) else (value,):
+        if not isinstance(text, str):
+            continue
+        is_address = _ADDRESS.match(text) is not None
+        if is_address or (key.rule.names_code and ":" in text):
+            raise Mismatch(
+                f"{shorten(text)} {'is an address to fetch' if is_address else 'is code to run'}, "
+                f"which a config file may not name. Give {key.name} on the command line, or add "
+                "--trust-config if you trust this config as you trust a program"
+            )
 
 
 def _unknown(name: str) -> str:

@@ -25,6 +25,7 @@ class Train:
         "Kind of data set, for training and validation: a row of `data/lists/catalog.py`, such as "
         "`kinetics`, `k400`, `ssv2`, `imagenet`, `csv` or `folder` (see data.md).",
         any_case=True,
+        names_code=True,
     )
     batch_size: int = setting(
         64, "Videos per node and step; each gives `AUG.NUM_SAMPLE` clips.", minimum=1
@@ -114,7 +115,10 @@ class Test:
 
     enable: bool = operational(True, "Test.")
     dataset: str = setting(
-        "kinetics", "Kind of data set for testing, as `TRAIN.DATASET`.", any_case=True
+        "kinetics",
+        "Kind of data set for testing, as `TRAIN.DATASET`.",
+        any_case=True,
+        names_code=True,
     )
     batch_size: int = operational(
         8,
@@ -347,6 +351,7 @@ class Data:
         "pyav",
         "Video decoder: `pyav`, `torchcodec`, `torchcodec_cuda`, `decord`, `auto` "
         "(the first that works), or `package.module:name`.",
+        names_code=True,
     )
     num_frames: int = setting(8, "T, frames of a clip.", minimum=1)
     sampling_rate: int = setting(
@@ -476,7 +481,9 @@ class Settings:
     shard_id: int = operational(0, "Number of this node, from 0.", minimum=0)
     output_dir: str = operational(".", "Folder for all output, local or remote through iopath.")
     path_handlers: tuple[str, ...] = operational_addition(
-        (), "`package.module:name` of iopath path handlers, for remote lists, weights and outputs."
+        (),
+        "`package.module:name` of iopath path handlers, for remote lists, weights and outputs.",
+        names_code=True,
     )
     rng_seed: int = setting(1, "Seed of everything random.", minimum=0)
     log_period: int = operational(10, "Steps between lines of the log.", minimum=1)

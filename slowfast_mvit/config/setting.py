@@ -21,6 +21,7 @@ class Rule:
         ours: the key is not one of PySlowFast's.
         any_case: the value is converted to lower case, as in PySlowFast.
         from_variant: the value comes from ``MVIT.VARIANT`` unless the key is set.
+        names_code: the value may be ``package.module:name``, which is imported.
         decides_numbers: a change may change weights or scores, so the key counts for the digest.
     """
 
@@ -33,6 +34,7 @@ class Rule:
     ours: bool = False
     any_case: bool = False
     from_variant: bool = False
+    names_code: bool = False
     decides_numbers: bool = True
 
 

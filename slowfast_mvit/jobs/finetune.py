@@ -18,7 +18,7 @@ from typing import Any
 
 from slowfast_mvit import builders
 from slowfast_mvit.annotations.class_names import folded
-from slowfast_mvit.config import Config, load_config, load_config_text
+from slowfast_mvit.config import Config, load_config, load_config_text, trusted_configs
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.errors import ConfigError, UserError, in_one_message
 from slowfast_mvit.evaluation.results import load_results
@@ -220,7 +220,8 @@ def _require_same_run(config: Config, class_names: Sequence[str]) -> None:
         return
     newest = newest_first(folder)[0]
     content = read_torch(newest)
-    before = load_config_text(content["cfg"], source=f"the config in {newest}")
+    with trusted_configs():  # it is only compared
+        before = load_config_text(content["cfg"], source=f"the config in {newest}")
     problems = [
         f"{name}: was {KEYS[name].value_in(before)!r}, is {KEYS[name].value_in(config)!r}"
         for name in _OF_THE_RUN
