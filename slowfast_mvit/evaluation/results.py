@@ -10,13 +10,13 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.evaluation.metrics import METRICS, per_class_accuracy
-from slowfast_mvit.storage import write_atomically, write_text_atomically
+from slowfast_mvit.storage import read_npz, write_atomically, write_text_atomically
 from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores
 
 SCORE_ARRAYS = ("video_ids", "labels", "view_probs", "views", "probs")
@@ -147,12 +147,10 @@ def load_scores(path: str | Path) -> VideoScores:
         UserError: when the file is missing, damaged or something else.
     """
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            arrays = {name: archive[name] for name in SCORE_ARRAYS}
+        arrays: dict[str, Any] = read_npz(Path(path), SCORE_ARRAYS)
         video_ids = tuple(arrays.pop("video_ids").tolist())
         return VideoScores(video_ids=video_ids, **arrays)
-    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(_unreadable(path, "test_scores.npz", error)) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 PACKAGE = "slowfast_mvit"
 LINE = "[%(asctime)s] %(levelname)s %(message)s"
 STATS_PREFIX = "json_stats: "
+_COUNT = re.compile(r"[0-9]{1,12}(/[0-9]{1,12})?")  # "3/200"
 IN_THE_BAR = "in_the_bar"
 
 
@@ -132,9 +134,12 @@ def parse_record(line: str) -> dict[str, Any] | None:
     """The record of a line of ``json_stats.log``; None for a torn line, or one that is none."""
     try:
         record = simplejson.loads(line.removeprefix(STATS_PREFIX))
-    except simplejson.JSONDecodeError:
+    except (ValueError, RecursionError):  # also of numbers with thousands of digits
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    counts = (str(record.get(name, "0")) for name in ("epoch", "iter"))
+    return record if all(map(_COUNT.fullmatch, counts)) else None
 
 
 def _stats_line(record: Record) -> str:

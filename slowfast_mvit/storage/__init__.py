@@ -1,6 +1,7 @@
 """Files: written atomically or line by line, read safely, and fetched or sent through iopath."""
 
 from slowfast_mvit.storage.append_log import AppendLog, whole_lines
+from slowfast_mvit.storage.archives import read_npz
 from slowfast_mvit.storage.atomic import (
     atomic_path,
     remove_left_overs,
@@ -21,6 +22,7 @@ __all__ = [
     "leads_to_file",
     "local_copy",
     "output_folder",
+    "read_npz",
     "read_torch",
     "register_path_handlers",
     "remove_left_overs",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from slowfast_mvit.storage.archives import is_zip
+
 _SEEN = 512  # bytes; the name of a tar archive's kind stands at 257
 
 
@@ -99,7 +101,7 @@ _MISTAKES = (
         "Load it with torch.jit.load where you trust it, and save its state_dict() with torch.save",
     ),
     Signature(
-        lambda start, path: start.startswith(b"PK") and not zipfile.is_zipfile(path),
+        lambda start, path: start.startswith(b"PK") and not is_zip(path),
         "it is cut off: it begins as PyTorch's files do, and its end is missing",
         _AGAIN,
     ),

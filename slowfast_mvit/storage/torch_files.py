@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.storage.archives import check_archive, is_zip
 from slowfast_mvit.storage.atomic import write_atomically
 from slowfast_mvit.storage.remote import local_copy
 from slowfast_mvit.storage.signatures import described_mistake
+
+logger = logging.getLogger(__name__)
 
 # How torch names what a file would have had to run or to build.
 _REFUSED = re.compile(r"(?:GLOBAL|class|function) [\w.]+")
@@ -42,7 +45,10 @@ def read_torch(path: str | Path) -> Any:
         what = "is a folder" if path.is_dir() else "no such file"
         raise WeightsError(f"{path}: {what}. Give the path of a checkpoint file (.pyth)")
     try:
-        _check_zip(path)
+        if is_zip(path):
+            check_archive(path)
+        else:
+            logger.info("%s: the old format of PyTorch, without checksums", path)
         return torch.load(path, map_location="cpu", weights_only=True)
     # Damaged bytes make an unpickler raise whatever its last instruction happened to raise.
     except Exception as error:
@@ -61,14 +67,6 @@ def read_torch(path: str | Path) -> Any:
         raise WeightsError(
             f"{path}: not a readable PyTorch file, or damaged{reason}. Copy or download it again"
         ) from error
-
-
-def _check_zip(path: Path) -> None:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"the checksum of its part {damaged!r} is wrong")
 
 
 def _first_line(error: BaseException) -> str:

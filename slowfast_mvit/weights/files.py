@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
 from slowfast_mvit.storage import local_copy, read_torch
+from slowfast_mvit.storage.archives import is_zip
 from slowfast_mvit.storage.signatures import described_mistake, is_safetensors
 
 # Keys of the state dict of a file: PySlowFast and this project, mmengine and Lightning, timm.
@@ -96,7 +96,7 @@ def read_weights(
         ours = OUR_KEY in metadata
         extra = _read_config(path) if ours and path.is_dir() else {}
         return WeightsFile(name, state, is_ours=ours, extra=extra)
-    if path.suffix == ".pkl" and path.is_file() and not zipfile.is_zipfile(path):
+    if path.suffix == ".pkl" and path.is_file() and not is_zip(path):
         raise WeightsError(
             f"{path}: Python pickles are not read, since they can run code. Files of this name "
             "come from Caffe2, which has no MViT, or from detectron2: load such a file with "
@@ -187,7 +187,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         reason = described_mistake(path) or f"{error}. Copy or download it again"
-        if zipfile.is_zipfile(path):
+        if is_zip(path):
             reason = "it is a file of torch.save. Name it .pth"
         raise WeightsError(
             f"{path}: not a readable safetensors file, or damaged: {reason}"
