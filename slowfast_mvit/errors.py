@@ -113,6 +113,15 @@ class Stopped(Exception):
         self.signal_number = signal_number
 
 
+def printable(text: str) -> str:
+    """Return a text with control characters as ``\\x1b`` or so; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice spelled most like ``word``, or None where none is close."""
     by_folded = {choice.lower(): choice for choice in choices}

@@ -20,6 +20,10 @@ from slowfast_mvit.models.specs import as_thw, check_specs, divided, first_grid,
 from slowfast_mvit.models.tables import THW
 from slowfast_mvit.models.variants import SIZES
 
+# Far beyond every published model: a config from a stranger costs no more than a large one.
+MAX_DEPTH = 1000
+MAX_WIDTH = 65_536
+
 
 def mvit_from_lists(
     *,
@@ -110,6 +114,8 @@ def block_specs(
         ConfigError: if rows name blocks that do not exist, heads do not divide a width, or a kernel
             does not pool queries to the grid of the skip path. Names all of them.
     """
+    if not 1 <= depth <= MAX_DEPTH:
+        raise ConfigError(f"a model has 1 to {MAX_DEPTH:,} blocks, got {depth!r}")
     _check_rows(
         depth,
         {
@@ -126,6 +132,8 @@ def block_specs(
         stride_kv = _adaptive_strides(as_thw(pool_kv_stride_adaptive), stride_q, depth)
     kernel = None if pool_kvq_kernel is None else as_thw(pool_kvq_kernel)
     widths = _widths(depth, embed_dim, num_heads, dim_mul, head_mul, dim_mul_in_att)
+    if (widest := max(dim_out for _, _, dim_out, _ in widths)) > MAX_WIDTH:
+        raise ConfigError(f"dim_mul: a block has at most {MAX_WIDTH:,} channels, got {widest:,}")
 
     specs = []
     for block, (dim, dim_att, dim_out, heads) in enumerate(widths):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from slowfast_mvit.builders.data import channel_statistics, clip_spec, view_plan
 from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
@@ -12,6 +15,9 @@ from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.models import MViT
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.files import CONFIG_IN_FOLDER, WeightsFile, read_weights
+
+# An image model that is inflated to clips has fewer values than the model, but not this much.
+MOST_TIMES_LARGER = 4
 
 
 def build_model(config: Config, *, attention: str = "fast") -> MViT:
@@ -131,16 +137,45 @@ def model_of_checkpoint(
     """
     file = read_weights(path, ema=ema)
     if config_file is not None:
-        model = build_model(load_config(config_file))
+        build = partial(build_model, load_config(config_file))
     elif "model" in file.extra:
-        model = _model_of_folder(file)
+        build = partial(_model_of_folder, file)
     elif file.cfg_text:
-        model = build_model(load_config_text(file.cfg_text, source=f"the config in {path}"))
+        config = load_config_text(file.cfg_text, source=f"the config in {path}")
+        build = partial(build_model, config)
     else:
         raise ConfigError(f"{path}: holds no config. Name the one it was trained with (--cfg)")
+    with torch.device("meta"):
+        _require_no_larger(build(), file)
+    model = build()
     load_weights(model, path, head="keep", ema=ema)
     model.input_spec = file.extra.get("input_spec") or model.input_spec
+    _require_names_of_classes(model, file)
     return model.eval()
+
+
+def _require_no_larger(model: MViT, file: WeightsFile) -> None:
+    """Refuse a config that asks for much more memory than its weights, before it is allocated.
+
+    Raises:
+        WeightsError: names both numbers of values.
+    """
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    there = sum(tensor.numel() for tensor in file.state.values())
+    if asked > MOST_TIMES_LARGER * there + 1_000_000:
+        raise WeightsError(
+            f"{file.path}: has {there:,} values, but its config describes a model of {asked:,}. "
+            "Name the config it was trained with (--cfg)"
+        )
+
+
+def _require_names_of_classes(model: MViT, file: WeightsFile) -> None:
+    names = model.input_spec and model.input_spec["class_names"]
+    num_classes = model.head.projection.out_features
+    if names and len(names) != num_classes:
+        raise WeightsError(
+            f"{file.path}: names {len(names)} classes, but its model has {num_classes}"
+        )
 
 
 def _model_of_folder(file: WeightsFile) -> MViT:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-from slowfast_mvit.errors import Stopped, UserError
+from slowfast_mvit.errors import Stopped, UserError, printable
 from slowfast_mvit.runtime.launch_environment import die_with_agent, tells_of_lost_rank
 
 
@@ -50,7 +50,7 @@ def guarded(run: Callable[[], int | None]) -> int:
 def _say_once(message: str) -> None:
     """Print what all ranks have to say."""
     if _rank() == 0:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def _say(message: str) -> None:
@@ -62,7 +62,7 @@ def _say(message: str) -> None:
     if rank := _rank():
         time.sleep(1.0 if os.environ.get("LOCAL_RANK") == "0" else 2.0)
         message = "\n".join(f"[rank {rank}] {line}" for line in message.splitlines())
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def _rank() -> int:

@@ -228,7 +228,7 @@ class Model:
         choices=("MViT",),
         out_of_scope=("SlowFast", "ResNet", "X3D", "PTVMViT", "MaskMViT", "ContrastiveModel"),
     )
-    num_classes: int = setting(400, "Classes, counted from label 0.", minimum=1)
+    num_classes: int = setting(400, "Classes, counted from label 0.", minimum=1, maximum=1_000_000)
     loss_func: str = setting(
         "cross_entropy",
         "Loss; soft_cross_entropy takes the mixed and smoothed labels of `MIXUP`.",
@@ -272,10 +272,16 @@ class Mvit:
     patch_padding: tuple[int, ...] = setting(
         (2, 4, 4), "Its padding; every published model has 1, 3, 3.", minimum=0
     )
-    embed_dim: int = setting(96, "Width of the first block.", minimum=1, from_variant=True)
-    num_heads: int = setting(1, "Heads of the first block.", minimum=1, from_variant=True)
-    depth: int = setting(16, "Number of blocks.", minimum=1, from_variant=True)
-    mlp_ratio: float = setting(4.0, "Width inside a block's MLP over the block's width.", above=0)
+    embed_dim: int = setting(
+        96, "Width of the first block.", minimum=1, maximum=16384, from_variant=True
+    )
+    num_heads: int = setting(
+        1, "Heads of the first block.", minimum=1, maximum=1024, from_variant=True
+    )
+    depth: int = setting(16, "Number of blocks.", minimum=1, maximum=1000, from_variant=True)
+    mlp_ratio: float = setting(
+        4.0, "Width inside a block's MLP over the block's width.", above=0, maximum=64
+    )
     qkv_bias: bool = setting(True, "Queries, keys and values have a bias.")
     droppath_rate: float = setting(
         0.1, "Stochastic depth of the last block; grows evenly from 0.", minimum=0, maximum=1
@@ -353,9 +359,12 @@ class Data:
         "(the first that works), or `package.module:name`.",
         names_code=True,
     )
-    num_frames: int = setting(8, "T, frames of a clip.", minimum=1)
+    num_frames: int = setting(8, "T, frames of a clip.", minimum=1, maximum=4096)
     sampling_rate: int = setting(
-        8, "tau, the step between them, in frames at `TARGET_FPS`; not read for SSv2.", minimum=1
+        8,
+        "tau, the step between them, in frames at `TARGET_FPS`; not read for SSv2.",
+        minimum=1,
+        maximum=4096,
     )
     target_fps: int = setting(30, "Frames per second in which tau is counted.", minimum=1)
     train_jitter_fps: float = setting(
@@ -382,8 +391,10 @@ class Data:
         minimum=0,
         maximum=1,
     )
-    train_crop_size: int = setting(224, "Side of a training crop, in pixels.", minimum=1)
-    test_crop_size: int = setting(256, "Side of a test crop, in pixels.", minimum=1)
+    train_crop_size: int = setting(
+        224, "Side of a training crop, in pixels.", minimum=1, maximum=4096
+    )
+    test_crop_size: int = setting(256, "Side of a test crop, in pixels.", minimum=1, maximum=4096)
     random_flip: bool = setting(True, "Flip half of the training clips horizontally.")
     mean: tuple[float, float, float] = setting(
         (0.45, 0.45, 0.45), "Mean of each channel, subtracted; pixels are 0 to 1."

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import simplejson
 from tqdm import tqdm
 
+from slowfast_mvit.errors import printable
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.storage import AppendLog, write_text_atomically
 
@@ -72,15 +73,6 @@ class TerminalHandler(logging.Handler):
             return
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """The text with characters that are neither printable nor a line end as ``\\x1b`` or so."""
-    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 class StatsLog:

@@ -72,8 +72,20 @@ class Anatomy:
 
 
 def anatomy_of(state: Mapping[str, Tensor]) -> Anatomy:
-    """Return the architecture of a state dict in our names."""
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    """Return the architecture of a state dict in our names.
+
+    Raises:
+        WeightsError: parameters that every MViT has are missing or of another shape.
+    """
+    try:
+        return _anatomy_of(state)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise WeightsError(f"these are not the weights of an MViT: {error!r}") from error
+
+
+def _anatomy_of(state: Mapping[str, Tensor]) -> Anatomy:
+    numbers = (re.match(r"blocks\.([0-9]{1,6})\.", name) for name in state)
+    depth = 1 + max(int(number[1]) for number in numbers if number)
     patches = state["patch_embed.proj.weight"]
     growth = growth_of(state)
     first, last = (_num_heads(state, block) for block in (0, depth - 1))

@@ -19,6 +19,7 @@ from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
 from slowfast_mvit.storage import local_copy, read_torch
 from slowfast_mvit.storage.archives import is_zip
 from slowfast_mvit.storage.signatures import described_mistake, is_safetensors
+from slowfast_mvit.weights.input_specs import checked_input_spec
 
 # Keys of the state dict of a file: PySlowFast and this project, mmengine and Lightning, timm.
 _STATE_KEYS = ("model_state", "state_dict", "model")
@@ -95,7 +96,7 @@ def read_weights(
         state, metadata = _read_safetensors(file)
         ours = OUR_KEY in metadata
         extra = _read_config(path) if ours and path.is_dir() else {}
-        return WeightsFile(name, state, is_ours=ours, extra=extra)
+        return WeightsFile(name, state, is_ours=ours, extra=_checked(extra, name))
     if path.suffix == ".pkl" and path.is_file() and not is_zip(path):
         raise WeightsError(
             f"{path}: Python pickles are not read, since they can run code. Files of this name "
@@ -103,6 +104,11 @@ def read_weights(
             "detectron2 and save its state dict with torch.save"
         )
     return _unwrap(name, read_torch(path), ema)
+
+
+def _checked(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
+    spec = checked_input_spec(extra.get("input_spec"), where)
+    return {**extra, "input_spec": spec} if "input_spec" in extra else dict(extra)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def _unwrap(path: str, content: Any, ema: bool) -> WeightsFile:
         is_ours=OUR_KEY in content,
         has_average=bool(averages),
         cfg_text=cfg_text if isinstance(cfg_text, str) else None,
-        extra=dict(extra) if isinstance(extra, Mapping) else {},
+        extra=_checked(extra, path) if isinstance(extra, Mapping) else {},
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slowfast_mvit.errors import ConfigError, WeightsError, pick
+from slowfast_mvit.errors import ConfigError, WeightsError, in_one_message, pick
 from slowfast_mvit.weights.architecture import growth_of, known_grid
 from slowfast_mvit.weights.files import WeightsFile, read_weights
 from slowfast_mvit.weights.inflate import INFLATIONS
@@ -103,9 +103,10 @@ def load_weights(
     report = _report(file, source, state, model_state, actions)
     _check_filled(report, f"file: {_size(state)}; model: {_size(model_state)}", min_filled)
     if head == "keep":
-        _check_head(report)
+        _check_complete(report)
     values = model.state_dict()
     new = {name: actions[strip_wrappers(name)].value for name in values}
+    _check_finite(file.path, new, is_error=head == "keep")
     model.load_state_dict(values | {n: value for n, value in new.items() if value is not None})
     clean = not (report.missing or report.unexpected)
     log.log(logging.INFO if clean else logging.WARNING, report.table())
@@ -205,11 +206,38 @@ def _size(state: Mapping[str, Tensor]) -> str:
     return f"{len(numbers)} blocks, {len(state['patch_embed.proj.weight'])} channels in the first"
 
 
-def _check_head(report: LoadReport) -> None:
-    missing = [name for name in report.missing if name.startswith("head.")]
-    if missing:
+def _check_complete(report: LoadReport) -> None:
+    """Refuse to test or to predict with parameters that the file does not have."""
+    if not report.missing:
+        return
+    head = [name for name in report.missing if name.startswith("head.")]
+    if head:
         raise WeightsError(
-            f"{report.path}: its head does not fit: {missing[0]}: {report.details[missing[0]]}. "
+            f"{report.path}: its head does not fit: {head[0]}: {report.details[head[0]]}. "
             "Nothing was loaded. Build the model with as many classes (MODEL.NUM_CLASSES), or load "
             "with head='auto' to train a new head"
         )
+    problems = [f"{name}: {report.details[name]}" for name in report.missing]
+    raise WeightsError(
+        in_one_message(f"{report.path}: its backbone does not fit the model", problems, limit=5)
+        + "\nNothing was loaded. Is this the config of these weights? To train from what fits, "
+        "load with head='auto'"
+    )
+
+
+def _check_finite(path: str, values: Mapping[str, Tensor | None], is_error: bool) -> None:
+    """Report parameters with NaN or infinity."""
+    names = [
+        name
+        for name, value in values.items()
+        if value is not None and not value.is_meta and not value.isfinite().all()
+    ]
+    if not names:
+        return
+    message = (
+        f"{path}: {len(names)} of {len(values)} parameters have values that are NaN or infinite, "
+        f"the first {names[0]}. The training that wrote it has diverged: take an earlier checkpoint"
+    )
+    if is_error:
+        raise WeightsError(message)
+    log.warning("%s", message)

@@ -1,0 +1,167 @@
+"""What a file of weights asks for costs no more than the file is worth."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from slowfast_mvit.builders import model_of_checkpoint
+from slowfast_mvit.builders.model import input_spec
+from slowfast_mvit.config import load_config_text
+from slowfast_mvit.errors import UserError, WeightsError
+
+TINY = """
+DATA: {NUM_FRAMES: 4, TRAIN_CROP_SIZE: 32, TEST_CROP_SIZE: 32}
+MODEL: {NUM_CLASSES: 2}
+MVIT: {DEPTH: 1, EMBED_DIM: 8, POOL_KV_STRIDE_ADAPTIVE: [1, 4, 4], POOL_KVQ_KERNEL: [3, 3, 3]}
+"""
+CONFIGS = [
+    ("MVIT", name, value)
+    for name, values in {
+        "DEPTH": (100_000, 999, 10**12, -1, "x", [1]),
+        "EMBED_DIM": (30_000, 16_384, 10**9, 0),
+        "NUM_HEADS": (10**6, 0),
+        "MLP_RATIO": (1e9, 64, -1, ".inf"),
+        "DIM_MUL": ("[[1, 8000]]", "[[99, 2]]", "[[0]]"),
+        "HEAD_MUL": ("[[0, 1.0e9]]",),
+        "POOL_Q_STRIDE": ("[[0, 1, 1000000, 1]]", "[[0, 0, 0, 0]]"),
+        "POOL_KVQ_KERNEL": ("[9999, 9999, 9999]", "[-1, 3, 3]"),
+        "PATCH_KERNEL": ("[999, 999, 999]", "[0, 7, 7]"),
+        "PATCH_STRIDE": ("[0, 4, 4]", "[1, 1, 1]"),
+        "VARIANT": ("huge",),
+    }.items()
+    for value in values
+] + [
+    ("DATA", "NUM_FRAMES", 10**9),
+    ("DATA", "NUM_FRAMES", 4096),
+    ("DATA", "TRAIN_CROP_SIZE", 10**9),
+    ("DATA", "TRAIN_CROP_SIZE", 4096),
+    ("DATA", "TEST_CROP_SIZE", 10**9),
+    ("MODEL", "NUM_CLASSES", 10**9),
+    ("MODEL", "NUM_CLASSES", 10**6),
+    (
+        "MVIT",
+        "USE_ABS_POS",
+        "true, SEP_POS_EMBED: false, PATCH_STRIDE: [1, 1, 1], EMBED_DIM: 16384",
+    ),
+]
+SPECS = [
+    (name, value)
+    for name, values in {
+        "num_frames": (10**9, 0, -1, 1.5, "4", None, [4], True),
+        "sampling_rate": (10**9, 0, "x", None),
+        "target_fps": (0, -1, float("inf"), float("nan"), "30", None),
+        "policy": ("os:system", None, 3),
+        "crop_px": (10**9, 0, None),
+        "scale_px": (10**9, 0, None),
+        "resizing": ("none", 1),
+        "segment_clips": ("none", 1),
+        "mean": ("abc", [0.5], None, [0, 0, "x"], [float("nan")] * 3),
+        "std": ("abc", [0.5], None, [0, 0, 0], [1, 1, -1]),
+        "class_names": (["a"], ["a"] * 3, [1, 2], "ab", ["\x1b[2Ja", "b"], ["a", "b\nc"]),
+    }.items()
+    for value in values
+]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The state dict and the input spec of a tiny model."""
+    from slowfast_mvit.builders import build_model
+
+    config = load_config_text(TINY, source="test")
+    return build_model(config).state_dict(), input_spec(config, ("a", "b"))
+
+
+def changed(section, name, value):
+    """The tiny config with one key in another place, so that it counts twice: the last wins."""
+    lines = TINY.strip().splitlines()
+    return "\n".join(
+        line[:-1] + f", {name}: {value}}}" if line.startswith(f"{section}:") else line
+        for line in lines
+    )
+
+
+def test_the_tiny_model_is_read(tiny, tmp_path):
+    state, spec = tiny
+    content = {"model_state": state, "cfg": TINY, "slowfast_mvit": {"input_spec": spec}}
+    torch.save(content, tmp_path / "sound.pyth")
+
+    model = model_of_checkpoint(tmp_path / "sound.pyth")
+
+    assert model.input_spec["class_names"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("name", "value"), SPECS)
+def test_an_input_spec_of_other_types_or_sizes_is_refused(name, value, tiny, tmp_path):
+    state, spec = tiny
+    content = {"model_state": state, "cfg": TINY}
+    content["slowfast_mvit"] = {"input_spec": {**spec, name: value}}
+    torch.save(content, tmp_path / "bad.pyth")
+
+    with pytest.raises(WeightsError) as caught:
+        model_of_checkpoint(tmp_path / "bad.pyth")
+
+    assert "\x1b" not in str(caught.value)
+
+
+MEASURE = """
+import json, resource, sys, time
+from slowfast_mvit.builders import build_model, model_of_checkpoint
+from slowfast_mvit.config import load_config_text
+from slowfast_mvit.errors import UserError
+
+model_of_checkpoint(sys.argv[1])  # everything is imported
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+results = []
+for path in sys.argv[2:]:
+    start_s = time.process_time()
+    try:
+        model_of_checkpoint(path)
+        error = ""
+    except UserError as problem:
+        error = str(problem)
+    results.append((path, error, time.process_time() - start_s))
+peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([results, peak_kb]))
+"""
+
+
+def test_configs_that_ask_for_more_cost_at_most_10_s_and_a_gigabyte(tiny, tmp_path):
+    state, _ = tiny
+    torch.save({"model_state": state, "cfg": TINY}, tmp_path / "sound.pyth")
+    paths = []
+    for number, key in enumerate(CONFIGS):
+        paths.append(tmp_path / f"{number}.pyth")
+        torch.save({"model_state": state, "cfg": changed(*key)}, paths[-1])
+    many = tmp_path / "many_names.pyth"
+    torch.save({f"n{i}": torch.zeros(()) for i in range(20_000)}, many)
+    compressed = tmp_path / "compressed.pyth"
+    with zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("compressed/data.pkl", b"\x80\x02}q\x00.")
+        archive.writestr("compressed/data/0", bytes(300_000_000))
+    paths += [many, compressed]
+
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "sound.pyth"), *map(str, paths)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+
+    results, peak_kb = json.loads(done.stdout.splitlines()[-1])
+    assert [Path(path).name for path, error, _ in results if not error] == []
+    assert max(seconds for *_, seconds in results) < 10
+    assert peak_kb < 2**20
+
+
+def test_a_folder_that_describes_too_deep_a_model_is_refused(tiny, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    state, spec = tiny
+    safetensors.save_file(state, tmp_path / "model.safetensors", metadata={"slowfast_mvit": "1"})
+    for model in ({"depth": 10**5}, {"depth": 1, "embed_dim": 10**9}, {"depth": "x"}):
+        content = {"model": {"input_size": [4, 32, 32], **model}, "input_spec": spec}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+
+        with pytest.raises(UserError):
+            model_of_checkpoint(tmp_path)
