@@ -43,9 +43,9 @@ from benchmarks.timing import Seconds
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.reporter import Reporter
-from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.train import Training, train
+from slowfast_mvit.engine.state import Training, TrainingState
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.optim.objectives import Loss, Recognition
 from slowfast_mvit.randomness import BATCH, generator
 from slowfast_mvit.runtime.log import StatsLog
@@ -164,7 +164,7 @@ def measure(case: Case, num_rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         train(
             Training(
-                RunState(model, model, optimizer, loss_scaler(CPU, "fp32")),
+                TrainingState(model, model, optimizer, loss_scaler(CPU, "fp32")),
                 objective,
                 builders.build_schedule(config),
                 loader,
