@@ -43,9 +43,9 @@ from benchmarks.timing import Seconds
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.reporter import Reporter
-from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.train import Training, train
+from slowfast_mvit.engine.state import Training, TrainingState
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.optim.objectives import Loss, Recognition
 from slowfast_mvit.randomness import BATCH, generator
 from slowfast_mvit.runtime.log import StatsLog
@@ -167,7 +167,7 @@ def measure(case: Case, num_rounds: int) -> dict[str, float]:
         clip_norm=config.solver.clip_grad_l2norm,
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
-        state = RunState(model, model, optimizer, loss_scaler(CPU, "fp32"))
+        state = TrainingState(model, model, optimizer, loss_scaler(CPU, "fp32"))
         parts = (state, objective, builders.build_schedule(config), loader, settings, CPU)
         train(Training(*parts, Path(folder), Reporter(StatsLog(folder)), config.to_yaml()))
     return summarise(loader, case)

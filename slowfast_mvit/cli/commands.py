@@ -268,7 +268,7 @@ def _test(config: Config, part: str = "1/1") -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs.merge import merge_job
+    from slowfast_mvit.jobs.test import merge_job
 
     merge_job(arguments.output_dir)
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 
 from slowfast_mvit.errors import Stopped, UserError
-from slowfast_mvit.runtime.launch_environment import die_with_agent, tells_of_lost_rank
+from slowfast_mvit.runtime.launch_environment import die_with_agent, is_lost_rank
 
 
 def guarded(run: Callable[[], int | None]) -> int:
@@ -41,7 +41,7 @@ def guarded(run: Callable[[], int | None]) -> int:
         _say_once("\nInterrupted. The same command goes on from the last checkpoint.")
         return 130
     except RuntimeError as error:
-        if not tells_of_lost_rank(error):
+        if not is_lost_rank(error):
             raise  # with several ranks, torch prints the number of the rank before each line
         _say("Another process of this run has ended, and this one with it")
         return 1

@@ -52,7 +52,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs.inspect_weights import inspect_job
+    from slowfast_mvit.jobs.weights import inspect_job
 
     inspect_job(arguments.file, arguments.json)
 
@@ -60,7 +60,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from slowfast_mvit.annotations.class_names import read_class_names
     from slowfast_mvit.config import load_config
-    from slowfast_mvit.jobs.convert import convert
+    from slowfast_mvit.jobs.weights import convert
     from slowfast_mvit.storage import local_copy
 
     names = arguments.class_names

@@ -37,7 +37,7 @@ def open_lethal(path):
 
 
 class Noting:
-    """A loader that notes what it hands out, and tells when it comes to the second epoch's end."""
+    """A loader that records its batches, and prints a line at the end of the second epoch."""
 
     def __init__(self, loader, note, at_the_end_of_two):
         self.loader = loader

@@ -24,7 +24,7 @@ def write_weights(folder: Path) -> Path:
 
 
 def folder_of(root, **classes):
-    """Class folders with so many files in them, which nobody opens."""
+    """Class folders with so many files in them, which are never opened."""
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
