@@ -28,7 +28,7 @@ import signal
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,17 +37,18 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from data_prep import command_line, jobs, sources
-from data_prep.jobs import JobInput
+from data_prep import command_line, sources
+from data_prep.jobs import JobInput, Work, file_stamp, sha256_of
 from data_prep.journal import Record
-from data_prep.webdataset import labelled_videos
 from slowfast_mvit.annotations.csv_lists import list_line
+from slowfast_mvit.annotations.files import is_video
 from slowfast_mvit.data.video import shards
 from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import atomic_path, write_atomically, write_text_atomically
 
 _SHOWN_PROBLEMS = 20
+_MAX_LABEL_BYTES = 1 << 20
 _PLANS = ".plan"  # in the folder of the shards: what goes into each
 
 # Name in the shard, path of the file, its bytes, and when it changed, in ns.
@@ -93,7 +94,7 @@ def plan_shards(
 def _members(inputs: Sequence[JobInput]) -> list[Member]:
     members, problems = [], []
     for job in inputs:
-        stamp = jobs.file_stamp(job)
+        stamp = file_stamp(job)
         if stamp["bytes"] == 0:
             problems.append(f"{job.path} is missing or empty. Take it out of the list")
         members.append((job.name, str(job.path), stamp["bytes"], stamp["mtime_ns"]))
@@ -132,9 +133,8 @@ def pack(job: JobInput, *, to: str) -> Record:
         "bytes", "videos" and "sha256" of the shard.
     """
     shard = Path(to, job.name)
-    index = Path(f"{shard}{shards.INDEX_SUFFIX}")
     members = [json.loads(line) for line in job.path.read_text().splitlines()]
-    index.unlink(missing_ok=True)  # before the shard that it would not fit
+    index_path(shard).unlink(missing_ok=True)  # before the shard that it would not fit
     with atomic_path(shard) as temporary, open(temporary, "w+b") as file:
         offsets = list(_write_members(file, members))
         file.flush()
@@ -144,7 +144,7 @@ def pack(job: JobInput, *, to: str) -> Record:
         record = {
             "bytes": file.seek(0, os.SEEK_END),
             "videos": len(members),
-            "sha256": jobs.sha256_of(file),
+            "sha256": sha256_of(file),
         }
     write_index(shard)
     return record
@@ -167,7 +167,7 @@ def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple
 def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
     """A record holds as long as neither the plan nor the shard changes, and its index is there."""
     shard = folder / job.name
-    is_whole = shard.is_file() and Path(f"{shard}{shards.INDEX_SUFFIX}").is_file()
+    is_whole = shard.is_file() and index_path(shard).is_file()
     return {
         "bytes": shard.stat().st_size if is_whole else None,
         "plan_sha256": hashlib.sha256(job.path.read_bytes()).hexdigest(),
@@ -183,9 +183,58 @@ def write_index(shard: Path) -> int:
     with open_plain_file(shard) as file:
         members = list(shards.plain_members(file, shard))
         text = shards.index_text(members, os.fstat(file.fileno()).st_size, shard)
-    index = Path(f"{shard}{shards.INDEX_SUFFIX}")
-    write_atomically(index, lambda file: file.write(text))
+    write_atomically(index_path(shard), lambda file: file.write(text))
     return len(members)
+
+
+def index_path(shard: Path) -> Path:
+    """The file next to a shard that names its members."""
+    return shard.with_name(f"{shard.name}{shards.INDEX_SUFFIX}")
+
+
+# Labels of shards that webdataset wrote
+
+
+def labelled_videos(shard: Path, json_field: str) -> Iterator[tuple[str, int | str]]:
+    """Each video of a webdataset shard, with its label or what is wrong with it.
+
+    Args:
+        shard: a tar file in which key.mp4 and key.cls, or key.json, have the same key.
+        json_field: the field of key.json that holds the label.
+    """
+    with open_plain_file(shard) as file:
+        names = [name for name, _ in shards.plain_members(file, shard)]
+    known = set(names)
+    for name in names:
+        if not is_video(name):
+            continue
+        key = str(PurePosixPath(name).with_suffix(""))
+        if f"{key}.cls" in known:
+            yield name, _label(_text(shard, f"{key}.cls"), f"{key}.cls")
+        elif f"{key}.json" in known:
+            yield name, _label_in_json(_text(shard, f"{key}.json"), f"{key}.json", json_field)
+        else:
+            yield name, f"neither {key}.cls nor {key}.json gives the label of {name}"
+
+
+def _text(shard: Path, name: str) -> str:
+    with open_plain_file(shard / name) as file:
+        return file.read(_MAX_LABEL_BYTES).decode("utf-8", "replace")
+
+
+def _label(text: str, where: str) -> int | str:
+    text = text.strip()
+    return int(text) if text.isdigit() else f"{where} holds {text[:40]!r}, not a class index"
+
+
+def _label_in_json(text: str, where: str, field: str) -> int | str:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return f"{where} is not JSON"
+    if not isinstance(content, dict) or field not in content:
+        return f"{where} has no field {field!r}. Name the field with --json-field"
+    return _label(str(content[field]), f"{where}: {field}")
 
 
 # The command line
@@ -231,17 +280,15 @@ def _pack_command(options: argparse.Namespace) -> int:
         _tell_of_others(folder, plans)
 
     everything = {shard: part for plan in plans.values() for shard, part in plan.items()}
-    return command_line.run_command(
-        options,
-        _write_plans(everything, folder),
+    work = Work(
+        "pack_shards",
         pack,
-        job="pack_shards",
-        command=[__file__, *options.words],
         settings={"to": str(folder)},
         stamp=lambda job: stamp_of(job, folder),
-        outputs=lambda job: [folder / job.name, folder / f"{job.name}{shards.INDEX_SUFFIX}"],
-        finish=write_lists,
+        outputs=lambda job: [folder / job.name, index_path(folder / job.name)],
     )
+    inputs = _write_plans(everything, folder)
+    return command_line.run_command(options, inputs, work, write_lists)
 
 
 def _tell_of_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Member]]]) -> None:
@@ -255,7 +302,7 @@ def _tell_of_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Memb
 
 def _index_command(options: argparse.Namespace) -> int:
     for shard in options.shards:
-        print(f"{shard}{shards.INDEX_SUFFIX}: {write_index(shard):,} files")
+        print(f"{index_path(shard)}: {write_index(shard):,} files")
     return 0
 
 
@@ -300,8 +347,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command.add_argument("--csv", type=Path, required=True, help="the list to write")
     command.add_argument("--json-field", default="label", help="in key.json (%(default)s)")
 
-    words = sys.argv[1:] if words is None else words
-    options = parser.parse_args(words, argparse.Namespace(words=words))
+    options = command_line.parse(parser, __file__, words)
     return int(options.run(options))
 
 

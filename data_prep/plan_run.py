@@ -1,4 +1,4 @@
-"""The options that all scripts for lists have, the check of the listed files, and the end."""
+"""The command line of the scripts for lists: options, the check of the listed files, the report."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from data_prep.command_line import whole_number
-from data_prep.jobs import JobInput, run_jobs
-from data_prep.journal import Record, read_records
-from data_prep.merging import merge
-from data_prep.parts import Shard
+from data_prep import command_line
+from data_prep.check_videos import check_listed
+from data_prep.jobs import JobInput, Work, run_jobs
+from data_prep.journal import Record, merge, read_records
 from data_prep.plan import NOT_CHECKED, UNREADABLE, LeftOut, Listed, Plan, keep_only
-from data_prep.plan_check import check_file
-from data_prep.plan_write import describe, refuse_foreign_files, write_plan
+from data_prep.plan_write import describe, refuse_foreign_lists, write_plan
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.runtime.launch_environment import available_cores
 
 _RECORDS = "check.jsonl"
 
@@ -24,7 +21,7 @@ _RECORDS = "check.jsonl"
 def run_script(
     make_plan: Callable[..., Plan],
     description: str | None,
-    add_own: Callable[[argparse.ArgumentParser], None],
+    add_options: Callable[[argparse.ArgumentParser], None],
     arguments: Sequence[str] | None,
     *,
     videos: str = "videos",
@@ -32,9 +29,9 @@ def run_script(
     """Make a plan as the command line says, check its files if asked to, write it and report it.
 
     Args:
-        make_plan: takes the folder and the options of ``add_own`` by their names.
+        make_plan: takes the folder and the options of ``add_options`` by their names.
         description: the docstring of the script.
-        add_own: adds the options of the annotation.
+        add_options: adds the options of the annotation.
         arguments: the words of the command line; None for those of the process.
         videos: the name of the option that gives the folder.
 
@@ -51,13 +48,13 @@ def run_script(
         parents=[shared],
     )
     parser.add_argument(f"--{videos}", type=Path, required=True, help="the folder, in any layout")
-    add_own(parser)
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.records and options.verify:
         raise UserError("give --records or --verify, not both")
-    if (options.shard or options.merge) and not options.verify:
-        raise UserError("--shard and --merge divide the work of --verify. Add --verify")
-    refuse_foreign_files(options.out)
+    if (options.part or options.merge) and not options.verify:
+        raise UserError("--part and --merge divide the work of --verify. Add --verify")
+    refuse_foreign_lists(options.out)
     folder: Path = getattr(options, videos)
     names = vars(options).keys() - vars(shared.parse_args(["--out", ""])).keys()
     plan = make_plan(**{name: getattr(options, name) for name in names})
@@ -89,12 +86,7 @@ def _shared_options() -> argparse.ArgumentParser:
     text = "records of check_videos.py: list only what is ok"
     files_option(parser, "--records", "FILE", text)
     add("--verify", action="store_true", help="check each file first, and list only what is ok")
-    add("--shard", default="", help="with --verify: check part i of N, written i/N, and stop")
-    add("--merge", action="store_true", help="with --verify: all shards are done; write the lists")
-    text = "with --verify: processes (%(default)s)"
-    add("--workers", type=whole_number, default=available_cores(), help=text)
-    text = "with --verify: for one file (%(default)s)"
-    add("--timeout-s", type=whole_number, default=600, help=text)
+    command_line.add_part_arguments(parser, "with --verify: ")
     return parser
 
 
@@ -102,30 +94,27 @@ def _shared_options() -> argparse.ArgumentParser:
 
 
 def _check_listed(plan: Plan, videos: Path, options: argparse.Namespace) -> bool:
-    """Check the listed files of this part, except folders of frames, as ``check_videos.py`` does.
+    """Check the listed files of a part, except folders of frames, as ``check_videos.py`` does.
 
     What was checked before and has not changed since is not checked again.
 
     Returns:
-        Whether this part is all there is, so that the lists can be written.
+        Whether this part is the only one, so that the lists can be written.
     """
-    shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
+    part = command_line.part_of(options)
     files = sorted({item.path for item in plan.listed if item.num_bytes is not None})
     counts = run_jobs(
         [JobInput(path, videos / path) for path in files],
-        check_file,
+        Work("check_videos", check_listed),
         options.out / _RECORDS,
-        job="check_videos",
-        settings={},
-        shard=shard,
+        part=part,
         num_workers=options.workers,
         timeout_s=options.timeout_s,
     )
-    counted = (f"{number:,} {status}" for status, number in sorted(counts.items()))
-    print(f"checked: {', '.join(counted)}")
-    if shard.count > 1:
-        print("When all shards are done, run the same command with --merge for --shard.")
-    return shard.count == 1
+    print(f"checked: {command_line.as_text(counts)}")
+    if part.count > 1:
+        print(command_line.ADVICE_TO_MERGE)
+    return part.count == 1
 
 
 def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> Plan:

@@ -30,7 +30,7 @@ _SUMMARY = "summary.json"
 _SHOWN_CLASSES = 8
 
 
-def refuse_foreign_files(out: Path) -> None:
+def refuse_foreign_lists(out: Path) -> None:
     """Refuse a folder with lists that were not written here: annotations have the same names.
 
     Raises:

@@ -34,7 +34,7 @@ import av
 
 from data_prep import check_videos, command_line, jobs, sources
 from data_prep.encode import ENCODER, Encoding, Times, encode
-from data_prep.jobs import JobInput
+from data_prep.jobs import JobInput, Work
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
 from slowfast_mvit.data.video.opening import open_plain_file
@@ -138,7 +138,7 @@ def refuse_collisions(inputs: Sequence[JobInput]) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    options = _parser().parse_args(words)
+    options = command_line.parse(_parser(), __file__, words)
     if ENCODER not in av.codecs_available:
         raise UserError(f"this PyAV cannot write H.264: it has no {ENCODER}. Install PyAV's wheel")
     videos, to = options.videos.resolve(), options.to.resolve()
@@ -152,17 +152,14 @@ def main(words: Sequence[str] | None = None) -> int:
         copies = {r["path"]: r["resized"] for r in records if r["status"] == "ok"}
         sources.write_lists(rows, copies, options.to, options.lists)
 
-    return command_line.run_command(
-        options,
-        inputs,
+    work = Work(
+        "resize_videos",
         resize,
-        job="resize_videos",
-        command=[__file__, *(sys.argv[1:] if words is None else words)],
         settings={"to": str(options.to), "encoding": asdict(encoding)},
         stamp=lambda job: stamp_of(job, options.to),
         outputs=lambda job: [options.to / copy_of(job.name)],
-        finish=write_lists,
     )
+    return command_line.run_command(options, inputs, work, write_lists)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,22 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     add("videos", type=Path, help="the folder that holds the videos")
     add("--to", type=Path, required=True, help="the folder for the copies")
     add("--list", dest="lists", type=Path, action="append", default=[], help="a list to rewrite")
-    add(
-        "--short-side",
-        dest="short_side_px",
-        type=int,
-        default=256,
-        metavar="PX",
-        help="(%(default)s)",
-    )
-    add(
-        "--size",
-        dest="size_px",
-        type=_size,
-        default=(),
-        metavar="WxH",
-        help="one size for all, such as 340x256",
-    )
+    text = "pixels of the short side (%(default)s)"
+    add("--short-side", dest="short_side_px", type=int, default=256, metavar="PX", help=text)
+    text = "one size for all, such as 340x256"
+    add("--size", dest="size_px", type=_size, default=(), metavar="WxH", help=text)
     add("--enlarge", action="store_true", help="scale smaller videos up")
     add("--crf", type=float, default=23.0, help="x264's quality, lower is better (%(default)s)")
     add("--keyint", type=int, default=30, help="frames between key frames (%(default)s)")

@@ -9,7 +9,7 @@ import pytest
 from made_trees import adds_up, listed, put, reasons, rows, summary, write
 
 from data_prep import from_folder
-from data_prep.plan_split import assign_splits
+from data_prep.from_folder import assign_splits
 from slowfast_mvit.annotations.records import Row
 from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError, UserError

@@ -274,11 +274,11 @@ def test_files_are_verified_in_parts_and_the_lists_written_when_all_are_done(tmp
     put(videos, "b/frames/1.jpg")
     verify = ["--verify", "--workers", "1"]
 
-    assert run(videos, out, *verify, "--shard", "0/2") == 0
+    assert run(videos, out, *verify, "--part", "0/2") == 0
     assert not (out / "train.csv").exists()
-    with pytest.raises(UserError, match=r"shard-1-of-2.jsonl is missing"):
+    with pytest.raises(UserError, match=r"part-1-of-2.jsonl is missing"):
         run(videos, out, *verify, "--merge")
-    assert run(videos, out, *verify, "--shard", "1/2") == 0
+    assert run(videos, out, *verify, "--shard", "1/2") == 0  # as in earlier versions
     assert run(videos, out, *verify, "--merge") == 0
 
     assert listed(out / "train.csv") == [*(f"a/{i}.mp4 0" for i in range(4)), "b/frames 1"]
@@ -301,10 +301,10 @@ def test_images_are_verified_by_reading_them(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shard", "0/2"], "Add --verify"),
+        (["--part", "0/2"], "Add --verify"),
         (["--merge"], "Add --verify"),
         (["--verify", "--records", "x.jsonl"], "not both"),
-        (["--verify", "--shard", "2/2"], "i from 0 to N - 1"),
+        (["--verify", "--part", "2/2"], "i from 0 to N - 1"),
         (["--records", "nowhere.jsonl"], r"nowhere.jsonl: no such file"),
         (["--records", __file__], r"test_prep_plan.py: line 1 is not a record"),
     ],
