@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Decode every video strictly, from the first packet to the last, and record its contents.
 
-A reader meets a damaged packet only when training asks for a frame near it, so that a broken file
-fails now and then, weeks later; a file that was cut short may not fail at all. This finds both
-beforehand.
+A reader decodes a damaged packet only when training reads a frame near it, so a broken file fails
+now and then, weeks later; a file that was cut short may not fail at all. This script detects both
+in advance.
 
     python data_prep/check_videos.py /data/k400/train --out check.jsonl
     python data_prep/check_videos.py train.csv val.csv --out check.jsonl        # videos of lists
@@ -14,7 +14,7 @@ beforehand.
 Writes check.jsonl and check.csv with a record a file, and check.duplicates.csv where files have
 the same content. "status" is
 
-    ok       every packet was decoded without an error and the frames last as long as the file says
+    ok       every packet was decoded without an error and the frames last as long as in the header
     suspect  readable, but its frames change their size
     failed   not a video, damaged, cut short, or not decoded within the time limit
 """
@@ -106,7 +106,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command_line.add_arguments(parser)
     options = command_line.parse(parser, __file__, words)
     if not (options.sources or options.merge):
-        raise UserError("no videos given. Name a folder or a list, or - to read paths from stdin")
+        raise UserError("no videos. Name a folder or a list, or - to read paths from stdin")
     inputs = [] if options.merge else sources.inputs_of(options.sources)
     duplicates = options.out.with_suffix(".duplicates.csv")
     work = Work("check_videos", check)

@@ -36,7 +36,7 @@ def parser_of(documentation: str | None) -> argparse.ArgumentParser:
 def parse(
     parser: argparse.ArgumentParser, script: str, words: Sequence[str] | None
 ) -> argparse.Namespace:
-    """The options of a command line, with the ``command`` itself: what --ray runs for each part.
+    """The options of a command line, with the ``command`` itself, which --ray runs for each part.
 
     Args:
         parser: that of the script.
@@ -65,7 +65,7 @@ def add_part_arguments(parser: argparse.ArgumentParser, condition: str = "") -> 
 
     Args:
         parser: that of the script.
-        condition: where these options apply, for the help: "with --verify: ".
+        condition: of these options, for the help: "with --verify: ".
     """
     add = parser.add_argument
     text = "part i of N of the files, written i/N with i from 0"
@@ -103,12 +103,12 @@ def run_command(
     work: Work,
     finish: Callable[[Sequence[Record]], None] = lambda records: None,
 ) -> int:
-    """Run a job as ``add_arguments`` says, and merge the records once all of them are there.
+    """Run a job with the options of ``add_arguments``, and merge the records of all parts.
 
     Args:
         options: the parsed command line.
         inputs: the files of all parts.
-        work: what is done with each.
+        work: the work on each.
         finish: called with all records after they were merged.
 
     Returns:

@@ -44,7 +44,7 @@ _ORPHAN_S = 30.0  # beyond its time limit, until a worker whose parent was kille
 _MAX_BROKEN_POOLS = 3  # in a row, without a result
 
 # What ends the run instead of failing a file: nothing can be written, and the next files would
-# fail as this one did. What cannot be read is a ``DecodeError``.
+# fail as this one did. A file that cannot be read is a ``DecodeError``.
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room there"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Give a folder that can be written"),
@@ -59,7 +59,7 @@ class JobInput:
 
     Attributes:
         name: its path as a list names it, the same on all machines; the key of its record.
-        path: where it is.
+        path: the file.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Work:
         function: called as ``function(job_input, **settings)`` in another process, so it must be at
             the top of a module. What it returns is recorded, with "status" "ok" unless it returns
             another; an error that it raises is recorded as "failed" with its text as "reason".
-        settings: what decides the outcome besides the file: plain values, compared on resuming.
+        settings: arguments of the function, plain values; compared on resuming.
         stamp: fields by which a record is known to be of the file as it is today.
         outputs: the files that the function writes with ``storage.atomic_path``; what killed
             processes left of them is removed.
@@ -124,12 +124,12 @@ def run_jobs(
 
     Args:
         inputs: all files, of all parts; their names differ.
-        work: what is done with each.
-        out: where ``journal.merge`` will write the records; the journal of this part is next to it.
+        work: the work on each.
+        out: the file of ``journal.merge``; the journal of this part is next to it.
         part: the part of the inputs that is done here.
         num_workers: processes. The records do not depend on it, only the order in the journal.
         timeout_s: after this time on one file its process is killed and the file failed.
-        retry_failed: do files again whose record says that they failed.
+        retry_failed: do files again whose record is "failed".
 
     Returns:
         The number of files of the part by status.
@@ -180,10 +180,10 @@ def _progress(total: int, done: int, part: Part) -> Any:
 def _results(
     todo: Sequence[JobInput], work: Work, num_workers: int, timeout_s: float
 ) -> Generator[tuple[str, Record], None, None]:
-    """(name, what is to be recorded) of each input, in the order in which they are done.
+    """(name, record) of each input, in the order in which they are done.
 
     A pool breaks where a process ends that has no file, which is no fault of any; another one does
-    what it has not done.
+    the rest.
     """
     attempt = functools.partial(_attempt, work.function, dict(work.settings), timeout_s)
     waiting, num_broken = deque(todo), 0

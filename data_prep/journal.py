@@ -22,6 +22,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,8 @@ _SHOWN_PROBLEMS = 20
 _ONLY_IN_JOURNAL = ("mtime_ns", "plan_sha256")
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Part ``index``, counted from 0, of the ``count`` parts into which machines divide a job.
 
     The checksum of a file's name gives its part, whatever the order of the list.
@@ -148,7 +150,7 @@ def open_journal(
     Args:
         path: the journal.
         head: the work and the part.
-        stamps: for each file of this part, fields that a record must hold to be of the file as it
+        stamps: for each file of this part, fields that a record must have to be of the file as it
             is today. Records of other files, or of an older state of a file, are dropped.
         retry_failed: drop the records of files that failed, too.
 
@@ -251,7 +253,7 @@ def _parsed(line: bytes) -> Record:
 
 
 def _with_shared_keys(pairs: list[tuple[str, Any]]) -> Record:
-    """650,000 records need not hold 650,000 copies of the names of their fields."""
+    """Share the field names of records: there may be 650,000 records."""
     return {sys.intern(key): value for key, value in pairs}
 
 
@@ -343,17 +345,14 @@ def _problems_of_parts(
     numbers = {path: Part.parse(head.part) for path, (head, _) in parts.items()}
     misnamed = [path for path, part in numbers.items() if path.name != part_path(out, part).name]
     for path in misnamed:
-        yield (
-            f"{path.name} contains part {numbers[path]}. Remove it and run the part that its name "
-            "says"
-        )
+        yield (f"{path.name} contains part {numbers[path]}. Remove it and run the part of its name")
     if misnamed:
         return
     counts = sorted({part.count for part in numbers.values()})
     if len(counts) > 1:
         yield (
             f"parts of different divisions: of {', '.join(map(str, counts))}. Remove those that "
-            "are not wanted"
+            "are not needed"
         )
     for part in (Part(index, counts[-1]) for index in range(counts[-1])):
         if part not in numbers.values():
@@ -389,7 +388,7 @@ def _problems_of_records(names: Sequence[str], head: Head) -> list[str]:
 
 
 def _rows(records: Sequence[Record]) -> Iterator[Sequence[object]]:
-    """A table with a column for each field that holds a plain value."""
+    """A table with a column for each field of plain values."""
     columns = list(dict.fromkeys(key for record in records for key in record))
     plain = [c for c in columns if not any(isinstance(r.get(c), (list, dict)) for r in records)]
     yield plain

@@ -6,13 +6,13 @@
     python data_prep/pack_shards.py index /data/wds/*.tar
     python data_prep/pack_shards.py list /data/wds/*.tar --csv /data/wds/train.csv
 
-pack writes /data/k400_shards/shards/train-000000.tar, ... with an index beside each, and the lists
+pack writes /data/k400_shards/shards/train-000000.tar, ... each with its index, and the lists
 train.csv and val.csv, which name shards/train-000000.tar/abc.mp4 and so on. The same videos in the
 same order give the same bytes. Give --shuffle a seed where the list is sorted by class and shards
 are to be mixed. Without --list all videos of the folder are packed and no list is written.
 
-index writes the index beside each tar file, whoever made it. list also writes a list of the videos
-in them, with the labels that stand beside each video as key.cls or in key.json (webdataset).
+index writes the index next to each tar file of any origin. list also writes a list of the videos
+in them, with the labels that are next to each video as key.cls or in key.json (webdataset).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import os
 import signal
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -49,13 +49,13 @@ from slowfast_mvit.storage import atomic_path, write_atomically, write_text_atom
 
 _SHOWN_PROBLEMS = 20
 _MAX_LABEL_BYTES = 1 << 20
-_PLANS = ".plan"  # in the folder of the shards: what goes into each
+_PLANS = ".plan"  # in the folder of the shards: the members of each
 
 # Name in the shard, path of the file, its bytes, and when it changed, in ns.
 Member = tuple[str, str, int, int]
 
 
-# What goes into which shard
+# Members of shards
 
 
 def plan_shards(
@@ -65,7 +65,7 @@ def plan_shards(
 
     Args:
         inputs: the videos; a name becomes that of the member.
-        prefix: what the names of the shards start with.
+        prefix: the start of the names of the shards.
         shard_bytes: a shard is closed before it grows larger, unless by its first video.
         num_shards: into so many shards with nearly equal numbers of videos instead; 0 not to.
 
@@ -78,17 +78,17 @@ def plan_shards(
     members = _members(inputs)
     if num_shards:
         ends = [len(members) * (i + 1) // num_shards for i in range(num_shards)]
-        parts = [members[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        groups = [members[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     else:
-        parts = [[]]
+        groups = [[]]
         size = 0
         for member in members:
-            if parts[-1] and size + member[2] > shard_bytes:
-                parts.append([])
+            if groups[-1] and size + member[2] > shard_bytes:
+                groups.append([])
                 size = 0
-            parts[-1].append(member)
+            groups[-1].append(member)
             size += member[2]
-    return {f"{prefix}-{i:06d}.tar": part for i, part in enumerate(parts) if part}
+    return {f"{prefix}-{i:06d}.tar": group for i, group in enumerate(groups) if group}
 
 
 def _members(inputs: Sequence[JobInput]) -> list[Member]:
@@ -165,7 +165,7 @@ def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple
 
 
 def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
-    """A record holds as long as neither the plan nor the shard changes, and its index is there."""
+    """A record is valid as long as the plan and the shard do not change, and its index exists."""
     shard = folder / job.name
     is_whole = shard.is_file() and index_path(shard).is_file()
     return {
@@ -175,7 +175,7 @@ def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
 
 
 def write_index(shard: Path) -> int:
-    """Write the index beside a shard; returns how many files it names.
+    """Write the index next to a shard; returns the number of its files.
 
     Raises:
         DecodeError: when it is no uncompressed tar file, damaged, or names a file twice.
@@ -196,45 +196,35 @@ def index_path(shard: Path) -> Path:
 
 
 def labelled_videos(shard: Path, json_field: str) -> Iterator[tuple[str, int | str]]:
-    """Each video of a webdataset shard, with its label or what is wrong with it.
+    """Each video of a webdataset shard, with its label or the problem of its label.
 
     Args:
         shard: a tar file in which key.mp4 and key.cls, or key.json, have the same key.
-        json_field: the field of key.json that holds the label.
+        json_field: the field of key.json with the label.
     """
     with open_plain_file(shard) as file:
-        names = [name for name, _ in shards.plain_members(file, shard)]
-    known = set(names)
-    for name in names:
-        if not is_video(name):
-            continue
-        key = str(PurePosixPath(name).with_suffix(""))
-        if f"{key}.cls" in known:
-            yield name, _label(_text(shard, f"{key}.cls"), f"{key}.cls")
-        elif f"{key}.json" in known:
-            yield name, _label_in_json(_text(shard, f"{key}.json"), f"{key}.json", json_field)
-        else:
-            yield name, f"neither {key}.cls nor {key}.json gives the label of {name}"
+        names = {name: None for name, _ in shards.plain_members(file, shard)}
+    for name in filter(is_video, names):
+        yield name, _label_of(shard, name, names, json_field)
 
 
-def _text(shard: Path, name: str) -> str:
-    with open_plain_file(shard / name) as file:
-        return file.read(_MAX_LABEL_BYTES).decode("utf-8", "replace")
-
-
-def _label(text: str, where: str) -> int | str:
+def _label_of(shard: Path, name: str, names: Collection[str], field: str) -> int | str:
+    cls, in_json = (str(PurePosixPath(name).with_suffix(suffix)) for suffix in (".cls", ".json"))
+    where = cls if cls in names else in_json
+    if where not in names:
+        return f"neither {cls} nor {in_json} gives the label of {name}"
+    with open_plain_file(shard / where) as file:
+        text = file.read(_MAX_LABEL_BYTES).decode("utf-8", "replace")
+    if where == in_json:
+        try:
+            content = json.loads(text)
+        except ValueError:
+            return f"{where} is not JSON"
+        if not isinstance(content, dict) or field not in content:
+            return f"{where} has no field {field!r}. Name the field with --json-field"
+        text, where = str(content[field]), f"{where}: {field}"
     text = text.strip()
-    return int(text) if text.isdigit() else f"{where} holds {text[:40]!r}, not a class index"
-
-
-def _label_in_json(text: str, where: str, field: str) -> int | str:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return f"{where} is not JSON"
-    if not isinstance(content, dict) or field not in content:
-        return f"{where} has no field {field!r}. Name the field with --json-field"
-    return _label(str(content[field]), f"{where}: {field}")
+    return int(text) if text.isdigit() else f"{where} is {text[:40]!r}, not a class index"
 
 
 # The command line
@@ -277,9 +267,9 @@ def _pack_command(options: argparse.Namespace) -> int:
                 for member in members
             }
             sources.write_lists({name: listed}, places, options.to, options.lists)
-        _tell_of_others(folder, plans)
+        _report_others(folder, plans)
 
-    everything = {shard: part for plan in plans.values() for shard, part in plan.items()}
+    everything = {shard: members for plan in plans.values() for shard, members in plan.items()}
     work = Work(
         "pack_shards",
         pack,
@@ -291,8 +281,8 @@ def _pack_command(options: argparse.Namespace) -> int:
     return command_line.run_command(options, inputs, work, write_lists)
 
 
-def _tell_of_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Member]]]) -> None:
-    """Name shards that are left of another division: whoever reads *.tar would read them too."""
+def _report_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Member]]]) -> None:
+    """Report shards of an earlier division: programs that read *.tar would read them too."""
     for prefix, plan in plans.items():
         others = sorted(p.name for p in folder.glob(f"{glob.escape(prefix)}-{'[0-9]' * 6}.tar"))
         others = [name for name in others if name not in plan]
@@ -332,7 +322,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command = commands.add_parser("pack", help="pack videos into shards")
     command.set_defaults(run=_pack_command)
     add = command.add_argument
-    add("videos", type=Path, help="the folder that holds the videos")
+    add("videos", type=Path, help="the folder of the videos")
     add("--to", type=Path, required=True, help="the folder for lists and shards")
     add("--list", dest="lists", type=Path, action="append", default=[], help="a list to pack")
     add("--shard-mb", type=float, default=1024.0, help="megabytes a shard (%(default)s)")

@@ -55,7 +55,7 @@ def copy_real_videos(folder: Path) -> None:
 
 
 def kill_in_the_middle(script: str, words: list[str], journal: Path) -> None:
-    """Run a script and end it without notice once its journal holds a record."""
+    """Run a script and kill it once its journal has a record."""
     program = [sys.executable, str(ROOT / "data_prep" / script), *words]
     process = subprocess.Popen(program, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while process.poll() is None and not (

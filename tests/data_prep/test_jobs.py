@@ -133,7 +133,7 @@ def test_workers_that_are_killed_before_they_have_a_file_are_replaced(
     assert len(killed) == num_killed
 
 
-def test_what_is_missing_is_named_with_its_extra(folder, tmp_path, monkeypatch):
+def test_missing_pebble_is_reported_with_its_extra(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pebble", None)
 
     with pytest.raises(UserError, match=r"pip install 'slowfast_mvit\[data_prep\]'"):
@@ -154,16 +154,16 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_file(folder, tmp_path):
 
 
 def test_left_overs_of_killed_processes_go_and_those_of_others_stay(folder, tmp_path):
-    with pytest.raises(KeyError), atomic_path(tmp_path / "a.mp4") as ours:
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a.mp4") as of_job:
         raise KeyError
     with pytest.raises(KeyError), atomic_path(tmp_path / "x-a.mp4") as of_another:
         raise KeyError
-    for path in (ours, of_another):
+    for path in (of_job, of_another):
         path.write_text("half a file")
 
     run(folder, tmp_path / "out.jsonl", {"outputs": lambda job: [tmp_path / job.name]})
 
-    assert (ours.exists(), of_another.exists()) == (False, True)
+    assert (of_job.exists(), of_another.exists()) == (False, True)
 
 
 def test_a_second_run_does_only_what_is_new_changed_or_failed_on_request(folder, tmp_path):

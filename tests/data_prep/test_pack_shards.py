@@ -1,4 +1,4 @@
-"""Shards hold what was packed, byte for byte and the same each time, and lists lead into them."""
+"""Shards contain the packed files, byte for byte and the same each time, and lists name them."""
 
 from __future__ import annotations
 
@@ -163,9 +163,9 @@ def test_shards_of_another_division_are_named(videos, tmp_path, capsys):
 
     pack(videos, tmp_path / "to", *words, "--shard-count", "1")
 
-    told = capsys.readouterr().out
-    assert "remove them: train-000001.tar\n" in told
-    assert "remove them: train-small-000001.tar\n" in told
+    printed = capsys.readouterr().out
+    assert "remove them: train-000001.tar\n" in printed
+    assert "remove them: train-small-000001.tar\n" in printed
 
 
 def test_lists_that_cannot_be_written_into_one_folder_are_refused(videos, tmp_path):
@@ -175,10 +175,10 @@ def test_lists_that_cannot_be_written_into_one_folder_are_refused(videos, tmp_pa
     (other / "train.csv").write_text("a.mp4 0\n")
     lists = ("--list", videos / "train.csv", "--list", other / "train.csv")
 
-    with pytest.raises(UserError, match="2 problems") as told:
+    with pytest.raises(UserError, match="2 problems") as caught:
         pack(videos, tmp_path / "to", *lists)
-    assert "would both become train. Rename one" in str(told.value)
-    assert "labels have more than one meaning" in str(told.value)
+    assert "would both become train. Rename one" in str(caught.value)
+    assert "labels have more than one meaning" in str(caught.value)
     with pytest.raises(UserError, match=r"train\.csv would be overwritten"):
         pack(videos, videos, "--list", videos / "train.csv")
     assert (videos / "train.csv").read_text() == LIST
@@ -255,7 +255,7 @@ def test_a_webdataset_becomes_a_list(tmp_path, capsys):
     ("members", "problem"),
     [
         ({"k.mp4": b"v"}, "neither k.cls nor k.json"),
-        ({"k.mp4": b"v", "k.cls": b"cat"}, "k.cls holds 'cat', not a class index"),
+        ({"k.mp4": b"v", "k.cls": b"cat"}, "k.cls is 'cat', not a class index"),
         ({"k.mp4": b"v", "k.json": b"{"}, "k.json is not JSON"),
     ],
 )
