@@ -93,8 +93,8 @@ class Work:
     name: str
     function: Callable[..., Record]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    stamp: Callable[[JobInput], dict[str, Any]] = file_stamp
-    outputs: Callable[[JobInput], Sequence[Path]] = lambda job: ()
+    stamp: Callable[..., dict[str, Any]] = file_stamp
+    outputs: Callable[..., Sequence[Path]] = lambda job: ()
 
 
 def sha256_of(file: IO[bytes]) -> str:

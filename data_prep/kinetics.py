@@ -153,7 +153,7 @@ def _class_names(rows: Iterable[Row], classes: Path | None, version: str) -> tup
 def exclude(
     rows: Iterable[Row], files: Sequence[Path]
 ) -> tuple[list[Row], list[LeftOut], list[str]]:
-    """Set aside training videos whose id is in one of these files; with a note a file."""
+    """Set aside training videos whose id is in one of these files; with a note on each file."""
     file_of = {youtube_id: file for file in reversed(files) for youtube_id in read_ids(file)}
     kept: list[Row] = []
     left_out: list[LeftOut] = []
@@ -214,7 +214,7 @@ def _shared_id_notes(rows: Iterable[Row]) -> list[str]:
 
 
 def find_version(name: str) -> str:
-    """The key of ``VERSIONS`` that is meant: ``Kinetics-400`` and ``K400`` are ``k400``."""
+    """The key of ``VERSIONS`` for a name: ``Kinetics-400`` and ``K400`` are ``k400``."""
     key = re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
     key = re.sub(r"^kinetics_?", "k", key)
     if key in VERSIONS:
@@ -235,7 +235,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the lists that the command line asks for; returns the exit status."""
+    """Run the script; returns its exit status."""
     return run_script(plan_kinetics, __doc__, _add_arguments, arguments)
 
 

@@ -28,6 +28,7 @@ import signal
 import sys
 import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -49,7 +50,6 @@ from slowfast_mvit.storage import atomic_path, write_atomically, write_text_atom
 
 _SHOWN_PROBLEMS = 20
 _MAX_LABEL_BYTES = 1 << 20
-_PLANS = ".plan"  # in the folder of the shards: the members of each
 
 # Name in the shard, path of the file, its bytes, and when it changed, in ns.
 Member = tuple[str, str, int, int]
@@ -109,41 +109,41 @@ def shuffled(inputs: Sequence[JobInput], seed: int) -> list[JobInput]:
     return [inputs[i] for i in order]
 
 
-def _write_plans(plans: Mapping[str, Sequence[Member]], to: Path) -> list[JobInput]:
-    """One file for each shard: the input of its job."""
-    inputs = []
-    for name, members in plans.items():
-        path = to / _PLANS / f"{name}.json"
-        write_text_atomically(path, "".join(json.dumps(member) + "\n" for member in members))
-        inputs.append(JobInput(name, path))
-    return inputs
-
-
 # Writing a shard
 
 
-def pack(job: JobInput, *, to: str) -> Record:
+@dataclass(frozen=True)
+class ShardInput(JobInput):
+    """A shard to write.
+
+    Attributes:
+        members: its members, in order.
+    """
+
+    members: Sequence[Member]
+
+
+def pack(job: ShardInput, *, to: str) -> Record:
     """Write one shard and its index.
 
     Args:
-        job: the shard's name, and the file with its plan.
+        job: the shard.
         to: the folder of the shards.
 
     Returns:
         "bytes", "videos" and "sha256" of the shard.
     """
     shard = Path(to, job.name)
-    members = [json.loads(line) for line in job.path.read_text().splitlines()]
     index_path(shard).unlink(missing_ok=True)  # before the shard that it would not fit
     with atomic_path(shard) as temporary, open(temporary, "w+b") as file:
-        offsets = list(_write_members(file, members))
+        offsets = list(_write_members(file, job.members))
         file.flush()
         found = list(shards.plain_members(file, temporary))
         if found != offsets:
             raise DecodeError("reads back otherwise than it was written", job.name)
         record = {
             "bytes": file.seek(0, os.SEEK_END),
-            "videos": len(members),
+            "videos": len(job.members),
             "sha256": sha256_of(file),
         }
     write_index(shard)
@@ -164,13 +164,13 @@ def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple
                 archive.addfile(info, source)
 
 
-def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
+def stamp_of(job: ShardInput, folder: Path) -> dict[str, Any]:
     """A record is valid as long as the plan and the shard do not change, and its index exists."""
     shard = folder / job.name
     is_whole = shard.is_file() and index_path(shard).is_file()
     return {
         "bytes": shard.stat().st_size if is_whole else None,
-        "plan_sha256": hashlib.sha256(job.path.read_bytes()).hexdigest(),
+        "plan_sha256": hashlib.sha256(json.dumps(job.members).encode()).hexdigest(),
     }
 
 
@@ -277,8 +277,8 @@ def _pack_command(options: argparse.Namespace) -> int:
         stamp=lambda job: stamp_of(job, folder),
         outputs=lambda job: [folder / job.name, index_path(folder / job.name)],
     )
-    inputs = _write_plans(everything, folder)
-    return command_line.run_command(options, inputs, work, write_lists)
+    shard_inputs = [ShardInput(name, folder / name, group) for name, group in everything.items()]
+    return command_line.run_command(options, shard_inputs, work, write_lists)
 
 
 def _report_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Member]]]) -> None:

@@ -121,12 +121,12 @@ def _lists(plan: Plan, videos: Path, absolute: bool) -> dict[str, str]:
 def _table(rows: Iterable[Sequence[str]]) -> str:
     """A CSV file of one line a row."""
     text = io.StringIO()
-    rows = ([shown(cell) for cell in row] for row in rows)
+    rows = ([escaped(cell) for cell in row] for row in rows)
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def shown(text: str) -> str:
+def escaped(text: str) -> str:
     """The text with escapes for bytes that are not UTF-8 and for control characters."""
     whole = text.encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: repr(match[0])[1:-1], whole)
@@ -186,7 +186,7 @@ def describe(summary: Mapping[str, Any], out: Path) -> str:
     if summary["extra_files"]:
         lines.append(f"  files in no annotation, see extra.csv: {summary['extra_files']:,}")
     lines += [f"  {note}" for note in summary["notes"]]
-    return "\n".join(map(shown, [*lines, f"Use with {shlex.join(_config_of(summary, out))}"]))
+    return "\n".join(map(escaped, [*lines, f"Use with {shlex.join(_config_of(summary, out))}"]))
 
 
 def _config_of(summary: Mapping[str, Any], out: Path) -> list[str]:

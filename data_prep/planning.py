@@ -128,7 +128,7 @@ def list_tree(root: Path, *, images: bool = False) -> tuple[list[str], Passed]:
 
 
 def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
-    """Return why a file cannot be listed (reason and detail), and its size, None for a folder."""
+    """Reason and detail of a file that cannot be listed, or None; its size, None for a folder."""
     try:
         status = os.stat(file)
     except OSError:  # also a link in a circle
@@ -144,7 +144,7 @@ def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | 
 
 
 def settle_rows(rows: Sequence[Row], class_names: Sequence[str]) -> tuple[list[Row], list[LeftOut]]:
-    """Give rows their class in the one spelling; set aside those without, and repetitions.
+    """Give rows the canonical spelling of their class; set aside rows without, and repetitions.
 
     Of a video annotated twice the first row counts, and one for evaluation before one for training.
     """
@@ -221,7 +221,8 @@ def match(
     # The file of a video that is left out is named by the annotation all the same.
     used.update(path for item in plan.left_out for path in files_of(item.video))
     extra = [path for path in videos if path not in used]
-    counted = Counter(item.split or "train" for item in (*rows, *plan.left_out))
+    counted = Counter(row.split or "train" for row in rows)
+    counted.update(item.split for item in plan.left_out)
     return replace(plan, num_annotated=counted, listed=listed, left_out=left_out, extra=extra)
 
 
@@ -236,7 +237,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def validation_note(rows: Iterable[Row]) -> list[str]:
-    """For a release with labelled test videos whose published results are of validation."""
+    """A note on labelled test videos, where the published results are of validation."""
     if not any(row.split == "test" and row.class_name for row in rows):
         return []
     return [

@@ -23,7 +23,7 @@ Row = tuple[JobInput, int]  # a video of a list, named by its path below a folde
 
 
 def inputs_in_folder(folder: Path) -> list[JobInput]:
-    """The video files below a folder, as the scripts for lists find them, sorted by name."""
+    """The video files below a folder, as for the scripts for lists, sorted by name."""
     found = sorted(list_tree(folder)[0], key=os.fsencode)
     return [JobInput(name, folder / name) for name in found if is_video(name)]
 
@@ -118,7 +118,7 @@ def inputs_below(
 
 
 def _problems_of_lists(lists: Sequence[Path], to: Path) -> list[str]:
-    """Return why lists cannot be written again into one folder."""
+    """Problems that prevent lists from being written again into one folder."""
     problems = []
     first: dict[str, Path] = {}
     classes: dict[bytes, Path] = {}

@@ -114,7 +114,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the lists that the command line asks for; returns the exit status."""
+    """Run the script; returns its exit status."""
     return run_script(plan_ssv2, __doc__, _add_arguments, arguments)
 
 

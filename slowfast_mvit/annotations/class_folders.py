@@ -112,14 +112,16 @@ def find_class_folders(folder: Path) -> ClassFolders:
 
 def sub_folders(place: Path) -> list[str]:
     """The names of the folders in a folder, sorted, without hidden ones."""
-    with os.scandir(place) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    return [entry.name for entry in _entries(place) if entry.is_dir()]
 
 
 def _loose_videos(place: Path) -> list[str]:
+    return [entry.name for entry in _entries(place) if is_video(entry.name)]
+
+
+def _entries(place: Path) -> list[os.DirEntry[str]]:
     with os.scandir(place) as entries:
-        names = (entry.name for entry in entries if not entry.name.startswith("."))
-        return sorted(filter(is_video, names))
+        return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
 
 
 def _has_videos(root: Path, name: str) -> bool:
@@ -188,7 +190,7 @@ def list_of_files(source: ListSource, folders: ClassFolders, split: str | None) 
         _log.warning("%s: no videos of class %s", root, records.first_few(empty))
     if hold_out:
         _report_held_out(source, num_files, sum(held_out for _, held_out in sizes))
-    prefix = Path(source.path_prefix or source.folder) / root.relative_to(source.folder)
+    prefix = source.folder_of_paths / root.relative_to(source.folder)
     return Annotated(files, labels, None, prefix, root, class_names)
 
 

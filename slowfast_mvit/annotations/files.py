@@ -157,17 +157,11 @@ def best_first(
         folders = path.split("/")[:-1]
         in_split = any(records.split_of_folder(folder) == row.split for folder in folders)
         in_class = any(classes.find(folder) is not None for folder in folders)
-        return not num_bytes(root / path), not overrides(path), not in_split, not in_class, path
+        file = root / path
+        is_empty = not (os.path.exists(file) and os.path.getsize(file))
+        return is_empty, not overrides(path), not in_split, not in_class, path
 
     return sorted(paths, key=order)
-
-
-def num_bytes(path: Path) -> int | None:
-    """The size of a file, or of a folder's entry; None for a link that leads nowhere."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
 
 
 # Annotated videos
@@ -179,7 +173,6 @@ def with_labels(
     file: Path,
     source: ListSource,
     *,
-    unit: str = "line",
     answers: str = "",
 ) -> Annotated:
     """The videos of the rows with their class indices, and without paths.
@@ -189,7 +182,6 @@ def with_labels(
         class_names: in the order of the class indices.
         file: that of the rows.
         source: the source of the file.
-        unit: of the rows: "line" or "entry".
         answers: the file that gives the classes, where it is another.
 
     Raises:
@@ -208,15 +200,13 @@ def with_labels(
                 yield row.line, row.video, label
             elif name is None:
                 message = f"{row.video!r} has no label{f' in {answers}' if answers else ''}"
-                yield Problem(file, row.line, "label", message, unit)
+                yield Problem(file, row.line, "label", message)
             else:
                 message = f"label {name!r} is not among the class names{classes.hint(name)}"
-                yield Problem(file, row.line, "class", message, unit)
+                yield Problem(file, row.line, "class", message)
 
     advice = "Copy the annotation file again"
-    return records.collect(
-        labelled(), file, source, unit=unit, class_names=class_names, advice=advice
-    )
+    return records.collect(labelled(), file, source, class_names=class_names, advice=advice)
 
 
 def with_files(

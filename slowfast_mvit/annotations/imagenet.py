@@ -8,7 +8,6 @@ val/ILSVRC2012_val_00000001.JPEG with LOC_val_solution.csv or the devkit
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,8 +48,7 @@ def read_imagenet(source: ListSource) -> Annotated:
     if any((source.folder / name).is_file() for name in names):
         return _read_json(source)
     root = records.find_split(source, suffix="")
-    with os.scandir(source.folder) as entries:
-        named = {records.split_of_folder(e.name): e.name for e in entries if e.is_dir()}
+    named = {records.split_of_folder(name): name for name in sub_folders(source.folder)}
     splits = {split: name for split, name in named.items() if split} | {source.split: root.name}
     folders = ClassFolders(source.folder, splits, images=True)
     names_in = {name for split in splits for name in sub_folders(folders.folder_of(split))}
@@ -196,14 +194,14 @@ def distinct_names(synsets: Sequence[str], names: Mapping[str, str]) -> dict[str
 
 def _read_json(source: ListSource) -> Annotated:
     file = records.find_split(source, suffix=".json")
-    return records.collect(_entries(file, source.num_classes), file, source, unit="entry")
+    return records.collect(_entries(file, source.num_classes), file, source)
 
 
 def _entries(file: Path, num_classes: int | None) -> Iterator[tuple[int, str, int] | Problem]:
     for number, entry in enumerate(json_entries(file), start=1):
         fault = _fault(entry, num_classes)
         if fault:
-            yield Problem(file, number, *fault, "entry")
+            yield Problem(file, number, *fault)
         else:
             yield number, entry["im_path"], entry["class"]
 

@@ -72,7 +72,8 @@ def read_rows(file: Path, *, report_repairs: bool = True) -> Iterator[Row | Prob
         ListError: the file lacks a column, or is no CSV in UTF-8.
     """
     columns = columns_of(file) or COLUMNS
-    lacking = [name for name in COLUMNS[1:4] if name not in columns]
+    required = COLUMNS[1:4]
+    lacking = [name for name in required if name not in columns]
     if lacking:
         raise missing_columns(file, columns, lacking)
     split = records.split_named_in(file.stem)
@@ -87,7 +88,7 @@ def read_rows(file: Path, *, report_repairs: bool = True) -> Iterator[Row | Prob
             label = ",".join(cells[start : start + surplus + 1])
             cells = [*cells[:start], label, *cells[start + surplus + 1 :]]
         fields = dict(zip(columns, cells, strict=False))
-        clip = [fields[name].strip() for name in COLUMNS[1:4] if name in fields]
+        clip = [fields[name].strip() for name in required if name in fields]
         fault = _clip_fault("".join(cells), *clip) if len(clip) == 3 else None
         row_split = split or records.split_named_in(fields.get("split", ""))
         if len(clip) < 3 or (fault and surplus > 0):
@@ -104,7 +105,7 @@ def read_rows(file: Path, *, report_repairs: bool = True) -> Iterator[Row | Prob
         if fault:
             yield Problem(file, line, *fault)
             continue
-        name = clip_name(clip[0], *(int(float(time)) for time in clip[1:]))
+        name = clip_name(clip[0], int(float(clip[1])), int(float(clip[2])))
         row = Row(name, row_split, fields.get("label", "").strip("\"' ") or None, line)
         if surplus > 0:
             repaired.append(row)
@@ -185,19 +186,25 @@ def find_annotations(places: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 
 def parsed_name(path: str) -> tuple[str, str]:
-    """Id and name of the clip in a file ``<id>_<start>_<end>.mp4``; "" for one without times.
+    """Id and name of the clip in a file ``<id>_<start>_<end>.mp4``; "" for one without times."""
+    name, match = _matched_name(path)
+    return (match[1], clip_name(match[1], int(match[2]), int(match[3]))) if match else (name, "")
+
+
+def id_of(path: str) -> str:
+    """The YouTube id of a file or clip."""
+    name, match = _matched_name(path)
+    return match[1] if match else name
+
+
+def _matched_name(path: str) -> tuple[str, re.Match[str] | None]:
+    """The name of a file and its parts ``<id>_<start>_<end>``, if it has these.
 
     Nothing after the first dot counts, since some downloaders write ``.mp4.webm``; 11 characters
     are an id.
     """
     name = path.rpartition("/")[2].partition(".")[0]
-    found = _CLIP.fullmatch(name) if len(name) != _ID_LENGTH else None
-    return (found[1], clip_name(found[1], int(found[2]), int(found[3]))) if found else (name, "")
-
-
-def id_of(path: str) -> str:
-    """The YouTube id of a file or clip, as ``parsed_name`` finds it."""
-    return parsed_name(path)[0]
+    return name, _CLIP.fullmatch(name) if len(name) != _ID_LENGTH else None
 
 
 def is_replacement(path: str) -> bool:

@@ -128,17 +128,20 @@ class Problem:
             "class" (it is not among the classes), "duplicate", "frames", "spelling" (two classes
             that differ in nothing else), "outside" (of the class folders) or "empty" (a class).
         message: the fault, what is allowed and what to do.
-        unit: "line", or "entry" in JSON.
     """
 
     file: Path
     line: int
     kind: str
     message: str
-    unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.line}: {self.message}" if self.line else self.message
+        return f"{unit_of(self.file)} {self.line}: {self.message}" if self.line else self.message
+
+
+def unit_of(file: Path) -> str:
+    """The unit that is counted in a file: "line", or "entry" in JSON."""
+    return "entry" if file.suffix == ".json" else "line"
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:
@@ -278,7 +281,6 @@ def collect(
     file: Path,
     source: ListSource,
     *,
-    unit: str = "line",
     class_names: tuple[str, ...] | None = None,
     advice: str = "",
 ) -> Annotated:
@@ -288,7 +290,6 @@ def collect(
         rows: (line, video, label), or the problem of a line; read once, one at a time.
         file: that of the rows.
         source: the source of the file.
-        unit: of the rows: "line" or "entry".
         class_names: in the order of the labels.
         advice: a sentence for the error of a file without rows.
 
@@ -297,7 +298,7 @@ def collect(
     """
     problems: list[Problem] = []
     videos, labels, lines = columns(without_problems(rows, problems))
-    problems += _duplicates(videos, lines, file, source, unit)
+    problems += _duplicates(videos, lines, file, source)
     raise_problems(problems)
     if not videos:
         raise ListError(f"the list is empty{advice and f'. {advice}'}", file)
@@ -305,14 +306,14 @@ def collect(
 
 
 def _duplicates(
-    names: Strings, lines: Sequence[int], file: Path, source: ListSource, unit: str
+    names: Strings, lines: Sequence[int], file: Path, source: ListSource
 ) -> list[Problem]:
     """The videos that were listed before; in training one warning instead."""
-    repeated = list(repeats(names))
+    repeated, unit = list(repeats(names)), unit_of(file)
     if source.must_be_unique:
         text = "{!r} is also on {} {}. List each video once"
         return [
-            Problem(file, lines[i], "duplicate", text.format(names[i], unit, lines[first]), unit)
+            Problem(file, lines[i], "duplicate", text.format(names[i], unit, lines[first]))
             for i, first in repeated
         ]
     if repeated:

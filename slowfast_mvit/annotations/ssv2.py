@@ -68,7 +68,7 @@ def read_rows(file: Path, split: str, answers: Mapping[str, str]) -> Iterator[Ro
         if isinstance(video_id, (int, str)):
             problem = records.path_problem(str(video_id))
         if problem:
-            yield Problem(file, number, "id", problem, "entry")
+            yield Problem(file, number, "id", problem)
         else:
             template = str(entry.get("template") or answers.get(str(video_id)) or "")
             # Brackets mark what the person held; the class is the template without them.
@@ -132,7 +132,6 @@ def read_ssv2(source: ListSource) -> Annotated:
         class_names,
         split_file,
         source,
-        unit="entry",
         answers=answers.name if answers else "",
     )
     if frame_list is not None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from data_prep import pack_shards
-from data_prep.jobs import JobInput
 from data_prep.journal import read_records
+from data_prep.pack_shards import ShardInput
 from slowfast_mvit.annotations.csv_lists import read_csv_file
 from slowfast_mvit.annotations.records import ListSource
 from slowfast_mvit.data.lists import VideoList
@@ -212,11 +212,10 @@ def test_missing_and_empty_videos_are_named_all_at_once(videos, tmp_path):
 
 
 def test_a_video_that_changes_while_it_is_packed_leaves_no_shard(videos, tmp_path):
-    plan = tmp_path / "plan"
-    plan.write_text('["a.mp4", "%s", 5, 0]\n' % (videos / "a.mp4"))
+    shard = ShardInput("s.tar", tmp_path / "s.tar", [("a.mp4", str(videos / "a.mp4"), 5, 0)])
 
     with pytest.raises(DecodeError, match=r"a\.mp4: has changed"):
-        pack_shards.pack(JobInput("s.tar", plan), to=str(tmp_path))
+        pack_shards.pack(shard, to=str(tmp_path))
 
     assert not list(tmp_path.glob("*.tar*")) and not list(tmp_path.glob(".tmp*"))
 
