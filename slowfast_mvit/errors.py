@@ -32,25 +32,32 @@ class ConfigError(UserError):
     """A config file, an override or a command-line value that cannot be used."""
 
 
-class ListError(UserError):
-    """A list of videos that cannot be used; names the file and the lines."""
-
-
-class DecodeError(UserError):
-    """A video, frame folder or image that cannot be read; names the file and what was read.
+class FileError(UserError):
+    """A file or folder that cannot be used.
 
     Attributes:
         reason: why, without the path.
-        path: of what cannot be read; None where it is not one file.
-        failures: a ``FailedVideo`` for each, where several in a row could not be read.
+        path: of what cannot be used; None where it is not one file.
     """
-
-    failures: tuple[Any, ...] = ()
 
     def __init__(self, reason: str, path: str | os.PathLike[str] | None = None) -> None:
         super().__init__(reason if path is None else f"{path}: {reason}")
         self.reason = reason
         self.path = None if path is None else str(path)
+
+
+class ListError(FileError):
+    """A list of videos that cannot be used; names the file and the lines."""
+
+
+class DecodeError(FileError):
+    """A video, frame folder or image that cannot be read; names the file and what was read.
+
+    Attributes:
+        failures: a ``FailedVideo`` for each, where several in a row could not be read.
+    """
+
+    failures: tuple[Any, ...] = ()
 
     def reason_of(self, *names: str | os.PathLike[str]) -> str:
         """The reason alone if it is of a file of these names, or else with the path."""
@@ -122,12 +129,17 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 def in_one_message(where: str, problems: Iterable[str], *, limit: int | None = None) -> str:
     """A headline that counts the problems, then the first of them each on its line."""
+    return f"{where}: {as_lines(problems, limit=limit)}"
+
+
+def as_lines(problems: Iterable[str], *, limit: int | None = None) -> str:
+    """The number of the problems, then the first of them each on its line."""
     problems = list(problems)
     shown = problems[:limit]
     if len(shown) < len(problems):
         shown.append(f"and {len(problems) - len(shown):,} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-    return "\n".join([f"{where}: {count}", *(f"  {problem}" for problem in shown)])
+    return "\n".join([count, *(f"  {problem}" for problem in shown)])
 
 
 def pick(table: Mapping[str, T], name: str, what: str) -> T:

@@ -108,7 +108,7 @@ def test_a_folder_without_lists_is_refused(desk):
 
 
 class BusyServer(http.server.SimpleHTTPRequestHandler):
-    """Has val.csv, and is not able to say whether it has test.csv."""
+    """Has val.csv, and fails for test.csv."""
 
     asked: ClassVar[list[str]] = []
 
@@ -163,6 +163,6 @@ def test_a_server_that_is_gone_is_asked_once(tmp_path, monkeypatch):
     ],
     ids=["no prefix", "remote prefix", "class folders", "no host", "unknown protocol"],
 )
-def test_what_cannot_be_remote_is_refused(desk, settings, problem):
+def test_unusable_remote_paths_are_refused(desk, settings, problem):
     with pytest.raises(ConfigError, match=problem):
         read(**settings)

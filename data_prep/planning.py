@@ -1,4 +1,4 @@
-"""From what an annotation names and what is on disk to the lists a run trains on.
+"""From annotations and the files on disk to the lists of a run.
 
     annotation  ->  [Row]   --+
                               +--  match  ->  Plan  --  write_plan  ->  lists and reports
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from slowfast_mvit.errors import UserError, in_one_message
 SPLITS = ("train", "val", "test")
 SHOWN = 20  # problems written out in one message
 
-# Why a video is in no list. The last two are of files, the others of annotated videos.
+# Reasons why a video is in no list. The last two are of files, the others of annotated videos.
 NO_FILE = "no file"
 NO_LABEL = "no label"
 DUPLICATE = "duplicate"
@@ -72,21 +73,21 @@ class Plan:
     """The videos of each list, and those in none.
 
     Attributes:
-        name: the data set, for people.
-        dataset: what a run calls data of this kind, ``TRAIN.DATASET``.
+        name: of the data set, for the report.
+        dataset: ``TRAIN.DATASET`` of a run on these lists.
         class_names: in the order of the labels.
-        num_annotated: rows of the annotation, by split.
+        num_annotated: rows of the annotation, by split; ``match`` counts them.
         listed: videos with a file.
         left_out: everything else that the annotation names, and files passed over.
         extra: paths of files that the annotation does not name.
         public: for each split the numbers of videos in copies others report, by who reports them.
-        notes: what else a reader should know, a sentence each.
+        notes: further remarks for the report, a sentence each.
     """
 
     name: str
     dataset: str
     class_names: tuple[str, ...]
-    num_annotated: Mapping[str, int]
+    num_annotated: Mapping[str, int] = field(default_factory=dict)
     listed: list[Listed] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
@@ -103,11 +104,11 @@ class Plan:
 
 
 def list_tree(root: Path, *, images: bool = False) -> tuple[list[str], Passed]:
-    """List the videos below a folder by their paths, and what is passed over.
+    """List the videos below a folder by their paths, and the files that are passed over.
 
     Args:
         root: the folder.
-        images: whether an image is an item of its own; else a folder with images and no videos
+        images: whether each image is an item; else a folder with images and no videos
             is a video, made of these frames.
 
     Raises:
@@ -127,7 +128,7 @@ def list_tree(root: Path, *, images: bool = False) -> tuple[list[str], Passed]:
 
 
 def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
-    """Return why a file cannot be listed (reason and detail), and its size, None for a folder."""
+    """Reason and detail of a file that cannot be listed, or None; its size, None for a folder."""
     try:
         status = os.stat(file)
     except OSError:  # also a link in a circle
@@ -143,7 +144,7 @@ def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | 
 
 
 def settle_rows(rows: Sequence[Row], class_names: Sequence[str]) -> tuple[list[Row], list[LeftOut]]:
-    """Give rows their class in the one spelling; set aside those without, and repetitions.
+    """Give rows the canonical spelling of their class; set aside rows without, and repetitions.
 
     Of a video annotated twice the first row counts, and one for evaluation before one for training.
     """
@@ -168,7 +169,7 @@ def settle_rows(rows: Sequence[Row], class_names: Sequence[str]) -> tuple[list[R
 
 def match(
     plan: Plan,
-    rows: Iterable[Row],
+    rows: Sequence[Row],
     videos: Sequence[str],
     *,
     root: Path,
@@ -178,28 +179,22 @@ def match(
 ) -> Plan:
     """Find the file of each annotated video; links to the same file count as one.
 
-    Videos whose file is empty, a broken link, or of a name that no list can hold are left out.
+    Videos whose file is empty, a broken link, or of a name that no list can contain are left out.
 
     Args:
-        plan: what is known so far; videos and files are added to a copy.
-        rows: videos with a class, each once.
+        plan: the plan so far, with the rows that are left out; the rest is added to a copy.
+        rows: the other rows: videos with a class, each once.
         videos: all files below ``root``.
         root: the folder of the videos.
         files_of: the files of a video, by its name.
         overrides: whether a file replaces others of the same video.
-        why_missing: what else is known of a video without a file.
+        why_missing: a remark on a video without a file, by its name.
     """
     listed, left_out = list(plan.listed), list(plan.left_out)
     used: set[str] = set()
     listed_as: dict[str, Row] = {}
     for row in rows:
-        files = best_first(
-            files_of(row.video),
-            root=root,
-            split=row.split,
-            class_name=row.class_name,
-            overrides=overrides,
-        )
+        files = best_first(files_of(row.video), row, root=root, overrides=overrides)
         used.update(files)
         if not files:
             left_out.append(LeftOut.of(row, NO_FILE, why_missing(row.video)))
@@ -226,7 +221,9 @@ def match(
     # The file of a video that is left out is named by the annotation all the same.
     used.update(path for item in plan.left_out for path in files_of(item.video))
     extra = [path for path in videos if path not in used]
-    return replace(plan, listed=listed, left_out=left_out, extra=extra)
+    counted = Counter(row.split or "train" for row in rows)
+    counted.update(item.split for item in plan.left_out)
+    return replace(plan, num_annotated=counted, listed=listed, left_out=left_out, extra=extra)
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -236,18 +233,11 @@ def _same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def keep_only(plan: Plan, left_out_of_path: Mapping[str, LeftOut]) -> Plan:
-    """The plan without the videos whose file is named here, which move to ``left_out``."""
-    kept = [item for item in plan.listed if item.path not in left_out_of_path]
-    moved = [left_out_of_path[item.path] for item in plan.listed if item.path in left_out_of_path]
-    return replace(plan, listed=kept, left_out=[*plan.left_out, *moved])
-
-
 # Notes
 
 
 def validation_note(rows: Iterable[Row]) -> list[str]:
-    """For a release with labelled test videos whose published results are of validation."""
+    """A note on labelled test videos, where the published results are of validation."""
     if not any(row.split == "test" and row.class_name for row in rows):
         return []
     return [
@@ -264,12 +254,11 @@ def packed_note(packed: Sequence[str], unpack: str) -> list[str]:
     return [f"{many} still packed (first: {min(packed)}). Unpack with: {unpack}"]
 
 
-def row_notes(
-    counted: Mapping[str, int], public: Mapping[str, int], what: str = "rows"
-) -> list[str]:
-    """Return where the annotation files are not those of the public release, by their rows."""
+def row_notes(rows: Iterable[Row], public: Mapping[str, int]) -> list[str]:
+    """Notes on annotation files that differ from the public release in the number of rows."""
+    counted = Counter(row.split for row in rows)
     return [
-        f"the {split} annotations have {counted[split]:,} {what}, the public ones {rows:,}"
-        for split, rows in public.items()
-        if split in counted and counted[split] != rows
+        f"the {split} annotations have {counted[split]:,} rows, the public ones {number:,}"
+        for split, number in public.items()
+        if split in counted and counted[split] != number
     ]
