@@ -95,7 +95,7 @@ def _combined(outcomes: Sequence[ViewScores | FailedVideo], plan: ViewPlan) -> V
     scores = [outcome for outcome in outcomes if isinstance(outcome, ViewScores)]
     for outcome in outcomes:
         if isinstance(outcome, FailedVideo):
-            raise UserError(f"{outcome.path}: {outcome.reason}. Make the demo's data again")
+            raise UserError(f"{outcome}. Make the demo's data again")
     return ensemble(
         scores, views=plan.views().numpy(), video_ids=[score.video_id for score in scores]
     )

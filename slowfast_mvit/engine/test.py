@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slowfast_mvit.engine.failed_videos import in_words, record_failed_videos
+from slowfast_mvit.engine.failed_videos import record_failed_videos
 from slowfast_mvit.engine.meter import num_correct
 from slowfast_mvit.engine.settings import BatchSource
 from slowfast_mvit.errors import UserError, WeightsError
@@ -295,7 +295,7 @@ def _tell_failed(failed: list[FailedVideo], num_videos: int) -> None:
         return
     message = (
         f"{len(failed):,} of {num_videos + len(failed):,} videos to validate on could not be read "
-        f"and are not counted. First: {in_words(failed[0])}"
+        f"and are not counted. First: {failed[0]}"
     )
     if num_videos == 0:
         raise UserError(message)

@@ -13,8 +13,16 @@ from slowfast_mvit.config import load_config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loading.loader import part_of
 from slowfast_mvit.errors import UserError, in_one_message
-from slowfast_mvit.evaluation.records import Outcome, Part, join_records, part_numbers
-from slowfast_mvit.evaluation.run_fingerprint import DIGEST_LENGTH, Records, differences, records_in
+from slowfast_mvit.evaluation.records import (
+    DIGEST_LENGTH,
+    Outcome,
+    Part,
+    Records,
+    differences,
+    join_records,
+    part_numbers,
+    records_in,
+)
 from slowfast_mvit.jobs.report import CONFIG_FILE
 from slowfast_mvit.jobs.test import all_views, require_every_video, write_test
 from slowfast_mvit.runtime.log import setup_logging

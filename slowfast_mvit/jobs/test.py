@@ -29,12 +29,10 @@ from slowfast_mvit.evaluation.ensemble import ensemble, views_of_plan
 from slowfast_mvit.evaluation.records import (
     Outcome,
     Part,
+    begin_records,
     finished_videos,
     join_records,
     record_writer,
-)
-from slowfast_mvit.evaluation.run_fingerprint import (
-    begin_records,
     records_folder,
     remove_records,
     run_fingerprint,

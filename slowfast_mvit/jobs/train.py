@@ -202,7 +202,7 @@ def _starting_point(run: Run, model: MViT) -> Path | None:
         return newest
     last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
     if last_epoch is None:
-        report = builders.load_start_weights(config, model)
+        report = builders.load_initial_weights(config, model)
         write_load_report(report, output_dir / LOAD_REPORT)
         return None
     require_epochs_left(config, last_epoch)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from slowfast_mvit import builders
+from slowfast_mvit.builders.data import channel_statistics
 from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.config import load_config, shipped_configs
 from slowfast_mvit.errors import ConfigError
@@ -111,7 +112,7 @@ def test_several_numbers_of_clips_are_tested_one_after_another(overrides, counts
 def test_reversed_channels_reverse_the_statistics_and_not_the_frames():
     config = load_config("SSv2/MVITv2_L_40x3.yaml")
 
-    mean, std = builders.channel_statistics(config)
+    mean, std = channel_statistics(config)
 
     assert mean == (0.406, 0.456, 0.485)
     assert std == (0.225, 0.224, 0.229)
