@@ -109,8 +109,8 @@ def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
     )
 
 
-def tells_of_lost_rank(error: RuntimeError) -> bool:
-    """Return whether a collective failed because another rank is gone, whose own words say why."""
+def is_lost_rank_error(error: RuntimeError) -> bool:
+    """Return whether a collective failed because another rank is lost; that rank reports why."""
     text = str(error)
     # By gloo, when they compute; by the store, when one waits for the other.
     speaks = "gloo/transport" in text or type(error).__name__ == "DistNetworkError"
