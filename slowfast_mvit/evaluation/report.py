@@ -14,14 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from slowfast_mvit.evaluation import metrics
 from slowfast_mvit.evaluation.charts import Mark, Points, class_marks, confusion_pixels, curves
-from slowfast_mvit.evaluation.metrics import (
-    confidence_interval,
-    confusion_matrix,
-    hardest_videos,
-    mean_class_accuracy,
-    per_class_accuracy,
-)
 from slowfast_mvit.evaluation.page import lossless, render, thumbnail
 from slowfast_mvit.evaluation.results import distinct_names
 from slowfast_mvit.storage import write_text_atomically
@@ -124,8 +118,8 @@ def write_report(
         title=title,
         notes=notes,
         result=result,
-        top1_interval=confidence_interval(result.top1, result.num_videos),
-        class_mean=mean_class_accuracy(scores.probs, scores.labels),
+        top1_interval=metrics.confidence_interval(result.top1, result.num_videos),
+        class_mean=metrics.mean_class_accuracy(scores.probs, scores.labels),
         num_classes=len(names),
         views=views_as_text(*(len(np.unique(column)) for column in scores.views.T)),
         charts=charts,
@@ -135,7 +129,7 @@ def write_report(
         confusion=_confusion(scores, names),
         hardest=[
             _hard_video(scores, row, names, thumbnails.get(scores.video_ids[row], ()))
-            for row in hardest_videos(scores, NUM_HARDEST)
+            for row in metrics.hardest_videos(scores, NUM_HARDEST)
         ],
         config_text=config_text,
     )
@@ -161,14 +155,14 @@ def epoch_curves(history: Sequence[Mapping[str, Any]], key: str) -> dict[str, Po
 
 def _classes(scores: VideoScores, names: Sequence[str]) -> list[ClassAccuracy]:
     """The classes that have videos, best first."""
-    rates = per_class_accuracy(scores.probs, scores.labels)
+    rates = metrics.per_class_accuracy(scores.probs, scores.labels)
     counts = np.bincount(scores.labels, minlength=len(names)).tolist()
     order = np.argsort(-rates, kind="stable").tolist()
     return [ClassAccuracy(names[i], float(rates[i]), counts[i]) for i in order if counts[i]]
 
 
 def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
-    matrix = confusion_matrix(scores.probs, scores.labels)
+    matrix = metrics.confusion_matrix(scores.probs, scores.labels)
     pairs = _confused_pairs(matrix, names)
     present = np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist()
     if len(present) > MANY_CLASSES:
