@@ -72,7 +72,7 @@ class Guess(NamedTuple):
 
 
 class HardVideo(NamedTuple):
-    """A video that the model found hard; the guesses begin with the predicted class."""
+    """A video with a low probability of its class; the guesses begin with the predicted class."""
 
     video_id: str
     true: str

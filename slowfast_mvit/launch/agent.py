@@ -131,7 +131,7 @@ def _announce_rendezvous(launch: Launch) -> None:
         socket.getaddrinfo(host.strip("[]"), int(port))
     except OSError as error:
         raise UserError(
-            f"{launch.endpoint}: no host of that name can be found from here ({error}). Give the "
+            f"{launch.endpoint}: this host name cannot be resolved from here ({error}). Give the "
             "first node's name or address, as the other nodes know it"
         ) from error
     more = f" to {launch.max_nodes}" if launch.max_nodes > launch.min_nodes else ""

@@ -48,7 +48,7 @@ def launch_as_configured(
 
     Args:
         configs: all that one command is to run.
-        words: that command, as ``slowfast-mvit`` understands it.
+        words: that command, as ``slowfast-mvit`` parses it.
         init_method: rendezvous of the nodes, as PySlowFast writes it: ``tcp://host:port``.
 
     Returns:
