@@ -161,7 +161,7 @@ def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path, num_lost):
     record_failed_videos(path, failures)
 
     assert [row["video_id"] for row in rows_of(path)] == ["x", "y", "z"]
-    assert rows_of(path)[1]["reason"] == r"sizes (H, W, 3):\n(2, 4, 3)"
+    assert rows_of(path)[1]["reason"] == r"/data/y.mp4: sizes (H, W, 3):\n(2, 4, 3)"
     assert path.read_text().count("\n") == 4  # a line for each
 
 
