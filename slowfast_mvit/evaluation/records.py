@@ -292,8 +292,7 @@ def differences(fingerprint: Mapping[str, str], other: Mapping[str, str]) -> lis
 def _arithmetic(device: torch.device) -> str:
     """Describe the arithmetic: a CPU's threads and vector width change the last bits (measured)."""
     if device.type == "cuda":
-        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        where = f"CUDA {capability}"
+        where = f"CUDA {'.'.join(map(str, torch.cuda.get_device_capability(device)))}"
     else:
         threads = torch.get_num_threads()
         unit = "thread" if threads == 1 else "threads"

@@ -201,6 +201,5 @@ def _hard_video(
 
 
 def _evenly_spaced(frames: Sequence[np.ndarray]) -> list[tuple[int, str]]:
-    count = min(MAX_FRAMES, len(frames))
-    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
-    return [(index + 1, thumbnail(frames[index])) for index in chosen]
+    chosen = np.linspace(0, len(frames) - 1, min(MAX_FRAMES, len(frames))).round()
+    return [(index + 1, thumbnail(frames[index])) for index in chosen.astype(int).tolist()]

@@ -162,8 +162,7 @@ def _nothing_scored(failed_videos: Sequence[FailedVideo], num_listed: int) -> st
         f"none of the {num_listed:,} listed videos could be scored. Check the list, "
         "DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX"
     ]
-    for failed in failed_videos[:NUM_REASONS_SHOWN]:
-        lines.append(f"  {failed.video_id!r}: {failed.message}")
+    lines += [f"  {f.video_id!r}: {f.message}" for f in failed_videos[:NUM_REASONS_SHOWN]]
     if len(failed_videos) > NUM_REASONS_SHOWN:
         lines.append(f"  and {len(failed_videos) - NUM_REASONS_SHOWN:,} more")
     return "\n".join(lines)
