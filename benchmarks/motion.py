@@ -84,7 +84,7 @@ def top1(outcomes: Sequence[ViewScores | FailedVideo], plan: ViewPlan) -> float:
     """Return the accuracy over the videos, in percent."""
     for outcome in outcomes:
         if isinstance(outcome, FailedVideo):
-            raise UserError(f"{outcome.path}: {outcome.reason}. Make the demo's data again")
+            raise UserError(f"{outcome}. Make the demo's data again")
     views = [outcome for outcome in outcomes if isinstance(outcome, ViewScores)]
     ids = [view.video_id for view in views]
     scores = ensemble(views, views=plan.views().numpy(), video_ids=ids)

@@ -1,248 +1,218 @@
-"""Checks between keys, once each of them is right by itself.
+"""Checks between keys that are valid one by one.
 
-Each check yields the keys at fault, the one to point at first, and what is wrong.
+``RULES`` are single conditions; the functions of ``CHECKS`` look at several. A fault is the keys,
+separated by blanks, the first of which the message belongs to, and the message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from slowfast_mvit.config.config import Config
+from slowfast_mvit.config.config import KEYS, Config
 
-Fault = tuple[tuple[str, ...], str]
+Fault = tuple[str, str]
 
 
-def batches_divide_over_devices(config: Config) -> Iterator[Fault]:
+class Rule(NamedTuple):
+    """A condition that no config may meet; ``c`` in the message is the config."""
+
+    keys: str
+    is_broken: Callable[[Config], bool]
+    message: str
+
+
+RULES: dict[str, Rule] = {
+    "shard_id": Rule(
+        "SHARD_ID NUM_SHARDS",
+        lambda c: c.shard_id >= c.num_shards,
+        "must be below NUM_SHARDS, {c.num_shards}, got {c.shard_id}",
+    ),
+    "precision": Rule(
+        "TRAIN.PRECISION TRAIN.MIXED_PRECISION",
+        lambda c: c.train.mixed_precision and c.train.precision != "fp16",
+        "{c.train.precision!r} contradicts TRAIN.MIXED_PRECISION True, which is fp16; set that to "
+        "False",
+    ),
+    "compilation": Rule(
+        "MODEL.COMPILE TRAIN.STRATEGY",
+        lambda c: c.model.compile and c.train.strategy == "fsdp",
+        "the model is compiled as one graph, which TRAIN.STRATEGY fsdp would cut at each block; "
+        "choose ddp, or set MODEL.COMPILE to False",
+    ),
+    "end_of_cosine": Rule(
+        "SOLVER.COSINE_END_LR SOLVER.BASE_LR",
+        lambda c: _trains_with(c, "cosine") and c.solver.cosine_end_lr >= c.solver.base_lr,
+        "must be below SOLVER.BASE_LR, {c.solver.base_lr!r}, got {c.solver.cosine_end_lr!r}",
+    ),
+    "end_of_warmup": Rule(
+        "SOLVER.WARMUP_EPOCHS SOLVER.MAX_EPOCH",
+        lambda c: (
+            _trains_with(c, "cosine")
+            and c.solver.cosine_after_warmup
+            and c.solver.warmup_epochs == c.solver.max_epoch
+        ),
+        "{c.solver.warmup_epochs:g} leaves no epoch after the warm-up; choose another "
+        "SOLVER.MAX_EPOCH",
+    ),
+    "nesterov": Rule(
+        "SOLVER.NESTEROV SOLVER.MOMENTUM SOLVER.DAMPENING",
+        lambda c: (
+            (c.train.enable and c.solver.optimizing_method == "sgd" and c.solver.nesterov)
+            and (c.solver.momentum == 0 or c.solver.dampening != 0)
+        ),
+        "needs a SOLVER.MOMENTUM above 0 and a SOLVER.DAMPENING of 0; set it to False",
+    ),
+    "num_views": Rule(
+        "TEST.NUM_ENSEMBLE_VIEWS",
+        lambda c: c.test.num_ensemble_views == 0,
+        "must be at least 1, or -1, got 0",
+    ),
+    "shifted_clips": Rule(
+        "TEST.SEGMENT_CLIPS TEST.DATASET",
+        lambda c: (
+            (c.test.enable and c.test.segment_clips == "shifted")
+            and c.test.dataset != "ssv2"
+            and ":" not in c.test.dataset  # nothing is known of a user's data set
+        ),
+        "'shifted' is for SSv2, whose clips take one frame of each part of a video; the clips of "
+        "TEST.DATASET {c.test.dataset} are at different times anyway; remove the key",
+    ),
+    "mixing": Rule(
+        "MIXUP.ALPHA MIXUP.CUTMIX_ALPHA MIXUP.PROB",
+        lambda c: (
+            (c.mixup.enable and c.mixup.prob > 0)
+            and (c.mixup.alpha == 0 and c.mixup.cutmix_alpha == 0)
+        ),
+        "with MIXUP.CUTMIX_ALPHA 0 too nothing can be mixed; set MIXUP.PROB to 0",
+    ),
+    "image_frames": Rule(
+        "DATA.NUM_FRAMES MVIT.PATCH_2D",
+        lambda c: c.mvit.patch_2d and c.data.num_frames != 1,
+        "must be 1 with MVIT.PATCH_2D True, got {c.data.num_frames}",
+    ),
+    "heads": Rule(
+        "MVIT.EMBED_DIM MVIT.NUM_HEADS",
+        lambda c: (
+            _is_known(c, "MVIT.EMBED_DIM", "MVIT.NUM_HEADS")
+            and c.mvit.embed_dim % c.mvit.num_heads != 0
+        ),
+        "{c.mvit.embed_dim} is not a multiple of MVIT.NUM_HEADS, {c.mvit.num_heads}",
+    ),
+}
+
+
+def _trains_with(config: Config, policy: str) -> bool:
+    return config.train.enable and config.solver.lr_policy == policy
+
+
+def _is_known(config: Config, *keys: str) -> bool:
+    """Return whether ``MVIT.VARIANT`` leaves these keys as they are."""
+    return not config.mvit.variant or all(config.is_set(key) for key in keys)
+
+
+def rules(config: Config) -> Iterator[Fault]:
+    for rule in RULES.values():
+        if rule.is_broken(config):
+            yield rule.keys, rule.message.format(c=config)
+
+
+def batch_sizes(config: Config) -> Iterator[Fault]:
     for name, phase in (("TRAIN", config.train), ("TEST", config.test)):
         if phase.enable and config.num_gpus and phase.batch_size % config.num_gpus:
             yield (
-                (f"{name}.BATCH_SIZE", "NUM_GPUS"),
+                f"{name}.BATCH_SIZE NUM_GPUS",
                 f"{phase.batch_size} is not a multiple of NUM_GPUS, {config.num_gpus}; "
                 "each device takes an equal share",
             )
 
 
-def shard_is_one_of_the_shards(config: Config) -> Iterator[Fault]:
-    if config.shard_id >= config.num_shards:
-        yield (
-            ("SHARD_ID", "NUM_SHARDS"),
-            f"must be below NUM_SHARDS, {config.num_shards}, got {config.shard_id}",
-        )
-
-
-def precision_is_said_once(config: Config) -> Iterator[Fault]:
-    if config.train.mixed_precision and config.train.precision != "fp16":
-        yield (
-            ("TRAIN.PRECISION", "TRAIN.MIXED_PRECISION"),
-            f"{config.train.precision!r} contradicts TRAIN.MIXED_PRECISION True, which is fp16; "
-            "set that to False",
-        )
-
-
-def a_compiled_model_has_whole_weights(config: Config) -> Iterator[Fault]:
-    if config.model.compile and config.train.strategy == "fsdp":
-        yield (
-            ("MODEL.COMPILE", "TRAIN.STRATEGY"),
-            "the model is compiled as one graph, which TRAIN.STRATEGY fsdp would cut at each "
-            "block; choose ddp, or set MODEL.COMPILE to False",
-        )
-
-
-def learning_rate_falls(config: Config) -> Iterator[Fault]:
-    solver = config.solver
-    if not config.train.enable or solver.lr_policy != "cosine":
+def steps(config: Config) -> Iterator[Fault]:
+    if not _trains_with(config, "steps_with_relative_lrs"):
         return
-    if solver.cosine_end_lr >= solver.base_lr:
-        yield (
-            ("SOLVER.COSINE_END_LR", "SOLVER.BASE_LR"),
-            f"must be below SOLVER.BASE_LR, {solver.base_lr!r}, got {solver.cosine_end_lr!r}",
-        )
-    if solver.cosine_after_warmup and solver.warmup_epochs == solver.max_epoch:
-        yield (
-            ("SOLVER.WARMUP_EPOCHS", "SOLVER.MAX_EPOCH"),
-            f"{solver.warmup_epochs:g} leaves no epoch after the warm-up; "
-            "choose another SOLVER.MAX_EPOCH",
-        )
-
-
-def steps_fit_their_rates(config: Config) -> Iterator[Fault]:
-    solver = config.solver
-    if not config.train.enable or solver.lr_policy != "steps_with_relative_lrs":
-        return
-    keys = ("SOLVER.STEPS", "SOLVER.LRS", "SOLVER.LR_POLICY")
-    if not solver.steps or solver.steps[0] != 0:
-        yield keys, f"must begin with epoch 0, got {list(solver.steps)}"
-    elif list(solver.steps) != sorted(set(solver.steps)):
-        yield keys, f"must rise, got {list(solver.steps)}"
-    if len(solver.steps) != len(solver.lrs):
+    epochs, factors = config.solver.steps, config.solver.lrs
+    keys = "SOLVER.STEPS SOLVER.LRS SOLVER.LR_POLICY"
+    if not epochs or epochs[0] != 0:
+        yield keys, f"must begin with epoch 0, got {list(epochs)}"
+    elif list(epochs) != sorted(set(epochs)):
+        yield keys, f"must rise, got {list(epochs)}"
+    if len(epochs) != len(factors):
         yield (
             keys,
             f"needs one factor in SOLVER.LRS for each step, "
-            f"got {len(solver.steps)} steps and {len(solver.lrs)} factors",
+            f"got {len(epochs)} steps and {len(factors)} factors",
         )
 
 
-def nesterov_has_momentum(config: Config) -> Iterator[Fault]:
-    solver = config.solver
-    used = config.train.enable and solver.optimizing_method == "sgd" and solver.nesterov
-    if used and (solver.momentum == 0 or solver.dampening != 0):
-        yield (
-            ("SOLVER.NESTEROV", "SOLVER.MOMENTUM", "SOLVER.DAMPENING"),
-            "needs a SOLVER.MOMENTUM above 0 and a SOLVER.DAMPENING of 0; set it to False",
-        )
-
-
-def ranges_run_upwards(config: Config) -> Iterator[Fault]:
-    data = config.data
-    scales, aspects = data.train_jitter_scales_relative, data.train_jitter_aspect_relative
-    pairs = {
-        "DATA.TRAIN_JITTER_SCALES": data.train_jitter_scales,
-        "DATA.TRAIN_JITTER_SCALES_RELATIVE": scales,
-        "DATA.TRAIN_JITTER_ASPECT_RELATIVE": aspects,
-    }
-    for key, pair in pairs.items():
+def ranges(config: Config) -> Iterator[Fault]:
+    scales, aspects = "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"
+    for key in ("DATA.TRAIN_JITTER_SCALES", scales, aspects):
+        pair = KEYS[key].value_in(config)
         if pair and (len(pair) != 2 or pair[0] > pair[1]):
-            yield (key,), f"expected two numbers, from and to, got {list(pair)}"
-    if bool(scales) != bool(aspects):
+            yield key, f"expected two numbers, from and to, got {list(pair)}"
+    if bool(KEYS[scales].value_in(config)) != bool(KEYS[aspects].value_in(config)):
         yield (
-            ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
-            "a random resized crop needs both this and DATA.TRAIN_JITTER_ASPECT_RELATIVE, "
-            "or neither",
+            f"{scales} {aspects}",
+            f"a random resized crop needs both this and {aspects}, or neither",
         )
 
 
-def crops_fit_the_picture(config: Config) -> Iterator[Fault]:
-    """A crop cannot be larger than the picture it is cut from.
+def crop_sizes(config: Config) -> Iterator[Fault]:
+    """A crop cannot be larger than the frame it is cut from.
 
-    Only where the scales are given and used: random resized crops, SSv2, three-crop testing and
-    single images scale to the crop itself, and a model may be built without saying how pictures
-    are scaled.
+    Only where the scales are set and used: random resized crops, SSv2, three-crop testing and
+    single images scale to the crop itself, and a model may be built without scales.
     """
-    data, low = config.data, config.data.train_jitter_scales[0]
+    data, test, low = config.data, config.test, config.data.train_jitter_scales[0]
     if config.mvit.patch_2d or not config.is_set("DATA.TRAIN_JITTER_SCALES"):
         return
-    words = "must not be above the first of DATA.TRAIN_JITTER_SCALES, {}, got {}"
-    random_crop = not data.train_jitter_scales_relative
-    if config.train.enable and random_crop and data.train_crop_size > low:
-        yield (
-            ("DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
-            words.format(low, data.train_crop_size),
-        )
-    one_crop = config.test.num_spatial_crops == 1 and config.test.dataset != "ssv2"
-    if config.test.enable and one_crop and data.test_crop_size > low:
-        yield (
-            ("DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
-            words.format(low, data.test_crop_size),
-        )
+    trains = config.train.enable and not data.train_jitter_scales_relative
+    tests = test.enable and test.num_spatial_crops == 1 and test.dataset != "ssv2"
+    for name, is_used, size in (
+        ("TRAIN", trains, data.train_crop_size),
+        ("TEST", tests, data.test_crop_size),
+    ):
+        if is_used and size > low:
+            yield (
+                f"DATA.{name}_CROP_SIZE DATA.TRAIN_JITTER_SCALES",
+                f"must not be above the first of DATA.TRAIN_JITTER_SCALES, {low}, got {size}",
+            )
 
 
-def views_are_counted(config: Config) -> Iterator[Fault]:
-    if config.test.num_ensemble_views == 0:
-        yield ("TEST.NUM_ENSEMBLE_VIEWS",), "must be at least 1, or -1, got 0"
-
-
-def shifted_clips_are_of_segments(config: Config) -> Iterator[Fault]:
-    test = config.test
-    is_ours = ":" not in test.dataset  # of somebody's own data set nothing is known
-    if test.enable and is_ours and test.segment_clips == "shifted" and test.dataset != "ssv2":
-        yield (
-            ("TEST.SEGMENT_CLIPS", "TEST.DATASET"),
-            f"'shifted' is for SSv2, whose clips take one frame of each part of a video; the clips "
-            f"of TEST.DATASET {test.dataset} lie at different times anyway; remove the key",
-        )
-
-
-def mixing_is_possible(config: Config) -> Iterator[Fault]:
-    mixup = config.mixup
-    if mixup.enable and mixup.prob > 0 and mixup.alpha == 0 and mixup.cutmix_alpha == 0:
-        yield (
-            ("MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA", "MIXUP.PROB"),
-            "with MIXUP.CUTMIX_ALPHA 0 too nothing can be mixed; set MIXUP.PROB to 0",
-        )
-
-
-def patches_fit_the_clip(config: Config) -> Iterator[Fault]:
-    mvit = config.mvit
-    axes = 2 if mvit.patch_2d else 3
-    for key, numbers in {
-        "MVIT.PATCH_KERNEL": mvit.patch_kernel,
-        "MVIT.PATCH_STRIDE": mvit.patch_stride,
-        "MVIT.PATCH_PADDING": mvit.patch_padding,
-    }.items():
+def patches(config: Config) -> Iterator[Fault]:
+    axes = 2 if config.mvit.patch_2d else 3
+    for key in ("MVIT.PATCH_KERNEL", "MVIT.PATCH_STRIDE", "MVIT.PATCH_PADDING"):
+        numbers = list(KEYS[key].value_in(config))
         if len(numbers) != axes:
             yield (
-                (key, "MVIT.PATCH_2D"),
-                f"expected {axes} numbers with MVIT.PATCH_2D {mvit.patch_2d}, got {list(numbers)}",
+                f"{key} MVIT.PATCH_2D",
+                f"expected {axes} numbers with MVIT.PATCH_2D {axes == 2}, got {numbers}",
             )
-    if mvit.patch_2d and config.data.num_frames != 1:
-        yield (
-            ("DATA.NUM_FRAMES", "MVIT.PATCH_2D"),
-            f"must be 1 with MVIT.PATCH_2D True, got {config.data.num_frames}",
-        )
 
 
-def blocks_exist(config: Config) -> Iterator[Fault]:
-    """Rows name blocks of the model; its depth is known unless the variant is to say it."""
-    mvit = config.mvit
-    if mvit.variant and not config.is_set("MVIT.DEPTH"):
-        return
-    # PySlowFast lets widths and heads grow behind the last block too, for the head.
-    for key, rows, last in (
-        ("MVIT.POOL_Q_STRIDE", mvit.pool_q_stride, mvit.depth - 1),
-        ("MVIT.POOL_KV_STRIDE", mvit.pool_kv_stride, mvit.depth - 1),
-        ("MVIT.DIM_MUL", mvit.dim_mul, mvit.depth),
-        ("MVIT.HEAD_MUL", mvit.head_mul, mvit.depth),
+def blocks(config: Config) -> Iterator[Fault]:
+    """Rows name blocks of the model; its depth is known unless the variant sets it."""
+    depth, kernel = config.mvit.depth, config.mvit.pool_kvq_kernel
+    # PySlowFast lets widths and heads grow after the last block too, for the head.
+    for key, last in (
+        ("MVIT.POOL_Q_STRIDE", depth - 1),
+        ("MVIT.POOL_KV_STRIDE", depth - 1),
+        ("MVIT.DIM_MUL", depth),
+        ("MVIT.HEAD_MUL", depth),
     ):
+        rows = KEYS[key].value_in(config)
         beyond = [row[0] for row in rows if row[0] > last]
-        if beyond:
+        if beyond and _is_known(config, "MVIT.DEPTH"):
             yield (
-                (key, "MVIT.DEPTH"),
-                f"names block {beyond[0]}, but with MVIT.DEPTH {mvit.depth} "
+                f"{key} MVIT.DEPTH",
+                f"names block {beyond[0]}, but with MVIT.DEPTH {depth} "
                 f"the last that it can name is {last}",
             )
-
-
-def block_rows_are_possible(config: Config) -> Iterator[Fault]:
-    mvit = config.mvit
-    for key, rows in (
-        ("MVIT.POOL_Q_STRIDE", mvit.pool_q_stride),
-        ("MVIT.POOL_KV_STRIDE", mvit.pool_kv_stride),
-        ("MVIT.DIM_MUL", mvit.dim_mul),
-        ("MVIT.HEAD_MUL", mvit.head_mul),
-    ):
         wrong = [list(row) for row in rows if min(row[1:]) <= 0]
         if wrong:
-            yield (key,), f"strides and factors must be above 0, got {wrong[0]}"
-    if mvit.pool_kvq_kernel and any(size % 2 == 0 for size in mvit.pool_kvq_kernel):
-        yield (
-            ("MVIT.POOL_KVQ_KERNEL",),
-            f"must be odd along each axis, got {list(mvit.pool_kvq_kernel)}",
-        )
+            yield key, f"strides and factors must be above 0, got {wrong[0]}"
+    if kernel and any(size % 2 == 0 for size in kernel):
+        yield "MVIT.POOL_KVQ_KERNEL", f"must be odd along each axis, got {list(kernel)}"
 
 
-def heads_divide_the_width(config: Config) -> Iterator[Fault]:
-    mvit = config.mvit
-    keys = ("MVIT.EMBED_DIM", "MVIT.NUM_HEADS")
-    known = not mvit.variant or all(config.is_set(key) for key in keys)
-    if known and mvit.embed_dim % mvit.num_heads:
-        yield keys, f"{mvit.embed_dim} is not a multiple of MVIT.NUM_HEADS, {mvit.num_heads}"
-
-
-CHECKS: tuple[Callable[[Config], Iterator[Fault]], ...] = (
-    batches_divide_over_devices,
-    shard_is_one_of_the_shards,
-    precision_is_said_once,
-    a_compiled_model_has_whole_weights,
-    learning_rate_falls,
-    steps_fit_their_rates,
-    nesterov_has_momentum,
-    ranges_run_upwards,
-    crops_fit_the_picture,
-    views_are_counted,
-    shifted_clips_are_of_segments,
-    mixing_is_possible,
-    patches_fit_the_clip,
-    blocks_exist,
-    block_rows_are_possible,
-    heads_divide_the_width,
-)
+CHECKS = (rules, batch_sizes, steps, ranges, crop_sizes, patches, blocks)

@@ -1,19 +1,20 @@
-"""From what a file or a command line says to a value of the key's type.
+"""Conversion of a value of a file or a command line to the type of its key.
 
 YAML 1.1 reads ``1e-4`` and ``(3, 7, 7)`` as text, and published files contain both; so text is read
-by the type of its key. A whole number will do for a float, and a list is as good as a tuple.
+by the type of its key. A whole number is accepted as a float, and a list as a tuple.
 """
 
 from __future__ import annotations
 
 import ast
 import math
+import operator
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from slowfast_mvit.config.setting import Key
+from slowfast_mvit.config.setting import Key, Rule
 
 NAMES = {
     bool: "True or False",
@@ -24,40 +25,39 @@ NAMES = {
 }
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 TRUTH = {"true": True, "false": False}
-NOTHING = ("None", "none", "null", "~", "")
+NONE = ("None", "none", "null", "~", "")
 
 
 class Mismatch(Exception):
-    """The value does not fit its key. The message says what was expected, and what was found."""
+    """A value that does not fit its key; the message has the expected type and the value."""
 
 
 def coerce(key: Key, value: Any, text: str | None = None) -> Any:
-    """The value of ``key``.
+    """Return the value of ``key``.
 
     Args:
         key: its type and rule.
-        value: a plain value as YAML gives it: None, bool, int, float, str, list or dict.
-        text: how the file spells it, where it is a single word; what a text key takes.
+        value: a plain value of YAML: None, bool, int, float, str, list or dict.
+        text: the spelling of a scalar in the file, for a text key.
 
     Raises:
-        Mismatch: when it has another type, is out of range, or is not a choice.
+        Mismatch: it has another type, is out of range, or is not a choice.
     """
-    given = value
-    if key.type is str and text is not None and value is not None:
-        given = text
+    is_text = key.type is str and text is not None and value is not None
     try:
-        result = _convert(given, key.type)
+        result = _convert(text if is_text else value, key.type)
     except (TypeError, ValueError, OverflowError) as error:
         raise Mismatch(f"expected {describe(key.type)}, got {shorten(value)}") from error
     if key.rule.any_case and ":" not in result:
         result = result.lower()
-    _check_choice(key, result)
-    _check_range(key, result)
+    for part in _leaves(result):
+        _check_choice(key.rule, part)
+        _check_range(key.rule, part)
     return result
 
 
 def literal(value: Any) -> Any:
-    """Text that spells a Python value, such as "(3, 7)" or "None", as that value."""
+    """Return the Python value that a text such as "(3, 7)" or "None" spells; else the text."""
     if not isinstance(value, str):
         return value
     try:
@@ -67,7 +67,7 @@ def literal(value: Any) -> Any:
 
 
 def describe(kind: Any) -> str:
-    """A type in words: "a list of 3 whole numbers or None"."""
+    """Return a type as text: "a list of 3 whole numbers or None"."""
     if kind in NAMES:
         return NAMES[kind]
     parts = typing.get_args(kind)
@@ -77,7 +77,7 @@ def describe(kind: Any) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value for a message: quoted as Python does, cut when long."""
+    """Return a value for a message, as Python's ``repr``, shortened when it is long."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
@@ -97,8 +97,8 @@ def _convert(value: Any, kind: Any) -> Any:
         return CONVERTERS[kind](value)
     parts = typing.get_args(kind)
     if typing.get_origin(kind) is types.UnionType:
-        is_nothing = value is None or (isinstance(value, str) and value in NOTHING)
-        return None if is_nothing else _convert(value, parts[0])
+        is_none = value is None or (isinstance(value, str) and value in NONE)
+        return None if is_none else _convert(value, parts[0])
     return _to_tuple(value, parts)
 
 
@@ -180,32 +180,30 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _check_choice(key: Key, value: Any) -> None:
-    rule = key.rule
-    if not rule.choices:
+def _check_choice(rule: Rule, part: Any) -> None:
+    if not rule.choices or part in rule.choices:
         return
-    for part in _leaves(value):
-        if part in rule.choices:
-            continue
-        allowed = ", ".join(shorten(c) if c == "" else str(c) for c in rule.choices)
-        if part in rule.out_of_scope:
-            raise Mismatch(
-                f"{part!r} is outside this project's scope, which is MViT for recognition. "
-                f"Choose from: {allowed}; for the rest there is PySlowFast"
-            )
-        raise Mismatch(f"{part!r} is not a choice. Choose from: {allowed}")
+    allowed = ", ".join(shorten(c) if c == "" else str(c) for c in rule.choices)
+    if part in rule.out_of_scope:
+        raise Mismatch(
+            f"{part!r} is outside this project's scope, which is MViT for recognition. "
+            f"Choose from: {allowed}; for the rest there is PySlowFast"
+        )
+    raise Mismatch(f"{part!r} is not a choice. Choose from: {allowed}")
 
 
-def _check_range(key: Key, value: Any) -> None:
-    rule = key.rule
-    limits = (
-        (rule.minimum, "at least", lambda number, limit: number >= limit),
-        (rule.maximum, "at most", lambda number, limit: number <= limit),
-        (rule.above, "above", lambda number, limit: number > limit),
-    )
-    for limit, words, holds in limits:
-        if limit is None:
-            continue
-        for number in _leaves(value):
-            if number is not None and not holds(number, limit):
-                raise Mismatch(f"must be {words} {limit:g}, got {number!r}")
+def limits_of(rule: Rule) -> Iterator[tuple[str, float, Callable[[Any, Any], bool]]]:
+    """Yield the limits of a number: as text, the limit, and the comparison that must hold."""
+    for words, limit, holds in (
+        ("at least", rule.minimum, operator.ge),
+        ("at most", rule.maximum, operator.le),
+        ("above", rule.above, operator.gt),
+    ):
+        if limit is not None:
+            yield words, limit, holds
+
+
+def _check_range(rule: Rule, part: Any) -> None:
+    for words, limit, holds in limits_of(rule):
+        if part is not None and not holds(part, limit):
+            raise Mismatch(f"must be {words} {limit:g}, got {part!r}")

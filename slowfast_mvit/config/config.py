@@ -1,4 +1,4 @@
-"""The config that a run goes by: frozen, typed, and able to write itself down."""
+"""The config of a run: frozen and typed, with its YAML and its digest."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ KEYS: dict[str, Key] = {key.name: key for key in keys_of(Settings)}
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """All keys of a run. Says what was read: nothing is scaled or filled in here.
+    """All keys of a run, with the values that were read: nothing is scaled or filled in here.
 
     Attributes:
-        set_keys: names of the keys that a file or an override gave a value.
+        set_keys: names of the keys that a file or an override sets.
     """
 
     set_keys: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def is_set(self, key: str) -> bool:
-        """Return whether a file or an override gave ``key``, such as "MVIT.DEPTH", a value.
+        """Return whether a file or an override sets ``key``, such as "MVIT.DEPTH".
 
         Raises:
-            KeyError: when there is no such key.
+            KeyError: there is no such key.
         """
         return KEYS[key].name in self.set_keys
 
     def to_yaml(self) -> str:
-        """The whole config as YAML that ``load_config`` reads back to an equal one.
+        """Return the whole config as YAML, from which ``load_config`` reads an equal one.
 
-        Only the keys that ``MVIT.VARIANT`` is still to fill are left out: written down, they would
-        count as set.
+        Keys that ``MVIT.VARIANT`` fills are left out: written, they would count as set.
         """
         tree: dict[str, Any] = {}
         for key in self._written():
@@ -46,16 +45,16 @@ class Config(Settings):
         return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
 
     def digest(self) -> str:
-        """16 hexadecimal digits that change when a key changes that decides weights or scores.
+        """Return 16 hexadecimal digits of the keys that affect weights or scores.
 
         Folders, paths, devices, workers and logging do not count.
         """
-        deciding = {
+        values = {
             key.name: _plain(key.value_in(self))
             for key in self._written()
             if key.rule.decides_numbers
         }
-        text = json.dumps(deciding, sort_keys=True)
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _written(self) -> list[Key]:

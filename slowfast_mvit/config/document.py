@@ -1,4 +1,4 @@
-"""Writes ``docs/config.md`` from the schema: python -m slowfast_mvit.config.document."""
+"""Write ``docs/config.md`` from the schema: python -m slowfast_mvit.config.document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import typing
 from dataclasses import fields, is_dataclass
 
-from slowfast_mvit.config.coerce import describe, shorten
+from slowfast_mvit.config.coerce import describe, limits_of, shorten
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.config.legacy import IGNORED, REFUSED
 from slowfast_mvit.config.schema import Settings
@@ -17,19 +17,18 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m slowfast_mvit.config.document > docs/config.md`; do not edit. -->
 
-A config file is YAML with PySlowFast's keys, and a PySlowFast file means here what it means there:
-names and defaults are the same. `DATA.NUM_FRAMES` in a file is `config.data.num_frames` in Python,
-and `DATA.NUM_FRAMES 16` or `DATA.NUM_FRAMES=16` on the command line, behind the file's name.
+A config file is YAML with PySlowFast's keys; names and defaults are the same, so a PySlowFast file
+has the same meaning here. `DATA.NUM_FRAMES` in a file is `config.data.num_frames` in Python, and
+`DATA.NUM_FRAMES 16` or `DATA.NUM_FRAMES=16` on the command line, after the file's name.
 
-* `_BASE_: recipe.yaml`, relative to the file, takes all keys of another file; those given here
-  replace them. A list of files is taken one after another.
-* `[3, 7, 7]` and `(3, 7, 7)`, `1.0e-4` and `1e-4` are the same, and a whole number will do for a
-  number. Of a key given twice the last counts, with a warning.
-* A key that nobody knows, or a value that does not fit, is an error. All of them are told at once,
-  each with its file and line.
-* A key that PySlowFast has and MViT does not read is passed over, with a warning where it would
-  have done something; where it would have changed the result it is an error. They are listed at
-  the end.
+* `_BASE_: recipe.yaml`, relative to the file, includes all keys of another file; keys of this file
+  replace them. A list of files is included in order.
+* `[3, 7, 7]` and `(3, 7, 7)`, `1.0e-4` and `1e-4` are the same, and a whole number is accepted as a
+  number. Of a duplicate key the last counts, with a warning.
+* An unknown key or an invalid value is an error. All of them are reported in one message, each with
+  its file and line.
+* A key of PySlowFast that MViT does not read is ignored, with a warning where it would have had an
+  effect; where it would have changed the result it is an error. They are listed at the end.
 
 Keys marked * are not PySlowFast's.
 """
@@ -39,12 +38,12 @@ REFUSED_TITLE = """
 
 They would train or test something that is outside this project's scope.
 
-| key | what it asks for | accepted |
+| key | feature | accepted |
 |---|---|---|
 """
 
 IGNORED_TITLE = """
-## Keys of PySlowFast and of earlier versions that are passed over
+## Keys of PySlowFast and of earlier versions that are ignored
 
 With a warning, unless the value is one that changes nothing.
 
@@ -54,7 +53,7 @@ With a warning, unless the value is one that changes nothing.
 
 
 def document() -> str:
-    """The text of ``docs/config.md``."""
+    """Return the text of ``docs/config.md``."""
     parts = [INTRODUCTION, _table("Keys without a section", Settings, "")]
     types = typing.get_type_hints(Settings)
     for item in fields(Settings):
@@ -78,35 +77,25 @@ def _row(key: Key) -> str:
     rule = key.rule
     name = f"`{key.attribute.upper()}`{' *' if rule.ours else ''}"
     default = list(key.default) if isinstance(key.default, tuple) else key.default
-    facts = [rule.meaning, _allowed(key)]
-    return f"| {name} | `{shorten(default)}` | {' '.join(fact for fact in facts if fact)} |\n"
+    return f"| {name} | `{shorten(default)}` | {rule.meaning} {_allowed(key)} |\n"
 
 
 def _allowed(key: Key) -> str:
     rule = key.rule
     if rule.choices:
         return f"One of {', '.join(f'`{choice!r}`' for choice in rule.choices)}."
-    words = describe(key.type)
-    limits = [
-        f"{word} {limit:g}"
-        for word, limit in (
-            ("at least", rule.minimum),
-            ("at most", rule.maximum),
-            ("above", rule.above),
-        )
-        if limit is not None
-    ]
-    return f"{words[0].upper()}{words[1:]}{', ' if limits else ''}{' and '.join(limits)}."
+    text = describe(key.type)
+    limits = " and ".join(f"{words} {limit:g}" for words, limit, _ in limits_of(rule))
+    return f"{text[0].upper()}{text[1:]}{', ' if limits else ''}{limits}."
 
 
 def _refused_row(name: str) -> str:
-    what = REFUSED[name].reason.rsplit(" ", 1)[0]
     accepted = ", ".join(f"`{value!r}`" for value in REFUSED[name].silent)
-    return f"| `{name}` | {what} | {accepted} |\n"
+    return f"| `{name}` | {REFUSED[name].reason} | {accepted} |\n"
 
 
 def _ignored_rows() -> list[str]:
-    """One row for each reason; a section none of whose keys is read is written ``X3D.*``."""
+    """Return a row for each reason; a section of which no key is read is written ``X3D.*``."""
     read = {key.section.upper() for key in KEYS.values()}
     by_reason: dict[str, dict[str, None]] = {}
     for name in sorted(IGNORED):

@@ -1,14 +1,13 @@
 """Keys of PySlowFast or of earlier versions that this project does not read, each with the reason.
 
-Three kinds: ``REFUSED`` keys give an error, since going on without them would train or test
-something else; ``IGNORED`` keys give a warning, and a key may be in both, an error at some values
-and a warning at others; ``RENAMED`` values are replaced, with a line in the log. The values listed
-with a key, such as its default in PySlowFast, are passed over in silence.
+Three kinds: ``REFUSED`` keys give an error, since a run without them would train or test something
+else; ``IGNORED`` keys give a warning, and a key may be in both, an error at some values and a
+warning at others; ``RENAMED`` values are replaced, with a line in the log. The values listed with a
+key, such as its default in PySlowFast, give neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +19,17 @@ class Unread:
     """The reason why a key is not read.
 
     Attributes:
-        reason: the rest of the sentence that begins with the key.
-        silent: values at which nobody needs to be told.
+        reason: of an ignored key, a sentence that begins with the key; of a refused key, the
+            feature that is outside this project's scope.
+        silent: values that give no message.
     """
 
     reason: str
     silent: tuple[Any, ...] = ()
 
     def is_silent(self, value: Any) -> bool:
+        """Return whether this value of the key gives no message."""
         return literal(value) in self.silent
-
-
-def _rows(section: str, reason: str, names: str) -> Iterator[tuple[str, Unread]]:
-    """One row for each name of a section that is not read at all."""
-    for name in names.split():
-        yield f"{section}.{name}", Unread(reason)
 
 
 OTHER_MODELS = "belongs to other models of PySlowFast; MViT does not read it"
@@ -55,8 +50,64 @@ RETIRED: dict[str, Unread] = {
     ),
 }
 
+# Sections of which these keys are not read: reason -> a section and its keys on each line.
+_SECTIONS = {
+    "is not read; see benchmarks/": """
+        BENCHMARK NUM_EPOCHS LOG_PERIOD SHUFFLE""",
+    DETECTION: """
+        AVA ANNOTATION_DIR BGR DETECTION_SCORE_THRESH EXCLUSION_FILE FRAME_DIR FRAME_LIST_DIR
+        AVA FULL_TEST_ON_VAL GROUNDTRUTH_FILE IMG_PROC_BACKEND LABEL_MAP_FILE TEST_FORCE_FLIP
+        AVA TEST_LISTS TEST_PREDICT_BOX_LISTS TRAIN_GT_BOX_LISTS TRAIN_LISTS TRAIN_PCA_JITTER_ONLY
+        AVA TRAIN_PREDICT_BOX_LISTS TRAIN_USE_COLOR_AUGMENTATION
+        DETECTION ALIGNED ROI_XFORM_RESOLUTION SPATIAL_SCALE_FACTOR""",
+    NO_BATCH_NORM: """
+        BN GLOBAL_SYNC NORM_TYPE NUM_BATCHES_PRECISE NUM_SPLITS NUM_SYNC_DEVICES USE_PRECISE_STATS
+        BN WEIGHT_DECAY""",
+    PRETRAINING: """
+        CONTRASTIVE BN_MLP BN_SYNC_MLP DELTA_CLIPS_MAX DELTA_CLIPS_MIN DIM INTERP_MEMORY KNN_ON
+        CONTRASTIVE LENGTH LOCAL_SHUFFLE_BN MEM_TYPE MLP_DIM MOCO_MULTI_VIEW_QUEUE MOMENTUM
+        CONTRASTIVE MOMENTUM_ANNEALING NUM_CLASSES_DOWNSTREAM NUM_MLP_LAYERS PREDICTOR_DEPTHS
+        CONTRASTIVE QUEUE_LEN SEQUENTIAL SIMCLR_DIST_ON SWAV_QEUE_LEN T TYPE
+        MASK DECODER_DEPTH DECODER_EMBED_DIM DECODER_SEP_POS_EMBED DEC_KV_KERNEL DEC_KV_STRIDE
+        MASK HEAD_TYPE MAE_ON MAE_RND_MASK NORM_PRED_PIXEL PER_FRAME_MASKING PRED_HOG PRETRAIN_DEPTH
+        MASK SCALE_INIT_BY_DEPTH TIME_STRIDE_LOSS""",
+    DEMO: """
+        DEMO BUFFER_SIZE CLIP_VIS_SIZE COMMON_CLASS_NAMES COMMON_CLASS_THRES DETECTRON2_CFG
+        DEMO DETECTRON2_THRESH DETECTRON2_WEIGHTS DISPLAY_HEIGHT DISPLAY_WIDTH FPS GT_BOXES
+        DEMO INPUT_FORMAT INPUT_VIDEO LABEL_FILE_PATH NUM_CLIPS_SKIP NUM_VIS_INSTANCES OUTPUT_FILE
+        DEMO OUTPUT_FPS PREDS_BOXES SLOWMO STARTING_SECOND THREAD_ENABLE UNCOMMON_CLASS_THRES
+        DEMO VIS_MODE WEBCAM""",
+    MULTIGRID: """
+        MULTIGRID BN_BASE_SIZE DEFAULT_B DEFAULT_S DEFAULT_T EPOCH_FACTOR EVAL_FREQ
+        MULTIGRID LONG_CYCLE_FACTORS LONG_CYCLE_SAMPLING_RATE SHORT_CYCLE_FACTORS""",
+    REVERSIBLE: """
+        MVIT.REV RESPATH_FUSE BUFFER_LAYERS RES_PATH PRE_Q_FUSION""",
+    OTHER_MODELS: """
+        NONLOCAL GROUP INSTANTIATION LOCATION POOL
+        RESNET DEPTH INPLACE_RELU NUM_BLOCK_TEMP_KERNEL NUM_GROUPS SPATIAL_DILATIONS SPATIAL_STRIDES
+        RESNET STRIDE_1X1 TRANS_FUNC WIDTH_PER_GROUP ZERO_INIT_FINAL_BN ZERO_INIT_FINAL_CONV
+        SLOWFAST ALPHA BETA_INV FUSION_CONV_CHANNEL_RATIO FUSION_KERNEL_SZ
+        X3D BN_LIN5 BOTTLENECK_FACTOR CHANNELWISE_3x3x3 DEPTH_FACTOR DIM_C1 DIM_C5 SCALE_RES2
+        X3D WIDTH_FACTOR""",
+    TENSORBOARD: """
+        TENSORBOARD CATEGORIES_PATH CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE
+        TENSORBOARD CONFUSION_MATRIX.FIGSIZE CONFUSION_MATRIX.SUBSET_PATH HISTOGRAM.ENABLE
+        TENSORBOARD HISTOGRAM.FIGSIZE HISTOGRAM.SUBSET_PATH HISTOGRAM.TOPK MODEL_VIS.ACTIVATIONS
+        TENSORBOARD MODEL_VIS.COLORMAP MODEL_VIS.ENABLE MODEL_VIS.GRAD_CAM.COLORMAP
+        TENSORBOARD MODEL_VIS.GRAD_CAM.ENABLE MODEL_VIS.GRAD_CAM.LAYER_LIST
+        TENSORBOARD MODEL_VIS.GRAD_CAM.USE_TRUE_LABEL MODEL_VIS.INPUT_VIDEO MODEL_VIS.LAYER_LIST
+        TENSORBOARD MODEL_VIS.MODEL_WEIGHTS MODEL_VIS.TOPK_PREDS PREDICTIONS_PATH
+        TENSORBOARD WRONG_PRED_VIS.ENABLE WRONG_PRED_VIS.SUBSET_PATH WRONG_PRED_VIS.TAG""",
+}
+
 IGNORED: dict[str, Unread] = {
     **RETIRED,
+    **{
+        f"{section}.{name}": Unread(reason)
+        for reason, lines in _SECTIONS.items()
+        for section, *names in map(str.split, lines.strip().splitlines())
+        for name in names
+    },
     "TASK": Unread("is not read; checkpoints have no prefix to their names", ("", None)),
     "DIST_BACKEND": Unread("is not read; NCCL connects GPUs and Gloo CPUs", ("nccl",)),
     "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": Unread(
@@ -68,7 +119,9 @@ IGNORED: dict[str, Unread] = {
     "MODEL.HEAD_ACT": Unread(
         "is not read; views are ensembled as softmax probabilities", ("softmax",)
     ),
-    "MODEL.FP16_ALLREDUCE": Unread("is not read; gradients travel in full precision", (False,)),
+    "MODEL.FP16_ALLREDUCE": Unread(
+        "is not read; gradients are reduced in full precision", (False,)
+    ),
     "MODEL.SINGLE_PATHWAY_ARCH": Unread(
         OTHER_MODELS, (["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"],)
     ),
@@ -107,140 +160,46 @@ IGNORED: dict[str, Unread] = {
     "PREFETCH.NUM_LOADERS": Unread(
         "is unknown to PySlowFast too; DATA_LOADER.NUM_WORKERS sets the number of workers"
     ),
-    **dict(_rows("BENCHMARK", "is not read; see benchmarks/", "NUM_EPOCHS LOG_PERIOD SHUFFLE")),
-    **dict(
-        _rows(
-            "AVA",
-            DETECTION,
-            "ANNOTATION_DIR BGR DETECTION_SCORE_THRESH EXCLUSION_FILE FRAME_DIR FRAME_LIST_DIR"
-            " FULL_TEST_ON_VAL GROUNDTRUTH_FILE IMG_PROC_BACKEND LABEL_MAP_FILE TEST_FORCE_FLIP"
-            " TEST_LISTS TEST_PREDICT_BOX_LISTS TRAIN_GT_BOX_LISTS TRAIN_LISTS"
-            " TRAIN_PCA_JITTER_ONLY TRAIN_PREDICT_BOX_LISTS TRAIN_USE_COLOR_AUGMENTATION",
-        )
-    ),
-    **dict(
-        _rows(
-            "BN",
-            NO_BATCH_NORM,
-            "GLOBAL_SYNC NORM_TYPE NUM_BATCHES_PRECISE NUM_SPLITS NUM_SYNC_DEVICES"
-            " USE_PRECISE_STATS WEIGHT_DECAY",
-        )
-    ),
-    **dict(
-        _rows(
-            "CONTRASTIVE",
-            PRETRAINING,
-            "BN_MLP BN_SYNC_MLP DELTA_CLIPS_MAX DELTA_CLIPS_MIN DIM INTERP_MEMORY KNN_ON LENGTH"
-            " LOCAL_SHUFFLE_BN MEM_TYPE MLP_DIM MOCO_MULTI_VIEW_QUEUE MOMENTUM"
-            " MOMENTUM_ANNEALING NUM_CLASSES_DOWNSTREAM NUM_MLP_LAYERS PREDICTOR_DEPTHS"
-            " QUEUE_LEN SEQUENTIAL SIMCLR_DIST_ON SWAV_QEUE_LEN T TYPE",
-        )
-    ),
-    **dict(
-        _rows(
-            "DEMO",
-            DEMO,
-            "BUFFER_SIZE CLIP_VIS_SIZE COMMON_CLASS_NAMES COMMON_CLASS_THRES DETECTRON2_CFG"
-            " DETECTRON2_THRESH DETECTRON2_WEIGHTS DISPLAY_HEIGHT DISPLAY_WIDTH FPS GT_BOXES"
-            " INPUT_FORMAT INPUT_VIDEO LABEL_FILE_PATH NUM_CLIPS_SKIP NUM_VIS_INSTANCES"
-            " OUTPUT_FILE OUTPUT_FPS PREDS_BOXES SLOWMO STARTING_SECOND THREAD_ENABLE"
-            " UNCOMMON_CLASS_THRES VIS_MODE WEBCAM",
-        )
-    ),
-    **dict(_rows("DETECTION", DETECTION, "ALIGNED ROI_XFORM_RESOLUTION SPATIAL_SCALE_FACTOR")),
-    **dict(
-        _rows(
-            "MASK",
-            PRETRAINING,
-            "DECODER_DEPTH DECODER_EMBED_DIM DECODER_SEP_POS_EMBED DEC_KV_KERNEL DEC_KV_STRIDE"
-            " HEAD_TYPE MAE_ON MAE_RND_MASK NORM_PRED_PIXEL PER_FRAME_MASKING PRED_HOG"
-            " PRETRAIN_DEPTH SCALE_INIT_BY_DEPTH TIME_STRIDE_LOSS",
-        )
-    ),
-    **dict(
-        _rows(
-            "MULTIGRID",
-            MULTIGRID,
-            "BN_BASE_SIZE DEFAULT_B DEFAULT_S DEFAULT_T EPOCH_FACTOR EVAL_FREQ"
-            " LONG_CYCLE_FACTORS LONG_CYCLE_SAMPLING_RATE SHORT_CYCLE_FACTORS",
-        )
-    ),
-    **dict(_rows("MVIT.REV", REVERSIBLE, "RESPATH_FUSE BUFFER_LAYERS RES_PATH PRE_Q_FUSION")),
-    **dict(_rows("NONLOCAL", OTHER_MODELS, "GROUP INSTANTIATION LOCATION POOL")),
-    **dict(
-        _rows(
-            "RESNET",
-            OTHER_MODELS,
-            "DEPTH INPLACE_RELU NUM_BLOCK_TEMP_KERNEL NUM_GROUPS SPATIAL_DILATIONS"
-            " SPATIAL_STRIDES STRIDE_1X1 TRANS_FUNC WIDTH_PER_GROUP ZERO_INIT_FINAL_BN"
-            " ZERO_INIT_FINAL_CONV",
-        )
-    ),
-    **dict(
-        _rows("SLOWFAST", OTHER_MODELS, "ALPHA BETA_INV FUSION_CONV_CHANNEL_RATIO FUSION_KERNEL_SZ")
-    ),
-    **dict(
-        _rows(
-            "TENSORBOARD",
-            TENSORBOARD,
-            "CATEGORIES_PATH CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE CONFUSION_MATRIX.FIGSIZE"
-            " CONFUSION_MATRIX.SUBSET_PATH HISTOGRAM.ENABLE HISTOGRAM.FIGSIZE"
-            " HISTOGRAM.SUBSET_PATH HISTOGRAM.TOPK MODEL_VIS.ACTIVATIONS"
-            " MODEL_VIS.COLORMAP MODEL_VIS.ENABLE MODEL_VIS.GRAD_CAM.COLORMAP"
-            " MODEL_VIS.GRAD_CAM.ENABLE MODEL_VIS.GRAD_CAM.LAYER_LIST"
-            " MODEL_VIS.GRAD_CAM.USE_TRUE_LABEL MODEL_VIS.INPUT_VIDEO MODEL_VIS.LAYER_LIST"
-            " MODEL_VIS.MODEL_WEIGHTS MODEL_VIS.TOPK_PREDS PREDICTIONS_PATH"
-            " WRONG_PRED_VIS.ENABLE WRONG_PRED_VIS.SUBSET_PATH WRONG_PRED_VIS.TAG",
-        )
-    ),
-    **dict(
-        _rows(
-            "X3D",
-            OTHER_MODELS,
-            "BN_LIN5 BOTTLENECK_FACTOR CHANNELWISE_3x3x3 DEPTH_FACTOR DIM_C1 DIM_C5 SCALE_RES2"
-            " WIDTH_FACTOR",
-        )
-    ),
 }
 
 REFUSED: dict[str, Unread] = {
-    "TASK": Unread("self-supervised pre-training is", ("", None, "ssl_eval")),
-    "TRAIN.CHECKPOINT_TYPE": Unread("reading Caffe2 checkpoints is", ("pytorch",)),
-    "TEST.CHECKPOINT_TYPE": Unread("reading Caffe2 checkpoints is", ("pytorch",)),
-    "AUG.GEN_MASK_LOADER": Unread("self-supervised pre-training is", (False,)),
-    "MASK.ENABLE": Unread("self-supervised pre-training is", (False,)),
-    "VIS_MASK.ENABLE": Unread("self-supervised pre-training is", (False,)),
-    "MODEL.HEAD_ACT": Unread("several labels for a video are", ("softmax", "none")),
-    "DETECTION.ENABLE": Unread("action detection is", (False,)),
-    "DEMO.ENABLE": Unread("drawing on videos is", (False,)),
-    "MULTIGRID.LONG_CYCLE": Unread("multigrid training is", (False,)),
-    "MULTIGRID.SHORT_CYCLE": Unread("multigrid training is", (False,)),
-    "MVIT.MODE": Unread("pooling by anything but `conv` is", ("conv",)),
-    "MVIT.POOL_FIRST": Unread("pooling before the projection is", (False,)),
-    "MVIT.SEPARATE_QKV": Unread("a query, key and value layer each is", (False,)),
-    "MVIT.USE_FIXED_SINCOS_POS": Unread("a fixed position embedding is", (False,)),
-    "MVIT.REV.ENABLE": Unread("reversible MViT is", (False,)),
-    "SOLVER.LARS_ON": Unread("LARS is", (False,)),
-    "DATA.MULTI_LABEL": Unread("several labels for a video are", (False,)),
-    "DATA.TRAIN_JITTER_MOTION_SHIFT": Unread("moving the crop over time is", (False,)),
-    "DATA.TRAIN_CROP_NUM_TEMPORAL": Unread("several clips of a training video are", (1,)),
-    "DATA.TRAIN_CROP_NUM_SPATIAL": Unread("several crops of a training clip are", (1,)),
-    "DATA.COLOR_RND_GRAYSCALE": Unread("self-supervised pre-training is", (0.0,)),
-    "DATA.TIME_DIFF_PROB": Unread("self-supervised pre-training is", (0.0,)),
-    "DATA.SSL_COLOR_JITTER": Unread("self-supervised pre-training is", (False,)),
-    "DATA.SSL_MOCOV2_AUG": Unread("self-supervised pre-training is", (False,)),
-    "DATA.IN22k_VAL_IN1K": Unread("validation on a part of the classes is", ("", None)),
-    "DATA.DUMMY_LOAD": Unread("training on one repeated batch is", (False,)),
+    "TASK": Unread("self-supervised pre-training", ("", None, "ssl_eval")),
+    "TRAIN.CHECKPOINT_TYPE": Unread("reading Caffe2 checkpoints", ("pytorch",)),
+    "TEST.CHECKPOINT_TYPE": Unread("reading Caffe2 checkpoints", ("pytorch",)),
+    "AUG.GEN_MASK_LOADER": Unread("self-supervised pre-training", (False,)),
+    "MASK.ENABLE": Unread("self-supervised pre-training", (False,)),
+    "VIS_MASK.ENABLE": Unread("self-supervised pre-training", (False,)),
+    "MODEL.HEAD_ACT": Unread("several labels for a video", ("softmax", "none")),
+    "DETECTION.ENABLE": Unread("action detection", (False,)),
+    "DEMO.ENABLE": Unread("drawing on videos", (False,)),
+    "MULTIGRID.LONG_CYCLE": Unread("multigrid training", (False,)),
+    "MULTIGRID.SHORT_CYCLE": Unread("multigrid training", (False,)),
+    "MVIT.MODE": Unread("pooling by anything but `conv`", ("conv",)),
+    "MVIT.POOL_FIRST": Unread("pooling before the projection", (False,)),
+    "MVIT.SEPARATE_QKV": Unread("a query, key and value layer each", (False,)),
+    "MVIT.USE_FIXED_SINCOS_POS": Unread("a fixed position embedding", (False,)),
+    "MVIT.REV.ENABLE": Unread("reversible MViT", (False,)),
+    "SOLVER.LARS_ON": Unread("LARS", (False,)),
+    "DATA.MULTI_LABEL": Unread("several labels for a video", (False,)),
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": Unread("moving the crop over time", (False,)),
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": Unread("several clips of a training video", (1,)),
+    "DATA.TRAIN_CROP_NUM_SPATIAL": Unread("several crops of a training clip", (1,)),
+    "DATA.COLOR_RND_GRAYSCALE": Unread("self-supervised pre-training", (0.0,)),
+    "DATA.TIME_DIFF_PROB": Unread("self-supervised pre-training", (0.0,)),
+    "DATA.SSL_COLOR_JITTER": Unread("self-supervised pre-training", (False,)),
+    "DATA.SSL_MOCOV2_AUG": Unread("self-supervised pre-training", (False,)),
+    "DATA.IN22k_VAL_IN1K": Unread("validation on a part of the classes", ("", None)),
+    "DATA.DUMMY_LOAD": Unread("training on one repeated batch", (False,)),
 }
 
-RENAMED: dict[str, dict[str, tuple[str, str]]] = {
-    "DATA.DECODING_BACKEND": {
-        "torchvision": (
-            "pyav",
-            "torchvision no longer decodes videos; PyAV, which it wrapped, does",
-        )
-    },
-    "SOLVER.OPTIMIZING_METHOD": {
-        "mt_adamw": ("adamw", "PyTorch's AdamW has taken in its multi-tensor form")
-    },
+# (key, value) -> the value in its place, and the reason.
+RENAMED: dict[tuple[str, str], tuple[str, str]] = {
+    ("DATA.DECODING_BACKEND", "torchvision"): (
+        "pyav",
+        "torchvision no longer decodes videos; PyAV, which it wrapped, does",
+    ),
+    ("SOLVER.OPTIMIZING_METHOD", "mt_adamw"): (
+        "adamw",
+        "PyTorch's AdamW has taken in its multi-tensor form",
+    ),
 }

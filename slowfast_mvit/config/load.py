@@ -1,9 +1,9 @@
-"""From a YAML file and overrides to a ``Config``, with every problem reported at once.
+"""From a YAML file and overrides to a ``Config``, with all problems in one error.
 
     file, _BASE_ --> keys with lines --+--> legacy keys --> typed values --> Config --> checks
     KEY VALUE -------------------------+
 
-Warnings and problems are collected on the way, and told at the end.
+Warnings and problems are collected first, then logged and raised.
 """
 
 from __future__ import annotations
@@ -16,17 +16,24 @@ from typing import Any
 from slowfast_mvit.config.checks import CHECKS
 from slowfast_mvit.config.coerce import Mismatch, coerce, shorten
 from slowfast_mvit.config.config import KEYS, Config
-from slowfast_mvit.config.find import find_config
 from slowfast_mvit.config.legacy import IGNORED, REFUSED, RENAMED
-from slowfast_mvit.config.overrides import COMMAND_LINE, read_overrides
-from slowfast_mvit.config.read import Findings, Given, Place, read_file, read_text
 from slowfast_mvit.config.schema import Settings
+from slowfast_mvit.config.shipped import find_config
+from slowfast_mvit.config.sources import (
+    COMMAND_LINE,
+    Findings,
+    Location,
+    SourceValue,
+    read_file,
+    read_overrides,
+    read_text,
+)
 from slowfast_mvit.errors import ConfigError, in_one_message, nearest
 
 logger = logging.getLogger(__name__)
 
 KNOWN = (*KEYS, *IGNORED, *REFUSED)
-SECTIONS = {name[:place] for name in KNOWN for place, letter in enumerate(name) if letter == "."}
+SECTIONS = {name[:dot] for name in KNOWN for dot, letter in enumerate(name) if letter == "."}
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -35,22 +42,22 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     Args:
         path: a YAML file with PySlowFast's keys, or the name of a shipped one (``find_config``);
             None for the defaults.
-        overrides: "KEY", "VALUE" pairs and "KEY=VALUE" words, which replace what the file says.
+        overrides: "KEY", "VALUE" pairs and "KEY=VALUE" words, which replace keys of the file.
 
     Raises:
-        ConfigError: when anything is wrong; holds all problems, each with its file and line.
+        ConfigError: the config has problems; lists all of them, each with its file and line.
     """
     findings = Findings()
-    given = read_file(find_config(path), SECTIONS, findings) if path is not None else {}
-    return _config_of({**given, **read_overrides(overrides, findings)}, findings)
+    keys = {} if path is None else read_file(find_config(path), SECTIONS, findings)
+    return _config_of(keys | read_overrides(overrides, findings), findings)
 
 
 def load_config_text(text: str, *, source: str) -> Config:
     """Read a config that is a text, such as the one inside a checkpoint.
 
     Args:
-        text: what ``Config.to_yaml`` or PySlowFast wrote.
-        source: what to call it in messages.
+        text: YAML of ``Config.to_yaml`` or PySlowFast.
+        source: its name in messages.
 
     Raises:
         ConfigError: as ``load_config``.
@@ -59,64 +66,59 @@ def load_config_text(text: str, *, source: str) -> Config:
     return _config_of(read_text(text, source, SECTIONS, findings), findings)
 
 
-def _config_of(given: dict[str, Given], findings: Findings) -> Config:
-    """Judge the keys, tell the warnings, and raise if there are problems."""
-    given = _without_legacy(given, findings)
-    values = _values(given, findings)
+def _config_of(keys: dict[str, SourceValue], findings: Findings) -> Config:
+    """Validate the keys, log the warnings, and raise if there are problems."""
+    keys = _without_legacy(keys, findings)
+    values = _values(keys, findings)
     config = _assemble(values)
-    _check(config, given, values, findings)
+    _check(config, keys, values, findings)
 
     if findings.problems:
         raise ConfigError(_by_source(findings.problems))
-    for place, message in findings.warnings:
-        logger.warning("%s: %s", place, message)
+    for location, message in findings.warnings:
+        logger.warning("%s: %s", location, message)
     return config
 
 
-def _without_legacy(given: dict[str, Given], findings: Findings) -> dict[str, Given]:
-    """Sort out the keys that are not read, and replace the values that have a new name."""
-    kept: dict[str, Given] = {}
+def _without_legacy(keys: dict[str, SourceValue], findings: Findings) -> dict[str, SourceValue]:
+    """Remove the keys that are not read, and replace the values that have a new name."""
+    current: dict[str, SourceValue] = {}
     # One warning for each reason: a dump of PySlowFast's whole config would give a hundred.
     ignored: dict[tuple[str, str], list[str]] = {}
-    for name, item in given.items():
+    for name, item in keys.items():
         if name in REFUSED and not REFUSED[name].is_silent(item.value):
             findings.problem(
-                item.place,
-                f"{name}: {shorten(item.value)}: {REFUSED[name].reason} "
-                "outside this project's scope",
+                item.location,
+                f"{name}: {shorten(item.value)} is outside this project's scope: "
+                f"{REFUSED[name].reason}",
             )
         elif name in IGNORED and not IGNORED[name].is_silent(item.value):
-            ignored.setdefault((item.place.source, IGNORED[name].reason), []).append(name)
+            ignored.setdefault((item.location.source, IGNORED[name].reason), []).append(name)
         elif name not in REFUSED and name not in IGNORED:
-            kept[name] = _renamed(name, item)
+            if new := RENAMED.get((name, str(item.value))):
+                logger.info("%s: %s %s is now %s: %s", item.location, name, item.value, *new)
+                item = SourceValue(new[0], new[0], item.location)
+            current[name] = item
     for (source, reason), names in ignored.items():
-        place = given[names[0]].place if len(names) == 1 else Place(source)
+        location = keys[names[0]].location if len(names) == 1 else Location(source)
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        findings.warning(place, f"{shown}: {reason}")
-    return kept
+        findings.warning(location, f"{shown}: {reason}")
+    return current
 
 
-def _renamed(name: str, item: Given) -> Given:
-    new = RENAMED.get(name, {}).get(str(item.value))
-    if new is None:
-        return item
-    logger.info("%s: %s %s is now %s: %s", item.place, name, item.value, *new)
-    return Given(new[0], new[0], item.place)
-
-
-def _values(given: dict[str, Given], findings: Findings) -> dict[str, Any]:
-    """The value of each key that has a right one."""
+def _values(keys: dict[str, SourceValue], findings: Findings) -> dict[str, Any]:
+    """Convert the values, and report those that are not valid."""
     values: dict[str, Any] = {}
-    for name, item in given.items():
+    for name, item in keys.items():
         if name not in KEYS:
-            findings.problem(item.place, f"{name}: {_unknown(name)}")
+            findings.problem(item.location, f"{name}: {_unknown(name)}")
             continue
         try:
             values[name] = coerce(KEYS[name], item.value, item.text)
         except Mismatch as mismatch:
-            findings.problem(item.place, f"{name}: {mismatch}")
-    # PySlowFast's own switch, in our words.
-    if values.get("TRAIN.MIXED_PRECISION") and "TRAIN.PRECISION" not in given:
+            findings.problem(item.location, f"{name}: {mismatch}")
+    # PySlowFast's key for the same setting.
+    if values.get("TRAIN.MIXED_PRECISION") and "TRAIN.PRECISION" not in keys:
         values["TRAIN.PRECISION"] = "fp16"
     return values
 
@@ -130,7 +132,7 @@ def _unknown(name: str) -> str:
 
 
 def _assemble(values: dict[str, Any]) -> Config:
-    """The defaults with these values in their place."""
+    """Return the defaults with these values in their place."""
     by_section: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         by_section.setdefault(KEYS[name].section, {})[KEYS[name].attribute] = value
@@ -143,31 +145,32 @@ def _assemble(values: dict[str, Any]) -> Config:
 
 
 def _check(
-    config: Config, given: dict[str, Given], values: dict[str, Any], findings: Findings
+    config: Config, keys: dict[str, SourceValue], values: dict[str, Any], findings: Findings
 ) -> None:
-    """Run the checks between keys, but for those whose keys are already known to be wrong."""
+    """Run the checks between keys, except for keys that already have a problem."""
     for check in CHECKS:
-        for keys, message in check(config):
-            if any(key in given and key not in values for key in keys):
+        for names, message in check(config):
+            first_name, *_ = checked = names.split()
+            if any(key in keys and key not in values for key in checked):
                 continue
-            places = {key: given[key].place for key in keys if key in given}
-            first = next(iter(places.values()), Place("defaults"))
+            locations = {key: keys[key].location for key in checked if key in keys}
+            first = next(iter(locations.values()), Location("defaults"))
             others = [
-                f"{key}: {place.seen_from(first)}"
-                for key, place in places.items()
-                if place != first
+                f"{key}: {location.relative_to(first)}"
+                for key, location in locations.items()
+                if location != first
             ]
-            where = f" ({'; '.join(others)})" if others else ""
-            findings.problem(first, f"{keys[0]}: {message}{where}")
+            suffix = f" ({'; '.join(others)})" if others else ""
+            findings.problem(first, f"{first_name}: {message}{suffix}")
 
 
-def _by_source(problems: Iterable[tuple[Place, str]]) -> str:
-    """All problems, file by file, in the order of their lines; the command line comes last."""
+def _by_source(problems: Iterable[tuple[Location, str]]) -> str:
+    """List all problems by file and line; the command line comes last."""
     by_source: dict[str, list[tuple[int, str]]] = {}
-    for place, message in sorted(problems, key=lambda problem: problem[0] == COMMAND_LINE):
-        text = message if place.line is None else f"{f'line {place.line}':<9} {message}"
-        by_source.setdefault(place.source, []).append((place.line or 0, text))
+    for location, message in sorted(problems, key=lambda problem: problem[0] == COMMAND_LINE):
+        text = message if location.line is None else f"{f'line {location.line}':<9} {message}"
+        by_source.setdefault(location.source, []).append((location.line or 0, text))
     return "\n".join(
-        in_one_message(source, [text for _, text in sorted(found, key=lambda item: item[0])])
-        for source, found in by_source.items()
+        in_one_message(source, [text for _, text in sorted(lines, key=lambda item: item[0])])
+        for source, lines in by_source.items()
     )

@@ -1,7 +1,7 @@
 """Every key that this project reads, with PySlowFast's names and PySlowFast's defaults.
 
-``DATA.NUM_FRAMES`` is ``config.data.num_frames``: the same words in lower case. A key stands here
-only if some code reads it; the keys of PySlowFast that MViT never reads are in ``legacy.py``.
+``DATA.NUM_FRAMES`` is ``config.data.num_frames``: the same words in lower case. Every key
+here is read by some code; the keys of PySlowFast that MViT does not read are in ``legacy.py``.
 ``docs/config.md`` is written from this file by ``python -m slowfast_mvit.config.document``.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from slowfast_mvit.config.setting import setting
+from slowfast_mvit.config.setting import addition, operational, operational_addition, setting
 
 BlockStride = tuple[int, int, int, int]  # block, then stride over frames, rows, columns
 BlockFactor = tuple[int, float]  # block, then factor
@@ -19,7 +19,7 @@ BlockFactor = tuple[int, float]  # block, then factor
 class Train:
     """Training, and the validation that goes with it."""
 
-    enable: bool = setting(True, "Train.", decides_numbers=False)
+    enable: bool = operational(True, "Train.")
     dataset: str = setting(
         "kinetics",
         "Kind of data set, for training and validation: a row of `data/lists/catalog.py`, such as "
@@ -29,96 +29,82 @@ class Train:
     batch_size: int = setting(
         64, "Videos per node and step; each gives `AUG.NUM_SAMPLE` clips.", minimum=1
     )
-    eval_period: int = setting(
-        10, "Validate every so many epochs, and after the last.", minimum=1, decides_numbers=False
+    eval_period: int = operational(
+        10, "Validate every so many epochs, and after the last.", minimum=1
     )
-    checkpoint_period: int = setting(
-        10, "Save every so many epochs, and after the last.", minimum=1, decides_numbers=False
+    checkpoint_period: int = operational(
+        10, "Save every so many epochs, and after the last.", minimum=1
     )
-    checkpoint_steps: int = setting(
+    checkpoint_steps: int = operational_addition(
         1000,
-        "Save inside an epoch every so many steps too, to `OUTPUT_DIR/mid_epoch`, where the newest "
-        "two are kept; 0: not.",
+        "Save inside an epoch every so many steps too, to `OUTPUT_DIR/mid_epoch`, which keeps the "
+        "two most recent; 0: never.",
         minimum=0,
-        ours=True,
-        decides_numbers=False,
     )
-    auto_resume: bool = setting(
+    auto_resume: bool = operational(
         True,
-        "Go on from the newest checkpoint in `OUTPUT_DIR`, if there is one; "
+        "Resume from the most recent checkpoint in `OUTPUT_DIR`, if there is one; "
         "`CHECKPOINT_FILE_PATH` is not read then.",
-        decides_numbers=False,
     )
-    checkpoint_file_path: str = setting("", "Weights to start from.", decides_numbers=False)
+    checkpoint_file_path: str = operational("", "Initial checkpoint.")
     checkpoint_inflate: bool = setting(
-        False, "The start weights are an image model's: spread each 2-D filter evenly over time."
+        False,
+        "The initial checkpoint is an image model's: spread each 2-D filter evenly over time.",
     )
     checkpoint_in_init: bool = setting(
-        False, "The start weights are an image MViT's: repeat its filters over time, as PySlowFast."
+        False,
+        "The initial checkpoint is an image MViT's: repeat its filters over time, as PySlowFast.",
     )
     checkpoint_epoch_reset: bool = setting(
-        False, "Take only the weights of the start checkpoint, not its epoch and optimizer."
+        False, "Load only the weights of the initial checkpoint, not its epoch and optimizer."
     )
     checkpoint_clear_name_pattern: tuple[str, ...] = setting(
-        (), "Texts to cut, once each, out of the parameter names of the start weights."
+        (), "Texts to remove, once each, from the parameter names of the initial checkpoint."
     )
-    checkpoint_new_head: bool = setting(
-        False,
-        "Train a new classifier, even if the start weights have one for as many classes.",
-        ours=True,
+    checkpoint_new_head: bool = addition(
+        False, "Train a new classifier, even if the initial checkpoint has one for as many classes."
     )
-    checkpoint_min_filled: float = setting(
+    checkpoint_min_filled: float = operational_addition(
         0.9,
-        "Least share of the values below the classifier that the start weights have to fill, from "
-        "0 to 1; with less, training does not begin.",
+        "Least share of the values below the classifier that the initial checkpoint has to fill, "
+        "from 0 to 1; with less, training does not start.",
         minimum=0.0,
         maximum=1.0,
-        ours=True,
-        decides_numbers=False,
     )
     mixed_precision: bool = setting(
         False, "PySlowFast's switch for float16 with a gradient scaler: `PRECISION: fp16`."
     )
-    precision: str = setting(
+    precision: str = addition(
         "fp32",
         "Number format of the forward and backward pass in training.",
         choices=("fp32", "bf16", "fp16"),
-        ours=True,
     )
-    strategy: str = setting(
+    strategy: str = operational_addition(
         "ddp",
-        "How several processes train one model: each with a whole copy (`ddp`), or each with a "
-        "part of the weights (`fsdp`).",
+        "Parallel training: each process has a whole copy of the model (`ddp`), or a part of the "
+        "weights (`fsdp`).",
         choices=("ddp", "fsdp"),
-        ours=True,
-        decides_numbers=False,
     )
-    grad_accum_steps: int = setting(
+    grad_accum_steps: int = addition(
         1,
         "Batches whose gradients make one step: the effective batch is `BATCH_SIZE` times this, on "
         "each node.",
         minimum=1,
-        ours=True,
     )
-    ema_decay: float = setting(
+    ema_decay: float = addition(
         0.0,
         "Keep a moving average of the weights with this decay, such as 0.9999; validation and the "
         "best checkpoint are of it. 0: none.",
         minimum=0,
         maximum=1,
-        ours=True,
     )
-    freeze: tuple[str, ...] = setting(
+    freeze: tuple[str, ...] = addition(
         (),
         "Parameters not to train: patterns of their names, such as `patch_embed.*` or "
         "`blocks.[0-3].*`.",
-        ours=True,
     )
-    early_stopping: int = setting(
-        0,
-        "Stop after so many validations in a row without a better top-1; 0: never.",
-        minimum=0,
-        ours=True,
+    early_stopping: int = addition(
+        0, "Stop after so many validations in a row without a better top-1; 0: never.", minimum=0
     )
 
 
@@ -126,30 +112,27 @@ class Train:
 class Test:
     """Multi-view testing."""
 
-    enable: bool = setting(True, "Test.", decides_numbers=False)
+    enable: bool = operational(True, "Test.")
     dataset: str = setting(
         "kinetics", "Kind of data set for testing, as `TRAIN.DATASET`.", any_case=True
     )
-    batch_size: int = setting(
+    batch_size: int = operational(
         8,
         "Views per node in one forward pass. Each pass has `BATCH_SIZE / NUM_GPUS` (never more "
         "than there are videos), however many processes test, so that scores are the same bits.",
         minimum=1,
-        decides_numbers=False,
     )
-    checkpoint_file_path: str = setting(
+    checkpoint_file_path: str = operational(
         "",
-        "Weights to test. Empty: the newest checkpoint in `OUTPUT_DIR`, "
+        "Weights to test. Empty: the most recent checkpoint in `OUTPUT_DIR`, "
         "else `TRAIN.CHECKPOINT_FILE_PATH`.",
-        decides_numbers=False,
     )
-    weights: str = setting(
+    weights: str = addition(
         "last",
-        "Which weights of a run are tested: of the newest checkpoint (`last`), the moving average "
-        "in it (`ema`; also in the one that `CHECKPOINT_FILE_PATH` names), or those that validated "
-        "`best`.",
+        "Evaluated weights of a run: of the most recent checkpoint (`last`), the moving average in "
+        "it (`ema`; also in the one that `CHECKPOINT_FILE_PATH` names), or those with the best "
+        "validation (`best`).",
         choices=("last", "ema", "best"),
-        ours=True,
     )
     num_ensemble_views: int = setting(
         10, "Clips per video, spread over its length; -1 tests 1, 3, 5, 7 and 10.", minimum=-1
@@ -162,12 +145,11 @@ class Test:
         "Test with each of these numbers of clips, in one pass; replaces `NUM_ENSEMBLE_VIEWS`.",
         minimum=1,
     )
-    segment_clips: str = setting(
+    segment_clips: str = addition(
         "same",
         "Several clips of SSv2: the same middle frames in each, as in PySlowFast, "
         "or frames shifted through each part of the video.",
         choices=("same", "shifted"),
-        ours=True,
     )
 
 
@@ -186,16 +168,15 @@ class Aug:
     )
     interpolation: str = setting(
         "bicubic",
-        "How RandAugment resamples what it turns, shears or shifts.",
+        "Resampling of RandAugment when it rotates, shears or shifts.",
         choices=("bicubic", "bilinear"),
     )
-    aa_method: str = setting(
+    aa_method: str = addition(
         "exact",
-        "How RandAugment and the crop are worked out: in PySlowFast's order, the "
-        "crop first as timm does, or in one sampling (`docs/augmentation.md`). Images: unless set, "
-        "the crop first.",
+        "Order of RandAugment and the crop: PySlowFast's (`exact`), the crop first as in timm "
+        "(`crop_first`), or both in one sampling (`fused`; `docs/augmentation.md`). Images: unless "
+        "set, the crop first.",
         choices=("exact", "crop_first", "fused"),
-        ours=True,
     )
     color_jitter: float | None = setting(
         0.4,
@@ -251,20 +232,18 @@ class Model:
         out_of_scope=("bce", "bce_logit", "contrastive_loss", "mse", "multi_mse"),
     )
     dropout_rate: float = setting(0.5, "Dropout before the classifier.", minimum=0, maximum=1)
-    act_checkpoint: bool | str = setting(
+    act_checkpoint: bool | str = operational(
         False,
-        "What is computed again in the backward pass: nothing, all of each block but its linear "
-        "layers (`selective`), or all of each block. Less memory, more time, equal numbers.",
+        "Activation checkpointing: nothing, all of each block except its linear layers "
+        "(`selective`), or all of each block is computed again in the backward pass. Less memory, "
+        "more time, equal numbers.",
         choices=(False, True, "selective"),
-        decides_numbers=False,
     )
-    compile: bool = setting(
+    compile: bool = operational_addition(
         False,
-        "Compile the model for training with torch.compile, on GPUs (how much that gains has not "
-        "been measured). On a CPU it gains nothing, so there it only gives a warning. Not with "
-        "`TRAIN.STRATEGY fsdp`.",
-        ours=True,
-        decides_numbers=False,
+        "Compile the model for training with torch.compile, on GPUs (the gain has not been "
+        "measured). On a CPU it gains nothing and only gives a warning. Not with `TRAIN.STRATEGY "
+        "fsdp`.",
     )
     detach_final_fc: bool = setting(False, "Train the classifier only, on fixed features.")
 
@@ -273,12 +252,11 @@ class Model:
 class Mvit:
     """The layers of MViT. Blocks are counted from 0."""
 
-    variant: str = setting(
+    variant: str = addition(
         "",
         "Size. Fills those of `EMBED_DIM`, `NUM_HEADS`, `DEPTH`, `DIM_MUL`, `HEAD_MUL`, "
-        "`POOL_Q_STRIDE`, `POOL_KV_STRIDE_ADAPTIVE` and `POOL_KVQ_KERNEL` that nobody sets.",
+        "`POOL_Q_STRIDE`, `POOL_KV_STRIDE_ADAPTIVE` and `POOL_KVQ_KERNEL` that are not set.",
         choices=("", "T", "S", "B", "L", "H"),
-        ours=True,
     )
     patch_2d: bool = setting(False, "Cut single images, not clips, into patches.")
     patch_kernel: tuple[int, ...] = setting(
@@ -318,7 +296,7 @@ class Mvit:
     pool_kv_stride: tuple[BlockStride, ...] = setting(
         (),
         "[block, t, h, w] by which keys and values are pooled; "
-        "not read where `POOL_KV_STRIDE_ADAPTIVE` is given.",
+        "not read where `POOL_KV_STRIDE_ADAPTIVE` is set.",
         minimum=0,
         from_variant=True,
     )
@@ -355,27 +333,19 @@ class Mvit:
 class Data:
     """Lists, frames and crops."""
 
-    path_to_data_dir: str = setting(
-        "", "Folder of the lists; may be remote.", decides_numbers=False
-    )
-    path_prefix: str = setting("", "Put before each path of a list.", decides_numbers=False)
-    path_label_separator: str = setting(
-        " ", "Between path and label in a list.", decides_numbers=False
-    )
-    class_names_path: str = setting(
-        "", "File with the names of the classes.", ours=True, decides_numbers=False
-    )
-    max_failed_fraction: float = setting(
+    path_to_data_dir: str = operational("", "Folder of the lists; may be remote.")
+    path_prefix: str = operational("", "Put before each path of a list.")
+    path_label_separator: str = operational(" ", "Between path and label in a list.")
+    class_names_path: str = operational_addition("", "File with the names of the classes.")
+    max_failed_fraction: float = operational_addition(
         0.01,
         "Training stops when a larger share of the videos cannot be read.",
         minimum=0,
         maximum=1,
-        ours=True,
-        decides_numbers=False,
     )
     decoding_backend: str = setting(
         "pyav",
-        "What reads a video: `pyav`, `torchcodec`, `torchcodec_cuda`, `decord`, `auto` "
+        "Video decoder: `pyav`, `torchcodec`, `torchcodec_cuda`, `decord`, `auto` "
         "(the first that works), or `package.module:name`.",
     )
     num_frames: int = setting(8, "T, frames of a clip.", minimum=1)
@@ -394,7 +364,7 @@ class Data:
         minimum=1,
     )
     train_jitter_scales_relative: tuple[float, ...] = setting(
-        (), "Random resized crop: its area as a share of the picture, from and to.", above=0
+        (), "Random resized crop: its area as a share of the frame, from and to.", above=0
     )
     train_jitter_aspect_relative: tuple[float, ...] = setting(
         (), "Random resized crop: its width over height, from and to.", above=0
@@ -409,12 +379,12 @@ class Data:
     )
     train_crop_size: int = setting(224, "Side of a training crop, in pixels.", minimum=1)
     test_crop_size: int = setting(256, "Side of a test crop, in pixels.", minimum=1)
-    random_flip: bool = setting(True, "Mirror half of the training clips.")
+    random_flip: bool = setting(True, "Flip half of the training clips horizontally.")
     mean: tuple[float, float, float] = setting(
-        (0.45, 0.45, 0.45), "Taken from each channel; pixels are 0 to 1."
+        (0.45, 0.45, 0.45), "Mean of each channel, subtracted; pixels are 0 to 1."
     )
     std: tuple[float, float, float] = setting(
-        (0.225, 0.225, 0.225), "Divides each channel.", above=0
+        (0.225, 0.225, 0.225), "Standard deviation by which each channel is divided.", above=0
     )
     reverse_input_channel: bool = setting(
         False, "Frames stay RGB, but take mean and std in reverse order, as in PySlowFast's SSv2."
@@ -423,7 +393,7 @@ class Data:
         (3, 3), "Channels of a frame; only the first number is read.", choices=(3,)
     )
     ensemble_method: str = setting(
-        "sum", "How the views of a video are joined.", choices=("sum", "max")
+        "sum", "Ensembling of the views of a video.", choices=("sum", "max")
     )
 
 
@@ -434,7 +404,7 @@ class Solver:
     optimizing_method: str = setting("sgd", "Optimizer.", choices=("sgd", "adam", "adamw"))
     base_lr: float = setting(0.1, "Highest learning rate.", above=0)
     lr_policy: str = setting(
-        "cosine", "How it changes.", choices=("cosine", "steps_with_relative_lrs")
+        "cosine", "Learning rate schedule.", choices=("cosine", "steps_with_relative_lrs")
     )
     cosine_end_lr: float = setting(0.0, "Cosine: learning rate at the end.", minimum=0)
     cosine_after_warmup: bool = setting(False, "Cosine: starts where the warm-up ends.")
@@ -465,25 +435,19 @@ class Solver:
 class DataLoader:
     """Worker processes that read videos."""
 
-    num_workers: int = setting(8, "Workers per device.", minimum=0, decides_numbers=False)
-    pin_memory: bool = setting(
-        True, "Copy batches to a GPU from page-locked memory.", decides_numbers=False
-    )
-    start_method: str = setting(
+    num_workers: int = operational(8, "Workers per device.", minimum=0)
+    pin_memory: bool = operational(True, "Copy batches to a GPU from page-locked memory.")
+    start_method: str = operational_addition(
         "",
-        "How workers are started; empty for `forkserver`. `fork` is not safe where this process "
-        "has decoded before.",
+        "Start method of the workers; empty for `forkserver`. `fork` is not safe where this "
+        "process has decoded before.",
         choices=("", "forkserver", "fork", "spawn"),
-        ours=True,
-        decides_numbers=False,
     )
-    timeout_s: float = setting(
+    timeout_s: float = operational_addition(
         300.0,
-        "Seconds that a worker may take for one video; then it is ended, and the video, if it does "
-        "that again alone, counts as unreadable.",
+        "Timeout of a worker for one video, in seconds; then the worker is ended, and a video that "
+        "times out again alone counts as unreadable.",
         above=0,
-        ours=True,
-        decides_numbers=False,
     )
 
 
@@ -491,49 +455,32 @@ class DataLoader:
 class Tensorboard:
     """Curves for TensorBoard."""
 
-    enable: bool = setting(
-        False, "Write them; needs the extra `tensorboard`.", decides_numbers=False
-    )
-    log_dir: str = setting(
-        "", "Folder for them, below `OUTPUT_DIR`; empty: `tensorboard`.", decides_numbers=False
-    )
+    enable: bool = operational(False, "Write them; needs the extra `tensorboard`.")
+    log_dir: str = operational("", "Folder for them, below `OUTPUT_DIR`; empty: `tensorboard`.")
 
 
 @dataclass(frozen=True)
 class Wandb:
     """Curves for Weights & Biases."""
 
-    enable: bool = setting(
-        False, "Send them; needs the extra `wandb`.", ours=True, decides_numbers=False
-    )
-    project: str = setting("slowfast_mvit", "Project.", ours=True, decides_numbers=False)
+    enable: bool = operational_addition(False, "Send them; needs the extra `wandb`.")
+    project: str = operational_addition("slowfast_mvit", "Project.")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Keys without a section, and the sections."""
 
-    num_gpus: int = setting(1, "Devices per node; 0 for the CPU.", minimum=0, decides_numbers=False)
-    num_shards: int = setting(1, "Nodes.", minimum=1, decides_numbers=False)
-    shard_id: int = setting(0, "Number of this node, from 0.", minimum=0, decides_numbers=False)
-    output_dir: str = setting(
-        ".",
-        "Folder for all that is written, local or where iopath can write.",
-        decides_numbers=False,
-    )
-    path_handlers: tuple[str, ...] = setting(
-        (),
-        "`package.module:name` of iopath path handlers, for remote lists, weights and outputs.",
-        ours=True,
-        decides_numbers=False,
+    num_gpus: int = operational(1, "Devices per node; 0 for the CPU.", minimum=0)
+    num_shards: int = operational(1, "Nodes.", minimum=1)
+    shard_id: int = operational(0, "Number of this node, from 0.", minimum=0)
+    output_dir: str = operational(".", "Folder for all output, local or remote through iopath.")
+    path_handlers: tuple[str, ...] = operational_addition(
+        (), "`package.module:name` of iopath path handlers, for remote lists, weights and outputs."
     )
     rng_seed: int = setting(1, "Seed of everything random.", minimum=0)
-    log_period: int = setting(
-        10, "Steps between lines of the log.", minimum=1, decides_numbers=False
-    )
-    log_model_info: bool = setting(
-        True, "Log the model, its parameters and FLOPs.", decides_numbers=False
-    )
+    log_period: int = operational(10, "Steps between lines of the log.", minimum=1)
+    log_model_info: bool = operational(True, "Log the model, its parameters and FLOPs.")
     train: Train = field(default_factory=Train)
     test: Test = field(default_factory=Test)
     aug: Aug = field(default_factory=Aug)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slowfast_mvit.engine.failed_videos import in_words, record_failed_videos
+from slowfast_mvit.engine.failed_videos import record_failed_videos
 from slowfast_mvit.engine.meter import num_correct
 from slowfast_mvit.engine.settings import BatchSource
 from slowfast_mvit.errors import UserError, WeightsError
@@ -253,7 +253,7 @@ def validate(
     if failed:
         message = (
             f"{len(failed):,} of {len(values) + len(failed):,} videos to validate on could not be "
-            f"read and are not counted. First: {in_words(failed[0])}"
+            f"read and are not counted. First: {failed[0]}"
         )
         if len(values) == 0:
             raise UserError(message)

@@ -47,7 +47,7 @@ def checkpoint_to_resume(config: Config, output_dir: Path, model: MViT) -> Path 
         return newest
     last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
     if last_epoch is None:
-        _write_load_report(builders.load_start_weights(config, model), output_dir / LOAD_REPORT)
+        _write_load_report(builders.load_initial_weights(config, model), output_dir / LOAD_REPORT)
         return None
     num_epochs, max_epoch = last_epoch + 1, config.solver.max_epoch
     if num_epochs >= max_epoch:

@@ -11,9 +11,9 @@ from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.errors import UserError, WeightsError
 from slowfast_mvit.jobs.weights import state_on_meta
+from slowfast_mvit.weights.architecture import exact_state, matching_variant
 from slowfast_mvit.weights.files import WeightsFile, read_weights
-from slowfast_mvit.weights.identify import exact_state, matching_variant
-from slowfast_mvit.weights.renamed_state import state_in_our_names
+from slowfast_mvit.weights.names import state_in_our_names
 
 logger = logging.getLogger(__name__)
 

@@ -29,18 +29,16 @@ from slowfast_mvit.engine.test import score_videos
 from slowfast_mvit.errors import ConfigError, MissingViewsError, UserError, in_one_message
 from slowfast_mvit.evaluation.ensemble import ensemble, views_of_plan
 from slowfast_mvit.evaluation.records import (
+    DIGEST_LENGTH,
     Outcome,
     Part,
+    Records,
+    begin_records,
+    differences,
     finished_videos,
     join_records,
     part_numbers,
     record_writer,
-)
-from slowfast_mvit.evaluation.run_fingerprint import (
-    DIGEST_LENGTH,
-    Records,
-    begin_records,
-    differences,
     records_folder,
     records_in,
     remove_records,

@@ -19,23 +19,28 @@ from slowfast_mvit.builders.model import input_spec, model_arguments
 from slowfast_mvit.config import Config, load_config_text
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.storage import local_copy
-from slowfast_mvit.weights.architecture import anatomy_of
-from slowfast_mvit.weights.exports import to_layout
+from slowfast_mvit.weights.architecture import (
+    anatomy_of,
+    exact_state,
+    matching_variant,
+    misfits,
+    sizes_shown,
+)
+from slowfast_mvit.weights.exports import (
+    kind_of_output,
+    to_layout,
+    write_checkpoint,
+    write_folder,
+    write_safetensors,
+    write_state,
+)
 from slowfast_mvit.weights.files import (
     CONFIG_IN_FOLDER,
     WEIGHTS_IN_FOLDER,
     WeightsFile,
     read_weights,
 )
-from slowfast_mvit.weights.folders import (
-    kind_of_output,
-    write_checkpoint,
-    write_folder,
-    write_safetensors,
-    write_state,
-)
-from slowfast_mvit.weights.identify import exact_state, matching_variant, misfits, sizes_shown
-from slowfast_mvit.weights.renamed_state import state_in_our_names
+from slowfast_mvit.weights.names import state_in_our_names
 from slowfast_mvit.weights.sources import SOURCES
 
 logger = logging.getLogger(__name__)

@@ -96,8 +96,8 @@ def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
     )
 
 
-def is_lost_rank(error: RuntimeError) -> bool:
-    """Return whether a collective failed because another rank is gone, which reports the cause."""
+def is_lost_rank_error(error: RuntimeError) -> bool:
+    """Return whether a collective failed because another rank is lost; that rank reports why."""
     text = str(error)
     # From gloo in a collective, from the store in a wait.
     is_connection_error = "gloo/transport" in text or type(error).__name__ == "DistNetworkError"

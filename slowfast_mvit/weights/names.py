@@ -1,9 +1,9 @@
-"""Parameter names: what other projects call the parameters of this one.
+"""Parameter names: the source of a file's names, and their translation to ours.
 
-Ours are PySlowFast's. ``sources.py`` has the tables, a key map for every origin; here they are
+Ours are PySlowFast's. ``sources.py`` has the tables, a key map for every source; here they are
 applied:
 
-    names of a file -> whose they are, and what stands before all of them -> our names
+    names of a file -> their source and common prefix -> our names
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.weights.files import WeightsFile
 from slowfast_mvit.weights.sources import (
     FIRST_CHOICES,
     FOREIGN,
@@ -28,78 +29,120 @@ from slowfast_mvit.weights.sources import (
     Source,
 )
 
-# Put around a module's name by torch.compile, activation checkpointing and FSDP, at any depth.
+# Added to a module's name by torch.compile, activation checkpointing and FSDP, at any depth.
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-# Put in front of every name by DistributedDataParallel and by training scripts around the model.
-_FRONTS = ("module.", "model.")
+# Prefixes of every name, of DistributedDataParallel and of training scripts around the model.
+_PREFIXES = ("module.", "model.")
+# Left out of a model only if it has no such parameter, and no model is known when converting.
+_OF_MODELS = ("head.projection.", "cls_token")
 
 
 def strip_wrappers(name: str) -> str:
-    """A parameter's name without what compile, DDP, FSDP and checkpoint wrappers put into it."""
+    """Return a parameter's name without the parts that compile, DDP, FSDP and others added."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
-    while name.startswith(_FRONTS):
+    while name.startswith(_PREFIXES):
         name = name.partition(".")[2]
     return name
+
+
+def without_wrappers(
+    file: WeightsFile, clear_name_patterns: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Return the state dict of a file without the parts of names that wrappers added.
+
+    Args:
+        file: from ``read_weights``.
+        clear_name_patterns: each is removed from every name where it first occurs.
+
+    Raises:
+        WeightsError: if two names become one.
+    """
+    names = {}
+    for name in file.state:
+        cleared = name
+        for pattern in clear_name_patterns:
+            cleared = cleared.replace(pattern, "", 1)
+        names[name] = strip_wrappers(cleared)
+    check_unique(names, file.path)
+    return {names[name]: value for name, value in file.state.items()}
+
+
+def state_in_our_names(file: WeightsFile) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """Return the parameters of a file that a model for recognition may have.
+
+    Returns:
+        The state dict in our names; the source, a key of ``SOURCES``; and the names that were left
+        out: parts of a detector, of pre-training by masks and the like.
+
+    Raises:
+        WeightsError: if these are not the weights of an MViT.
+    """
+    state, source = to_ours(without_wrappers(file), file.path)
+    left_out = tuple(
+        name for name in state if not name.startswith(_OF_MODELS) and left_out_reason(source, name)
+    )
+    return {name: value for name, value in state.items() if name not in left_out}, source, left_out
 
 
 def to_ours(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
     """Give every parameter of a state dict our name and the leading ones of our shapes.
 
     Args:
-        state: names as the file has them, without wrappers' prefixes.
+        state: names of the file, without wrappers' prefixes.
         where: the file, for the message.
 
     Returns:
-        The state dict in our names, and the source it was recognised as: a key of ``SOURCES``.
-        Names that are of no network of ours stay; ``why_left_out`` may know them.
+        The state dict in our names, and its source: a key of ``SOURCES``. Names that are in no
+        network of ours stay; see ``left_out_reason``.
 
     Raises:
         WeightsError: if no source has such names, several networks are in the file, or two names
             become one.
     """
-    source, front = recognise(state.keys(), where)
-    names = rename(state.keys(), SOURCES[source], front)
+    source, prefix = identify_source(state.keys(), where)
+    names = rename(state.keys(), SOURCES[source], prefix)
     check_unique(names, where)
     return fuse_qkv({names[key]: _shaped(names[key], state[key]) for key in state}), source
 
 
-def recognise(names: Collection[str], where: str) -> tuple[str, str]:
-    """Whose names these are.
+def identify_source(names: Collection[str], where: str) -> tuple[str, str]:
+    """Identify the source of names.
 
     Args:
-        names: names as the file has them, without wrappers' prefixes.
+        names: of the file, without wrappers' prefixes.
         where: the file, for the message.
 
     Returns:
-        A key of ``SOURCES``, and what stands before every name of the network, often "".
+        A key of ``SOURCES``, and the prefix of every name of the network, often "".
 
     Raises:
         WeightsError: if no source has such names, or several networks are in the file.
     """
-    for source, described in SOURCES.items():
-        fronts = _fronts(names, described)
-        chosen = [front for front in FIRST_CHOICES if front in fronts] or fronts
+    for name, source in SOURCES.items():
+        prefixes = _prefixes(names, source)
+        chosen = [prefix for prefix in FIRST_CHOICES if prefix in prefixes] or prefixes
         if chosen[1:] and chosen[0] not in FIRST_CHOICES:
             raise WeightsError(
-                f"{where}: {len(fronts)} networks are in it, with names that begin with "
-                f"{', '.join(map(repr, fronts))}. Say which: give that beginning as a pattern to "
-                "clear from the names (clear_name_patterns, TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN)"
+                f"{where}: contains {len(prefixes)} networks, with names that begin with "
+                f"{', '.join(map(repr, prefixes))}. Choose one: give that beginning as a pattern "
+                "to clear from the names (clear_name_patterns, "
+                "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN)"
             )
         if chosen:
-            return source, chosen[0]
+            return name, chosen[0]
     raise _unknown(names, where)
 
 
-def rename(names: Collection[str], source: Source, front: str = "") -> dict[str, str]:
-    """Their names -> our names, for all names of a state dict at once.
+def rename(names: Collection[str], source: Source, prefix: str = "") -> dict[str, str]:
+    """Map all names of a state dict to ours.
 
     Args:
-        names: the number of a block in a staged model depends on the other names.
-        source: whose they are.
-        front: what stands before every name of the network.
+        names: all of them, as the number of a block in a staged model depends on the others.
+        source: of the names.
+        prefix: of every name of the network.
     """
-    bare = {name: name[len(front) :] for name in names if name.startswith(front)}
+    bare = {name: name[len(prefix) :] for name in names if name.startswith(prefix)}
     ordered = source.order(list(bare.values()))
     return {
         name: translate(ordered[bare[name]], source.key_map + source.outside)
@@ -109,28 +152,23 @@ def rename(names: Collection[str], source: Source, front: str = "") -> dict[str,
     }
 
 
-def why_left_out(source: str, name: str) -> str | None:
-    """Return why a name of a file is in no model of ours, or None if there is no good reason.
-
-    Args:
-        source: a key of ``SOURCES``.
-        name: as ``to_ours`` returned it.
-    """
-    return _reason(name, SOURCES[source].left_out + LEFT_OUT)
+def left_out_reason(source: str, name: str) -> str | None:
+    """Return the reason why a name of a file, in ours, is in no model of ours; None if unknown."""
+    return _reason(name, SOURCES[source].left_out | LEFT_OUT)
 
 
-def what_differs(source: str, name: str) -> str | None:
-    """In what a network with a parameter of this name differs from ours, or None if unknown."""
+def difference(source: str, name: str) -> str | None:
+    """Return the difference from ours of a network with this parameter, or None if unknown."""
     return _reason(name, SOURCES[source].differs)
 
 
-def why_absent(source: str, name: str) -> str | None:
-    """Return why files of this source never have this parameter, or None if they should."""
+def absence_reason(source: str, name: str) -> str | None:
+    """Return the reason why files of this source never have a parameter; None if they should."""
     return _reason(name, SOURCES[source].absent)
 
 
 def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict as torchvision's ``mvit_v2_s`` or ``mvit_v1_b`` loads it, strictly.
+    """Return our state dict as torchvision's ``mvit_v2_s`` or ``mvit_v1_b`` loads it, strictly.
 
     Args:
         state: a model's state dict, in our names.
@@ -150,22 +188,22 @@ def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def translate(name: str, key_map: KeyMap) -> str:
-    """One name through a key map, from the left spelling to the right one."""
+    """Translate a name by a key map, from the left spelling to the right one."""
     for theirs, ours in key_map:
-        found = _as_pattern(theirs).fullmatch(name)
-        if found:
-            parts = iter(found.groups())
+        match = _as_pattern(theirs).fullmatch(name)
+        if match:
+            parts = iter(match.groups())
             return re.sub(r"[#?*]", lambda _: next(parts), ours)  # noqa: B023 - used at once
     return name
 
 
 def check_unique(names: Mapping[str, str], where: str) -> None:
-    """Raise a ``WeightsError`` if two names of a file stand for one parameter."""
-    twice = [ours for ours, count in Counter(names.values()).items() if count > 1]
-    if twice:
-        both = " and ".join(name for name, ours in names.items() if ours == twice[0])
+    """Raise a ``WeightsError`` if two names of a file are those of one parameter."""
+    duplicates = [ours for ours, count in Counter(names.values()).items() if count > 1]
+    if duplicates:
+        both = " and ".join(name for name, ours in names.items() if ours == duplicates[0])
         raise WeightsError(
-            f"{where}: {len(twice)} parameters are there twice, the first as {both}. "
+            f"{where}: {len(duplicates)} parameters are there twice, the first as {both}. "
             "Save the state dict of one model only"
         )
 
@@ -177,16 +215,13 @@ def fuse_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     fused: dict[str, Tensor] = {}
     for name, value in state.items():
-        found = re.fullmatch(r"(blocks\.\d+\.attn\.)([qkv])(\.weight|\.bias)", name)
-        if not found:
+        match = re.fullmatch(r"(blocks\.\d+\.attn\.)([qkv])(\.weight|\.bias)", name)
+        parts = [state.get(f"{match[1]}{letter}{match[3]}") for letter in "qkv"] if match else []
+        present = [part for part in parts if part is not None]
+        if not match or len(present) < 3:  # an incomplete set is reported as unexpected
             fused[name] = value
-            continue
-        front, letter, kind = found.groups()
-        parts = [state.get(f"{front}{part}{kind}") for part in "qkv"]
-        if any(part is None for part in parts):
-            fused[name] = value  # reported as unexpected
-        elif letter == "q":
-            fused[f"{front}qkv{kind}"] = torch.cat([part for part in parts if part is not None])
+        elif match[2] == "q":
+            fused[f"{match[1]}qkv{match[3]}"] = torch.cat(present)
     return fused
 
 
@@ -198,34 +233,30 @@ def _as_pattern(spelling: str) -> re.Pattern[str]:
     return re.compile(escaped)
 
 
-def _fronts(names: Collection[str], source: Source) -> list[str]:
+def _prefixes(names: Collection[str], source: Source) -> list[str]:
     """Return the prefixes of the names of each network of this source; empty if there are none."""
     first, *others = source.signs
-    return [
-        name.removesuffix(first)
-        for name in names
-        if f".{name}".endswith(f".{first}")
-        and all(_shows(names, sign, name.removesuffix(first)) for sign in others)
-    ]
+    prefixes = [name.removesuffix(first) for name in names if f".{name}".endswith(f".{first}")]
+    return [prefix for prefix in prefixes if all(_has_sign(names, sign, prefix) for sign in others)]
 
 
-def _shows(names: Collection[str], sign: str, front: str = "") -> bool:
-    """Return whether there is a name like ``sign`` behind ``front``."""
+def _has_sign(names: Collection[str], sign: str, prefix: str) -> bool:
+    """Return whether there is a name like ``sign`` after ``prefix``."""
     patterns = [_as_pattern(alternative) for alternative in sign.split("|")]
     return any(
-        pattern.fullmatch(name, len(front))
+        pattern.fullmatch(name, len(prefix))
         for name in names
-        if name.startswith(front)
+        if name.startswith(prefix)
         for pattern in patterns
     )
 
 
 def _unknown(names: Collection[str], where: str) -> WeightsError:
-    """The error for names of no source: what they look like, and what comes nearest."""
+    """Return the error for names of no source, with a similar network and the nearest sources."""
     like = next((what for sign, what in FOREIGN if any(re.search(sign, n) for n in names)), None)
     near = [
-        f"{source.title} (here there is no {', '.join(map(_example, lacking))})"
-        for source, lacking in _nearest(names)
+        f"{source.title} (here there is no {', '.join(map(_example, missing))})"
+        for source, missing in _nearest(names)
     ]
     known = "; ".join(source.title for source in SOURCES.values())
     return WeightsError(
@@ -237,39 +268,36 @@ def _unknown(names: Collection[str], where: str) -> WeightsError:
 
 
 def _nearest(names: Collection[str]) -> list[tuple[Source, list[str]]]:
-    """The sources of which a file shows some signs but not all, each with those that it lacks."""
-    lacking = {
-        source: [
+    """Return the sources of which a file has the most signs but not all, with the missing signs."""
+    missing = {
+        key: [
             sign
-            for sign in described.signs
-            if not any(_as_pattern(_first(sign)).search(name) for name in names)
+            for sign in source.signs
+            if not any(map(_as_pattern(sign.partition("|")[0]).search, names))
         ]
-        for source, described in SOURCES.items()
+        for key, source in SOURCES.items()
     }
-    shown = {source: len(SOURCES[source].signs) - len(signs) for source, signs in lacking.items()}
-    best = min((len(lacking[source]), -shown[source]) for source in SOURCES)
-    return [
-        (SOURCES[source], signs)
-        for source, signs in lacking.items()
-        if shown[source] and (len(signs), -shown[source]) == best
-    ]
-
-
-def _first(sign: str) -> str:
-    return sign.partition("|")[0]
+    ranks = {
+        key: (len(signs), len(signs) - len(SOURCES[key].signs)) for key, signs in missing.items()
+    }
+    best = min(ranks.values())
+    return [(SOURCES[key], missing[key]) for key in SOURCES if ranks[key] == best and best[1]]
 
 
 def _example(sign: str) -> str:
-    """A name that fits a sign."""
-    return _first(sign).replace("#", "0").replace("?", "q")
+    """Return a name that matches a sign."""
+    return sign.partition("|")[0].replace("#", "0").replace("?", "q")
 
 
 def _reason(name: str, reasons: Reasons) -> str | None:
-    return next((why for names, why in reasons if _as_pattern(names).fullmatch(name)), None)
+    for reason, patterns in reasons.items():
+        if any(_as_pattern(pattern).fullmatch(name) for pattern in patterns.split()):
+            return reason
+    return None
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:
-    """Tokens and positions are (1, N, C) here; torchvision leaves the ones away."""
+    """Give tokens and positions the shape (1, N, C); torchvision omits the ones."""
     if name == "cls_token" or name.startswith("pos_embed"):
         return value.reshape(1, -1, value.shape[-1])
     return value

@@ -1,4 +1,4 @@
-"""Choose the action for one parameter of a model, given the file's tensor of its name."""
+"""Actions for the parameters of a model: load, resize, inflate or initialise."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from slowfast_mvit.models.tables import THW
 from slowfast_mvit.weights import inflate as sizes
-from slowfast_mvit.weights.names import why_absent
-from slowfast_mvit.weights.trained_grids import KnownGrid, grid_of_joint, plane_of
+from slowfast_mvit.weights.architecture import KnownGrid, grid_of_joint, plane_of
+from slowfast_mvit.weights.names import absence_reason
 
 HEADS = ("auto", "keep", "new")
 
-# What an image model cannot have; a video model starts these from zero or from its own values.
-_OF_TIME = re.compile(r".*\.rel_pos_t|pos_embed_temporal")
+# Parameters without values in an image model; in a video model they are zero or initialised.
+OF_TIME = re.compile(r".*\.rel_pos_t|pos_embed_temporal")
 _OF_CLASS_TOKEN = ("cls_token", "pos_embed_class")
 
-_UNKNOWN = "and nothing tells which: load a checkpoint that holds its config"
+_UNKNOWN = "and the grid is unknown: load a checkpoint that contains its config"
 
 _KERNEL = re.compile(r"patch_embed\.proj\.weight|blocks\.\d+\.attn\.pool_[qkv]\.weight")
 _TABLE = re.compile(r"blocks\.\d+\.attn\.rel_pos_[thw]")
@@ -32,8 +32,8 @@ class Action:
 
     Attributes:
         group: the list of ``LoadReport`` it belongs to.
-        value: what fills it; None leaves the model's own values.
-        detail: the same in words, where there is more to say than the group does.
+        value: its new value; None keeps the model's.
+        detail: the action as text, where it adds to the group.
     """
 
     group: str
@@ -43,16 +43,16 @@ class Action:
 
 @dataclass(frozen=True)
 class LoadContext:
-    """The load context: what decides an action besides a parameter's name and shape.
+    """The conditions of an action besides a parameter's name and shape.
 
     Attributes:
-        source: whose names the file has: a key of ``SOURCES``.
-        inflate: what makes a convolution over time of one without.
+        source: of the file's names: a key of ``SOURCES``.
+        inflate: inflation of a convolution over time.
         zero_time: temporal tables that an image does not have become zero.
         head: one of ``HEADS``.
         from_image: an image's weights for a video model.
         grid: the model's token grid (T, H, W).
-        known_grid: the file's, as far as it is known (see ``trained_grids.py``).
+        known_grid: the file's, as far as it is known (see ``architecture.py``).
         prefix: class tokens (0 or 1) of the file and of the model.
     """
 
@@ -66,56 +66,56 @@ class LoadContext:
     prefix: tuple[int, int]
 
 
-def decide(name: str, value: Tensor | None, own: Tensor, context: LoadContext) -> Action:
-    """Return what becomes of one parameter.
+def decide(name: str, value: Tensor | None, model_value: Tensor, context: LoadContext) -> Action:
+    """Choose the action for one parameter.
 
     Args:
         name: our name.
-        value: what the file has under it, if anything.
-        own: the model's own values.
+        value: the file's, if it has one.
+        model_value: the model's.
+        context: of the load.
     """
+    shape = model_value.shape
     if name.startswith("head."):
-        return _decide_head(value, own, context)
+        return _decide_head(value, model_value, context)
     if value is None:
-        return _decide_absent(name, own, context)
+        return _decide_absent(name, model_value, context)
     if not value.is_floating_point():
         return Action("missing", detail=f"{value.dtype} in the file")
-    if name in _ABSOLUTE and value.ndim == 3 and value.shape[-1] == own.shape[-1]:
-        return _ABSOLUTE[name](value, own, context)
-    if value.shape == own.shape:
+    if name in _ABSOLUTE and value.ndim == 3 and value.shape[-1] == shape[-1]:
+        return _ABSOLUTE[name](value, model_value, context)
+    if value.shape == shape:
         return Action("loaded", value)
-    change = f"{tuple(value.shape)} -> {tuple(own.shape)}"
-    group, fitted = _fit(name, value, own.shape, context)
+    change = f"{tuple(value.shape)} -> {tuple(shape)}"
+    group, fitted = _fit(name, value, shape, context)
     if fitted is None:
         return Action("missing", detail=f"{change} cannot be made to fit")
     return Action(group, fitted, "" if group == "loaded" else change)
 
 
-def why_of_no_image(name: str) -> str | None:
-    """Return why a video model's parameter has no place in an image model, or None if it has."""
-    return "an image has no time" if _OF_TIME.fullmatch(name) else None
-
-
-def _decide_head(value: Tensor | None, own: Tensor, context: LoadContext) -> Action:
+def _decide_head(value: Tensor | None, model_value: Tensor, context: LoadContext) -> Action:
     if context.head == "new":
         return Action("initialised", detail="a new head")
-    if value is not None and value.shape == own.shape:
+    if value is not None and value.shape == model_value.shape:
         return Action("loaded", value)
-    detail = "the file has no head"
-    if value is not None:
-        detail = f"{len(own)} classes, {len(value)} in the file"
-        if value.shape[1:] != own.shape[1:]:
-            detail = f"{tuple(own.shape)}, {tuple(value.shape)} in the file"
+    if value is None:
+        detail = "the file has no head"
+    elif value.shape[1:] == model_value.shape[1:]:
+        detail = f"{len(model_value)} classes, {len(value)} in the file"
+    else:
+        detail = f"{tuple(model_value.shape)}, {tuple(value.shape)} in the file"
     return Action("missing" if context.head == "keep" else "initialised", detail=detail)
 
 
-def _decide_absent(name: str, own: Tensor, context: LoadContext) -> Action:
-    reason = why_absent(context.source, name)
+def _decide_absent(name: str, model_value: Tensor, context: LoadContext) -> Action:
+    reason = absence_reason(context.source, name)
     if reason is not None:
         return Action("initialised", detail=reason)
-    if context.from_image and _OF_TIME.fullmatch(name):
+    if context.from_image and OF_TIME.fullmatch(name):
         if context.zero_time:
-            return Action("initialised", torch.zeros_like(own), "zero: an image has no time")
+            return Action(
+                "initialised", torch.zeros_like(model_value), "zero: an image has no time"
+            )
         return Action("initialised", detail="an image has no time")
     if context.from_image and name in _OF_CLASS_TOKEN:
         return Action("initialised", detail="the image model has no class token")
@@ -125,7 +125,7 @@ def _decide_absent(name: str, own: Tensor, context: LoadContext) -> Action:
 def _fit(
     name: str, value: Tensor, shape: torch.Size, context: LoadContext
 ) -> tuple[str, Tensor | None]:
-    """Bring a value into the model's shape: the report's list for it, and the value or None."""
+    """Fit a value to the model's shape; returns the report's list, and the value or None."""
     if _KERNEL.fullmatch(name):
         fitted = sizes.fit_kernel(value, shape, context.inflate)
         if fitted is None or fitted.numel() == value.numel():
@@ -140,10 +140,10 @@ def _fit(
     return "missing", None
 
 
-def _decide_spatial(value: Tensor, own: Tensor, context: LoadContext) -> Action:
-    """Positions in space, (1, H*W, C)."""
+def _decide_spatial(value: Tensor, model_value: Tensor, context: LoadContext) -> Action:
+    """Resize positions in space, (1, H*W, C)."""
     trained, wanted = plane_of(value.shape[1], context.known_grid), context.grid[1:]
-    if trained == wanted or (trained is None and value.shape == own.shape):
+    if trained == wanted or (trained is None and value.shape == model_value.shape):
         return Action("loaded", value)
     if trained is None:
         return Action("missing", detail=f"{value.shape[1]} places are no square, {_UNKNOWN}")
@@ -151,8 +151,8 @@ def _decide_spatial(value: Tensor, own: Tensor, context: LoadContext) -> Action:
     return Action("resized", resampled, f"{_times(trained)} -> {_times(wanted)} places")
 
 
-def _decide_joint(value: Tensor, own: Tensor, context: LoadContext) -> Action:
-    """Positions over space and time together, (1, P + T*H*W, C): the class token's row stays."""
+def _decide_joint(value: Tensor, model_value: Tensor, context: LoadContext) -> Action:
+    """Resize positions over space and time, (1, P + T*H*W, C), except the class token's row."""
     in_file, in_model = context.prefix
     tokens = value[:, in_file:]
     trained = grid_of_joint(tokens.shape[1], context.known_grid, context.grid)

@@ -1,75 +1,73 @@
-"""Whose weights can be read: for every origin, its names and what they are called here.
+"""The sources of weights that can be read: the names of each and their key map to ours.
 
-Our names are PySlowFast's. A key map is a tuple of pairs, (theirs, ours), read in either direction;
-in both spellings
+Our names are PySlowFast's. A key map is a tuple of pairs, (source's, ours), read in either
+direction; in both spellings
 
-    ``#`` stands for a number    ``?`` for one of q, k, v    ``*`` for whatever is left
+    ``#`` is a number    ``?`` is one of q, k, v    ``*`` is the rest of the name
 
-and the first pair that fits a name counts. A name that no pair fits stays as it is.
+and the first matching pair counts. A name without a matching pair stays unchanged.
 
 Where the maps come from: the state dicts of torchvision 0.29.1 (``mvit_v2_s``, ``mvit_v1_b``), timm
 1.0.31 (``mvitv2_*``), pytorchvideo 0.1.5 (``mvit_base_*``), mmaction2 1.2.0 and mmpretrain 1.2.0
 (``MViT``); detectron2's ``modeling/backbone/mvit.py``; PySlowFast's ``masked.py`` and
 ``contrastive.py``. ``tests/weights/test_weight_sources.py`` compares with those that are installed,
-and with names written down in ``tests/reference/state_dicts``.
+and with the names in ``tests/reference/state_dicts``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KeyMap = tuple[tuple[str, str], ...]
-# (names, why): names as in a key map, and what the report says about them.
-Reasons = tuple[tuple[str, str], ...]
+# Reason in the report -> names as in a key map, separated by blanks.
+Reasons = dict[str, str]
 
 _POOLING = "blocks.#.attn.pool_?.weight"
 
 
 def as_they_are(names: Collection[str]) -> dict[str, str]:
-    """Nothing has to be done before the key map is applied."""
+    """Return the names unchanged."""
     return {name: name for name in names}
 
 
 def count_through_stages(names: Collection[str]) -> dict[str, str]:
-    """``stages.S.blocks.B`` becomes ``blocks.N``: the blocks of all stages, counted through."""
+    """Rename ``stages.S.blocks.B`` to ``blocks.N``, numbered over all stages."""
     staged = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)")
-    found = {name: staged.fullmatch(name) for name in names}
-    places = {(int(place[1]), int(place[2])) for place in found.values() if place}
-    numbers = {place: number for number, place in enumerate(sorted(places))}
+    matches = {name: staged.fullmatch(name) for name in names}
+    blocks = sorted({(int(match[1]), int(match[2])) for match in matches.values() if match})
     return {
-        name: f"blocks.{numbers[int(place[1]), int(place[2])]}.{place[3]}" if place else name
-        for name, place in found.items()
+        name: f"blocks.{blocks.index((int(match[1]), int(match[2])))}.{match[3]}" if match else name
+        for name, match in matches.items()
     }
 
 
 def last_norm(names: Collection[str]) -> dict[str, str]:
-    """``norm3`` of four stages becomes ``norm``: the one with the highest number."""
-    numbered = re.compile(r"norm(\d+)\.(.+)")
-    found = {name: numbered.fullmatch(name) for name in names}
-    last = max((int(place[1]) for place in found.values() if place), default=-1)
+    """Rename the ``norm3`` of four stages, the one with the highest number, to ``norm``."""
+    matches = {name: re.fullmatch(r"norm(\d+)\.(.+)", name) for name in names}
+    last = max((int(match[1]) for match in matches.values() if match), default=-1)
     return {
-        name: f"norm.{place[2]}" if place and int(place[1]) == last else name
-        for name, place in found.items()
+        name: f"norm.{match[2]}" if match and int(match[1]) == last else name
+        for name, match in matches.items()
     }
 
 
 @dataclass(frozen=True)
 class Source:
-    """One origin of weights.
+    """A source of weights: a library, or a kind of pre-training.
 
     Attributes:
-        title: what the origin is called in messages.
+        title: its name in messages.
         signs: names that its files have, as in a key map, ``|`` between alternatives. The first, of
-            the patch embedding, has no placeholder: what stands before it stands before every name
-            of the network.
+            the patch embedding, has no placeholder: its prefix is that of every name of the
+            network.
         key_map: the names of the network.
-        outside: names beside the network, where something stands before the network's names.
-        order: what has to be counted before the key map is applied, over all names.
-        left_out: names in its files that no model of ours has, and why.
-        differs: names in its files that show another network than ours, and in what.
-        absent: names of ours that its files never have, and why.
+        outside: names outside the network, without its prefix.
+        order: renaming that depends on all names, before the key map is applied.
+        left_out: names in its files that no model of ours has, by reason.
+        differs: names in its files that show a network that differs from ours, by difference.
+        absent: names of ours that its files never have, by reason.
     """
 
     title: str
@@ -77,9 +75,9 @@ class Source:
     key_map: KeyMap = ()
     outside: KeyMap = ()
     order: Callable[[Collection[str]], dict[str, str]] = as_they_are
-    left_out: Reasons = ()
-    differs: Reasons = ()
-    absent: Reasons = ()
+    left_out: Reasons = field(default_factory=dict)
+    differs: Reasons = field(default_factory=dict)
+    absent: Reasons = field(default_factory=dict)
 
 
 TORCHVISION: KeyMap = (
@@ -95,11 +93,11 @@ TORCHVISION: KeyMap = (
     ("blocks.#.mlp.0.*", "blocks.#.mlp.fc1.*"),
     ("blocks.#.mlp.3.*", "blocks.#.mlp.fc2.*"),
     ("head.1.*", "head.projection.*"),
-    ("head.weight", "head.projection.weight"),  # of whoever put a linear layer in place of the head
+    ("head.weight", "head.projection.weight"),  # where a linear layer replaced the head
     ("head.bias", "head.projection.bias"),
 )
 
-# After the blocks of all stages have been counted through.
+# After ``count_through_stages``.
 TIMM: KeyMap = (
     ("blocks.#.shortcut_proj_attn.*", "blocks.#.proj.*"),
     ("blocks.#.shortcut_proj_mlp.*", "blocks.#.proj.*"),
@@ -115,10 +113,9 @@ _PYTORCHVIDEO: KeyMap = (
 )
 
 _MASKED = "only pre-training by masks has it"
-_CONTRASTIVE = "only contrastive pre-training has it"
-_DETECTOR = "the detector's, behind the backbone"
+_DETECTOR = "the detector's, after the backbone"
 
-# The first whose signs a file shows counts.
+# The first source with all its signs in a file counts.
 SOURCES: dict[str, Source] = {
     "torchvision": Source(
         "torchvision's mvit_v2_s and mvit_v1_b",
@@ -145,68 +142,53 @@ SOURCES: dict[str, Source] = {
             ("head.fc.*", "head.projection.*"),
         ),
         order=last_norm,
-        left_out=(
-            ("cls_token", "mmaction2 writes one for networks without a class token, too"),
-            ("mask_token", _MASKED),
-            ("neck.*", _MASKED),
-            ("target_generator.*", _MASKED),
-            ("roi_head.*", _DETECTOR),
-        ),
-        differs=(("norm#.*", "it normalises between the stages, too"),),
+        left_out={
+            "mmaction2 writes one for networks without a class token, too": "cls_token",
+            _MASKED: "mask_token neck.* target_generator.*",
+            _DETECTOR: "roi_head.*",
+        },
+        differs={"it normalises between the stages, too": "norm#.*"},
     ),
     "detectron2": Source(
         "detectron2's MViT backbones",
         signs=("patch_embed.proj.weight", _POOLING, "scale#_norm.weight"),
-        left_out=(
-            ("scale#_norm.*", "the norm of a feature map that goes to the detector"),
-            ("backbone.*", "the feature pyramid, behind the backbone"),
-            ("proposal_generator.*", _DETECTOR),
-            ("roi_heads.*", _DETECTOR),
-            ("pixel_mean", "the detector's input statistics"),
-            ("pixel_std", "the detector's input statistics"),
-        ),
-        absent=(
-            ("norm.*", "a detection backbone ends in a norm for each feature map"),
-            ("cls_token", "a detection backbone has no class token"),
-        ),
+        left_out={
+            "the norm of a feature map for the detector": "scale#_norm.*",
+            "the feature pyramid, after the backbone": "backbone.*",
+            _DETECTOR: "proposal_generator.* roi_heads.*",
+            "the detector's input statistics": "pixel_mean pixel_std",
+        },
+        absent={
+            "a detection backbone ends in a norm for each feature map": "norm.*",
+            "a detection backbone has no class token": "cls_token",
+        },
     ),
     "maskfeat": Source(
         "PySlowFast's pre-training by masks (MaskFeat)",
         signs=("patch_embed.proj.weight", _POOLING, "mask_token"),
-        left_out=(
-            ("mask_token", _MASKED),
-            ("pred_head.*", _MASKED),
-            ("hogs.*", _MASKED),
-            ("dec_pos_embed_*", _MASKED),
-            ("decoder_*", _MASKED),
-        ),
-        absent=(("norm.*", "pre-training by masks ends before the norm"),),
+        left_out={_MASKED: "mask_token pred_head.* hogs.* dec_pos_embed_* decoder_*"},
+        absent={"pre-training by masks ends before the norm": "norm.*"},
     ),
     "slowfast": Source(
         "PySlowFast, facebookresearch/mvit and this project",
         signs=("patch_embed.proj.weight", f"{_POOLING}|head.projection.weight"),
-        left_out=(
-            ("backbone_hist.*", _CONTRASTIVE),
-            ("queue_*", _CONTRASTIVE),
-            ("ptr", _CONTRASTIVE),
-            ("iter", _CONTRASTIVE),
-            ("knn_mem.*", _CONTRASTIVE),
-            ("memory.*", _CONTRASTIVE),
-            ("swav_prototypes.*", _CONTRASTIVE),
-        ),
+        left_out={
+            "only contrastive pre-training has it": "backbone_hist.* queue_* ptr iter knn_mem.* "
+            "memory.* swav_prototypes.*",
+        },
     ),
 }
 
-# In files of any origin.
-LEFT_OUT: Reasons = (
-    ("head.*", "part of a head that the model does not have"),
-    ("n_averaged", "a count beside averaged weights"),
-)
+# In files of any source.
+LEFT_OUT: Reasons = {
+    "part of a head that the model does not have": "head.*",
+    "the number of updates of averaged weights": "n_averaged",
+}
 
-# What stands before the names of the network, where a file holds more than one network.
+# Prefixes of the network to load, where a file contains more than one network.
 FIRST_CHOICES = ("", "backbone.")
 
-# (regular expression found in a name, what network that is), the first that is found counts.
+# (regular expression, network with such a name); the first match counts.
 FOREIGN: tuple[tuple[str, str], ...] = (
     (r"rev_backbone\.", "PySlowFast's reversible MViT, which this project leaves out"),
     (r"relative_position_bias_table$", "a Swin transformer"),

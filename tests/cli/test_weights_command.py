@@ -71,7 +71,7 @@ def test_what_a_file_is_goes_into_json(image_weights, capsys):
     assert len(content["sha256"]) == 64
 
 
-def test_a_pre_trained_backbone_is_told_with_what_was_left_out(tmp_path, capsys):
+def test_a_pre_trained_backbone_is_printed_with_what_was_left_out(tmp_path, capsys):
     with torch.device("meta"):
         names = create_model("maskfeat_s_16x4").state_dict()
     state = {name: torch.zeros(value.shape) for name, value in names.items()}

@@ -39,8 +39,8 @@ def test_the_default_of_pyslowfast_is_silent(name, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         load_config(path)
 
-    is_always_told = name.startswith(("BENCHMARK.", "MVIT.REV.")) and name not in REFUSED
-    assert bool(caplog.messages) == is_always_told
+    always_warns = name.startswith(("BENCHMARK.", "MVIT.REV.")) and name not in REFUSED
+    assert bool(caplog.messages) == always_warns
 
 
 def test_keys_with_one_reason_share_one_warning(tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""A config file is read strictly, and every problem is told at once, with its place."""
+"""A config file is read strictly, and one error reports all problems with their locations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_key_is_an_attribute_in_lower_case(tmp_path):
     assert not config.is_set("DATA.SAMPLING_RATE")
 
 
-def test_all_problems_are_told_at_once(tmp_path):
+def test_all_problems_are_reported_in_one_error(tmp_path):
     path = write(
         tmp_path,
         "DATA:\n  NUM_FRAMES: 16\n  SAMPLING_RATE: four\nMVIT:\n  DEPHT: 16\n"
@@ -66,7 +66,7 @@ def test_a_problem_on_the_command_line_says_so(tmp_path):
     )
 
 
-def test_a_config_without_a_problem_is_read_in_silence(tmp_path, caplog):
+def test_a_valid_config_logs_nothing(tmp_path, caplog):
     path = write(tmp_path, "DATA:\n  NUM_FRAMES: 16\n")
 
     with caplog.at_level(logging.INFO):
@@ -133,7 +133,7 @@ def test_a_problem_in_a_base_names_the_base(tmp_path):
         ("7", "expected the name of a .yaml file"),
     ],
 )
-def test_a_base_is_a_yaml_file_beside_the_one_that_names_it(tmp_path, base, words):
+def test_a_base_is_a_yaml_file_next_to_the_file_that_names_it(tmp_path, base, words):
     path = write(tmp_path, f"NUM_GPUS: 1\n_BASE_: {base}\n")
 
     assert f"line 2    _BASE_: {words}" in complaint(path).replace(f"{base!r} ", "")
@@ -146,7 +146,7 @@ def test_a_long_chain_of_bases_is_refused(tmp_path):
     assert "more than 8 files deep" in complaint(tmp_path / "0.yaml")
 
 
-def test_a_key_given_twice_is_told_and_the_last_counts(tmp_path, caplog):
+def test_a_duplicate_key_gives_a_warning_and_the_last_counts(tmp_path, caplog):
     path = write(
         tmp_path,
         "MVIT:\n  POOL_KV_STRIDE_ADAPTIVE: [2, 4, 4]\n  DEPTH: 16\n"
@@ -157,18 +157,18 @@ def test_a_key_given_twice_is_told_and_the_last_counts(tmp_path, caplog):
 
     assert config.mvit.pool_kv_stride_adaptive == (1, 8, 8)
     assert caplog.messages == [
-        f"{path} line 4: MVIT.POOL_KV_STRIDE_ADAPTIVE is given twice, on lines 2 and 4. "
+        f"{path} line 4: MVIT.POOL_KV_STRIDE_ADAPTIVE is set twice, on lines 2 and 4. "
         "The last one counts"
     ]
 
 
-def test_of_a_section_given_twice_the_last_counts_as_in_yaml(tmp_path, caplog):
+def test_the_last_of_duplicate_sections_counts_as_in_yaml(tmp_path, caplog):
     path = write(tmp_path, "DATA:\n  NUM_FRAMES: 16\nDATA:\n  SAMPLING_RATE: 4\n")
 
     config = load_config(path)
 
     assert (config.data.num_frames, config.data.sampling_rate) == (8, 4)
-    assert "DATA is given twice, on lines 1 and 3" in caplog.text
+    assert "DATA is set twice, on lines 1 and 3" in caplog.text
 
 
 def test_a_file_that_is_not_yaml_gets_one_error_with_its_line(tmp_path):
@@ -194,8 +194,8 @@ def billion_laughs() -> str:
     ("text", "words"),
     [
         ("OUTPUT_DIR: !!python/object/apply:os.system ['true']\n", "not a plain value"),
-        (billion_laughs(), "once its aliases are written out"),
-        ("DATA: &a\n  MEAN: [*a, *a]\n", "once its aliases are written out"),
+        (billion_laughs(), "with its aliases expanded"),
+        ("DATA: &a\n  MEAN: [*a, *a]\n", "with its aliases expanded"),
         ("[" * 3000, "cannot be read as YAML"),
         ("- DATA\n- TEST\n", "not a config"),
         ("DATA: {NUM_FRAMES: 4}\n---\nDATA: {NUM_FRAMES: 4}\n", "found another document"),

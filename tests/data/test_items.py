@@ -132,7 +132,7 @@ def test_an_unreadable_training_video_is_replaced_by_the_same_one_each_time(fold
         assert item.record == same.record and torch.equal(item.pixels, same.pixels)
         assert item.record.label > 0  # the label is that of the video seen
         assert {failure.video_id for failure in item.failures} == {"broken.mp4"}
-        assert str(folder / "broken.mp4") in item.failures[0].reason
+        assert str(folder / "broken.mp4") in item.failures[0].message
 
 
 def test_a_readable_video_is_found_among_many_that_are_not(folder):

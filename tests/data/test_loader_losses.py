@@ -82,8 +82,8 @@ def test_a_video_that_kills_its_reader_is_replaced_and_never_opened_again(
         str(folder / "kills_too.mp4"),
     ]
     failures = [failure for batch in batches[2] for failure in batch.failures]
-    (reason,) = {failure.reason for failure in failures if failure.video_id == "kills.mp4"}
-    assert reason.startswith(f"{folder / 'kills.mp4'}: brings down the process that reads it")
+    (message,) = {failure.message for failure in failures if failure.video_id == "kills.mp4"}
+    assert message.startswith(f"{folder / 'kills.mp4'}: brings down the process that reads it")
 
 
 def test_a_video_that_hangs_its_reader_is_replaced(folder, caplog):

@@ -7,7 +7,7 @@ import torch
 from tiny_config import TINY_CONFIG
 
 from slowfast_mvit import builders
-from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
+from slowfast_mvit.cli.flags import add_finetune_arguments
 from slowfast_mvit.config import load_config
 from slowfast_mvit.jobs.finetune import finetune_config
 

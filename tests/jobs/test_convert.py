@@ -16,8 +16,8 @@ from slowfast_mvit.jobs.weights import convert
 from slowfast_mvit.models import VARIANTS
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 from slowfast_mvit.weights import load_weights
+from slowfast_mvit.weights.architecture import matching_variant
 from slowfast_mvit.weights.files import read_weights
-from slowfast_mvit.weights.identify import matching_variant
 
 
 @pytest.fixture

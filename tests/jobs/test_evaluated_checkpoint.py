@@ -79,7 +79,7 @@ def test_missing_weights_are_an_error(tiny_config, tmp_path, weights, message):
 def test_a_checkpoint_without_a_moving_average_is_not_tested_as_one(tiny_config, run):
     best = ("TEST.CHECKPOINT_FILE_PATH", str(run / "checkpoints" / "best.pyth"))
 
-    with pytest.raises(WeightsError, match=r"best\.pyth: holds no moving average \(ema_state"):
+    with pytest.raises(WeightsError, match=r"best\.pyth: has no moving average \(ema_state"):
         load(tiny_config, run, *best, "TEST.WEIGHTS", "ema")
 
 

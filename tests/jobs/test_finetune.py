@@ -135,7 +135,7 @@ def test_as_many_classes_as_the_weights_have_still_get_a_new_head(weights, tmp_p
     config = config_of(data, weights)
     model = builders.build_model(config)
 
-    report = builders.load_start_weights(config, model)
+    report = builders.load_initial_weights(config, model)
 
     assert "head.projection.weight" in report.initialised
 

@@ -86,7 +86,7 @@ def test_a_request_to_stop_reaches_the_ranks_and_gives_the_exit_status(tmp_path)
         printed, _ = run.communicate(timeout=120)
 
     assert run.returncode == 128 + signal.SIGUSR1, printed
-    assert printed.count("the same command goes on from here") == 1
+    assert printed.count("the same command resumes from here") == 1
     assert "Traceback" not in printed
 
 

@@ -1,4 +1,4 @@
-"""What stands around the names and the values of a file, and files of other networks."""
+"""Wrapped names and values of a file, and files of other networks."""
 
 from collections import OrderedDict
 
@@ -10,7 +10,7 @@ from small_networks import assert_equal_states, image, scrambled, small
 
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.weights import load_weights
-from slowfast_mvit.weights.names import recognise
+from slowfast_mvit.weights.names import identify_source
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_queries_keys_and_values_may_be_apart():
 
 
 @pytest.mark.parametrize("front", ["encoder.", "net.video.", "backbone."])
-def test_a_network_inside_another_is_found(front):
+def test_a_network_inside_another_is_loaded(front):
     source, ours = scrambled(small()), small()
     state = {front + name: value for name, value in source.state_dict().items()}
 
@@ -49,7 +49,7 @@ def test_of_two_networks_one_has_to_be_chosen():
     state = {f"student.{name}": value for name, value in source.state_dict().items()}
     state |= {f"teacher.{name}": 0 * value for name, value in source.state_dict().items()}
 
-    with pytest.raises(WeightsError, match=r"2 networks .*'student\.', 'teacher\.'"):
+    with pytest.raises(WeightsError, match=r"contains 2 networks.*'student\.', 'teacher\.'"):
         load_weights(ours, state)
     load_weights(ours, state, clear_name_patterns=["student."], head="keep")
 
@@ -66,7 +66,7 @@ def test_averaged_weights_of_torch_are_read_without_their_count():
     assert report.dropped == ("n_averaged",)
 
 
-def test_a_checkpoint_inside_another_is_found(tmp_path):
+def test_a_checkpoint_inside_another_is_loaded(tmp_path):
     source, ours = scrambled(small()), small()
     path = tmp_path / "wrapped.pth"
     torch.save({"state_dict": {"model_state": source.state_dict(), "cfg": "TRAIN: {}"}}, path)
@@ -123,7 +123,7 @@ def foreign_names(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "network"),
     [
         ("resnet", "a ResNet"),
         ("r3d", "a ResNet"),
@@ -133,16 +133,16 @@ def foreign_names(kind: str) -> list[str]:
         ("hiera", "without pooling convolutions"),
     ],
 )
-def test_other_networks_are_refused_with_what_they_look_like(kind, told):
-    with pytest.raises(WeightsError, match=rf"not the weights of an MViT, but of .*{told}"):
-        recognise(foreign_names(kind), "a.pth")
+def test_other_networks_are_refused_by_name(kind, network):
+    with pytest.raises(WeightsError, match=rf"not the weights of an MViT, but of .*{network}"):
+        identify_source(foreign_names(kind), "a.pth")
 
 
-def test_a_videomae_file_is_told_what_it_lacks():
+def test_a_videomae_file_is_refused_with_the_missing_names():
     names = ["encoder.patch_embed.proj.weight", "encoder.blocks.0.attn.qkv.weight", "mask_token"]
 
     with pytest.raises(WeightsError, match="ViT, VideoMAE") as caught:
-        recognise(names, "videomae.pth")
+        identify_source(names, "videomae.pth")
 
     assert "Nearest: PySlowFast's pre-training by masks" in str(caught.value)
     assert "here there is no blocks.0.attn.pool_q.weight" in str(caught.value)
@@ -152,4 +152,4 @@ def test_the_reversible_mvit_is_refused_by_name():
     names = ["patch_embed.proj.weight", "rev_backbone.layers.0.F.attn.qkv.weight"]
 
     with pytest.raises(WeightsError, match="reversible MViT"):
-        recognise(names, "rev.pyth")
+        identify_source(names, "rev.pyth")

@@ -110,9 +110,9 @@ def test_every_image_model_of_timm_gets_exactly_its_names_and_shapes(ours, their
         expected = timm.create_model(theirs).state_dict()
         state = create_model(ours, num_classes=len(expected["head.fc.bias"])).state_dict()
 
-    found = to_timm(state)
+    exported = to_timm(state)
 
-    assert {name: value.shape for name, value in found.items()} == {
+    assert {name: value.shape for name, value in exported.items()} == {
         name: value.shape for name, value in expected.items()
     }
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slowfast_mvit.builders import load_start_weights
+from slowfast_mvit.builders import load_initial_weights
 from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
 from slowfast_mvit.config import load_config
 from slowfast_mvit.fast import create_model
@@ -108,7 +108,7 @@ def tokens_after_blocks(model: nn.Module) -> list[torch.Tensor]:
     """A list that the next forward pass fills with the tokens (B, L, C) that leave each block."""
     tokens: list[torch.Tensor] = []
     for block in model.blocks:
-        block.register_forward_hook(lambda module, given, left: tokens.append(left[0]))
+        block.register_forward_hook(lambda module, inputs, outputs: tokens.append(outputs[0]))
     return tokens
 
 
@@ -203,7 +203,7 @@ def start(file, *words: str) -> dict[str, torch.Tensor]:
     config = load_config(
         "Kinetics/MVITv2_S_16x4.yaml", [f"TRAIN.CHECKPOINT_FILE_PATH={file}", *words]
     )
-    load_start_weights(config, moving)
+    load_initial_weights(config, moving)
     return moving.state_dict()
 
 

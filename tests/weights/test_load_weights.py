@@ -279,7 +279,7 @@ def test_loading_into_another_size_equals_running_at_that_size(abs_pos, input_si
 
 
 @pytest.mark.parametrize("input_size", [(32, 224, 224), (16, 312, 312), (16, 224, 320)], ids=str)
-def test_the_published_s_goes_into_other_sizes_and_classes_with_every_change_told(input_size):
+def test_the_published_s_fits_other_sizes_and_classes_with_every_change_reported(input_size):
     with torch.device("meta"):  # shapes decide
         trained = create_model("mvitv2_s_16x4")
         other = create_model("mvitv2_s_16x4", input_size=input_size, num_classes=174)
@@ -311,7 +311,7 @@ def test_wrapped_models_are_filled_from_files_of_wrapped_models(wrap):
     assert_unchanged(wrapped, trained.state_dict())
 
 
-def test_a_checkpoint_tells_its_epoch(tmp_path):
+def test_the_report_has_the_epoch_of_a_checkpoint(tmp_path):
     path = tmp_path / "checkpoint_epoch_00200.pyth"
     content = {"epoch": 199, "model_state": video().state_dict(), "optimizer_state": {}, "cfg": ""}
     torch.save(content, path)
@@ -322,7 +322,7 @@ def test_a_checkpoint_tells_its_epoch(tmp_path):
     assert "a training checkpoint of epoch 200" in report.table()
 
 
-def test_our_checkpoints_are_told_and_their_moving_average_is_taken_on_request():
+def test_our_checkpoints_are_identified_and_their_moving_average_is_loaded_on_request():
     trained, averaged, model = scrambled(video()), scrambled(video()), video()
     content = {
         "epoch": 0,
@@ -346,7 +346,7 @@ def test_half_precision_files_fill_a_model_in_its_own_precision():
     assert torch.equal(model.norm.weight, trained.norm.weight.half().double())
 
 
-def test_name_patterns_are_cleared_before_the_file_is_recognised():
+def test_name_patterns_are_cleared_before_the_file_is_identified():
     state = {f"encoder.{name}": value for name, value in scrambled(video()).state_dict().items()}
 
     report = load_weights(video(), state, clear_name_patterns=["encoder."])
@@ -402,7 +402,7 @@ def test_a_file_of_another_model_changes_nothing_and_is_shown_as_a_table():
     before = copied_state(model)
 
     with pytest.raises(
-        WeightsError, match=r"fills 0\.\d% .*90% are wanted\. Nothing was loaded"
+        WeightsError, match=r"fills 0\.\d% .*90% are required\. Nothing was loaded"
     ) as e:
         load_weights(model, wide.state_dict())
 
@@ -479,11 +479,11 @@ def test_a_choice_that_does_not_exist_is_an_error(wrong):
 def test_the_report_goes_into_json_whole():
     report = load_weights(video(num_classes=7), image().state_dict())
 
-    told = json.loads(json.dumps(report.as_dict()))
+    content = json.loads(json.dumps(report.as_dict()))
 
-    assert told["inflated"] == list(report.inflated)
-    assert told["details"]["patch_embed.proj.weight"] == "(16, 3, 7, 7) -> (16, 3, 3, 7, 7)"
-    assert told["source"] == "slowfast"
+    assert content["inflated"] == list(report.inflated)
+    assert content["details"]["patch_embed.proj.weight"] == "(16, 3, 7, 7) -> (16, 3, 3, 7, 7)"
+    assert content["source"] == "slowfast"
 
 
 def test_the_table_counts_each_group_and_shows_two_examples():

@@ -1,4 +1,4 @@
-"""What is found in a weights file, and what is said about files that are none."""
+"""The content of weights files, and the errors for other files."""
 
 import pickle
 import sys
@@ -16,7 +16,7 @@ STATE = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3)}
 
 
 @pytest.mark.parametrize("key", ["model_state", "state_dict", "model", None])
-def test_the_state_dict_is_found_in_its_wrapping(tmp_path, key):
+def test_the_state_dict_is_read_from_its_wrapping(tmp_path, key):
     path = tmp_path / "weights.pyth"
     torch.save(STATE if key is None else {key: STATE, "epoch": 3}, path)
 
@@ -27,7 +27,7 @@ def test_the_state_dict_is_found_in_its_wrapping(tmp_path, key):
     assert file.epoch is None
 
 
-def test_a_checkpoint_is_told_by_its_optimizer_state():
+def test_a_checkpoint_is_identified_by_its_optimizer_state():
     content = {"epoch": 199, "model_state": STATE, "optimizer_state": {}, "cfg": "TRAIN: {}"}
 
     assert read_weights(content).epoch == 199
@@ -75,7 +75,7 @@ def test_caffe2_pickles_are_refused_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "reported"),
     [
         ([1, 2], "a list"),
         ({"cfg": "TRAIN: {}"}, r"'cfg' \(a str\)"),
@@ -84,11 +84,11 @@ def test_caffe2_pickles_are_refused_with_the_reason(tmp_path):
     ],
     ids=["a list", "no tensors", "a gap", "empty"],
 )
-def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, content, found):
+def test_a_file_without_a_state_dict_is_an_error_with_its_content(tmp_path, content, reported):
     path = tmp_path / "weights.pyth"
     torch.save(content, path)
 
-    with pytest.raises(WeightsError, match=rf"weights\.pyth: .*{found}"):
+    with pytest.raises(WeightsError, match=rf"weights\.pyth: .*{reported}"):
         read_weights(path)
 
 
@@ -121,14 +121,14 @@ def test_without_a_moving_average_a_request_for_one_is_an_error(tmp_path):
     save_file(STATE, tmp_path / "model.safetensors")
 
     for path in (tmp_path / "weights.pyth", tmp_path / "model.safetensors", tmp_path):
-        with pytest.raises(WeightsError, match=r"holds no moving average .*EMA_DECAY"):
+        with pytest.raises(WeightsError, match=r"has no moving average .*EMA_DECAY"):
             read_weights(path, ema=True)
 
 
-def test_what_stands_beside_the_weights_of_a_checkpoint_is_kept():
-    beside = {"cfg": "DATA: {NUM_FRAMES: 16}", OUR_KEY: {"input_spec": {"num_frames": 16}}}
+def test_config_and_values_of_a_checkpoint_are_read():
+    extra = {"cfg": "DATA: {NUM_FRAMES: 16}", OUR_KEY: {"input_spec": {"num_frames": 16}}}
 
-    file = read_weights({"model_state": STATE, "epoch": 1, **beside})
+    file = read_weights({"model_state": STATE, "epoch": 1, **extra})
 
     assert file.is_ours and file.cfg_text == "DATA: {NUM_FRAMES: 16}"
     assert file.extra["input_spec"] == {"num_frames": 16}

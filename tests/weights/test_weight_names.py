@@ -11,7 +11,7 @@ from torchvision.models.video import mvit_v1_b, mvit_v2_s
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.weights.names import (
     check_unique,
-    recognise,
+    identify_source,
     rename,
     strip_wrappers,
     to_ours,
@@ -108,7 +108,7 @@ def test_timm_models_with_a_class_token_and_growth_in_the_mlp_are_known(make, si
     renamed = rename(names, SOURCES["timm"])
 
     assert sign in names
-    assert recognise(names, "a file") == ("timm", "")
+    assert identify_source(names, "a file") == ("timm", "")
     assert {"cls_token", "blocks.1.proj.weight"} & set(renamed.values())
 
 

@@ -218,7 +218,7 @@ def test_the_norm_of_a_pre_training_in_three_stages_is_the_last():
     assert set(report.dropped) == {"mask_token", "neck.fc.weight"}
 
 
-def test_norms_between_the_stages_make_another_network_and_are_told():
+def test_norms_between_the_stages_are_reported_as_a_difference():
     state = named(scrambled(small()).state_dict(), *MMACTION2)
     state["backbone.norm0.weight"] = torch.ones(16)
 

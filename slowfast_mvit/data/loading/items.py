@@ -124,5 +124,5 @@ def batch_shape(dataset: VideoItems, keys: Sequence[ItemKey]) -> tuple[int, ...]
 
 
 def failed(record: VideoRecord, error: DecodeError) -> FailedVideo:
-    """Return what is told of a video that cannot be read."""
-    return FailedVideo(record.video_id, record.path, str(error))
+    """Return the record of a video that cannot be read."""
+    return FailedVideo(record.video_id, record.path, error.reason, error.path or "")

@@ -127,7 +127,7 @@ class TrainVideos(Dataset[VideoViews]):
                 rng = generator(self.seed, key.epoch, key.position, view)
                 self.transform(clip.frames, rng, out[view])
             return VideoViews(record, out, tuple(failures))
-        reasons = [failure.reason for failure in failures[:3]]
+        reasons = [failure.message for failure in failures[:3]]
         count = f"{len(failures)} videos in a row cannot be read"
         check = "Check the list, DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX"
         hopeless = DecodeError(in_one_message(f"{count}. {check}. The first", reasons))

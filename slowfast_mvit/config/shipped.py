@@ -1,19 +1,21 @@
-"""The shipped config files, found by name."""
+"""The shipped config files by name, and the files of a command line."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
-from slowfast_mvit.config.read import SUFFIXES
+from slowfast_mvit.config.sources import SUFFIXES
 from slowfast_mvit.errors import ConfigError, nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Inside the package once installed; beside it in the repository.
+# Inside the package when installed; next to it in the repository.
 _SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Every shipped config file by its name, "Kinetics/MVITv2_S_16x4.yaml"."""
+    """Return the shipped config files by name, such as "Kinetics/MVITv2_S_16x4.yaml"."""
     folder = next((folder for folder in _SHIPPED if folder.is_dir()), None)
     if folder is None:
         return {}
@@ -25,14 +27,14 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(name: str | Path) -> Path:
-    """The config file of this name.
+    """Return the config file of this name.
 
     Args:
-        name: a path; or the name of a shipped file, which is found from any folder, with or without
-            "configs/" before it and ".yaml" behind it.
+        name: a path; or the name of a shipped file, in any working directory, with or without
+            "configs/" before it and ".yaml" after it.
 
     Raises:
-        ConfigError: when there is no such file; names the nearest ones.
+        ConfigError: there is no such file; the message names the nearest ones.
     """
     path = Path(name)
     if path.is_file():
@@ -48,10 +50,8 @@ def find_config(name: str | Path) -> Path:
 
 
 def _hint(path: Path, wanted: str, shipped: dict[str, Path]) -> str:
-    beside = {}
-    if path.parent.is_dir():
-        beside = {other.name: other for other in path.parent.iterdir() if other.suffix in SUFFIXES}
-    guess = nearest(path.name, beside)
+    folder = path.parent.iterdir() if path.parent.is_dir() else ()
+    guess = nearest(path.name, [file.name for file in folder if file.suffix in SUFFIXES])
     if guess:
         return f" Did you mean {path.parent / guess}?"
     guess = nearest(wanted, shipped) if "/" in wanted else None
@@ -62,3 +62,13 @@ def _hint(path: Path, wanted: str, shipped: dict[str, Path]) -> str:
     if guesses:
         return f" Did you mean {' or '.join(guesses)}?"
     return f" Shipped with this project: {', '.join(shipped) or 'none'}"
+
+
+def split_cfg_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the words after ``--cfg``: config files up to the first other word, then the rest.
+
+    >>> split_cfg_words(["a.yaml", "b.yml", "TRAIN.BATCH_SIZE", "4"])
+    (['a.yaml', 'b.yml'], ['TRAIN.BATCH_SIZE', '4'])
+    """
+    files = list(takewhile(lambda word: word.lower().endswith(SUFFIXES), words))
+    return files, list(words[len(files) :])

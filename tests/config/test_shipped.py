@@ -1,4 +1,4 @@
-"""Shipped files are found from any folder, and the words after --cfg are told apart."""
+"""Shipped files are read from any folder, and the words after --cfg are split."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_a_shipped_file_is_found_from_any_folder(name, tmp_path, monkeypatch):
     assert load_config(name).mvit.variant == "S"
 
 
-def test_a_file_of_ones_own_comes_first(tmp_path, monkeypatch):
-    own = tmp_path / "configs" / "Kinetics" / "MVITv2_S_16x4.yaml"
-    own.parent.mkdir(parents=True)
-    own.write_text("MVIT:\n  VARIANT: B\n")
+def test_a_user_file_has_priority(tmp_path, monkeypatch):
+    user_file = tmp_path / "configs" / "Kinetics" / "MVITv2_S_16x4.yaml"
+    user_file.parent.mkdir(parents=True)
+    user_file.write_text("MVIT:\n  VARIANT: B\n")
     monkeypatch.chdir(tmp_path)
 
     assert load_config("configs/Kinetics/MVITv2_S_16x4.yaml").mvit.variant == "B"
