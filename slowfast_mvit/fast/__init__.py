@@ -8,9 +8,9 @@ plan.py      what fits: all questions about device, dtype, sizes, hooks and type
 cpu/    some tokens at a time, so that what is computed of them stays in the cache:
     norm_linear.py   LayerNorm and a linear layer        mlp.py      LayerNorm, MLP and residual
     blockwise.py     attention with relative positions   casting.py  their bfloat16 products
-    skip_pool.py     max pooling of the skip path        gelu.py     GELU with the bias before it
-    pool_qkv.py      pooling and norm of queries, keys and values in one operator
-    csrc/            what these need in C; native.py compiles it at first use
+    pooling.py       pooling and norm of queries, keys and values; max pooling of the skip path
+    gelu.py          GELU with the bias before it
+    csrc/            kernels of these in C; native.py compiles them at first use
 cuda/   in Triton:
     pooling.py       pools and normalises                folding.py  before and after attention
     attention.py     attends between them                *_kernels.py are imported at first launch

@@ -18,9 +18,8 @@ from slowfast_mvit.fast.cpu import casting
 from slowfast_mvit.fast.cpu.blockwise import blockwise_attention
 from slowfast_mvit.fast.cpu.mlp import mlp_residual
 from slowfast_mvit.fast.cpu.norm_linear import norm_linear
-from slowfast_mvit.fast.cpu.pool_qkv import pool_qkv
 from slowfast_mvit.fast.cpu.pooled_attention import Source, pooled_attention
-from slowfast_mvit.fast.cpu.skip_pool import skip_pool
+from slowfast_mvit.fast.cpu.pooling import pool_qkv, skip_pool
 from slowfast_mvit.fast.cuda.attention import folded_attention_fused
 from slowfast_mvit.fast.plan import Plan, emulates_bfloat16, plan_of
 from slowfast_mvit.models.attention import MultiScaleAttention

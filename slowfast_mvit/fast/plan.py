@@ -130,7 +130,7 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
     if not known:
         return f"the fast forms for CPUs know float32 and bfloat16, not {dtype}"
     attn, compiled = block.attn, torch.compiler.is_compiling()
-    native_fits = native.is_there() and native.fits(block.spec.head_dim)
+    native_fits = native.is_available() and native.fits(block.spec.head_dim)
     pools = (
         native_fits and _pools_are_own(attn) and max(map(max, _kernels(attn))) <= native.MAX_KERNEL
     )
@@ -146,7 +146,7 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
         pools_again=blockwise and pools and torch.is_grad_enabled() and not compiled,
         projects=tokenwise and _projections_are_own(block),
         mlp=tokenwise and not block.spec.widens_in_mlp and _mlp_is_own(block),
-        skips=native.is_there() and _skip_fits(block),
+        skips=native.is_available() and _skip_fits(block),
         emulates=emulates_bfloat16(attn.proj, tokens),
     )
 

@@ -95,7 +95,7 @@ def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
     Returns:
         (B, T'*H'*W', C).
     """
-    kernel = tuple(step + 1 if step > 1 else 1 for step in stride)
+    kernel = kernel_of_stride(stride)
     padding = tuple(size // 2 for size in kernel)
     grid = tokens.unflatten(1, thw)
     if stride[0] == 1:
@@ -104,6 +104,12 @@ def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
         return pooled.permute(0, 2, 3, 1).reshape(tokens.shape[0], -1, tokens.shape[2])
     pooled = F.max_pool3d(grid.permute(0, 4, 1, 2, 3), kernel, stride, padding)
     return pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+def kernel_of_stride(stride: Sequence[int]) -> THW:
+    """The kernel one wider than the stride, on axes with a stride above 1."""
+    t, h, w = (step + 1 if step > 1 else 1 for step in stride)
+    return t, h, w
 
 
 def pooled_thw(thw: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> THW:

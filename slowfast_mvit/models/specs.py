@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slowfast_mvit.errors import ConfigError, in_one_message
+from slowfast_mvit.models.pooling import kernel_of_stride
 from slowfast_mvit.models.tables import THW
 
 
@@ -77,7 +78,7 @@ class BlockSpec:
 
 def pooling_kernel(stride: THW, kernel: THW | None) -> THW | None:
     """The kernel of a pooling, one wider than the stride if None; None if there is no pooling."""
-    kernel = kernel or as_thw([step + 1 if step > 1 else 1 for step in stride])
+    kernel = kernel or kernel_of_stride(stride)
     return kernel if math.prod(kernel) > 1 or math.prod(stride) > 1 else None
 
 
@@ -112,8 +113,11 @@ def check_specs(specs: Sequence[BlockSpec]) -> None:
             )
         # Pooling by an even kernel rounds up where one by an odd kernel rounds down.
         kernel = spec.kernel_q or (1, 1, 1)
-        for axis, size, step in zip("thw", kernel, spec.stride_q, strict=True):
-            if size % 2 != (step + 1 if step > 1 else 1) % 2:
+        skip_kernel = kernel_of_stride(spec.stride_q)
+        for axis, size, step, skip_size in zip(
+            "thw", kernel, spec.stride_q, skip_kernel, strict=True
+        ):
+            if size % 2 != skip_size % 2:
                 problems.append(
                     f"block {block}: a query kernel of {size} and a stride of {step} along {axis} "
                     "do not give the grid of the skip path; use a kernel of stride + 1, or an odd "

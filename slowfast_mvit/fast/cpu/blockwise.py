@@ -15,7 +15,6 @@ Float32, whatever the inputs: bfloat16 is rounded once on the way in and once on
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,28 +62,18 @@ def blockwise_attention(
         (B, N, Lq) float32.
     """
     out, log_sum = q.new_empty(q.shape, dtype=torch.float32), _empty_log_sum(q)
-    plain_q, k, v = _float32(q, k, v)
-    tables, threads = _float32(table_t, table_h, table_w), torch.get_num_threads()
+    plain_q, k, v, *tables = _float32(q, k, v, table_t, table_h, table_w)
     with torch.autocast("cpu", enabled=False):
         for b, n, rows, scoring in _blocks(plain_q, k, q_thw, k_thw, num_prefix_tokens):
             queries, to = plain_q[b, rows, n], out[b, rows, n]
             padded, inverse = _scores(scoring), torch.empty(scoring.rows)
             scores = padded[:, : scoring.keys]
             torch.mm(queries, k[b, :, n].t(), out=scores)
-            native.library().softmax_forward(
-                ctypes.byref(scoring),
-                padded.data_ptr(),
-                scale,
-                *native.addresses(queries, *tables, inverse, log_sum[b, n, rows]),
-                threads,
-            )
+            outputs = inverse, log_sum[b, n, rows]
+            native.call("softmax_forward", scoring, padded, scale, queries, *tables, *outputs)
             torch.mm(scores, v[b, :, n], out=to)
-            native.library().softmax_finish(
-                ctypes.byref(scoring),
-                *native.addresses(to, queries, inverse),
-                add_queries_from - rows.start,
-                threads,
-            )
+            add_from = add_queries_from - rows.start
+            native.call("softmax_finish", scoring, to, queries, inverse, add_from)
     return out.to(q.dtype), log_sum
 
 
@@ -110,8 +99,7 @@ def blockwise_attention_backward(
     grad_q = torch.empty_like(plain_q)
     grad_k, grad_v = torch.zeros_like(plain_k), torch.zeros_like(plain_v)
     sizes = [0 if table is None else table.numel() for table in tables]
-    threads = torch.get_num_threads()
-    partial = plain_q.new_zeros((threads, sum(sizes)))
+    partial = plain_q.new_zeros((torch.get_num_threads(), sum(sizes)))
     with torch.autocast("cpu", enabled=False):
         for b, n, rows, scoring in _blocks(plain_q, plain_k, q_thw, k_thw, num_prefix_tokens):
             queries, grads = plain_q[b, rows, n], grad[b, rows, n]
@@ -120,13 +108,8 @@ def blockwise_attention_backward(
             torch.mm(queries, plain_k[b, :, n].t(), out=scores)
             torch.mm(grads, plain_v[b, :, n].t(), out=grad_scores)
             through_offsets = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-            native.library().softmax_backward(
-                ctypes.byref(scoring),
-                *native.addresses(padded, padded_grads),
-                scale,
-                *native.addresses(queries, *tables, log_sum[b, n, rows], through_offsets, partial),
-                threads,
-            )
+            inputs = padded, padded_grads, scale, queries, *tables, log_sum[b, n, rows]
+            native.call("softmax_backward", scoring, *inputs, through_offsets, partial)
             grad_v[b, :, n].addmm_(scores.t(), grads)
             grad_k[b, :, n].addmm_(grad_scores.t(), queries, alpha=scale)
             to = grad_q[b, rows, n]
@@ -181,22 +164,9 @@ def _blocks(
         for n in range(heads):
             for start in range(0, length, num_rows):
                 rows = slice(start, min(start + num_rows, length))
-                yield (
-                    b,
-                    n,
-                    rows,
-                    native.Scoring(
-                        rows.stop - rows.start,
-                        start,
-                        keys,
-                        row_stride,
-                        width,
-                        q.stride(1),
-                        num_prefix_tokens,
-                        tuple(q_thw),
-                        tuple(k_thw),
-                    ),
-                )
+                sizes = rows.stop - start, start, keys, row_stride, width, q.stride(1)
+                grids = tuple(q_thw), tuple(k_thw)
+                yield b, n, rows, native.Scoring(*sizes, num_prefix_tokens, *grids)
 
 
 def _scores(scoring: native.Scoring) -> Tensor:

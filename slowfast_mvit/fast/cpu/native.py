@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,16 +38,14 @@ DTYPES = (torch.float32, torch.bfloat16)
 _COMPILERS = ("cc", "gcc", "clang")
 _OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 
-_i64 = ctypes.c_int64
-
 
 class Pooling(ctypes.Structure):
     """``pooling`` of csrc/grids.h: sizes in tokens, strides in elements."""
 
     _fields_ = [
-        *[(name, _i64) for name in ("batch", "heads", "width", "prefix")],
-        *[(name, _i64 * 3) for name in ("in_thw", "out_thw", "kernel", "stride")],
-        *[(name, _i64) for name in ("token_stride", "batch_stride")],
+        *[(name, ctypes.c_int64) for name in ("batch", "heads", "width", "prefix")],
+        *[(name, ctypes.c_int64 * 3) for name in ("in_thw", "out_thw", "kernel", "stride")],
+        *[(name, ctypes.c_int64) for name in ("token_stride", "batch_stride")],
     ]
 
 
@@ -54,71 +53,58 @@ class Scoring(ctypes.Structure):
     """``scoring`` of csrc/softmax.c."""
 
     _fields_ = [
-        *[(name, _i64) for name in ("rows", "first_row", "keys", "row_stride")],
-        *[(name, _i64) for name in ("width", "query_stride", "prefix")],
-        *[(name, _i64 * 3) for name in ("q_thw", "k_thw")],
+        *[(name, ctypes.c_int64) for name in ("rows", "first_row", "keys", "row_stride")],
+        *[(name, ctypes.c_int64) for name in ("width", "query_stride", "prefix")],
+        *[(name, ctypes.c_int64 * 3) for name in ("q_thw", "k_thw")],
     ]
 
 
-_ARGUMENTS = {
-    "pool_forward": [Pooling, *"pppp", "f", "p", "i", "i"],
-    "pool_backward": [Pooling, *"ppp", "f", *"pppp", "i", "i"],
-    "max_forward": [Pooling, *"ppp", "i", "i"],
-    "max_backward": [Pooling, *"ppp", "i", "i"],
-    "softmax_forward": [Scoring, "p", "f", *"pppppp", "i"],
-    "softmax_finish": [Scoring, *"ppp", "l", "i"],
-    "softmax_backward": [Scoring, *"pp", "f", *"ppppppp", "i"],
-    "gelu_forward": [*"ppp", *"ll", "i", "i"],
-    "gelu_backward": [*"pppp", *"ll", "i", "i"],
-}
-_TYPES = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int, "l": _i64}
-
-
 def fits(head_dim: int) -> bool:
-    """Whether the kernels are made for heads of this width."""
+    """Return whether the kernels support heads of this width."""
     return head_dim % LANES == 0 and head_dim <= MAX_WIDTH
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def is_there() -> bool:
-    """Whether the kernels could be compiled on this machine."""
+def is_available() -> bool:
+    """Return whether the kernels could be compiled on this machine."""
     return _library() is not None
 
 
-def library() -> ctypes.CDLL:
-    """The kernels; only where ``is_there``."""
-    found = _library()
-    assert found is not None
-    return found
+def call(name: str, *arguments: Tensor | ctypes.Structure | float | None) -> None:
+    """Call a function of csrc/; only where ``is_available``.
+
+    Args:
+        name: of the function.
+        arguments: all but the last one, the number of threads. A tensor is passed as the address
+            of its first element, None as NULL, a record by reference.
+    """
+    library = _library()
+    assert library is not None
+    getattr(library, name)(*map(_converted, arguments), _converted(torch.get_num_threads()))
+
+
+def _converted(argument: Tensor | ctypes.Structure | float | None) -> Any:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
+    return (ctypes.c_float if isinstance(argument, float) else ctypes.c_int64)(argument)
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     try:
-        loaded = ctypes.CDLL(str(_compiled()))
-    except _Unavailable as why:
-        logger.info("CPU kernels: PyTorch's own operations are used instead: %s", why)
-        return None
+        return ctypes.CDLL(str(_compiled()))
+    except _Unavailable as reason:
+        logger.info("CPU kernels: PyTorch's own operations are used instead: %s", reason)
     except OSError as error:
         logger.warning("CPU kernels: PyTorch's own operations are used instead: %s", error)
-        return None
-    for name, arguments in _ARGUMENTS.items():
-        function = getattr(loaded, name)
-        function.restype = None
-        function.argtypes = [
-            _TYPES[one] if isinstance(one, str) else ctypes.POINTER(one) for one in arguments
-        ]
-    return loaded
+    return None
 
 
 def is_bfloat16(tensor: Tensor) -> bool:
-    """Whether a tensor of ``DTYPES`` is in bfloat16; the kernels know no other dtypes."""
+    """Return whether a tensor is bfloat16 and not float32; the kernels support no other dtype."""
     return DTYPES.index(tensor.dtype) == 1
-
-
-def addresses(*tensors: Tensor | None) -> list[int | None]:
-    """Where the tensors lie; the caller keeps them while they are used."""
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 class _Unavailable(Exception):

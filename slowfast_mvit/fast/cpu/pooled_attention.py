@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from slowfast_mvit.fast.cpu.blockwise import blockwise_attention, blockwise_attention_backward
 from slowfast_mvit.fast.cpu.norm_linear import norm_linear_again
-from slowfast_mvit.fast.cpu.pool_qkv import pool_qkv, pool_qkv_backward
+from slowfast_mvit.fast.cpu.pooling import pool_qkv, pool_qkv_backward
 
 # Tokens up to this width are projected again. A byte of qkv costs C / 2 operations, as in ``mlp``:
 # the first two blocks of S 16x4, 96 wide, save 87 MB for 1 % of a step's products.

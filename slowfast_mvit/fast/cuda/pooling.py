@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from slowfast_mvit.fast.cpu import pool_qkv as operators
+from slowfast_mvit.fast.cpu import pooling as operators
 from slowfast_mvit.fast.cuda.available import kernels_of, power_of_two, why_no_triton
 from slowfast_mvit.models.pooling import pooled_thw
 

@@ -14,8 +14,7 @@ from slowfast_mvit.fast.cpu.blockwise import blockwise_attention
 from slowfast_mvit.fast.cpu.gelu import biased_gelu, biased_gelu_backward
 from slowfast_mvit.fast.cpu.mlp import mlp_residual
 from slowfast_mvit.fast.cpu.norm_linear import norm_linear
-from slowfast_mvit.fast.cpu.pool_qkv import pool_qkv
-from slowfast_mvit.fast.cpu.skip_pool import skip_pool
+from slowfast_mvit.fast.cpu.pooling import pool_qkv, skip_pool
 from slowfast_mvit.fast.plan import _blockwise_pays
 from slowfast_mvit.models.attention import plain_attention
 from slowfast_mvit.models.pooling import depthwise_pool, max_pool
@@ -25,7 +24,7 @@ from slowfast_mvit.models.tables import gather_table
 EPS = 1e-6
 
 needs_compiler = pytest.mark.skipif(
-    not native.is_there(), reason="the kernels cannot be compiled on this machine"
+    not native.is_available(), reason="the kernels cannot be compiled on this machine"
 )
 
 
@@ -297,7 +296,7 @@ def small_blocks(monkeypatch):
 def test_gelu_has_the_values_and_gradients_of_float64(dtype, compiled, monkeypatch):
     """As those of a GELU in float32, and rounded to ``dtype`` once."""
     if not compiled:
-        monkeypatch.setattr(native, "is_there", lambda: False)
+        monkeypatch.setattr(native, "is_available", lambda: False)
     x = torch.linspace(-30, 30, 40 * 512).view(512, 40).to(dtype)
     bias, grad = torch.linspace(-1, 1, 40), torch.randn(512, 40).to(dtype)
 
@@ -436,8 +435,8 @@ def test_without_a_working_compiler_one_line_says_so(compiler, tmp_path, monkeyp
     monkeypatch.setattr(native, "_library", native.functools.cache(native._library.__wrapped__))
 
     with caplog.at_level("INFO", logger="slowfast_mvit"):
-        assert not native.is_there()
-        assert not native.is_there()
+        assert not native.is_available()
+        assert not native.is_available()
 
     (line,) = [record.getMessage() for record in caplog.records]
     assert ("no C compiler" if compiler == "none" else "no assembler") in line
