@@ -20,11 +20,11 @@ class BlockSpec:
     """One block.
 
     Attributes:
-        dim: width of the tokens that come in.
-        dim_att: width of the attention and of what it gives; a multiple of ``num_heads``.
-        dim_out: width of the tokens that go out.
+        dim: width of the input tokens.
+        dim_att: width of the attention and of its output; a multiple of ``num_heads``.
+        dim_out: width of the output tokens.
         num_heads: number of heads.
-        input_thw: token grid (frames, rows, columns) of the tokens that come in, at the training
+        input_thw: token grid (frames, rows, columns) of the input, at the training
             resolution and rounded down; sizes the relative position tables and nothing else.
         kernel_q: query pooling kernel, or None where queries are not pooled.
         stride_q: query pooling stride; the grid of the tokens shrinks by it.
@@ -37,7 +37,7 @@ class BlockSpec:
         rel_pos_spatial: relative positions for height and width.
         rel_pos_temporal: relative positions for time.
         residual_pooling: the attention adds the pooled queries to its output.
-        residual_cls_token: it adds that of the class token, too.
+        residual_cls_token: it adds that of the class token too.
         dropout: rate of the dropouts in the attention and in the MLP.
     """
 
@@ -103,7 +103,7 @@ def check_specs(specs: Sequence[BlockSpec]) -> None:
 
     Raises:
         ConfigError: heads do not divide a width, or a kernel does not pool queries to the grid of
-            the skip path. Names all of them.
+            the skip path. The message names all of them.
     """
     problems = []
     for block, spec in enumerate(specs):

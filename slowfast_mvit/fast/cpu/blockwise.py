@@ -2,15 +2,15 @@
 
     for some queries of one head:
         scores  = queries k^T                           one matrix product
-        scores += offsets of the axes; exponentials     in one pass, while they lie in the cache
+        scores += offsets of the axes; exponentials     in one pass, while they are in the cache
         out     = scores v / their sum (+ queries)      one matrix product
 
-The fused kernels of PyTorch want the offsets as a mask of all scores, or folded into wider queries
-and keys (``models/folded.py``), a fifth more to multiply. Here a pass over a block of scores adds
-them, and nothing is padded, concatenated or moved. For the backward pass only the logarithm of each
-softmax's sum is kept; the scores are computed again.
+The fused kernels of PyTorch take the offsets as a mask of all scores, or folded into wider queries
+and keys (``models/folded.py``), which is a fifth more to multiply. Here a pass over a block of
+scores adds them, and nothing is padded, concatenated or moved. The backward pass needs only the
+logarithm of the sum of each softmax; the scores are computed again.
 
-Float32, whatever the inputs: bfloat16 is rounded once on the way in and once on the way out.
+All is computed in float32: bfloat16 inputs are converted, and the output is rounded once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from slowfast_mvit.fast.cpu import native
 
-# Bytes of scores that a thread works on: a block has to stay in the cache between its passes.
+# Bytes of scores for each thread: a block must stay in the cache between its passes.
 BLOCK_BYTES = 1 << 20
 
 
@@ -42,7 +42,7 @@ def blockwise_attention(
     scale: float,
     add_queries_from: int,
 ) -> tuple[Tensor, Tensor]:
-    """softmax(scale * q k^T + offsets) v, and the queries added to it.
+    """softmax(scale * q k^T + offsets) v, plus the queries.
 
     Args:
         q: (B, Lq, N, D), the last two axes contiguous.
@@ -53,7 +53,7 @@ def blockwise_attention(
         table_w: in width, (W, kW, D).
         q_thw: the grid of the queries, after the prefix.
         k_thw: that of the keys.
-        num_prefix_tokens: leading queries and keys that get no offset.
+        num_prefix_tokens: leading queries and keys without offset.
         scale: factor of the products of q and k.
         add_queries_from: the queries from this one on are added to the output; Lq for none.
 
@@ -93,7 +93,7 @@ def blockwise_attention_backward(
     scale: float,
     add_queries_from: int,
 ) -> list[Tensor]:
-    """The gradients of q, k, v, and of the tables that are there, in this order."""
+    """The gradients of q, k, v, and of the tables that are not None, in this order."""
     plain_q, plain_k, plain_v, grad = _float32(q, k, v, grad)
     tables = _float32(table_t, table_h, table_w)
     grad_q = torch.empty_like(plain_q)
@@ -134,7 +134,7 @@ def _(grad: Tensor, *others: Any) -> list[Tensor]:
     return [torch.empty_like(one) for one in others[:6] if one is not None]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.q_thw, ctx.k_thw, ctx.prefix, ctx.scale, ctx.add_queries_from = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
@@ -144,17 +144,17 @@ def _backward(ctx: Any, grad: Tensor, _: object) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
     numbers = (ctx.q_thw, ctx.k_thw, ctx.prefix, ctx.scale, ctx.add_queries_from)
     grads = iter(blockwise_attention_backward(grad, *tensors, *numbers))
-    given = [None if one is None else next(grads) for one in tensors[:6]]
-    return (*given, *[None] * len(numbers))
+    of_tensors = [None if one is None else next(grads) for one in tensors[:6]]
+    return (*of_tensors, *[None] * len(numbers))
 
 
-blockwise_attention.register_autograd(_backward, setup_context=_keep)
+blockwise_attention.register_autograd(_backward, setup_context=_save)
 
 
 def _blocks(
     q: Tensor, k: Tensor, q_thw: Sequence[int], k_thw: Sequence[int], num_prefix_tokens: int
 ) -> Iterator[tuple[int, int, slice, native.Scoring]]:
-    """Clip, head and rows of each block of queries, and what csrc/ has to know about it."""
+    """Clip, head and rows of each block of queries, and its record for csrc/."""
     batch, length, heads, width = q.shape
     keys = k.shape[1]
     row_stride = math.ceil(keys / native.LANES) * native.LANES
@@ -170,7 +170,7 @@ def _blocks(
 
 
 def _scores(scoring: native.Scoring) -> Tensor:
-    """Room for the scores of a block, (rows, row_stride)."""
+    """Uninitialised memory for the scores of a block, (rows, row_stride)."""
     return torch.empty(scoring.rows, scoring.row_stride)
 
 

@@ -1,10 +1,10 @@
-"""The kernels of ``csrc/``, compiled for this machine when they are first needed.
+"""The kernels of ``csrc/``, compiled for this machine at first use.
 
     C compiler (cc, gcc or clang) -> a library in the user's cache -> ctypes
 
-A library belongs to one source, one compiler and one kind of processor, so a home directory that
-several kinds of machine share does no harm. Without a compiler, or on a system other than Linux,
-the plain twins run instead, and one line of the log says so.
+The file name of a library depends on source, compiler and type of processor, so several types of
+machine can share a home directory. Without a compiler, or on a system other than Linux, the plain
+forms run instead, with one log line.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("csrc")
-LANES = 8  # head widths have to be a multiple of this; the same in csrc/
+LANES = 8  # head widths must be a multiple of this; the same in csrc/
 MAX_WIDTH = 512  # of a head, and of the offsets of a query
 MAX_PLANE = 4096  # keys of one frame
 MAX_KERNEL = 16
-MAX_TAPS = 256  # of a max pooling: one byte says which it was
+MAX_TAPS = 256  # of a max pooling: the index of one is a byte
 DTYPES = (torch.float32, torch.bfloat16)
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -65,13 +65,13 @@ def fits(head_dim: int) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def is_available() -> bool:
+def is_built() -> bool:
     """Return whether the kernels could be compiled on this machine."""
     return _library() is not None
 
 
 def call(name: str, *arguments: Tensor | ctypes.Structure | float | None) -> None:
-    """Call a function of csrc/; only where ``is_available``.
+    """Call a function of csrc/; only where ``is_built``.
 
     Args:
         name: of the function.
@@ -108,11 +108,11 @@ def is_bfloat16(tensor: Tensor) -> bool:
 
 
 class _Unavailable(Exception):
-    """There can be no library on this machine."""
+    """No library can be built on this machine."""
 
 
 def _compiled() -> Path:
-    """The library's file, compiled now unless it lies in the cache."""
+    """Return the path of the library, compiled now if it is not in the cache."""
     if sys.platform != "linux":
         raise _Unavailable(f"they are made for Linux, this is {sys.platform}")
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
@@ -136,7 +136,7 @@ def _compiled() -> Path:
 
 
 def _cache_folder() -> Path:
-    """A folder that nobody else can write to."""
+    """A folder that no other user can write to."""
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = root / "slowfast_mvit"
@@ -146,18 +146,13 @@ def _cache_folder() -> Path:
             return folder
     except (OSError, RuntimeError) as error:  # no home, or one that cannot be written to
         logger.debug("CPU kernels: no cache of compiled ones: %s", error)
-    return _private_folder()
+    return Path(_private_folder().name)
 
 
 @functools.cache
-def _private_folder() -> Path:
-    """A folder of this process alone, gone when it ends."""
-    folder = tempfile.TemporaryDirectory(prefix="slowfast_mvit_")
-    _KEPT.append(folder)
-    return Path(folder.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process, removed when it ends."""
+    return tempfile.TemporaryDirectory(prefix="slowfast_mvit_")
 
 
 def _sources() -> list[Path]:
@@ -165,7 +160,7 @@ def _sources() -> list[Path]:
 
 
 def _fingerprint(compiler: str) -> str:
-    """What the library depends on: source, options, compiler and processor."""
+    """Hash of all that the library depends on: source, options, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     sources = [path.read_text() for path in _sources()]
     parts = [*sources, *_OPTIONS, version.stdout, platform.machine(), _processor()]
@@ -173,7 +168,7 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _processor() -> str:
-    """The instructions that this processor knows, as the kernel tells them."""
+    """The instructions of this processor, as reported by the operating system."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("flags", "Features")):
             return line
