@@ -124,14 +124,12 @@ def blockwise_attention_backward(
     return [grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), *of_tables]
 
 
-@blockwise_attention.register_fake
-def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), _empty_log_sum(q)
-
-
 @blockwise_attention_backward.register_fake
 def _(grad: Tensor, *others: Any) -> list[Tensor]:
     return [torch.empty_like(one) for one in others[:6] if one is not None]
+
+
+blockwise_attention.register_fake(lambda q, *_: (q.new_empty(q.shape), _empty_log_sum(q)))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

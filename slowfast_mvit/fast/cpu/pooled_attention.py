@@ -78,7 +78,9 @@ class _PooledAttention(torch.autograd.Function):
         qkv, log_sum, *tensors = ctx.saved_tensors
         tables, pool = tensors[9:12], (tensors[:3], tensors[3:6], tensors[6:9])
         if origin := tensors[12:]:
-            qkv = norm_linear_in(*origin, eps=ctx.eps, dtype=ctx.dtype).view(ctx.shape)
+            tokens, gamma, beta, weight, bias = origin
+            qkv = norm_linear_in(tokens, gamma, beta, weight, bias, ctx.eps, ctx.dtype)
+            qkv = qkv.view(ctx.shape)
         pooled = pool_qkv(qkv, *pool, *ctx.pool_numbers)
         of_pooled = blockwise_attention_backward(
             grad, *pooled, *tables, log_sum, *ctx.attention_numbers
