@@ -135,7 +135,7 @@ class Alive(TorchDispatchMode):
 
 
 def bytes_kept(kept, autocast=False):
-    """What S keeps for the backward pass of one clip; nothing is computed."""
+    """Bytes that S saves for the backward pass of one clip; nothing is computed."""
     arguments = variant_as_lists("mvitv2_s_16x4")
     with torch.device("meta"):
         model = mvit_from_lists(**arguments, activation_checkpointing=kept)

@@ -1,4 +1,4 @@
-"""What every MViT must do: any option, any size, any precision, and both ways to attend."""
+"""Requirements on every MViT: any option, size and precision, and both attentions."""
 
 from __future__ import annotations
 
