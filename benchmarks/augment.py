@@ -34,10 +34,10 @@ from benchmarks import pyslowfast_way
 from benchmarks.loader import train_transform
 from benchmarks.record import keep_record, script_parser, version_of
 from benchmarks.timing import Way, cpu_ms_per_item, in_process
-from slowfast_mvit.data.views import exact, fused
+from slowfast_mvit.data.views import exact, pixels
 from slowfast_mvit.data.views.crops import Cut
 from slowfast_mvit.data.views.operations import KINDS, Step
-from slowfast_mvit.data.views.transforms import METHODS, ViewDraws
+from slowfast_mvit.data.views.train_views import METHODS, ViewDraws
 
 NUM_FRAMES, HEIGHT, WIDTH, SIDE = 16, 256, 454, 224
 NUM_DRAWS, NUM_DRAWS_QUICK = 200, 40
@@ -80,12 +80,12 @@ def without_opencv(way: Way[int]) -> Way[int]:
     """The same way with OpenCV left aside."""
 
     def timed(seed: int) -> float:
-        best_means = fused.best_means
-        fused.best_means = lambda: fused.PLAIN
+        has_opencv = pixels.has_opencv
+        pixels.has_opencv = lambda: False
         try:
             return way(seed)
         finally:
-            fused.best_means = best_means
+            pixels.has_opencv = has_opencv
 
     return timed
 

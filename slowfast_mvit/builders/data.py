@@ -10,12 +10,13 @@ from torch import Tensor
 
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList, catalog
-from slowfast_mvit.data.loading.eval_items import EvalVideos, read_views
+from slowfast_mvit.data.loading.items import EvalVideos, TrainVideos, read_views
 from slowfast_mvit.data.loading.loader import Loader, eval_loader, train_loader
-from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
 from slowfast_mvit.data.video.readers import working_reader
 from slowfast_mvit.data.views.affine import GREY
-from slowfast_mvit.data.views.transforms import TrainTransform, normalise
+from slowfast_mvit.data.views.pixels import normalise
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.runtime.distributed import local_world_size, rank, world_size
 from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
@@ -117,10 +118,14 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
         seed=config.rng_seed,
         rank=rank(),
         world_size=world_size(),
-        num_workers=config.data_loader.num_workers,
-        pin_memory=config.data_loader.pin_memory,
-        start_method=config.data_loader.start_method,
-        timeout_s=config.data_loader.timeout_s,
+        workers=_worker_settings(config),
+    )
+
+
+def _worker_settings(config: Config) -> WorkerSettings:
+    loader = config.data_loader
+    return WorkerSettings(
+        loader.num_workers, loader.pin_memory, loader.start_method, loader.timeout_s
     )
 
 
@@ -229,10 +234,7 @@ def _eval_loader(
         indices=indices,
         rank=rank(),
         world_size=world_size(),
-        num_workers=config.data_loader.num_workers,
-        pin_memory=config.data_loader.pin_memory,
-        start_method=config.data_loader.start_method,
-        timeout_s=config.data_loader.timeout_s,
+        workers=_worker_settings(config),
     )
 
 

@@ -1,4 +1,4 @@
-"""Crops: where they lie, against golden offsets, and how they are resized."""
+"""Crops: their places, against golden offsets, and their resizing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from slowfast_mvit.data.views import crops
+from slowfast_mvit.data.views import crops, pixels
 from slowfast_mvit.data.views.affine import Window
+from slowfast_mvit.data.views.eval_views import crop_boxes
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "sampling_and_schedules.json"
 CROPS = json.loads(REFERENCE.read_text())["uniform_crop"]
@@ -25,14 +26,12 @@ def smooth_clip():
 
 
 @pytest.mark.parametrize("case", CROPS, ids=lambda case: f"{case['in']} to {case['short_side']}")
-def test_test_crops_lie_where_they_do_in_pyslowfast(case):
-    clip = torch.zeros(1, 3, *case["in"], dtype=torch.uint8)
+def test_test_crops_are_at_the_same_places_as_in_pyslowfast(case):
+    size = pixels.short_side_at(tuple(case["in"]), case["short_side"])
+    boxes = crop_boxes(*size, case["crop"], num_crops=3)
+    centre = crop_boxes(*size, case["crop"], num_crops=1)
 
-    resized = crops.resize_short_side(clip, case["short_side"])
-    boxes = crops.crop_boxes(*resized.shape[-2:], case["crop"], num_crops=3)
-    centre = crops.crop_boxes(*resized.shape[-2:], case["crop"], num_crops=1)
-
-    assert list(resized.shape[-2:]) == case["resized"]
+    assert list(size) == case["resized"]
     assert [list(box) for box in boxes] == case["yx_offsets_idx0_1_2"]
     assert centre == boxes[1:2]
 
@@ -40,10 +39,11 @@ def test_test_crops_lie_where_they_do_in_pyslowfast(case):
 def test_resizing_is_bilinear_without_antialiasing():
     clip = smooth_clip()
 
-    resized = crops.resize_short_side(clip, 30)
+    resized = pixels.resize_frames(clip.permute(0, 2, 3, 1).numpy(), (30, 40), "clip")
 
     expected = F.interpolate(clip.float(), size=(30, 40), mode="bilinear", align_corners=False)
-    assert (resized.float() - expected).abs().max() <= 1.0
+    difference = torch.from_numpy(resized).permute(0, 3, 1, 2).float() - expected
+    assert difference.abs().max() <= 1.0
 
 
 def test_the_short_side_is_drawn_uniformly_or_inversely():
@@ -121,10 +121,10 @@ def test_a_view_needs_only_its_source_box(cut):
 
 
 def test_a_view_is_mapped_to_its_box():
-    cut = crops.Cut((128, 128), (32, 16, 64, 32))  # of a picture of 64 x 64, doubled
+    cut = crops.Cut((128, 128), (32, 16, 64, 32))  # of a frame of 64 x 64, doubled
 
-    a, _, c, _, e, f = cut.to_picture((64, 64), side=8)
-    mirrored = cut.to_picture((64, 64), side=8, mirrored=True)
+    a, _, c, _, e, f = cut.to_frame((64, 64), side=8)
+    mirrored = cut.to_frame((64, 64), side=8, mirrored=True)
 
     assert (c, c + 8 * a) == (8, 24)  # the left and right edge
     assert (f, f + 8 * e) == (16, 48)  # the upper and lower edge

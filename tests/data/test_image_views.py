@@ -15,7 +15,7 @@ from slowfast_mvit.config import load_config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.views.crops import Cut
 from slowfast_mvit.data.views.operations import Step
-from slowfast_mvit.data.views.transforms import METHODS, TrainTransform, ViewDraws
+from slowfast_mvit.data.views.train_views import METHODS, TrainTransform, ViewDraws
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.structures import ViewPlan
 

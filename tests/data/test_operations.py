@@ -9,7 +9,7 @@ from videos import picture
 
 from slowfast_mvit.data.views.exact import on_whole_frames
 from slowfast_mvit.data.views.operations import KINDS, Geometry, Step
-from slowfast_mvit.data.views.randaugment import ARGUMENTS as RANDAUGMENT
+from slowfast_mvit.data.views.randaugment import OPERATIONS
 
 timm_operations = pytest.importorskip("timm.data.auto_augment", reason="timm is the oracle")
 
@@ -91,7 +91,7 @@ def test_a_geometric_operation_is_at_most_one_level_from_pil(name, size, interpo
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_with_drawn_arguments_few_pixels_differ_from_pil(name, interpolation):
     rng = np.random.default_rng(0)
-    drawn = [RANDAUGMENT[name](level, True, rng) for level in rng.uniform(0, 1, 8)]
+    drawn = [OPERATIONS[name][0](level, True, rng) for level in rng.uniform(0, 1, 8)]
 
     found = list(differences(name, frames(61, 80), drawn, interpolation))
 

@@ -1,4 +1,4 @@
-"""Checks of every reader: the file before opening it, the frame numbers before reading them."""
+"""Checks of every reader: the file before it is opened, frame numbers before they are read."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def open_plain_file(path: Path) -> BinaryIO:
     Raises:
         DecodeError: when it is one of these, missing, empty or not permitted.
     """
-    place = split_path(path)
-    if place is None:
+    if (place := split_path(path)) is None:
         return _open_regular(path)
     shard, member = place
     return open_member(_open_regular(shard), shard, member)
@@ -39,17 +38,18 @@ def _open_regular(path: Path) -> BinaryIO:
     if stat.S_ISREG(status.st_mode) and status.st_size > 0:
         return file
     file.close()
-    what = "the file is empty" if stat.S_ISREG(status.st_mode) else "not a plain file"
-    raise DecodeError(what, path)
+    raise DecodeError(
+        "the file is empty" if stat.S_ISREG(status.st_mode) else "not a plain file", path
+    )
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opening a pipe that nobody writes to would otherwise never return."""
+    """Open without blocking: opening a pipe without a writer would never return."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
-    """Refuse frame numbers that the video does not have: a mistake of the caller.
+    """Refuse frame numbers that the video does not have: a bug of the caller.
 
     Raises:
         IndexError: names the first of them.

@@ -1,7 +1,7 @@
-"""Fetching pixels from where an affine map says, for all frames of a clip at once.
+"""Resampling by an affine map, for all frames of a clip at once.
 
-The map is the same for all frames, so neighbours and weights are worked out once, and a pixel is a
-weighted sum of a few rows of a table that holds, in row (x, y), that pixel of every frame.
+The map is the same for all frames, so neighbours and weights are computed once, and a pixel is a
+weighted sum of a few rows of a table whose row (x, y) contains that pixel of every frame.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from slowfast_mvit.data.views.operations import Affine, Frames
+from slowfast_mvit.data.views.operations import Affine
+from slowfast_mvit.data.views.pixels import Box, Frames
 
-FILL = 128  # grey that comes in from outside the picture
+FILL = 128  # grey, outside the frame
 GREY = (FILL, FILL, FILL)
 
-Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Grid = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Weights = npt.NDArray[np.float32]
 
-_FETCHED_AT_ONCE = 1 << 14  # places: what is worked out for them stays in the cache
+_FETCHED_AT_ONCE = 1 << 14  # pixels: their neighbours and weights stay in the cache
 _PIXELS_AT_ONCE = 1 << 22  # of frames: 64 MiB as floats
-_JUST_BELOW = 1 / 4096  # values are rounded down, but not 7 that came out as 6.9999
+_JUST_BELOW = 1 / 4096  # values are rounded down, but not a 7 that was computed as 6.9999
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Window:
 
     Attributes:
         pixels: (T, h, w, 3) uint8.
-        box: where the part lies in the picture.
-        size: height and width of the picture.
-        fill: R, G and B of what comes in from outside the picture.
+        box: the place of the part in the frame.
+        size: height and width of the frame.
+        fill: R, G and B outside the frame.
     """
 
     pixels: Frames
@@ -49,18 +49,18 @@ class Window:
 
 
 def resample(window: Window, matrix: Affine, box: Box, interpolation: str) -> Window:
-    """The part ``box`` of the picture that ``matrix`` makes; ``fill`` where it comes from outside.
+    """Return the part ``box`` of the mapped frame; ``fill`` where the source is outside the frame.
 
-    Neighbours beyond the edge of the picture repeat the edge.
+    Neighbours beyond the edge of the frame repeat the edge.
 
     Args:
-        window: holds at least ``fetched_box`` of these.
-        matrix: from a pixel to where it comes from.
-        box: which pixels to make.
+        window: contains at least ``fetched_box`` of the other arguments.
+        matrix: from a pixel to its source.
+        box: the pixels to make.
         interpolation: a row of ``KERNELS``.
     """
     from_x, from_y = coordinates(matrix, box)
-    outside = outside_picture(from_x, from_y, window.size)
+    outside = outside_frame(from_x, from_y, window.size)
     pixels = fetch(window, from_x, from_y, interpolation, outside if outside.any() else None)
     return replace(window, pixels=pixels.reshape(-1, *box[2:], 3), box=box)
 
@@ -74,14 +74,14 @@ def coordinates(matrix: Affine, box: Box) -> tuple[Grid, Grid]:
     return (a * x + b * y + c).ravel(), (d * x + e * y + f).ravel()
 
 
-def outside_picture(from_x: Grid, from_y: Grid, size: tuple[int, int]) -> Mask:
-    """Return which of the coordinates lie outside the picture."""
+def outside_frame(from_x: Grid, from_y: Grid, size: tuple[int, int]) -> Mask:
+    """Return a mask of the coordinates outside the frame."""
     height, width = size
     return (from_x < 0) | (from_x >= width) | (from_y < 0) | (from_y >= height)
 
 
 def fetched_box(matrix: Affine, box: Box, size: tuple[int, int], interpolation: str) -> Box:
-    """The pixels that ``resample`` reads to make ``box``; at least one."""
+    """Return the box of the pixels that ``resample`` reads to make ``box``; at least one pixel."""
     top, left, height, width = box
     a, b, c, d, e, f = matrix
     corners = [
@@ -104,9 +104,9 @@ def fetched_box(matrix: Affine, box: Box, size: tuple[int, int], interpolation: 
 def fetch(
     window: Window, from_x: Grid, from_y: Grid, interpolation: str, outside: Mask | None = None
 ) -> Frames:
-    """The pixels at (N,) coordinates in the picture: (T, 1, N, 3) uint8.
+    """Return the pixels at (N,) coordinates of the frame: (T, 1, N, 3) uint8.
 
-    Those ``outside`` are the window's ``fill``; without it, what is outside gives anything.
+    Those in ``outside`` are the window's ``fill``; without it, pixels outside are undefined.
     """
     _, _, height, width = window.box
     count = max(1, _PIXELS_AT_ONCE // (height * width))
@@ -120,24 +120,24 @@ def fetch(
 def _fetch_portion(
     window: Window, from_x: Grid, from_y: Grid, interpolation: str, outside: Mask | None
 ) -> Frames:
-    """``fetch`` for some of the frames: all of their pixels are held as floats."""
+    """``fetch`` for some of the frames: all of their pixels are in memory as floats."""
     table = torch.from_numpy(_pixel_by_pixel(window.pixels)).float()
     pixels = np.empty((len(from_x), table.shape[1]), dtype=np.uint8)
     for start in range(0, len(from_x), _FETCHED_AT_ONCE):
         some = slice(start, start + _FETCHED_AT_ONCE)
         neighbours, weights = _neighbours(window, from_x[some], from_y[some], interpolation)
-        # A weighted sum of a few rows of a table: what embedding_bag does, and does quickly.
+        # embedding_bag computes a weighted sum of a few rows of a table, and is fast.
         fetched = F.embedding_bag(neighbours, table, mode="sum", per_sample_weights=weights)
         pixels[some] = fetched.add_(_JUST_BELOW).clamp_(0, 255).numpy()
     if outside is not None:
-        pixels[outside] = (*window.fill, 0) * len(window.pixels)  # the fourth byte is anything
+        pixels[outside] = (*window.fill, 0) * len(window.pixels)  # the fourth byte is not used
     return _frame_by_frame(pixels)
 
 
 def _neighbours(
     window: Window, from_x: Grid, from_y: Grid, interpolation: str
 ) -> tuple[Tensor, Tensor]:
-    """The pixels of the window that each coordinate is made of, and their weights: (N, taps)."""
+    """Return the pixels of the window for each coordinate, and their weights: (N, taps)."""
     top, left, height, width = window.box
     columns = _taps(from_x, window.size[1], left, width, interpolation)
     rows = _taps(from_y, window.size[0], top, height, interpolation)
@@ -154,7 +154,7 @@ def _neighbours(
 
 
 def _pixel_by_pixel(frames: Frames) -> npt.NDArray[np.uint8]:
-    """(T, H, W, 3) -> (H*W, T*4); the fourth byte of each pixel is anything."""
+    """(T, H, W, 3) -> (H*W, T*4); the fourth byte of each pixel is not used."""
     num_frames, height, width, _ = frames.shape
     memory = np.empty(frames.size + 1, dtype=np.uint8)  # the last pixel has a fourth byte, too
     memory[:-1].reshape(frames.shape)[:] = frames
@@ -178,9 +178,9 @@ def _frame_by_frame(pixels: npt.NDArray[np.uint8]) -> Frames:
 def _taps(
     positions: Grid, size: int, start: int, count: int, interpolation: str
 ) -> list[tuple[npt.NDArray[np.int32], Weights]]:
-    """The neighbours of each position along an axis, counted from ``start``, and their weights.
+    """Return the neighbours of positions along an axis, counted from ``start``, and their weights.
 
-    A neighbour that has no weight anywhere is left out: a shear moves along one axis only.
+    A neighbour without weight everywhere is left out: a shear moves along one axis only.
     """
     first = np.floor(positions - 0.5)
     before, kernel = KERNELS[interpolation]
@@ -193,10 +193,6 @@ def _taps(
     ]
 
 
-def _linear_weights(d: Weights) -> list[Weights]:
-    return [1 - d, d]
-
-
 def _cubic_weights(d: Weights) -> list[Weights]:
     """The cubic kernel with a = -1 that PIL uses to transform (its resize has a = -1/2)."""
     square, cube = d * d, d * d * d
@@ -205,6 +201,6 @@ def _cubic_weights(d: Weights) -> list[Weights]:
 
 # interpolation -> the first neighbour, counted from the floor, and the weights of all
 KERNELS: dict[str, tuple[int, Callable[[Weights], list[Weights]]]] = {
-    "bilinear": (0, _linear_weights),
+    "bilinear": (0, lambda d: [1 - d, d]),
     "bicubic": (-1, _cubic_weights),
 }

@@ -1,9 +1,4 @@
-"""Crop boxes and resizing of frames.
-
-clip           bilinear without antialiasing, as PySlowFast resizes the frames of videos
-image          bicubic with antialiasing: what Pillow, and so torchvision and timm, do to images
-whole image    the same, to a square: all of the picture, not in proportion
-"""
+"""Crops of training views: what is drawn, and how a crop becomes a square view."""
 
 from __future__ import annotations
 
@@ -12,14 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
-from slowfast_mvit.data.views.affine import Box, Window
-from slowfast_mvit.data.views.operations import Affine, Frames
+from slowfast_mvit.data.views.affine import Window
+from slowfast_mvit.data.views.operations import Affine
+from slowfast_mvit.data.views.pixels import Box, Frames, part_of, resize_frames, short_side_at
 from slowfast_mvit.randomness import Draws, whole_number
 
 _CROP_TRIES = 10
@@ -27,20 +18,20 @@ _CROP_TRIES = 10
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of a picture that becomes a square view.
+    """A part of a frame that becomes a square view.
 
     Attributes:
-        size: height and width that the picture is resized to first.
-        box: the part of the resized picture; it is resized to the view.
-        resizing: how that is done: "clip" or "image". An image is cut in the size that it has.
+        size: height and width to which the frame is resized first.
+        box: the part of the resized frame; it is resized to the view.
+        resizing: of the part: "clip" or "image". An image is cut without resizing it first.
     """
 
     size: tuple[int, int]
     box: Box
     resizing: str = "clip"
 
-    def to_picture(self, size: tuple[int, int], side: int, *, mirrored: bool = False) -> Affine:
-        """The map from a pixel of the view to the picture of ``size`` that is cut."""
+    def to_frame(self, size: tuple[int, int], side: int, *, mirrored: bool = False) -> Affine:
+        """Return the map from a pixel of the view to the frame of ``size`` that is cut."""
         top, left, height, width = self.box
         scale_x, scale_y = size[1] / self.size[1], size[0] / self.size[0]
         a, c = width / side * scale_x, left * scale_x
@@ -49,7 +40,7 @@ class Cut:
         return (a, 0.0, c, 0.0, height / side * scale_y, top * scale_y)
 
     def source_box(self, size: tuple[int, int]) -> Box:
-        """The pixels of the picture of ``size`` that the view is made of."""
+        """Return the pixels of the frame of ``size`` from which the view is made."""
         if self.size == size:
             return self.box
         spans = []
@@ -63,50 +54,31 @@ class Cut:
 
 
 def cut_out(window: Window, cut: Cut, side: int) -> Frames:
-    """The view (T, side, side, 3) uint8 of a window that holds at least ``cut.source_box``."""
+    """Return the view (T, side, side, 3) uint8 of a window that contains ``cut.source_box``."""
     pixels, box = window.pixels, cut.box
     if cut.size != window.size:
-        pixels = _as_clip(_in_its_picture(window), cut.size)
+        pixels = resize_frames(_whole_frames(window), cut.size, "clip")
     else:
         box = (box[0] - window.box[0], box[1] - window.box[1], *box[2:])
-    top, left, height, width = box
-    part = pixels[:, top : top + height, left : left + width]
-    return (_as_clip if cut.resizing == "clip" else _as_image)(part, (side, side))
+    return resize_frames(part_of(pixels, box), (side, side), cut.resizing)
 
 
-def _in_its_picture(window: Window) -> Frames:
-    """Whole frames that hold the window's pixels in their place, and anything elsewhere.
+def _whole_frames(window: Window) -> Frames:
+    """Return whole frames with the window's pixels in their place, and any values elsewhere.
 
-    The resizing of whole frames cannot be asked for a part with the same roundings.
+    The resizing of whole frames cannot produce a part alone with the same roundings.
     """
     if window.pixels.shape[1:3] == window.size:
         return window.pixels
-    top, left, height, width = window.box
     frames = np.empty((len(window.pixels), *window.size, 3), dtype=np.uint8)
-    frames[:, top : top + height, left : left + width] = window.pixels
+    part_of(frames, window.box)[:] = window.pixels
     return frames
-
-
-def _as_clip(frames: Frames, size: tuple[int, int]) -> Frames:
-    if frames.shape[1:3] == size:
-        return frames
-    clip = resize(torch.from_numpy(frames).permute(0, 3, 1, 2), list(size))
-    resized: Frames = clip.permute(0, 2, 3, 1).numpy()
-    return resized
-
-
-def _as_image(frames: Frames, size: tuple[int, int]) -> Frames:
-    if frames.shape[1:3] == size:
-        return frames
-    pictures = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
-    resized = [picture.resize(size[::-1], Image.Resampling.BICUBIC) for picture in pictures]
-    return np.stack([np.asarray(picture) for picture in resized])
 
 
 def draw_random_cut(
     size: tuple[int, int], side: int, scales_px: tuple[int, int], inverse: bool, rng: Draws
 ) -> Cut:
-    """A square anywhere in the picture, once its short side is resized to a drawn length.
+    """Draw a square anywhere in the frame, once its short side is resized to a drawn length.
 
     As in PySlowFast never at the very end of an axis.
     """
@@ -123,12 +95,12 @@ def draw_resized_cut(
     rng: Draws,
     resizing: str = "clip",
 ) -> Cut:
-    """A random part of the picture, to be resized to a square (the crop of Inception)."""
+    """Draw a random part of the frame, to be resized to a square (the crop of Inception)."""
     return Cut(size, draw_crop(*size, area_range, aspect_range, rng), resizing)
 
 
 def draw_short_side(scales_px: tuple[int, int], inverse: bool, rng: Draws) -> int:
-    """A short side from the least to the greatest of ``scales_px``."""
+    """Draw a short side from the least to the greatest of ``scales_px``."""
     least, greatest = scales_px
     if inverse:
         return round(1.0 / rng.uniform(1.0 / greatest, 1.0 / least))
@@ -142,7 +114,7 @@ def draw_crop(
     aspect_range: Sequence[float],
     rng: Draws,
 ) -> Box:
-    """A box of a random share of the area and a random aspect ratio, uniform in its logarithm.
+    """Draw a box of a random share of the area and a log-uniform random aspect ratio.
 
     After ten boxes that do not fit: the largest in the centre within ``aspect_range``.
     """
@@ -158,56 +130,3 @@ def draw_crop(
     box_height = min(height, round(width / least))
     box_width = min(width, round(height * greatest))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
-
-
-def crop_boxes(
-    height: int, width: int, side: int, num_crops: int, *, resizing: str = "clip"
-) -> list[tuple[int, int]]:
-    """(top, left) of each crop; the centre is rounded up, for images half to even as torchvision
-    does."""
-    rounded = math.ceil if resizing == "clip" else round
-    top, left = rounded((height - side) / 2), rounded((width - side) / 2)
-    if num_crops == 1:
-        return [(top, left)]
-    if height > width:
-        return [(0, left), (top, left), (height - side, left)]
-    return [(top, 0), (top, left), (top, width - side)]
-
-
-def short_side_at(size: tuple[int, int], short_px: int) -> tuple[int, int]:
-    """Height and width with the shorter side at ``short_px``; the longer in proportion, floored."""
-    height, width = size
-    if min(height, width) == short_px:
-        return size
-    if width < height:
-        return math.floor(height / width * short_px), short_px
-    return short_px, math.floor(width / height * short_px)
-
-
-def resize_pictures(frames: Tensor, scale_px: int, resizing: str) -> Tensor:
-    """Pictures as a test scales them: (T, H, W, 3) uint8 -> (T, 3, H', W') uint8.
-
-    Args:
-        frames: of one video, or an image.
-        scale_px: of the shorter side; of both sides of a "whole image".
-        resizing: one of ``structures.RESIZINGS``.
-    """
-    if resizing == "clip":
-        return resize_short_side(frames.permute(0, 3, 1, 2), scale_px)
-    size = (scale_px, scale_px)
-    if resizing == "image":
-        size = short_side_at((frames.shape[1], frames.shape[2]), scale_px)
-    return torch.from_numpy(_as_image(frames.numpy(), size)).permute(0, 3, 1, 2)
-
-
-def resize_short_side(clip: Tensor, short_px: int) -> Tensor:
-    """(T, 3, H, W) with the shorter side at ``short_px``."""
-    size = short_side_at((clip.shape[-2], clip.shape[-1]), short_px)
-    return clip if clip.shape[-2:] == size else resize(clip, list(size))
-
-
-def resize(clip: Tensor, size: list[int]) -> Tensor:
-    """(T, 3, H, W) uint8 at another height and width."""
-    bilinear = InterpolationMode.BILINEAR
-    resized: Tensor = F.resize(clip, size, interpolation=bilinear, antialias=False)
-    return resized

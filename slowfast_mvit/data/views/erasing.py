@@ -7,19 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data.views.affine import Box
+from slowfast_mvit.data.views.pixels import Box
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import Draws, whole_number
 
 _ERASE_TRIES = 100
-_ERASE_AREA = (0.02, 1 / 3)  # of the picture
+_ERASE_AREA = (0.02, 1 / 3)  # of the frame
 _ERASE_ASPECT = (0.3, 1 / 0.3)
 
 
 def random_erase(
     clips: Tensor, rng: Draws, *, prob: float, mode: str = "pixel", max_count: int = 1
 ) -> Tensor:
-    """Overwrite boxes of normalised clips; each clip has its own, the same in all of its frames.
+    """Overwrite boxes of normalised clips: drawn for each clip, the same in all of its frames.
 
     Args:
         clips: (N, 3, T, H, W) float, normalised.

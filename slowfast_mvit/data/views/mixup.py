@@ -34,7 +34,7 @@ def mix(
     switch_prob: float = 0.5,
     label_smoothing: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
-    """Mix the clips of a batch and make their soft targets.
+    """Mix the clips of a batch and their targets.
 
     Args:
         clips: (N, 3, T, H, W) float.
@@ -48,9 +48,9 @@ def mix(
         label_smoothing: share of a target that is spread over all classes, 0 to 1.
 
     Returns:
-        The clips (N, 3, T, H, W), new ones if they were mixed, and the targets (N, K) in the
-        format of the clips, float32 at least, each of which sums to 1. A batch of one clip has no
-        partner: it keeps its pixels.
+        The clips (N, 3, T, H, W), new ones if they were mixed, and the targets (N, K) in the dtype
+        of the clips, at least float32; each row sums to 1. The pixels of a batch of one clip, which
+        has no partner, are unchanged.
     """
     dtype = torch.promote_types(clips.dtype, torch.float32)
     targets = smooth(labels, num_classes, label_smoothing, dtype=dtype)
@@ -87,7 +87,7 @@ def _warn_of_lone_clip() -> None:
 def _draw_share(
     rng: Draws, alpha: float, cutmix_alpha: float, prob: float, switch_prob: float
 ) -> tuple[float, bool]:
-    """The share a clip keeps of itself, and whether the rest is cut in; in PySlowFast's order."""
+    """Draw the share of the clip itself, and whether by CutMix; in PySlowFast's order."""
     if not rng.random() < prob or alpha <= 0 >= cutmix_alpha:
         return 1.0, False
     if alpha > 0 and cutmix_alpha > 0:
@@ -99,7 +99,7 @@ def _draw_share(
 
 
 def _draw_box(height: int, width: int, share: float, rng: Draws) -> Box:
-    """A box of the picture's own shape round a uniform point, cut off at the edges."""
+    """Draw a box of the aspect ratio of the frame around a uniform point, cut off at the edges."""
     side = np.sqrt(1.0 - share)
     box_height, box_width = int(height * side), int(width * side)
     y, x = whole_number(rng, 0, height), whole_number(rng, 0, width)

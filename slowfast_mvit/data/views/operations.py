@@ -1,6 +1,6 @@
 """RandAugment's operations on pixels: PIL's arithmetic, on all frames of a clip.
 
-Each operation is of one kind, and the kind says which pixels it reads to make one:
+Each operation is of one kind, by the pixels that it reads to make one:
 
     Levels       the pixel itself: a table of the 256 levels
     FrameLevels  the same, but the table depends on all pixels of the frame
@@ -8,8 +8,8 @@ Each operation is of one kind, and the kind says which pixels it reads to make o
     Sharpness    the pixel and the eight around it
     Geometry     pixels elsewhere: an affine map
 
-Frames are (T, H, W, 3) uint8 RGB. All frames of a clip get the same operation; tables that depend
-on a frame are made for each frame.
+Frames are (T, H, W, 3) uint8 RGB. One operation is applied to all frames of a clip alike; tables
+that depend on a frame are made for each frame.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Frames = npt.NDArray[np.uint8]  # (T, H, W, 3)
+from slowfast_mvit.data.views.pixels import Frames
+
 Tables = npt.NDArray[np.uint8]  # (T or 1, 3 or 1, 256): for each frame or all, channel or all
 
-# pixel (x, y) -> where it comes from: (a x + b y + c, d x + e y + f), in pixels from the corner
+# pixel (x, y) -> its source (a x + b y + c, d x + e y + f), in pixels from the corner
 Affine = tuple[float, float, float, float, float, float]
 
 _LEVELS = np.arange(256)
@@ -34,16 +35,20 @@ _LEVELS = np.arange(256)
 
 @dataclass(frozen=True)
 class Levels:
-    """A table of levels made from the argument."""
+    """The new levels (256,) made from the argument."""
 
-    tables: Callable[[float], Tables]
+    levels: Callable[[float], npt.NDArray]
+
+    def tables(self, argument: float) -> Tables:
+        """Return one table for all frames and channels."""
+        return _as_levels(self.levels(argument)[None, None])
 
 
 @dataclass(frozen=True)
 class FrameLevels:
-    """A table of levels made from whole frames, the argument, and how many pixels each stands for.
+    """Tables of levels made from whole frames, the argument, and the weight of a pixel.
 
-    It is 1 where the frames are whole, and more where they are a coarse copy.
+    The weight is 1 where the frames are whole, and more where they are a coarse copy.
     """
 
     tables: Callable[[Frames, float, int], Tables]
@@ -56,12 +61,12 @@ class Colour:
 
 @dataclass(frozen=True)
 class Sharpness:
-    """Away from a smoothed picture (argument above 1) or towards it."""
+    """Away from a smoothed frame (argument above 1) or towards it."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The affine map made from the argument, and the width and height of the picture."""
+    """The affine map made from the argument, and the width and height of the frame."""
 
     matrix: Callable[[float, int, int], Affine]
 
@@ -70,7 +75,7 @@ Kind = Levels | FrameLevels | Colour | Sharpness | Geometry
 
 
 class Step(NamedTuple):
-    """An operation that was drawn: a row of ``KINDS``, and its argument in its own unit."""
+    """A drawn operation: a row of ``KINDS``, and its argument in the unit of the operation."""
 
     name: str
     argument: float
@@ -79,27 +84,15 @@ class Step(NamedTuple):
 # Tables of levels
 
 
-def _invert(argument: float) -> Tables:
-    return _one_table(255 - _LEVELS)
+def _posterize(bits: float) -> npt.NDArray:
+    return _LEVELS & (256 - (1 << (8 - int(bits)))) if bits > 0 else 0 * _LEVELS
 
 
-def _posterize(bits: float) -> Tables:
-    return _one_table(_LEVELS & (256 - (1 << (8 - int(bits)))) if bits > 0 else 0 * _LEVELS)
+def _solarize_add(added: float) -> npt.NDArray:
+    return np.where(_LEVELS < 128, np.minimum(_LEVELS + int(added), 255), _LEVELS)
 
 
-def _solarize(threshold: float) -> Tables:
-    return _one_table(np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS))
-
-
-def _solarize_add(added: float) -> Tables:
-    return _one_table(np.where(_LEVELS < 128, np.minimum(_LEVELS + int(added), 255), _LEVELS))
-
-
-def _brightness(factor: float) -> Tables:
-    return _away_from(np.zeros(1), factor)
-
-
-def _auto_contrast(frames: Frames, argument: float, stands_for: int) -> Tables:
+def _auto_contrast(frames: Frames, argument: float, weight: int) -> Tables:
     """Stretch each channel to 0 to 255."""
     num_frames, height, width, _ = frames.shape
     rows = frames.reshape(num_frames, height, width * 3)
@@ -109,10 +102,10 @@ def _auto_contrast(frames: Frames, argument: float, stands_for: int) -> Tables:
     return _as_levels(np.where(high > low, _LEVELS * scale - low * scale, _LEVELS))
 
 
-def _equalize(frames: Frames, argument: float, stands_for: int) -> Tables:
+def _equalize(frames: Frames, argument: float, weight: int) -> Tables:
     """A flat histogram for each channel."""
     counts = np.array([Image.fromarray(frame).histogram() for frame in frames])
-    counts = stands_for * counts.reshape(len(frames), 3, 256)
+    counts = weight * counts.reshape(len(frames), 3, 256)
     greatest = 255 - (counts[..., ::-1] > 0).argmax(axis=-1, keepdims=True)
     num_pixels = counts.sum(axis=-1, keepdims=True)
     step = (num_pixels - np.take_along_axis(counts, greatest, axis=-1)) // 255
@@ -121,7 +114,7 @@ def _equalize(frames: Frames, argument: float, stands_for: int) -> Tables:
     return _as_levels(np.where(step == 0, _LEVELS, tables))
 
 
-def _contrast(frames: Frames, factor: float, stands_for: int) -> Tables:
+def _contrast(frames: Frames, factor: float, weight: int) -> Tables:
     """Away from the mean grey of each frame, or towards it."""
     num_pixels = frames[0, ..., 0].size
     greys = [np.asarray(Image.fromarray(frame).convert("L")) for frame in frames]
@@ -130,13 +123,9 @@ def _contrast(frames: Frames, factor: float, stands_for: int) -> Tables:
 
 
 def _away_from(levels: npt.NDArray[np.float64], factor: float) -> Tables:
-    """Tables (T, 1, 256) that blend with one level for each frame; in floats of 32 bits, as PIL."""
+    """Return tables (T, 1, 256) that blend with one level for each frame; in float32, as PIL."""
     start = levels.astype(np.float32)[:, None, None]
     return _as_levels(start + np.float32(factor) * (_LEVELS.astype(np.float32) - start))
-
-
-def _one_table(levels: npt.NDArray) -> Tables:
-    return _as_levels(levels[None, None])
 
 
 def _as_levels(values: npt.NDArray) -> Tables:
@@ -146,7 +135,7 @@ def _as_levels(values: npt.NDArray) -> Tables:
 def look_up(frames: Frames, tables: Tables, out: Frames) -> Frames:
     """Replace each level by its entry; ``out`` may be ``frames``. Returns ``out``.
 
-    ``bytes.translate`` is the quickest look-up here: a fifth of the time of numpy's indexing.
+    ``bytes.translate`` is the fastest look-up here: a fifth of the time of numpy's indexing.
     """
     plane_by_plane = frames.strides[3] > 1  # (3, T, H, W) in memory
     for number, frame in enumerate(frames):
@@ -207,7 +196,7 @@ def _smoothed_inside(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _blend(
     start: npt.NDArray[np.uint8], end: npt.NDArray[np.uint8], factor: float
 ) -> npt.NDArray[np.uint8]:
-    """start + factor * (end - start) of two frames, by PIL; it takes bytes as they lie."""
+    """start + factor * (end - start) of two frames, by PIL, byte by byte."""
     first, second = (
         Image.fromarray(np.ascontiguousarray(frame).reshape(len(frame), -1))
         for frame in (start, end)
@@ -220,7 +209,7 @@ def _blend(
 
 
 def _rotate(degrees: float, width: int, height: int) -> Affine:
-    """Turn the picture anticlockwise round its centre."""
+    """Rotate the frame anticlockwise round its centre."""
     angle = -math.radians(degrees)
     cosine, sine = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
@@ -228,40 +217,26 @@ def _rotate(degrees: float, width: int, height: int) -> Affine:
     return (cosine, sine, shift_x, -sine, cosine, shift_y)
 
 
-def _shear_x(factor: float, width: int, height: int) -> Affine:
-    """Shift each row by ``factor`` times its distance from the top."""
-    return (1.0, factor, 0.0, 0.0, 1.0, 0.0)
-
-
-def _shear_y(factor: float, width: int, height: int) -> Affine:
-    """Shift each column by ``factor`` times its distance from the left."""
-    return (1.0, 0.0, 0.0, factor, 1.0, 0.0)
-
-
-def _translate_x(share: float, width: int, height: int) -> Affine:
-    """Shift the picture to the left by a share of its width."""
-    return (1.0, 0.0, share * width, 0.0, 1.0, 0.0)
-
-
-def _translate_y(share: float, width: int, height: int) -> Affine:
-    """Shift the picture upwards by a share of its height."""
-    return (1.0, 0.0, 0.0, 0.0, 1.0, share * height)
-
-
+# ShearX shifts each row by its argument times the distance from the top, and ShearY each column by
+# that from the left. The translations shift to the left and upwards, by a share of the size.
 KINDS: dict[str, Kind] = {
     "AutoContrast": FrameLevels(_auto_contrast),
     "Equalize": FrameLevels(_equalize),
-    "Invert": Levels(_invert),
+    "Invert": Levels(lambda _: 255 - _LEVELS),
     "Rotate": Geometry(_rotate),
     "Posterize": Levels(_posterize),
-    "Solarize": Levels(_solarize),
+    "Solarize": Levels(lambda threshold: np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS)),
     "SolarizeAdd": Levels(_solarize_add),
     "Color": Colour(),
     "Contrast": FrameLevels(_contrast),
-    "Brightness": Levels(_brightness),
+    "Brightness": Levels(lambda factor: np.float32(factor) * _LEVELS.astype(np.float32)),
     "Sharpness": Sharpness(),
-    "ShearX": Geometry(_shear_x),
-    "ShearY": Geometry(_shear_y),
-    "TranslateXRel": Geometry(_translate_x),
-    "TranslateYRel": Geometry(_translate_y),
+    "ShearX": Geometry(lambda factor, width, height: (1.0, factor, 0.0, 0.0, 1.0, 0.0)),
+    "ShearY": Geometry(lambda factor, width, height: (1.0, 0.0, 0.0, factor, 1.0, 0.0)),
+    "TranslateXRel": Geometry(
+        lambda share, width, height: (1.0, 0.0, share * width, 0.0, 1.0, 0.0)
+    ),
+    "TranslateYRel": Geometry(
+        lambda share, width, height: (1.0, 0.0, 0.0, 0.0, 1.0, share * height)
+    ),
 }

@@ -1,11 +1,11 @@
-"""RandAugment (https://arxiv.org/abs/1909.13719): what a specification says, and what is drawn.
+"""RandAugment (https://arxiv.org/abs/1909.13719): specifications and draws.
 
-A specification such as ``rand-m7-n4-mstd0.5-inc1`` reads: 4 operations, drawn anew with repeats for
-each clip; each is done with probability 1/2, at a strength drawn around 7 of 10 with standard
+A specification such as ``rand-m7-n4-mstd0.5-inc1`` means: 4 operations, drawn for each clip with
+repeats; each is applied with probability 1/2, at a strength drawn around 7 of 10 with standard
 deviation 0.5; ``inc``: strength grows with the number for every operation. With ``w0``, the
 operations are drawn without repeats and the geometric ones more often.
 
-What the operations do to pixels is in ``operations``; ``exact`` and ``fused`` do them.
+The pixel arithmetic is in ``operations``; ``exact`` and ``fused`` apply it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RandAugment:
         magnitude_std: standard deviation of the strength.
         increasing: whether every operation grows with its strength; if not, posterize, solarize
             and the enhancements keep the older scales.
-        weighted: whether operations are drawn by ``WEIGHTS`` and without repeats.
+        weighted: whether operations are drawn by their weights and without repeats.
     """
 
     num_ops: int = 2
@@ -43,23 +43,21 @@ class RandAugment:
     weighted: bool = False
 
     def draw(self, rng: Draws) -> tuple[Step, ...]:
-        """The operations to do to a clip, one after another."""
+        """Draw the operations for a clip, in order."""
         steps = []
         for name in self._draw_names(rng):
             if rng.random() < _APPLY_PROB:
                 strength = float(rng.normal(self.magnitude, self.magnitude_std))
                 level = min(max(strength, 0.0), MAX_LEVEL) / MAX_LEVEL
-                steps.append(Step(name, ARGUMENTS[name](level, self.increasing, rng)))
+                steps.append(Step(name, OPERATIONS[name][0](level, self.increasing, rng)))
         return tuple(steps)
 
     def _draw_names(self, rng: Draws) -> list[str]:
-        names = list(ARGUMENTS)
+        names = list(OPERATIONS)
         if self.weighted:
-            weights = [WEIGHTS[name] / 1000 for name in names]
-            return [
-                names[number]
-                for number in rng.choice(len(names), self.num_ops, replace=False, p=weights)
-            ]
+            weights = [weight / 1000 for _, weight in OPERATIONS.values()]
+            numbers = rng.choice(len(names), self.num_ops, replace=False, p=weights)
+            return [names[number] for number in numbers]
         return [names[whole_number(rng, 0, len(names))] for _ in range(self.num_ops)]
 
 
@@ -88,7 +86,7 @@ def parse_randaugment(spec: str) -> RandAugment:
         raise ConfigError(f"AUG.AA_TYPE {spec!r}: the strength m must be from 0 to 10")
     if int(whole[1]) > 0:
         raise ConfigError(f"AUG.AA_TYPE {spec!r}: there is one table of weights, w0")
-    num_weighted = sum(weight > 0 for weight in WEIGHTS.values())
+    num_weighted = sum(weight > 0 for _, weight in OPERATIONS.values())
     if "w" in settings and num_ops > num_weighted:
         raise ConfigError(
             f"AUG.AA_TYPE {spec!r}: w0 draws without repeats, from {num_weighted} operations; "
@@ -108,7 +106,7 @@ def parse_randaugment(spec: str) -> RandAugment:
 Argument = Callable[[float, bool, Draws], float]
 
 
-def _nothing(level: float, increasing: bool, rng: Draws) -> float:
+def _none(level: float, increasing: bool, rng: Draws) -> float:
     return 0.0
 
 
@@ -120,7 +118,7 @@ def _either_sign(value: float, rng: Draws) -> float:
     return -value if rng.random() > 0.5 else value
 
 
-def _kept_bits(level: float, increasing: bool, rng: Draws) -> float:
+def _num_bits(level: float, increasing: bool, rng: Draws) -> float:
     bits = int(level * 4)
     return 4 - bits if increasing else bits
 
@@ -130,48 +128,26 @@ def _threshold(level: float, increasing: bool, rng: Draws) -> float:
     return 256 - threshold if increasing else threshold
 
 
-def _added(level: float, increasing: bool, rng: Draws) -> float:
-    return int(level * 110)
-
-
 def _factor(level: float, increasing: bool, rng: Draws) -> float:
     return 1.0 + _either_sign(level * 0.9, rng) if increasing else level * 1.8 + 0.1
 
 
-# The operations, in the order that the draws number them
-ARGUMENTS: dict[str, Argument] = {
-    "AutoContrast": _nothing,
-    "Equalize": _nothing,
-    "Invert": _nothing,
-    "Rotate": _signed(30.0),  # degrees
-    "Posterize": _kept_bits,
-    "Solarize": _threshold,
-    "SolarizeAdd": _added,
-    "Color": _factor,
-    "Contrast": _factor,
-    "Brightness": _factor,
-    "Sharpness": _factor,
-    "ShearX": _signed(0.3),
-    "ShearY": _signed(0.3),
-    "TranslateXRel": _signed(0.45),  # of the width
-    "TranslateYRel": _signed(0.45),  # of the height
-}
-
-# w0: how often each is drawn, in thousandths
-WEIGHTS: dict[str, int] = {
-    "AutoContrast": 25,
-    "Equalize": 5,
-    "Invert": 0,
-    "Rotate": 300,
-    "Posterize": 0,
-    "Solarize": 5,
-    "SolarizeAdd": 5,
-    "Color": 25,
-    "Contrast": 5,
-    "Brightness": 5,
-    "Sharpness": 25,
-    "ShearX": 200,
-    "ShearY": 200,
-    "TranslateXRel": 100,
-    "TranslateYRel": 100,
+# The operations, in the order that the draws number them: the argument, and the weight of "w0", in
+# thousandths.
+OPERATIONS: dict[str, tuple[Argument, int]] = {
+    "AutoContrast": (_none, 25),
+    "Equalize": (_none, 5),
+    "Invert": (_none, 0),
+    "Rotate": (_signed(30.0), 300),  # degrees
+    "Posterize": (_num_bits, 0),
+    "Solarize": (_threshold, 5),
+    "SolarizeAdd": (lambda level, increasing, rng: int(level * 110), 5),
+    "Color": (_factor, 25),
+    "Contrast": (_factor, 5),
+    "Brightness": (_factor, 5),
+    "Sharpness": (_factor, 25),
+    "ShearX": (_signed(0.3), 200),
+    "ShearY": (_signed(0.3), 200),
+    "TranslateXRel": (_signed(0.45), 100),  # of the width
+    "TranslateYRel": (_signed(0.45), 100),  # of the height
 }

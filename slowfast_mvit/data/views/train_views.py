@@ -1,50 +1,41 @@
-"""From frames to views: augmenting, resizing, cropping and flipping of uint8 clips; then, on the
-device, normalisation.
+"""Training views: RandAugment, random crop, flip and colour jitter of uint8 clips.
 
-    train view    (RandAugment) -> random resized crop, or short-side jitter + random crop -> flip
-    test views    short side to ``scale_px`` -> 1 or 3 crops
-    on the device normalise -> random_erase -> (mixup)
+    view            (RandAugment) -> random resized crop, or short-side jitter + random crop -> flip
+                    -> (colour jitter, where there is no RandAugment)
+    on the device   normalise -> random_erase -> (mixup)
 
 All frames of a clip are treated alike.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from slowfast_mvit.data.views import exact, fused
 from slowfast_mvit.data.views.affine import GREY, KERNELS, Window
-from slowfast_mvit.data.views.colour_jitter import ColourJitter
-from slowfast_mvit.data.views.crops import (
-    Cut,
-    crop_boxes,
-    cut_out,
-    draw_random_cut,
-    draw_resized_cut,
-    resize_pictures,
-)
-from slowfast_mvit.data.views.operations import Frames, Step
+from slowfast_mvit.data.views.crops import Cut, cut_out, draw_random_cut, draw_resized_cut
+from slowfast_mvit.data.views.operations import Step
+from slowfast_mvit.data.views.pixels import Frames, by_frame
 from slowfast_mvit.data.views.randaugment import RandAugment, parse_randaugment
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import Draws
-from slowfast_mvit.structures import ViewPlan
 
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """All that is drawn for one training view.
+    """All draws of one training view.
 
     Attributes:
         steps: the operations of RandAugment.
         cut: the crop.
         flip: whether the view is mirrored.
-        fill: the colour that RandAugment lets in from outside the picture: not drawn.
+        fill: the colour of RandAugment outside the frame: not drawn.
     """
 
     steps: tuple[Step, ...]
@@ -55,7 +46,7 @@ class ViewDraws:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Makes one random training view of a clip.
+    """One random training view of a clip.
 
     Args:
         crop_px: S, side of the view.
@@ -67,12 +58,12 @@ class TrainTransform:
         flip: mirror half of the views.
         randaugment: such as "rand-m7-n4-mstd0.5-inc1"; "" for none.
         interpolation: of RandAugment's geometric operations: "bilinear" or "bicubic".
-        method: how RandAugment, crop and flip are worked out, a row of ``METHODS``. What is drawn
-            does not depend on it.
+        method: how RandAugment, crop and flip are computed, a row of ``METHODS``. The draws do
+            not depend on it.
         colour_jitter: spread of brightness, contrast and saturation where there is no RandAugment;
             0 for none.
-        resizing: "clip", or "image" (see ``crops.py``): this needs ``area_range``.
-        fill: R, G and B, 0 to 255, that RandAugment lets in from outside the picture.
+        resizing: "clip", or "image" (see ``pixels.py``): this needs ``area_range``.
+        fill: R, G and B, 0 to 255, of RandAugment outside the frame.
 
     Raises:
         ConfigError: when these cannot be met.
@@ -99,7 +90,7 @@ class TrainTransform:
             object.__setattr__(self, "_augment", parse_randaugment(self.randaugment))
 
     def __call__(self, frames: Tensor, rng: Draws, out: Tensor | None = None) -> Tensor:
-        """One view.
+        """Make one view.
 
         Args:
             frames: (T, H, W, 3) uint8 RGB.
@@ -107,19 +98,19 @@ class TrainTransform:
             out: (3, T, S, S) uint8, contiguous, to write the view to; made where None.
 
         Returns:
-            (3, T, S, S) uint8 RGB, ``out`` where given.
+            (3, T, S, S) uint8 RGB, ``out`` unless it was None.
         """
         draws = self.draw((frames.shape[1], frames.shape[2]), rng)
         if out is None:
             side = self.crop_px
             out = torch.empty((3, len(frames), side, side), dtype=torch.uint8)
-        METHODS[self.method](frames.contiguous().numpy(), draws, self.interpolation, _by_frame(out))
+        METHODS[self.method](frames.contiguous().numpy(), draws, self.interpolation, by_frame(out))
         if self.colour_jitter and self._augment is None:
-            ColourJitter(self.colour_jitter).draw(rng).apply_to(out)
+            adjust(out, draw_adjustments(self.colour_jitter, rng))
         return out
 
     def draw(self, size: tuple[int, int], rng: Draws) -> ViewDraws:
-        """Return what is done to frames of this height and width."""
+        """Draw the view of frames of this height and width."""
         steps = self._augment.draw(rng) if self._augment else ()
         if self.area_range:
             cut = draw_resized_cut(size, self.area_range, self.aspect_range, rng, self.resizing)
@@ -149,13 +140,13 @@ def _crop_first(frames: Frames, draws: ViewDraws, interpolation: str, view: Fram
 
 def _fused(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames) -> None:
     """All that moves pixels in one bilinear sampling, then the rest on the view."""
-    size, side, means = frames.shape[1:3], view.shape[1], fused.best_means()
-    to_picture = draws.cut.to_picture(size, side, mirrored=draws.flip)
+    size, side, backend = frames.shape[1:3], view.shape[1], fused.best_backend()
+    to_frame = draws.cut.to_frame(size, side, mirrored=draws.flip)
     if fused.has_geometry(draws.steps) or draws.cut.size != size:
-        pixels = fused.sample(frames, draws.steps, to_picture, side, means)
+        pixels = fused.sample(frames, draws.steps, to_frame, side, backend)
     else:
         pixels = _cut_from_all(frames, draws, side)
-    fused.finish(pixels, frames, draws.steps, to_picture, view, means)
+    fused.finish(pixels, frames, draws.steps, to_frame, view, backend)
 
 
 METHODS: dict[str, Callable[[Frames, ViewDraws, str, Frames], None]] = {
@@ -166,16 +157,10 @@ METHODS: dict[str, Callable[[Frames, ViewDraws, str, Frames], None]] = {
 
 
 def _cut_from_all(frames: Frames, draws: ViewDraws, side: int) -> Frames:
-    """The crop (T, S, S, 3), mirrored if drawn so."""
+    """Return the crop (T, S, S, 3), mirrored if so drawn."""
     size = frames.shape[1:3]
     cropped = cut_out(Window(frames, (0, 0, *size), size), draws.cut, side)
     return cropped[:, :, ::-1] if draws.flip else cropped
-
-
-def _by_frame(out: Tensor) -> Frames:
-    """A clip (3, T, S, S) seen as (T, S, S, 3)."""
-    view: Frames = out.permute(1, 2, 3, 0).numpy()
-    return view
 
 
 def _check_choices(transform: TrainTransform) -> None:
@@ -217,53 +202,28 @@ def _check_ranges(transform: TrainTransform) -> None:
         )
 
 
-def scaled_planes(frames: Tensor, plan: ViewPlan) -> tuple[Tensor, list[tuple[int, int]]]:
-    """The part of the scaled pictures that holds all crops.
+# Colour jitter: PySlowFast applies it to images (``AUG.COLOR_JITTER``, by torchvision's
+# ``ColorJitter``, without hue); here all frames of a clip are adjusted alike.
 
-    Three crops lie along the longer side: left, centre, right, or top, centre, bottom. A single one
-    is the centre, for every data set (PySlowFast takes the left or top one for SSv2).
+ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+}
 
-    Args:
-        frames: (T, H, W, 3) uint8.
-        plan: how large a picture is scaled, how large and how many its crops are.
 
-    Returns:
-        Planes (3, T, H', W') uint8, contiguous, and where in them each crop has its top and left.
+def draw_adjustments(spread: float, rng: Draws) -> list[tuple[str, float]]:
+    """Draw the order of ``ADJUSTMENTS`` and their factors (1: unchanged).
+
+    Factors are uniform from 1 - ``spread`` (at least 0) to 1 + ``spread``.
     """
-    clip = resize_pictures(frames, plan.scale_px, plan.resizing)
-    height, width = clip.shape[-2:]
-    boxes = crop_boxes(height, width, plan.crop_px, plan.num_crops, resizing=plan.resizing)
-    (top, left), (bottom, right) = boxes[0], boxes[-1]  # corners of the first and the last
-    part = clip[:, :, top : bottom + plan.crop_px, left : right + plan.crop_px]
-    planes = torch.empty_like(part.transpose(0, 1), memory_format=torch.contiguous_format)
-    write = fused.best_means().write  # torch takes 2 to 8 times as long to take pixels apart
-    write(part.permute(0, 2, 3, 1).numpy(), planes.permute(1, 2, 3, 0).numpy())
-    return planes, [(its_top - top, its_left - left) for its_top, its_left in boxes]
+    names = [list(ADJUSTMENTS)[number] for number in rng.permutation(len(ADJUSTMENTS))]
+    return [(name, float(rng.uniform(max(0.0, 1.0 - spread), 1.0 + spread))) for name in names]
 
 
-# On the device, on whole batches
-
-
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(..., 3, T, S, S) uint8 -> (N, 3, T, S, S) float32, N the product of the leading axes.
-
-    Args:
-        pixels: 0 to 255.
-        mean: of R, G and B, on the scale from 0 to 1.
-        std: standard deviation of R, G and B, on the same scale.
-    """
-    dtype = torch.get_default_dtype()
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), dtype, pixels.device)
-    return torch.addcmul(shift, pixels.flatten(0, -5), scale)  # one pass, one new tensor
-
-
-@functools.cache  # sending numbers to a GPU waits for all that it has been told to do
-def _scale_and_shift(
-    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return what to multiply bytes by and what to add then, (3, 1, 1, 1) each."""
-    with torch.inference_mode(False):  # or training could not use what a test run has made
-        scale = [1 / (255 * s) for s in std]
-        shift = [-m / s for m, s in zip(mean, std, strict=True)]
-        both = torch.tensor([scale, shift], dtype=dtype, device=device).view(2, 3, 1, 1, 1)
-        return both[0], both[1]
+def adjust(clip: Tensor, adjustments: Sequence[tuple[str, float]]) -> None:
+    """Adjust a clip (3, T, S, S) uint8 in place."""
+    frames = clip.transpose(0, 1)  # (T, 3, S, S)
+    for name, factor in adjustments:
+        frames = ADJUSTMENTS[name](frames, factor)
+    clip.copy_(frames.transpose(0, 1))
