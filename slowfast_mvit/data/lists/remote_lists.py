@@ -33,7 +33,7 @@ def local_lists(folder: str | Path, files: Sequence[str]) -> Iterator[Path]:
     Raises:
         UserError: nothing could be fetched; or the connection failed, which says nothing of whether
             a file is there.
-        ConfigError: nothing here reads such an address.
+        ConfigError: there is no handler for such an address.
     """
     if not is_remote(folder):
         yield Path(folder)

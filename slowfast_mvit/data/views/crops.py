@@ -88,17 +88,6 @@ def draw_random_cut(
     return Cut((height, width), (top, left, side, side))
 
 
-def draw_resized_cut(
-    size: tuple[int, int],
-    area_range: Sequence[float],
-    aspect_range: Sequence[float],
-    rng: Draws,
-    resizing: str = "clip",
-) -> Cut:
-    """Draw a random part of the frame, to be resized to a square (the crop of Inception)."""
-    return Cut(size, draw_crop(*size, area_range, aspect_range, rng), resizing)
-
-
 def draw_short_side(scales_px: tuple[int, int], inverse: bool, rng: Draws) -> int:
     """Draw a short side from the least to the greatest of ``scales_px``."""
     least, greatest = scales_px

@@ -10,6 +10,7 @@ The pixel arithmetic is in ``operations``; ``exact`` and ``fused`` apply it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,39 +62,36 @@ class RandAugment:
         return [names[whole_number(rng, 0, len(names))] for _ in range(self.num_ops)]
 
 
+@functools.cache
 def parse_randaugment(spec: str) -> RandAugment:
     """Read a specification in PySlowFast's form.
 
     Raises:
         ConfigError: when it is not one, or cannot be met.
     """
-    kind, *parts = spec.split("-")
-    settings: dict[str, str] = {}
-    for part in parts:
-        match = re.fullmatch(r"(m|n|mstd|inc|w)(\d+(?:\.\d+)?)", part)
-        if kind != "rand" or match is None or match[1] in settings:
-            break
-        settings[match[1]] = match[2]
-    whole = [settings.get("n", "2"), settings.get("w", "0")]
-    if kind != "rand" or len(settings) < len(parts) or "." in "".join(whole):
+    found = re.findall(r"-(m|n|mstd|inc|w)(\d+(?:\.\d+)?)", spec)
+    settings = dict(found)
+    written = "rand" + "".join(f"-{key}{value}" for key, value in found)
+    num_ops, table = settings.get("n", "2"), settings.get("w", "0")
+    if written != spec or len(settings) < len(found) or "." in num_ops + table:
         raise ConfigError(
             f"AUG.AA_TYPE {spec!r} cannot be read. Write it like rand-m7-n4-mstd0.5-inc1: "
             "m strength (0 to 10), n operations, mstd spread of the strength, inc1 increasing, "
             "w0 weighted choice"
         )
-    magnitude, num_ops = float(settings.get("m", MAX_LEVEL)), int(whole[0])
+    magnitude = float(settings.get("m", MAX_LEVEL))
     if magnitude > MAX_LEVEL:
         raise ConfigError(f"AUG.AA_TYPE {spec!r}: the strength m must be from 0 to 10")
-    if int(whole[1]) > 0:
+    if int(table) > 0:
         raise ConfigError(f"AUG.AA_TYPE {spec!r}: there is one table of weights, w0")
     num_weighted = sum(weight > 0 for _, weight in OPERATIONS.values())
-    if "w" in settings and num_ops > num_weighted:
+    if "w" in settings and int(num_ops) > num_weighted:
         raise ConfigError(
             f"AUG.AA_TYPE {spec!r}: w0 draws without repeats, from {num_weighted} operations; "
             f"n must be at most {num_weighted}"
         )
     return RandAugment(
-        num_ops=num_ops,
+        num_ops=int(num_ops),
         magnitude=magnitude,
         magnitude_std=float(settings.get("mstd", 0.0)),
         increasing="inc" in settings,  # PySlowFast takes inc0 for true, too

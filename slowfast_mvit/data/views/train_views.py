@@ -10,7 +10,7 @@ All frames of a clip are treated alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from torchvision.transforms.v2 import functional as F
 
 from slowfast_mvit.data.views import exact, fused
 from slowfast_mvit.data.views.affine import GREY, KERNELS, Window
-from slowfast_mvit.data.views.crops import Cut, cut_out, draw_random_cut, draw_resized_cut
+from slowfast_mvit.data.views.crops import Cut, cut_out, draw_crop, draw_random_cut
 from slowfast_mvit.data.views.operations import Step
 from slowfast_mvit.data.views.pixels import Frames, by_frame
-from slowfast_mvit.data.views.randaugment import RandAugment, parse_randaugment
+from slowfast_mvit.data.views.randaugment import parse_randaugment
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import Draws
 
@@ -81,13 +81,12 @@ class TrainTransform:
     colour_jitter: float = 0.0
     resizing: str = "clip"
     fill: tuple[int, int, int] = GREY
-    _augment: RandAugment | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_ranges(self)
         if self.randaugment:
-            object.__setattr__(self, "_augment", parse_randaugment(self.randaugment))
+            parse_randaugment(self.randaugment)
 
     def __call__(self, frames: Tensor, rng: Draws, out: Tensor | None = None) -> Tensor:
         """Make one view.
@@ -105,15 +104,16 @@ class TrainTransform:
             side = self.crop_px
             out = torch.empty((3, len(frames), side, side), dtype=torch.uint8)
         METHODS[self.method](frames.contiguous().numpy(), draws, self.interpolation, by_frame(out))
-        if self.colour_jitter and self._augment is None:
+        if self.colour_jitter and not self.randaugment:
             adjust(out, draw_adjustments(self.colour_jitter, rng))
         return out
 
     def draw(self, size: tuple[int, int], rng: Draws) -> ViewDraws:
         """Draw the view of frames of this height and width."""
-        steps = self._augment.draw(rng) if self._augment else ()
+        steps = parse_randaugment(self.randaugment).draw(rng) if self.randaugment else ()
         if self.area_range:
-            cut = draw_resized_cut(size, self.area_range, self.aspect_range, rng, self.resizing)
+            box = draw_crop(*size, self.area_range, self.aspect_range, rng)
+            cut = Cut(size, box, self.resizing)
         else:
             cut = draw_random_cut(size, self.crop_px, self.scales_px, self.inverse_scales, rng)
         flip = bool(self.flip and rng.random() < 0.5)
