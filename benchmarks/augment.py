@@ -35,8 +35,8 @@ from benchmarks.loader import train_transform
 from benchmarks.record import keep_record, script_parser, version_of
 from benchmarks.timing import Way, cpu_ms_per_item, in_process
 from slowfast_mvit.data.views import exact, pixels
-from slowfast_mvit.data.views.crops import Cut
-from slowfast_mvit.data.views.operations import KINDS, Step
+from slowfast_mvit.data.views.geometry import Cut
+from slowfast_mvit.data.views.randaugment import OPERATIONS, Step
 from slowfast_mvit.data.views.train_views import METHODS, ViewDraws
 
 NUM_FRAMES, HEIGHT, WIDTH, SIDE = 16, 256, 454, 224
@@ -112,7 +112,7 @@ def measure_operations(clip: Tensor) -> dict[str, dict[str, float]]:
     """CPU ms of each operation on 16 whole frames by us and by PIL, and within a fused view."""
     frames = clip.numpy()
     images = [Image.fromarray(frame) for frame in frames]
-    return {name: _measure_operation(frames, images, name) for name in KINDS}
+    return {name: _measure_operation(frames, images, name) for name in OPERATIONS}
 
 
 def _measure_operation(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from slowfast_mvit.annotations.files import VIDEO_SUFFIXES
 from slowfast_mvit.data.video import shards
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 
 _MAX_LABEL_BYTES = 1 << 20
 

@@ -14,7 +14,7 @@ from slowfast_mvit.data.loading.items import EvalVideos, TrainVideos, read_views
 from slowfast_mvit.data.loading.loader import Loader, eval_loader, train_loader
 from slowfast_mvit.data.loading.worker_pool import WorkerSettings
 from slowfast_mvit.data.video.readers import working_reader
-from slowfast_mvit.data.views.affine import GREY
+from slowfast_mvit.data.views.geometry import GREY
 from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import ConfigError

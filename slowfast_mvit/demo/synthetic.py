@@ -154,9 +154,7 @@ def _write_video(folder: Path, seed: int, video: tuple[str, int]) -> None:
 
 
 def _each(
-    write: Callable[[tuple[str, int]], None],
-    videos: Sequence[tuple[str, int]],
-    num_processes: int,
+    write: Callable[[tuple[str, int]], None], videos: Sequence[tuple[str, int]], num_processes: int
 ) -> Iterator[None]:
     """Call ``write`` for each video, in several processes; yield as they finish."""
     if num_processes == 1:

@@ -269,12 +269,10 @@ def output_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield mirror.folder
     except BaseException:
-        unsent = _end(mirror)
-        if unsent:
+        if unsent := _end(mirror):
             _log.error(unsent)  # the reason why the run ended matters more
         raise
-    unsent = _end(mirror)
-    if unsent:
+    if unsent := _end(mirror):
         raise UserError(unsent)
 
 

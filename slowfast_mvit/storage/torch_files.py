@@ -134,15 +134,11 @@ def _is_text(head: bytes, _: Path) -> bool:
 # The condition, given the first bytes and the path; the kind; the remedy.
 _OTHER_FILES: tuple[tuple[Callable[[bytes, Path], object], str, str], ...] = (
     (lambda head, _: not head, "it is empty (0 bytes)", _AGAIN),
-    (
-        _is_web_page,
-        "it is a web page",
-        "The address led to a page about the file, or to an error: download the file itself",
-    ),
+    (_is_web_page, "it is a web page, about the file or an error", "Download the file itself"),
     (
         _begins(b"version https://git-lfs"),
-        "it is a pointer of Git LFS, not the file itself",
-        "Run git lfs pull where it was cloned",
+        "it is a Git LFS pointer",
+        "Run git lfs pull in its clone",
     ),
     (
         lambda _, path: _in_zip(path, "/constants.pkl"),
@@ -163,10 +159,6 @@ _OTHER_FILES: tuple[tuple[Callable[[bytes, Path], object], str, str], ...] = (
     (lambda head, _: head[257:262] == b"ustar", "it is a tar archive", _UNPACK),
     (_begins(b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "it is an image", "Give the weights"),
     (lambda head, _: head[4:8] == b"ftyp", "it is a video", "Give the weights"),
-    (
-        _begins(b"\x89HDF"),
-        "it is an HDF5 file, as Keras and MATLAB write",
-        "Weights of PyTorch are needed: there is no MViT of those",
-    ),
+    (_begins(b"\x89HDF"), "it is an HDF5 file (Keras, MATLAB)", "Weights of PyTorch are needed"),
     (_is_text, "it is a text", "Give the file of weights; a config goes to --cfg"),
 )

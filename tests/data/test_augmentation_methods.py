@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from slowfast_mvit.data.views import affine, exact, fused, pixels
-from slowfast_mvit.data.views.operations import KINDS, Step
-from slowfast_mvit.data.views.randaugment import parse_randaugment
+from slowfast_mvit.data.views import exact, fused, geometry, pixels
+from slowfast_mvit.data.views.randaugment import OPERATIONS, Step, parse_randaugment
 from slowfast_mvit.data.views.train_views import METHODS, TrainTransform
 
 SPEC = "rand-m7-n4-mstd0.5-inc1"
@@ -76,8 +75,8 @@ def test_a_part_is_that_part_of_the_whole(interpolation):
 def test_large_frames_are_fetched_in_portions(monkeypatch):
     frames, steps = smooth_frames().numpy(), [Step("Rotate", 21.3)]
     expected = exact.on_whole_frames(frames, steps, "bicubic")
-    monkeypatch.setattr(affine, "_PIXELS_AT_ONCE", 2 * 96 * 130)
-    monkeypatch.setattr(affine, "_FETCHED_AT_ONCE", 1000)
+    monkeypatch.setattr(geometry, "_PIXELS_AT_ONCE", 2 * 96 * 130)
+    monkeypatch.setattr(geometry, "_FETCHED_AT_ONCE", 1000)
 
     in_portions = exact.on_whole_frames(frames, steps, "bicubic")
 
@@ -181,7 +180,7 @@ BOUNDS = {"Posterize": 6.0, "AutoContrast": 4.0, "Equalize": 4.0}
 
 
 @pytest.mark.parametrize("crop", CROPS.values(), ids=CROPS)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_fused_is_close_to_exact_for_one_operation(name, crop):
     assert difference_of_fused([Step(name, ONE_OF_EACH[name])], crop) < BOUNDS.get(name, 2.0)
 
@@ -225,13 +224,12 @@ def test_grey_from_outside_is_changed_by_later_operations_only(backend):
     if backend is fused.OPENCV:
         pytest.importorskip("cv2", reason="OpenCV is not installed")
     frames = np.full((1, 40, 40, 3), 200, dtype=np.uint8)
-    to_frame = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    cut = geometry.Cut((40, 40), (0, 0, 40, 40))
     steps = [Step("Invert", 0), Step("TranslateXRel", 0.5), Step("Brightness", 0.5)]
     steps += [Step("TranslateYRel", 0.25), Step("Invert", 0)]
     view = np.empty((3, 1, 40, 40), dtype=np.uint8).transpose(1, 2, 3, 0)
 
-    sampled = fused.sample(frames, steps, to_frame, 40, backend)
-    fused.finish(sampled, frames, steps, to_frame, view, backend)
+    fused.write_view(frames, steps, cut, view, mirrored=False, backend=backend)
 
     assert set(np.unique(view[0, :30, :20])) == {255 - (255 - 200) // 2}
     assert set(np.unique(view[0, :30, 20:])) == {255 - 128 // 2}

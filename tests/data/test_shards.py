@@ -19,8 +19,8 @@ from slowfast_mvit.annotations.csv_lists import read_csv
 from slowfast_mvit.annotations.records import ListSource
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.video import shards
-from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.data.video.readers import READERS, open_reader, read_image
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 LONG = "a folder/" + "long name " * 20 + "ä 日本.bin"  # more than the 100 letters of a tar header

@@ -47,9 +47,9 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1380
     ("content", "description"),
     [
         (b"", r"empty \(0 bytes\)\. Copy or download it again"),
-        (b"\n<!DOCTYPE html><title>Not found</title>", "a web page.* download the file itself"),
+        (b"\n<!DOCTYPE html><title>Not found</title>", "a web page.* Download the file itself"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page"),
-        (POINTER, "a pointer of Git LFS.* git lfs pull"),
+        (POINTER, "a Git LFS pointer.* git lfs pull"),
         (zipped(), "a zip archive of other files. Unpack it"),
         (gzip.compress(b"weights", mtime=0), "a gzip archive"),
         (tarred(), "a tar archive"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Protocol
 
 import torch
@@ -22,14 +22,7 @@ from slowfast_mvit.data.views.eval_views import scaled_planes
 from slowfast_mvit.data.views.sampling import at_even_rate, eval_indices, train_indices
 from slowfast_mvit.errors import DecodeError, in_one_message
 from slowfast_mvit.randomness import REPLACEMENT, TEMPORAL, Draws, generator, whole_number
-from slowfast_mvit.structures import (
-    Clip,
-    ClipBatch,
-    ClipSpec,
-    FailedVideo,
-    VideoRecord,
-    ViewPlan,
-)
+from slowfast_mvit.structures import Clip, ClipBatch, ClipSpec, FailedVideo, VideoRecord, ViewPlan
 
 # Videos tried in place of an unreadable one before training stops. As many as PySlowFast tries: a
 # list of which most videos fail is a matter of ``DATA.MAX_FAILED_FRACTION``.
@@ -157,6 +150,7 @@ class MakeView(Protocol):
         """Make a view (3, T, S, S) uint8 of (T, H, W, 3) uint8, in ``out`` unless it is None."""
 
 
+@dataclass(eq=False)
 class TrainVideos(Dataset[VideoViews]):
     """Training videos: one random clip of each, seen in ``num_views`` augmented views.
 
@@ -169,23 +163,17 @@ class TrainVideos(Dataset[VideoViews]):
         backend: reader of video files, a row of ``readers.READERS``.
     """
 
-    def __init__(
-        self,
-        videos: Sequence[VideoRecord],
-        clip: ClipSpec,
-        *,
-        transform: MakeView,
-        num_views: int = 1,
-        seed: int = 0,
-        backend: str = "pyav",
-    ) -> None:
-        self.videos = videos
-        self.clip = clip
-        self.view_shape = (3, clip.num_frames, transform.crop_px, transform.crop_px)
-        self.transform = transform
-        self.num_views = num_views
-        self.seed = seed
-        self.backend = backend
+    videos: Sequence[VideoRecord]
+    clip: ClipSpec
+    _: KW_ONLY
+    transform: MakeView
+    num_views: int = 1
+    seed: int = 0
+    backend: str = "pyav"
+
+    def __post_init__(self) -> None:
+        side = self.transform.crop_px
+        self.view_shape = (3, self.clip.num_frames, side, side)
 
     @property
     def views(self) -> Tensor:
@@ -270,11 +258,7 @@ class EvalVideos(Dataset[VideoViews]):
     """
 
     def __init__(
-        self,
-        videos: Sequence[VideoRecord],
-        clip: ClipSpec,
-        *plans: ViewPlan,
-        backend: str = "pyav",
+        self, videos: Sequence[VideoRecord], clip: ClipSpec, *plans: ViewPlan, backend: str = "pyav"
     ) -> None:
         self.videos = videos
         self.clip = clip

@@ -143,7 +143,9 @@ class WorkerPool:
                 break
             except WorkerLost as loss:
                 self._diagnose(loss)
-                self._restart(number)
+                self._workers[number] = Worker(self._job, self._context)
+                for task in self._pending[number]:
+                    self._workers[number].submit(task)
         if isinstance(outcome, UserError):
             raise outcome
         if isinstance(outcome, WorkerBug):
@@ -152,11 +154,6 @@ class WorkerPool:
         self._pending[number].popleft()
         self._num_lost_in_a_row = 0
         return outcome
-
-    def _restart(self, number: int) -> None:
-        self._workers[number] = Worker(self._job, self._context)
-        for task in self._pending[number]:
-            self._workers[number].submit(task)
 
     def _diagnose(self, loss: WorkerLost) -> None:
         """Find out whether a video is the cause; then it is not opened again.

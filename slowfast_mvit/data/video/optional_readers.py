@@ -23,6 +23,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,14 +31,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data.video.opening import check_indices, open_plain_file
-from slowfast_mvit.data.video.packets import as_decode_errors, reason
+from slowfast_mvit.data.video.packets import as_decode_errors, check_indices, reason
 from slowfast_mvit.data.video.probe import MIRRORED, REFRESHED, Refusal, VideoInfo, probe_video
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 USE_PYAV = "Set DATA.DECODING_BACKEND pyav"
 
 
+@dataclass(eq=False)
 class ProbedReader:
     """One opened video file. Use ``open_torchcodec`` or ``open_decord``.
 
@@ -53,20 +55,15 @@ class ProbedReader:
         times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
     """
 
-    def __init__(
-        self,
-        info: VideoInfo,
-        name: str,
-        library_errors: tuple[type[Exception], ...],
-        decode: Callable[[list[int]], Tensor],
-    ) -> None:
-        self.num_frames = info.num_frames
-        self.fps = info.fps
-        self.times_s = info.times_s
-        self._info = info
-        self._name = name
-        self._library_errors = library_errors
-        self._decode = decode
+    info: VideoInfo
+    name: str
+    library_errors: tuple[type[Exception], ...]
+    decode: Callable[[list[int]], Tensor]
+
+    def __post_init__(self) -> None:
+        self.num_frames = self.info.num_frames
+        self.fps = self.info.fps
+        self.times_s = self.info.times_s
 
     def frames(self, indices: Sequence[int]) -> Tensor:
         """Return the frames at ``indices``, repeats allowed, as uint8 RGB (len(indices), H, W, 3).
@@ -76,16 +73,16 @@ class ProbedReader:
                 in the file are decoded.
             IndexError: when an index is not from 0 to ``num_frames`` - 1.
         """
-        check_indices(self._info.path, indices, self.num_frames)
-        with as_decode_errors(self._info.path, self._name, self._library_errors):
-            frames = self._decode([int(index) for index in indices])
+        check_indices(self.info.path, indices, self.num_frames)
+        with as_decode_errors(self.info.path, self.name, self.library_errors):
+            frames = self.decode([int(index) for index in indices])
         height, width = frames.shape[1:3]
-        if self._info.size_px not in ((width, height), (height, width)):
+        if self.info.size_px not in ((width, height), (height, width)):
             raise DecodeError(
-                f"the reader {self._name!r} gave frames of {width} x {height} pixels, the "
-                f"file says {self._info.size_px[0]} x {self._info.size_px[1]}. Encode it again "
+                f"the reader {self.name!r} gave frames of {width} x {height} pixels, the "
+                f"file says {self.info.size_px[0]} x {self.info.size_px[1]}. Encode it again "
                 "with data_prep/resize_videos.py",
-                self._info.path,
+                self.info.path,
             )
         return frames
 
@@ -244,10 +241,7 @@ def open_decord(path: Path) -> Iterator[ProbedReader]:
             f"the reader 'decord' would start decoding at other than key frames. {USE_PYAV}", path
         )
     yield ProbedReader(
-        info,
-        "decord",
-        errors,
-        lambda indices: torch.from_numpy(video.get_batch(indices).asnumpy()),
+        info, "decord", errors, lambda indices: torch.from_numpy(video.get_batch(indices).asnumpy())
     )
 
 

@@ -56,22 +56,8 @@ def is_whole(frame: av.VideoFrame | None) -> bool:
     return frame is not None and PictureType(frame.pict_type) in _NOT_PREDICTED
 
 
-def claims_only_key_frames(stream: VideoStream, pts: Sequence[int], is_key: Sequence[bool]) -> bool:
-    """Return whether every packet is marked as a key frame, of a codec that predicts frames."""
-    return len(pts) > 1 and all(is_key) and not stream.codec_context.codec.intra_only
-
-
-def claims_no_reordering(stream: VideoStream, pts: Sequence[int]) -> bool:
-    """Return whether frames are shown in decoding order, of a stream whose frames are reordered."""
-    return stream.codec_context.has_b_frames and all(
-        before < after for before, after in itertools.pairwise(pts)
-    )
-
-
 def are_decoded_in_order(
-    container: InputContainer,
-    stream: VideoStream,
-    spend: Callable[[], None],
+    container: InputContainer, stream: VideoStream, spend: Callable[[], None]
 ) -> bool:
     """Return whether each decoded frame is shown after the one before; calls ``spend`` for each."""
     last = None

@@ -9,6 +9,7 @@ Files are untrusted: formats, frame size, streams, packets and seconds are limit
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,17 @@ class PacketIndex:
         return False
 
 
+def check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
+    """Refuse frame numbers that the video does not have: a bug of the caller.
+
+    Raises:
+        IndexError: names the first of them.
+    """
+    for index in indices:
+        if not 0 <= index < num_frames:
+            raise IndexError(f"{path}: frame {index} of 0 to {num_frames - 1} was asked for")
+
+
 class Budget:
     """Counts packets and seconds, so that no file blocks a worker for ever."""
 
@@ -143,9 +155,7 @@ class TimedFile:
 
 @contextlib.contextmanager
 def as_decode_errors(
-    path: Path,
-    reader: str,
-    library_errors: tuple[type[BaseException], ...] = LIBRARY_ERRORS,
+    path: Path, reader: str, library_errors: tuple[type[BaseException], ...] = LIBRARY_ERRORS
 ) -> Iterator[None]:
     """Convert what a library raises to a DecodeError that names the file and the reader."""
     try:
@@ -234,10 +244,7 @@ def times_are_guessed(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def read_index(
-    path: Path,
-    container: InputContainer,
-    stream: VideoStream,
-    budget: Budget,
+    path: Path, container: InputContainer, stream: VideoStream, budget: Budget
 ) -> PacketIndex | None:
     """Return the index of a stream; None where its packets do not say, or wrongly, what is shown.
 
@@ -264,11 +271,12 @@ def read_index(
     order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
     if len(order_of_pts) < len(pts):
         return None
-    if packet_checks.claims_only_key_frames(stream, pts, is_key):
+    codec = stream.codec_context
+    if len(pts) > 1 and all(is_key) and not codec.codec.intra_only:
         second = packet_checks.decoded_alone(container, stream, pts[1])
         if not packet_checks.is_whole(second):
             return None
-    if packet_checks.claims_no_reordering(stream, pts):
+    if codec.has_b_frames and all(before < after for before, after in itertools.pairwise(pts)):
         budget.restart()
         if not packet_checks.are_decoded_in_order(container, stream, budget.spend):
             return None

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from slowfast_mvit.data.video import packets
-from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.data.video.packet_checks import decoded_alone, is_whole
 from slowfast_mvit.data.video.rotation import orientation_of
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError
 
 

@@ -32,10 +32,10 @@ from av.container import InputContainer
 from torch import Tensor
 
 from slowfast_mvit.data.video import packets
-from slowfast_mvit.data.video.opening import check_indices, open_plain_file
 from slowfast_mvit.data.video.packet_checks import packets_from_start, packets_of
-from slowfast_mvit.data.video.packets import Budget, PacketIndex
+from slowfast_mvit.data.video.packets import Budget, PacketIndex, check_indices
 from slowfast_mvit.data.video.rotation import Orientation, orientation_of
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError
 
 # Codecs of which unreferenced frames may be skipped without harm to the others.

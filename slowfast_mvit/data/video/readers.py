@@ -27,13 +27,14 @@ from torch import Tensor
 
 from slowfast_mvit.annotations.files import IMAGE_SUFFIXES
 from slowfast_mvit.annotations.frame_lists import frames_of_pattern
-from slowfast_mvit.data.video.opening import check_indices, open_plain_file
 from slowfast_mvit.data.video.optional_readers import (
     open_decord,
     open_torchcodec,
     open_torchcodec_cuda,
 )
+from slowfast_mvit.data.video.packets import check_indices
 from slowfast_mvit.data.video.pyav_reader import open_pyav
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError, in_one_message, pick
 from slowfast_mvit.structures import VideoReader
 

@@ -1,4 +1,4 @@
-"""Videos inside tar shards, read in place: ``shards/train-000003.tar/abc.mp4``.
+"""Opening plain files, and videos inside tar shards in place: ``shards/train-000003.tar/abc.mp4``.
 
 A network file system serves a few large files much faster than a million small ones. Nothing is
 ever extracted: a member is the range of bytes that its header names, read by position.
@@ -24,6 +24,7 @@ import logging
 import mmap
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from slowfast_mvit.errors import DecodeError
+from slowfast_mvit.storage import split_path
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,41 @@ _SCANNED_SHARDS = (
 _BUFFER_BYTES = 1 << 16
 _HEAD_BYTES = 100
 _HEAD = re.compile(rb"# tar index 1: ([0-9]+) bytes, ([0-9]+) members\n")
+
+
+def open_plain_file(path: Path) -> BinaryIO:
+    """Open a file for reading, unless it is a folder, pipe, socket or device, which could block.
+
+    Args:
+        path: a file, or a file in a tar shard: ``shards/train-000003.tar/abc.mp4``.
+
+    Raises:
+        DecodeError: when it is one of these, missing, empty or not permitted.
+    """
+    if (place := split_path(path)) is None:
+        return _open_regular(path)
+    shard, member = place
+    return open_member(_open_regular(shard), shard, member)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    try:
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DecodeError(f"cannot be opened ({reason})", path) from error
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return file
+    file.close()
+    raise DecodeError(
+        "the file is empty" if stat.S_ISREG(status.st_mode) else "not a plain file", path
+    )
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open without blocking: opening a pipe without a writer would never return."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:

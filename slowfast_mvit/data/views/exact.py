@@ -11,17 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from slowfast_mvit.data.views import operations
-from slowfast_mvit.data.views.affine import GREY, Window, fetched_box, resample
-from slowfast_mvit.data.views.operations import KINDS, Step, Tables
+from slowfast_mvit.data.views import randaugment
+from slowfast_mvit.data.views.geometry import GREY, Window, fetched_box, resample
 from slowfast_mvit.data.views.pixels import Box, Frames, part_of
+from slowfast_mvit.data.views.randaugment import Step, Tables
 
 
 def on_whole_frames(
-    frames: Frames,
-    steps: Sequence[Step],
-    interpolation: str,
-    fill: tuple[int, int, int] = GREY,
+    frames: Frames, steps: Sequence[Step], interpolation: str, fill: tuple[int, int, int] = GREY
 ) -> Frames:
     """Apply all steps to all pixels (T, H, W, 3) uint8; ``fill`` is the colour outside."""
     size = frames.shape[1:3]
@@ -53,15 +50,15 @@ def on_a_part(
 
 def _box_before(step: Step, after: Box, size: tuple[int, int], interpolation: str) -> Box:
     """Return the pixels from which a step makes those of ``after``."""
-    match KINDS[step.name]:
-        case operations.FrameLevels():
+    match step.kind:
+        case randaugment.FrameLevels():
             return 0, 0, *size
-        case operations.Geometry(matrix):
+        case randaugment.Geometry(matrix):
             height, width = size
             return fetched_box(matrix(step.argument, width, height), after, size, interpolation)
-        case operations.Sharpness():
+        case randaugment.Sharpness():
             return _grown(after, size)
-        case operations.Levels() | operations.Colour():
+        case randaugment.Levels() | randaugment.Colour():
             return after
 
 
@@ -70,24 +67,24 @@ def _apply(window: Window, step: Step, after: Box, interpolation: str) -> Window
     argument = step.argument
     inside = (after[0] - window.box[0], after[1] - window.box[1], *after[2:])
     pixels = part_of(window.pixels, inside)
-    match KINDS[step.name]:
-        case operations.Geometry(matrix):
+    match step.kind:
+        case randaugment.Geometry(matrix):
             height, width = window.size
             return resample(window, matrix(argument, width, height), after, interpolation)
-        case operations.Levels() as kind:
+        case randaugment.Levels() as kind:
             pixels = _look_up(pixels, kind.tables(argument))
-        case operations.FrameLevels(tables):
+        case randaugment.FrameLevels(tables):
             pixels = _look_up(pixels, tables(window.pixels, argument, 1))
-        case operations.Colour():
-            pixels = operations.colour(pixels, argument)
-        case operations.Sharpness():
+        case randaugment.Colour():
+            pixels = randaugment.colour(pixels, argument)
+        case randaugment.Sharpness():
             # Wrong at an edge of the window inside the frame: it is cut off.
-            pixels = part_of(operations.sharpness(window.pixels, argument), inside)
+            pixels = part_of(randaugment.sharpness(window.pixels, argument), inside)
     return replace(window, pixels=pixels, box=after)
 
 
 def _look_up(pixels: Frames, tables: Tables) -> Frames:
-    return operations.look_up(pixels, tables, np.empty(pixels.shape, np.uint8))
+    return randaugment.look_up(pixels, tables, np.empty(pixels.shape, np.uint8))
 
 
 def _grown(box: Box, size: tuple[int, int]) -> Box:

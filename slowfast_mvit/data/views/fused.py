@@ -21,18 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slowfast_mvit.data.views import operations, pixels
-from slowfast_mvit.data.views.affine import (
-    FILL,
-    Mask,
-    Window,
-    coordinates,
-    fetch,
-    fetched_box,
-    outside_frame,
-)
-from slowfast_mvit.data.views.operations import KINDS, Affine, Step, Tables, look_up
+from slowfast_mvit.data.views import geometry, pixels, randaugment
+from slowfast_mvit.data.views.geometry import FILL, Cut, coordinates, outside_frame
 from slowfast_mvit.data.views.pixels import Box, Frames
+from slowfast_mvit.data.views.randaugment import Affine, Step, Tables, look_up
 
 COARSE_STEP = 4  # statistics look at every fourth pixel of every fourth row
 
@@ -50,7 +42,7 @@ class Outside:
         tables: the levels made from each level by the operations since then.
     """
 
-    mask: Mask
+    mask: geometry.Mask
     tables: Tables
 
 
@@ -68,37 +60,13 @@ def best_backend() -> Backend:
     return OPENCV if pixels.has_opencv() else PLAIN
 
 
-def has_geometry(steps: Sequence[Step]) -> bool:
-    """Return whether any of the operations moves pixels."""
-    return any(isinstance(KINDS[step.name], operations.Geometry) for step in steps)
-
-
-def sample(
-    frames: Frames, steps: Sequence[Step], to_frame: Affine, side: int, backend: Backend
-) -> Frames:
-    """Sample a square view through the geometric steps at once; other steps are not applied.
-
-    Args:
-        frames: (T, H, W, 3) uint8.
-        steps: in the order drawn.
-        to_frame: from a pixel of the view to the frame that is cropped.
-        side: of the view, in pixels.
-        backend: the functions to use.
-
-    Returns:
-        (T, side, side, 3) uint8.
-    """
-    to_frames = [*_maps(steps, to_frame, frames.shape[1:3]), to_frame][0]
-    return backend.sample(frames, to_frames, side)
-
-
 def _maps(steps: Sequence[Step], to_frame: Affine, size: tuple[int, int]) -> list[Affine]:
-    """Return, for each geometric step, the map from the view to the frame before this step."""
+    """Return, for each geometric step, the map from the view to the frames before this step."""
     height, width = size
     maps = []
     for step in reversed(steps):
-        kind = KINDS[step.name]
-        if isinstance(kind, operations.Geometry):
+        kind = step.kind
+        if isinstance(kind, randaugment.Geometry):
             to_frame = _after(kind.matrix(step.argument, width, height), to_frame)
             maps.append(to_frame)
     return maps[::-1]
@@ -118,40 +86,47 @@ def _after(second: Affine, first: Affine) -> Affine:
     )
 
 
-def finish(
-    sampled: Frames,
+def write_view(
     frames: Frames,
     steps: Sequence[Step],
-    to_frame: Affine,
+    cut: Cut,
     view: Frames,
+    *,
+    mirrored: bool,
     backend: Backend,
 ) -> None:
-    """Apply the steps that move no pixels, fill the pixels outside, and write the view.
+    """Sample the view through the crop and the geometric steps, apply the others, and write it.
 
     Args:
-        sampled: (T, S, S, 3) uint8, from ``sample``.
-        frames: (T, H, W, 3) uint8, the source of ``sampled``.
+        frames: (T, H, W, 3) uint8.
         steps: in the order drawn.
-        to_frame: from a pixel of the view to the frame that is cropped.
+        cut: the crop.
         view: (T, S, S, 3) uint8, written to: a clip (3, T, S, S) in memory.
+        mirrored: whether the view is mirrored.
         backend: the functions to use.
     """
-    size, square = frames.shape[1:3], (0, 0, *view.shape[1:3])
-    maps = iter(_maps(steps, to_frame, size))
+    size, side = frames.shape[1:3], view.shape[1]
+    square, to_frame = (0, 0, side, side), cut.to_frame(size, side, mirrored=mirrored)
+    maps = _maps(steps, to_frame, size)
+    if maps or cut.size != size:
+        sampled = backend.sample(frames, [*maps, to_frame][0], side)
+    else:
+        sampled = geometry.cut_from_all(frames, cut, side, mirrored=mirrored)
+    remaining = iter(maps)
     tables, fills = _UNCHANGED, list[Outside]()
     for step, its_tables in zip(steps, _tables_of(steps, frames), strict=True):
-        match KINDS[step.name]:
-            case operations.Geometry():
-                outside = outside_frame(*coordinates(next(maps), square), size)
+        match step.kind:
+            case randaugment.Geometry():
+                outside = outside_frame(*coordinates(next(remaining), square), size)
                 if outside.any():
                     fills.append(Outside(outside.reshape(view.shape[1:3]), _UNCHANGED))
-            case operations.Levels() | operations.FrameLevels():
+            case randaugment.Levels() | randaugment.FrameLevels():
                 tables = _then(tables, its_tables)
                 fills = [Outside(fill.mask, _then(fill.tables, its_tables)) for fill in fills]
-            case operations.Colour():
+            case randaugment.Colour():
                 sampled = backend.colour(_settled(sampled, tables, fills), step.argument)
                 tables, fills = _UNCHANGED, []
-            case operations.Sharpness():
+            case randaugment.Sharpness():
                 sampled = backend.sharpness(_settled(sampled, tables, fills), step.argument)
                 tables, fills = _UNCHANGED, []
     pixels.write_planes(sampled, view)
@@ -196,17 +171,17 @@ def _tables_of(steps: Sequence[Step], frames: Frames) -> list[Tables]:
 
     Statistics are those of a coarse copy of the frames to which the same steps are applied.
     """
-    kinds = [KINDS[step.name] for step in steps]
+    kinds = [step.kind for step in steps]
     last = max(
-        (n for n, kind in enumerate(kinds) if isinstance(kind, operations.FrameLevels)), default=-1
+        (n for n, kind in enumerate(kinds) if isinstance(kind, randaugment.FrameLevels)), default=-1
     )
     coarse = _coarse_copy(frames) if last >= 0 else frames
     tables_of_steps = list[Tables]()
     for number, (step, kind) in enumerate(zip(steps, kinds, strict=True)):
         tables = _UNCHANGED
-        if isinstance(kind, operations.Levels):
+        if isinstance(kind, randaugment.Levels):
             tables = kind.tables(step.argument)
-        elif isinstance(kind, operations.FrameLevels):
+        elif isinstance(kind, randaugment.FrameLevels):
             tables = kind.tables(coarse, step.argument, COARSE_STEP**2)
         tables_of_steps.append(tables)
         if number < last:
@@ -224,14 +199,14 @@ def _coarse_copy(frames: Frames) -> Frames:
 
 def _apply_coarsely(frames: Frames, step: Step, tables: Tables) -> Frames:
     """Apply a step to the coarse copy, whose pixels are too far apart to sharpen or blend."""
-    match KINDS[step.name]:
-        case operations.Levels() | operations.FrameLevels():
+    match step.kind:
+        case randaugment.Levels() | randaugment.FrameLevels():
             return look_up(frames, tables, np.empty(frames.shape, np.uint8))
-        case operations.Colour():
-            return operations.colour(frames, step.argument)
-        case operations.Geometry(matrix):
+        case randaugment.Colour():
+            return randaugment.colour(frames, step.argument)
+        case randaugment.Geometry(matrix):
             return _moved(frames, matrix(step.argument, frames.shape[2], frames.shape[1]))
-        case operations.Sharpness():
+        case randaugment.Sharpness():
             return frames
 
 
@@ -253,9 +228,9 @@ def _moved(frames: Frames, matrix: Affine) -> Frames:
 def _sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
     """Sample the view (T, side, side, 3) from the frames by an affine map, bilinearly."""
     size, view = frames.shape[1:3], (0, 0, side, side)
-    box = fetched_box(to_frames, view, size, "bilinear")
-    window = Window(pixels.part_of(frames, box), box, size)
-    sampled = fetch(window, *coordinates(to_frames, view), "bilinear")
+    box = geometry.fetched_box(to_frames, view, size, "bilinear")
+    window = geometry.Window(pixels.part_of(frames, box), box, size)
+    sampled = geometry.fetch(window, *coordinates(to_frames, view), "bilinear")
     return sampled.reshape(-1, side, side, 3)
 
 
@@ -311,5 +286,5 @@ def _look_up_by_opencv(frames: Frames, tables: Tables, out: Frames) -> Frames:
     return out
 
 
-PLAIN = Backend(_sample_by_torch, operations.colour, operations.sharpness, operations.look_up)
+PLAIN = Backend(_sample_by_torch, randaugment.colour, randaugment.sharpness, randaugment.look_up)
 OPENCV = Backend(_sample_by_opencv, _colour_by_opencv, _sharpness_by_opencv, _look_up_by_opencv)

@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from slowfast_mvit.data.views import exact, fused
-from slowfast_mvit.data.views.affine import GREY, KERNELS, Window
-from slowfast_mvit.data.views.crops import Cut, cut_out, draw_crop, draw_random_cut
-from slowfast_mvit.data.views.operations import Step
+from slowfast_mvit.data.views import exact, fused, geometry
+from slowfast_mvit.data.views.geometry import GREY, Cut, Window, cut_from_all, cut_out
 from slowfast_mvit.data.views.pixels import Frames, by_frame
-from slowfast_mvit.data.views.randaugment import parse_randaugment
+from slowfast_mvit.data.views.randaugment import Step, parse_randaugment
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import Draws
 
@@ -112,10 +110,11 @@ class TrainTransform:
         """Draw the view of frames of this height and width."""
         steps = parse_randaugment(self.randaugment).draw(rng) if self.randaugment else ()
         if self.area_range:
-            box = draw_crop(*size, self.area_range, self.aspect_range, rng)
+            box = geometry.draw_crop(*size, self.area_range, self.aspect_range, rng)
             cut = Cut(size, box, self.resizing)
         else:
-            cut = draw_random_cut(size, self.crop_px, self.scales_px, self.inverse_scales, rng)
+            scales_px, inverse = self.scales_px, self.inverse_scales
+            cut = geometry.draw_random_cut(size, self.crop_px, scales_px, inverse, rng)
         flip = bool(self.flip and rng.random() < 0.5)
         return ViewDraws(steps, cut, flip, self.fill)
 
@@ -134,19 +133,16 @@ def _exactly(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames)
 
 def _crop_first(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames) -> None:
     """Crop, resize and flip, then RandAugment on the view: the order of timm."""
-    cropped = np.ascontiguousarray(_cut_from_all(frames, draws, view.shape[1]))
+    cropped = np.ascontiguousarray(
+        cut_from_all(frames, draws.cut, view.shape[1], mirrored=draws.flip)
+    )
     view[:] = exact.on_whole_frames(cropped, draws.steps, interpolation, draws.fill)
 
 
 def _fused(frames: Frames, draws: ViewDraws, interpolation: str, view: Frames) -> None:
     """All that moves pixels in one bilinear sampling, then the rest on the view."""
-    size, side, backend = frames.shape[1:3], view.shape[1], fused.best_backend()
-    to_frame = draws.cut.to_frame(size, side, mirrored=draws.flip)
-    if fused.has_geometry(draws.steps) or draws.cut.size != size:
-        pixels = fused.sample(frames, draws.steps, to_frame, side, backend)
-    else:
-        pixels = _cut_from_all(frames, draws, side)
-    fused.finish(pixels, frames, draws.steps, to_frame, view, backend)
+    steps, cut, backend = draws.steps, draws.cut, fused.best_backend()
+    fused.write_view(frames, steps, cut, view, mirrored=draws.flip, backend=backend)
 
 
 METHODS: dict[str, Callable[[Frames, ViewDraws, str, Frames], None]] = {
@@ -156,17 +152,10 @@ METHODS: dict[str, Callable[[Frames, ViewDraws, str, Frames], None]] = {
 }
 
 
-def _cut_from_all(frames: Frames, draws: ViewDraws, side: int) -> Frames:
-    """Return the crop (T, S, S, 3), mirrored if so drawn."""
-    size = frames.shape[1:3]
-    cropped = cut_out(Window(frames, (0, 0, *size), size), draws.cut, side)
-    return cropped[:, :, ::-1] if draws.flip else cropped
-
-
 def _check_choices(transform: TrainTransform) -> None:
     for key, value, table in (
         ("AUG.AA_METHOD", transform.method, list(METHODS)),
-        ("AUG.INTERPOLATION", transform.interpolation, list(KERNELS)),
+        ("AUG.INTERPOLATION", transform.interpolation, list(geometry.KERNELS)),
     ):
         if value not in table:
             raise ConfigError(f"{key} {value!r} is not a choice. Choose from: {table}")
