@@ -6,7 +6,7 @@ folder/
   train.csv  val.csv      "path label" lines, paths relative to the folder
   train/00000.mp4 ...     H.264, 96 x 72 pixels, 16 frames at 12 frames a second
 
-``slowfast_mvit demo --data-only`` writes it.
+``slowfast-mvit demo --data-only`` writes it.
 """
 
 from __future__ import annotations
@@ -118,17 +118,13 @@ def write_motion_dataset(
         _write_videos(folder, missing, seed=seed, num_processes=num_processes)
     _write_text_once(folder / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
     for split, count in counts.items():
-        lines = [f"{_video_path(split, n)} {_label(n)}\n" for n in range(count)]
+        lines = [f"{_video_path(split, n)} {n % len(CLASS_NAMES)}\n" for n in range(count)]
         _write_text_once(folder / f"{split}.csv", "".join(lines))
     return folder
 
 
 def _video_path(split: str, number: int) -> str:
     return f"{split}/{number:05d}.mp4"
-
-
-def _label(number: int) -> int:
-    return number % len(CLASS_NAMES)
 
 
 def _write_text_once(path: Path, text: str) -> None:
@@ -149,7 +145,7 @@ def _write_videos(
 def _write_video(folder: Path, seed: int, video: tuple[str, int]) -> None:
     split, number = video
     rng = generator(seed, SPLITS[split], number, SYNTHETIC)
-    content = encode(render(draw_scene(rng), CLASS_NAMES[_label(number)]))
+    content = encode(render(draw_scene(rng), CLASS_NAMES[number % len(CLASS_NAMES)]))
     write_atomically(folder / _video_path(split, number), lambda file: file.write(content))
 
 

@@ -64,6 +64,4 @@ class AppendLog:
 def whole_lines(path: str | Path) -> Iterator[bytes]:
     """Yield the lines of a log, each with its end, without a torn last line."""
     with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
+        yield from (line for line in file if line.endswith(b"\n"))

@@ -77,11 +77,10 @@ def remove_left_overs(paths: Iterable[Path]) -> None:
     for path in paths:
         left_over_of.setdefault(path.parent, set()).add(_digest(path.name))
     for folder, digests in left_over_of.items():
-        if folder.is_dir():
-            for name in os.listdir(folder):
-                match = _LEFT_OVER.fullmatch(name)
-                if match and match[1] in digests:
-                    (folder / name).unlink(missing_ok=True)
+        for path in folder.glob(".tmp-*"):
+            match = _LEFT_OVER.fullmatch(path.name)
+            if match and match[1] in digests:
+                path.unlink(missing_ok=True)
 
 
 def _digest(name: str) -> str:

@@ -183,9 +183,7 @@ class _Mirror:
         names = sorted(Path(name).name for name in manager.ls(url))
         numbered = [name for name in names if name.startswith("checkpoint")]
         old = numbered[:-_NUM_FETCHED_CHECKPOINTS] if folder.name == _CHECKPOINT_FOLDER else []
-        for name in names:
-            if name in old:
-                continue
+        for name in [name for name in names if name not in old]:
             if manager.isdir(f"{url}/{name}"):
                 self._fetch_folder(f"{url}/{name}", folder / name)
             else:

@@ -68,9 +68,8 @@ def read_torch(path: str | Path) -> Any:
 def _check_zip(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"the checksum of its part {damaged!r} is wrong")
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of its part {damaged!r} is wrong")
 
 
 def _first_line(error: BaseException) -> str:

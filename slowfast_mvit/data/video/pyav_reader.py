@@ -107,16 +107,14 @@ class PyavReader:
         wanted = sorted(set(indices))
         row_of = {index: row for row, index in enumerate(wanted)}
         pixels = np.empty((0,), dtype=np.uint8)
-        num_read = 0
         missing = set(wanted)
         why = "then the file ended"
         try:
             for index, frame in self._decode_wanted(wanted):
                 image = self._to_rgb(index, frame)
-                if num_read == 0:
+                if len(missing) == len(wanted):
                     pixels = np.empty((len(wanted), *image.shape), dtype=np.uint8)
                 pixels[row_of[index]] = image
-                num_read += 1
                 missing.discard(index)
         except packets.LIBRARY_ERRORS as error:
             if isinstance(error, DecodeError):

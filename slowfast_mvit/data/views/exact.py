@@ -13,7 +13,7 @@ import numpy as np
 
 from slowfast_mvit.data.views import randaugment
 from slowfast_mvit.data.views.geometry import GREY, Window, fetched_box, resample
-from slowfast_mvit.data.views.pixels import Box, Frames, part_of
+from slowfast_mvit.data.views.pixels import Box, Frames, cropped
 from slowfast_mvit.data.views.randaugment import Step, Tables
 
 
@@ -42,7 +42,7 @@ def on_a_part(
     for step in reversed(steps):
         boxes.append(_box_before(step, boxes[-1], size, interpolation))
     boxes.reverse()
-    window = Window(part_of(frames, boxes[0]), boxes[0], size, fill)
+    window = Window(cropped(frames, boxes[0]), boxes[0], size, fill)
     for step, after in zip(steps, boxes[1:], strict=True):
         window = _apply(window, step, after, interpolation)
     return window.pixels
@@ -66,7 +66,7 @@ def _apply(window: Window, step: Step, after: Box, interpolation: str) -> Window
     """Return the part ``after`` of the frames that a step makes of a window."""
     argument = step.argument
     inside = (after[0] - window.box[0], after[1] - window.box[1], *after[2:])
-    pixels = part_of(window.pixels, inside)
+    pixels = cropped(window.pixels, inside)
     match step.kind:
         case randaugment.Geometry(matrix):
             height, width = window.size
@@ -79,7 +79,7 @@ def _apply(window: Window, step: Step, after: Box, interpolation: str) -> Window
             pixels = randaugment.colour(pixels, argument)
         case randaugment.Sharpness():
             # Wrong at an edge of the window inside the frame: it is cut off.
-            pixels = part_of(randaugment.sharpness(window.pixels, argument), inside)
+            pixels = cropped(randaugment.sharpness(window.pixels, argument), inside)
     return replace(window, pixels=pixels, box=after)
 
 

@@ -229,7 +229,7 @@ def _sample_by_torch(frames: Frames, to_frames: Affine, side: int) -> Frames:
     """Sample the view (T, side, side, 3) from the frames by an affine map, bilinearly."""
     size, view = frames.shape[1:3], (0, 0, side, side)
     box = geometry.fetched_box(to_frames, view, size, "bilinear")
-    window = geometry.Window(pixels.part_of(frames, box), box, size)
+    window = geometry.Window(pixels.cropped(frames, box), box, size)
     sampled = geometry.fetch(window, *coordinates(to_frames, view), "bilinear")
     return sampled.reshape(-1, side, side, 3)
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from slowfast_mvit.data.views.pixels import Box, Frames, part_of, resize_frames, short_side_at
+from slowfast_mvit.data.views.pixels import Box, Frames, cropped, resize_frames, short_side_at
 from slowfast_mvit.data.views.randaugment import Affine
 from slowfast_mvit.randomness import Draws, whole_number
 
@@ -256,7 +256,7 @@ def cut_out(window: Window, cut: Cut, side: int) -> Frames:
         pixels = resize_frames(_whole_frames(window), cut.size, "clip")
     else:
         box = (box[0] - window.box[0], box[1] - window.box[1], *box[2:])
-    return resize_frames(part_of(pixels, box), (side, side), cut.resizing)
+    return resize_frames(cropped(pixels, box), (side, side), cut.resizing)
 
 
 def cut_from_all(frames: Frames, cut: Cut, side: int, *, mirrored: bool) -> Frames:
@@ -274,7 +274,7 @@ def _whole_frames(window: Window) -> Frames:
     if window.pixels.shape[1:3] == window.size:
         return window.pixels
     frames = np.empty((len(window.pixels), *window.size, 3), dtype=np.uint8)
-    part_of(frames, window.box)[:] = window.pixels
+    cropped(frames, window.box)[:] = window.pixels
     return frames
 
 

@@ -26,7 +26,7 @@ Frames = npt.NDArray[np.uint8]  # (T, H, W, 3)
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
-def part_of(frames: Frames, box: Box) -> Frames:
+def cropped(frames: Frames, box: Box) -> Frames:
     """Return a part of frames, (T, h, w, 3), which shares their memory."""
     top, left, height, width = box
     return frames[:, top : top + height, left : left + width]

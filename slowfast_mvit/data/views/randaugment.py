@@ -232,10 +232,6 @@ def _solarize(threshold: float) -> npt.NDArray:
     return np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS)
 
 
-def _brightness(factor: float) -> npt.NDArray:
-    return np.float32(factor) * _LEVELS.astype(np.float32)
-
-
 def _solarize_add(added: float) -> npt.NDArray:
     return np.where(_LEVELS < 128, np.minimum(_LEVELS + int(added), 255), _LEVELS)
 
@@ -378,7 +374,9 @@ OPERATIONS: dict[str, Operation] = {
     "SolarizeAdd": Operation(Levels(_solarize_add), _added, 5),
     "Color": Operation(Colour(), _factor, 25),
     "Contrast": Operation(FrameLevels(_contrast), _factor, 5),
-    "Brightness": Operation(Levels(_brightness), _factor, 5),
+    "Brightness": Operation(
+        Levels(lambda factor: np.float32(factor) * _LEVELS.astype(np.float32)), _factor, 5
+    ),
     "Sharpness": Operation(Sharpness(), _factor, 25),
     "ShearX": Operation(Geometry(lambda f, w, h: (1, f, 0, 0, 1, 0)), _signed(0.3), 200),
     "ShearY": Operation(Geometry(lambda f, w, h: (1, 0, 0, f, 1, 0)), _signed(0.3), 200),
