@@ -32,7 +32,7 @@ from benchmarks import pyslowfast_way
 from benchmarks.record import keep_record, script_parser, version_of
 from benchmarks.timing import Way, cpu_ms_per_item, in_process
 from slowfast_mvit.data.views import fused
-from slowfast_mvit.data.views.transforms import METHODS
+from slowfast_mvit.data.views.train_views import METHODS
 
 NUM_FRAMES, HEIGHT, WIDTH, SIDE = 16, 256, 454, 224
 NUM_DRAWS, NUM_DRAWS_QUICK = 200, 40
@@ -58,7 +58,7 @@ def ours(clip: Tensor, method: str) -> Way[int]:
 def measure_views(clip: Tensor, num_draws: int) -> dict[str, Any]:
     """Return CPU ms of a view by each way, and how many times PySlowFast's way takes that."""
     ways = {method: ours(clip, method) for method in METHODS}
-    without_opencv = mock.patch.object(fused, "best_means", lambda: fused.PLAIN)
+    without_opencv = mock.patch.object(fused, "best_backend", lambda: fused.PLAIN)
     ways["fused_without_opencv"] = without_opencv(ways["fused"])
     ways["pyslowfast"] = in_process(
         lambda seed: pyslowfast_way.train_view(clip, SIDE, np.random.default_rng(seed))

@@ -43,10 +43,8 @@ from benchmarks.decode import CLIP, Case, Wanted, Ways, run
 from benchmarks.record import script_parser, version_of
 from benchmarks.timing import in_process
 from benchmarks.videos import SEED
-from slowfast_mvit.data.loading.eval_items import EvalVideos
-from slowfast_mvit.data.loading.items import ItemKey, read_batch
-from slowfast_mvit.data.loading.train_items import TrainVideos
-from slowfast_mvit.data.views.transforms import METHODS
+from slowfast_mvit.data.loading.items import EvalVideos, ItemKey, TrainVideos, read_batch
+from slowfast_mvit.data.views.train_views import METHODS
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.structures import VideoRecord, ViewPlan
 

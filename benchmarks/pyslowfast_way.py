@@ -29,9 +29,9 @@ from torch import Tensor
 from torchvision.transforms import RandomErasing
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from slowfast_mvit.data.views.crops import crop_boxes, short_side_at
-from slowfast_mvit.data.views.operations import Step
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.views.geometry import crop_boxes, short_side_at
+from slowfast_mvit.data.views.randaugment import Step
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.randomness import Draws
 
 MEAN = torch.tensor([0.45, 0.45, 0.45])

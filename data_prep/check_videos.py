@@ -36,7 +36,7 @@ from data_prep.jobs import JobInput, Work, sha256_of
 from data_prep.journal import Record
 from data_prep.strict import open_strictly
 from slowfast_mvit.annotations.files import IMAGE_SUFFIXES
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.storage import csv_text, write_text_atomically
 

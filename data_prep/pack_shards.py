@@ -44,7 +44,7 @@ from data_prep.journal import Record
 from slowfast_mvit.annotations.csv_lists import list_line
 from slowfast_mvit.annotations.files import is_video
 from slowfast_mvit.data.video import shards
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import atomic_path, write_atomically, write_text_atomically
 

@@ -37,7 +37,7 @@ from data_prep.encode import ENCODER, Encoding, Times, encode
 from data_prep.jobs import JobInput, Work
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import atomic_path
 

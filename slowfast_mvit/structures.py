@@ -135,7 +135,7 @@ class ViewPlan:
         num_crops: 1 (centre) or 3 (along the longer side).
         scale_px: length of the short side before cropping, in pixels.
         crop_px: S, side of the square crop, in pixels.
-        resizing: kind of resizing (see ``data/views/crops.py``): "clip" as PySlowFast's videos,
+        resizing: kind of resizing (see ``data/views/geometry.py``): "clip" as PySlowFast's videos,
             "image" as ImageNet's images, "whole image" likewise, but squeezed to a square, so that
             nothing is cropped.
     """

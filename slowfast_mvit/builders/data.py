@@ -10,12 +10,13 @@ from torch import Tensor
 
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList, catalog
-from slowfast_mvit.data.loading.eval_items import EvalVideos, read_views
+from slowfast_mvit.data.loading.items import EvalVideos, TrainVideos, read_views
 from slowfast_mvit.data.loading.loader import Loader, eval_loader, train_loader
-from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
 from slowfast_mvit.data.video.readers import working_reader
-from slowfast_mvit.data.views.affine import GREY
-from slowfast_mvit.data.views.transforms import TrainTransform, normalise
+from slowfast_mvit.data.views.geometry import GREY
+from slowfast_mvit.data.views.pixels import normalise
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.runtime.distributed import local_world_size, rank, world_size
 from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
@@ -116,7 +117,7 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
         seed=config.rng_seed,
         rank=rank(),
         world_size=world_size(),
-        **asdict(config.data_loader),
+        workers=WorkerSettings(**asdict(config.data_loader)),
     )
 
 
@@ -225,7 +226,7 @@ def _eval_loader(
         indices=indices,
         rank=rank(),
         world_size=world_size(),
-        **asdict(config.data_loader),
+        workers=WorkerSettings(**asdict(config.data_loader)),
     )
 
 

@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from slowfast_mvit.builders.data import prepare_views
 from slowfast_mvit.config import Config
-from slowfast_mvit.data.views.erasing import random_erase
-from slowfast_mvit.data.views.mixup import mix
+from slowfast_mvit.data.views.batch_augmentation import mix, random_erase
 from slowfast_mvit.errors import pick
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.objectives import LOSSES, Recognition

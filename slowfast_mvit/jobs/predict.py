@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from slowfast_mvit import builders
-from slowfast_mvit.data.loading.eval_items import read_views
-from slowfast_mvit.data.views.transforms import normalise
+from slowfast_mvit.data.loading.items import read_views
+from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.log import setup_logging

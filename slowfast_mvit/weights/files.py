@@ -18,7 +18,7 @@ from torch import Tensor
 
 from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
 from slowfast_mvit.storage import local_copy, read_torch
-from slowfast_mvit.storage.signatures import described_mistake, is_safetensors
+from slowfast_mvit.storage.torch_files import describe_other_file, is_safetensors
 
 # Keys of the state dict of a file: PySlowFast and this project, mmengine and Lightning, timm.
 _STATE_KEYS = ("model_state", "state_dict", "model")
@@ -186,7 +186,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        reason = described_mistake(path) or f"{error}. Copy or download it again"
+        reason = describe_other_file(path) or f"{error}. Copy or download it again"
         if zipfile.is_zipfile(path):
             reason = "it is a file of torch.save. Name it .pth"
         raise WeightsError(

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("timm", reason="its operations on PIL images are the reference")
 
 from benchmarks import augment
-from slowfast_mvit.data.views.transforms import METHODS
+from slowfast_mvit.data.views.train_views import METHODS
 
 
 def test_it_compares_every_method_with_the_pyslowfast_way(tmp_path, monkeypatch, capsys):

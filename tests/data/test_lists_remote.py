@@ -159,7 +159,7 @@ def test_a_server_that_is_gone_is_asked_once(tmp_path, monkeypatch):
         ({"path_prefix": "desk://videos"}, "videos are read from a mounted file system"),
         ({"name": "folder", "path_prefix": "/v"}, "must be on a mounted file system"),
         ({"data_dir": "https://", "path_prefix": "/v"}, "names no folder"),
-        ({"data_dir": "nowhere://lists", "path_prefix": "/v"}, "nothing here reads nowhere://"),
+        ({"data_dir": "nowhere://lists", "path_prefix": "/v"}, "no handler for nowhere://"),
     ],
     ids=["no prefix", "remote prefix", "class folders", "no host", "unknown protocol"],
 )

@@ -16,7 +16,7 @@ from data_prep.pack_shards import ShardInput
 from slowfast_mvit.annotations.csv_lists import read_csv_file
 from slowfast_mvit.annotations.records import ListSource
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 
 CONTENTS = {

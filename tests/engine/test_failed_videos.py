@@ -72,7 +72,7 @@ def test_a_killed_run_with_failures_goes_on_as_the_unbroken_one(tmp_path, videos
     assert sorted(row["video_id"] for row in rows) == sorted(BAD)
     assert {(row["split"], row["epoch"]) for row in rows} <= {("train", "1"), ("train", "2")}
     (kills,) = [row["reason"] for row in rows if row["video_id"] == "kills.mp4"]
-    assert "brings down the process that reads it" in kills
+    assert "crashes the process that reads it" in kills
 
 
 def test_an_epoch_ends_with_its_failures_by_kind(tmp_path, caplog):

@@ -25,7 +25,7 @@ from tiny_run import (
     tiny_train,
 )
 
-from slowfast_mvit.data.views.mixup import mix
+from slowfast_mvit.data.views.batch_augmentation import mix
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.errors import Stopped
 from slowfast_mvit.optim.averaging import moving_average

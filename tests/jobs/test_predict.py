@@ -6,8 +6,8 @@ from crops import eval_views
 
 import slowfast_mvit as sm
 from slowfast_mvit.data.video.readers import open_reader
+from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.data.views.sampling import eval_indices
-from slowfast_mvit.data.views.transforms import normalise
 from slowfast_mvit.errors import ConfigError, DecodeError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 

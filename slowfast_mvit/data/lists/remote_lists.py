@@ -34,9 +34,9 @@ def local_lists(
         statement becomes its address.
 
     Raises:
-        UserError: nothing could be fetched; or the connection failed, so that it is not known
-            whether a file is there.
-        ConfigError: nothing here reads such an address.
+        UserError: nothing could be fetched; or the connection failed, which says nothing of whether
+            a file is there.
+        ConfigError: there is no handler for such an address.
     """
     if not is_remote(folder):
         yield Path(folder), str

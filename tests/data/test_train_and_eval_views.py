@@ -7,8 +7,8 @@ import pytest
 import torch
 from crops import eval_views
 
-from slowfast_mvit.data.views import transforms
-from slowfast_mvit.data.views.transforms import TrainTransform, normalise
+from slowfast_mvit.data.views.pixels import normalise
+from slowfast_mvit.data.views.train_views import METHODS, TrainTransform
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.structures import ViewPlan
 
@@ -52,8 +52,8 @@ def test_a_train_view_is_a_function_of_its_generator(settings, size):
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("method", transforms.METHODS)
-def test_a_view_is_written_where_it_is_wanted(method):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_view_is_written_to_the_given_memory(method):
     transform = TrainTransform(
         crop_px=32, scales_px=(32, 40), randaugment="rand-m7-n4-mstd0.5-inc1", method=method
     )
@@ -67,7 +67,7 @@ def test_a_view_is_written_where_it_is_wanted(method):
     assert not batch[0].any() and not batch[1, 1].any()
 
 
-@pytest.mark.parametrize("method", transforms.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_frames_are_left_as_they_were(method):
     transform = TrainTransform(
         crop_px=48, scales_px=(48, 48), randaugment="rand-m7-n4-mstd0.5-inc1", method=method

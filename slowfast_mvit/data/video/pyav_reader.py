@@ -1,17 +1,17 @@
 """The PyAV reader: exact frames of a video file, decoding no more than they need.
 
-    open:    read the packets without decoding them -> when each frame is shown, where the key
-             frames are
-    frames:  for each run of wanted frames, seek to the key frame they depend on, decode from there
-             to the last wanted one and convert the wanted ones to RGB
+    open:    read the packets without decoding them -> when each frame is shown, which packets are
+             key frames
+    frames:  for each run of requested frames, seek to the key frame they depend on, decode from
+             there to the last requested one and convert the requested ones to RGB
 
-What makes it quick, each measured: one converter (``VideoReformatter``) with one thread for all
-frames; frames that nobody asked for and no other frame refers to are skipped undecoded; decoding
-stops right after the last wanted packet; one thread, since workers share the machine.
+What makes it fast, each measured: one converter (``VideoReformatter``) with one thread for all
+frames; frames that are not requested and that no other frame refers to are skipped undecoded;
+decoding stops after the last requested packet; one thread, since workers share the machine.
 
-What does not pay: letting FFmpeg scale while it converts. From 454 x 256 to 397 x 224, 32 frames
-take 35 ms of CPU time that way and 12 ms when converted and then resized (1280 x 720: 44 and 53),
-and the pictures differ from ``transforms.resize_short_side`` by 3 levels of 255 on average.
+What does not pay: scaling by FFmpeg in the conversion. From 454 x 256 to 397 x 224, 32 frames take
+35 ms of CPU time that way and 12 ms when converted and then resized (1280 x 720: 44 and 53), and
+the frames differ from those of ``eval_views.resize_frames`` by 3 levels of 255 on average.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ import av.filter
 import av.video.reformatter
 import numpy as np
 import torch
+from av.container import InputContainer
 from torch import Tensor
 
 from slowfast_mvit.data.video import packets
-from slowfast_mvit.data.video.opening import check_indices, open_plain_file
 from slowfast_mvit.data.video.packet_checks import packets_from_start, packets_of
-from slowfast_mvit.data.video.packets import Budget, PacketIndex
+from slowfast_mvit.data.video.packets import Budget, PacketIndex, check_indices
 from slowfast_mvit.data.video.rotation import Orientation, orientation_of
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError
 
 # Codecs of which unreferenced frames may be skipped without harm to the others.
 _SKIPPING_CODECS = ("h264", "hevc")
 
-# 8-bit 4:2:0: converted alike by every version of FFmpeg, and quickly, if of even size. With others
-# ``VideoReformatter`` places colour samples otherwise than the ffmpeg program, and takes fields
-# apart: by up to 7 levels of 255 on average, over 200 at saturated edges.
-_QUICK_FORMATS = ("yuv420p", "yuvj420p")
+# 8-bit 4:2:0: converted alike by every version of FFmpeg, and fast, if of even size. With others
+# ``VideoReformatter`` places colour samples differently from the ffmpeg program, and separates
+# fields: by up to 7 levels of 255 on average, over 200 at saturated edges.
+_FAST_FORMATS = ("yuv420p", "yuvj420p")
 
 
 @dataclass
@@ -63,10 +64,7 @@ def open_pyav(path: Path) -> Iterator[PyavReader]:
         DecodeError: when it is not a video in a known format.
     """
     budget = Budget(path)
-    with (
-        open_plain_file(path) as file,
-        packets.open_container(path, file, budget) as container,
-    ):
+    with open_plain_file(path) as file, packets.open_container(path, file, budget) as container:
         with packets.as_decode_errors(path, "pyav"):
             reader = PyavReader(path, container, budget)
         yield reader
@@ -81,7 +79,7 @@ class PyavReader:
         times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
     """
 
-    def __init__(self, path: Path, container: av.container.InputContainer, budget: Budget) -> None:
+    def __init__(self, path: Path, container: InputContainer, budget: Budget) -> None:
         self._path = path
         self._container = container
         self._budget = budget
@@ -94,15 +92,13 @@ class PyavReader:
         self._index = packets.read_index(path, container, self._stream, budget)
         budget.check_time()
         self.num_frames = self._count_frames() if self._index is None else len(self._index.shown)
-        if self.num_frames == 0:
-            raise DecodeError("the video stream holds no frames", path)
         self.fps, self.times_s = packets.timing(path, self._stream, self._index, self.num_frames)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        """The frames at ``indices``, repeats allowed, as uint8 RGB (len(indices), H, W, 3).
+        """Return the frames at ``indices``, repeats allowed, as uint8 RGB (len(indices), H, W, 3).
 
         Raises:
-            DecodeError: when the file ends or breaks before, its pictures change their size, or
+            DecodeError: when the file ends or breaks before, its frames change their size, or
                 it needs more than ``packets.MAX_SECONDS`` or ``packets.MAX_DECODED_FRAMES``.
             IndexError: when an index is not from 0 to ``num_frames`` - 1.
         """
@@ -111,16 +107,14 @@ class PyavReader:
         wanted = sorted(set(indices))
         row_of = {index: row for row, index in enumerate(wanted)}
         pixels = np.empty((0,), dtype=np.uint8)
-        num_read = 0
         missing = set(wanted)
         why = "then the file ended"
         try:
             for index, frame in self._decode_wanted(wanted):
                 image = self._to_rgb(index, frame)
-                if num_read == 0:
+                if len(missing) == len(wanted):
                     pixels = np.empty((len(wanted), *image.shape), dtype=np.uint8)
                 pixels[row_of[index]] = image
-                num_read += 1
                 missing.discard(index)
         except packets.LIBRARY_ERRORS as error:
             if isinstance(error, DecodeError):
@@ -128,19 +122,16 @@ class PyavReader:
             why = f"then a packet is damaged ({packets.reason(error)})"
         if missing:
             self._budget.check_time()
-            raise self._incomplete(len(wanted), missing, why)
-        everything = torch.from_numpy(pixels)
+            raise DecodeError(
+                f"the reader 'pyav' gave {len(wanted) - len(missing)} of {len(wanted)} "
+                f"frames, {why}; frame {min(missing)} of {self.num_frames} is the first it lacks. "
+                "Copy or download the video again, or drop it from the list",
+                self._path,
+            )
+        frames = torch.from_numpy(pixels)
         if list(indices) == wanted:
-            return everything
-        return everything[torch.tensor([row_of[index] for index in indices])]
-
-    def _incomplete(self, num_wanted: int, missing: set[int], why: str) -> DecodeError:
-        return DecodeError(
-            f"the reader 'pyav' gave {num_wanted - len(missing)} of {num_wanted} "
-            f"frames, {why}; frame {min(missing)} of {self.num_frames} is the first it lacks. "
-            "Copy or download the video again, or drop it from the list",
-            self._path,
-        )
+            return frames
+        return frames[torch.tensor([row_of[index] for index in indices])]
 
     def _decode_wanted(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         if self._index is None:
@@ -152,7 +143,7 @@ class PyavReader:
             for frame in self._decode_run(self._index, run):
                 if frame.pts in frame_of_pts:
                     yield frame_of_pts.pop(frame.pts), frame
-        if frame_of_pts:  # a seek or a key frame that is none led astray: once more from the start
+        if frame_of_pts:  # a wrong seek or key frame: again from the start
             everything = _Run(0, max(places), set(range(len(self._index.pts))))
             for frame in self._decode_run(self._index, everything):
                 if frame.pts in frame_of_pts:
@@ -171,7 +162,7 @@ class PyavReader:
         self._codec.flush_buffers()
 
     def _packets_from(self, index: PacketIndex, first: int) -> Iterator[tuple[int, av.Packet]]:
-        """The packets from the ``first`` on, each with its place in the order of decoding."""
+        """Return the packets from the ``first`` on, each with its place in decoding order."""
         for pts in (index.pts[first], index.pts[0], min(index.pts)):
             self._container.seek(pts, stream=self._stream, backward=True)
             found = packets_of(self._container, self._stream)
@@ -184,7 +175,7 @@ class PyavReader:
         yield from ((place, packet) for place, packet in placed if place >= first)
 
     def _decode_counting(self, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """For files whose packets do not say when they are shown: decode from the start, count."""
+        """Decode from the start and count, where packets do not say when they are shown."""
         for number, frame in enumerate(self._decode_all()):
             if number in wanted:
                 yield number, frame
@@ -214,7 +205,7 @@ class PyavReader:
         """(H, W, 3) uint8, upright: a view of the converted frame, without a copy."""
         self._check_size(index, frame)
         rgb = self._converted(frame)
-        plane = rgb.planes[0]  # its lines may be longer than the picture is wide
+        plane = rgb.planes[0]  # its lines may be longer than the frame is wide
         image = np.ndarray(
             (rgb.height, rgb.width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
         )
@@ -224,7 +215,7 @@ class PyavReader:
 
     def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
         if (
-            frame.format.name in _QUICK_FORMATS
+            frame.format.name in _FAST_FORMATS
             and frame.width % 2 == frame.height % 2 == 0
             and not frame.interlaced_frame
         ):
@@ -240,7 +231,7 @@ class PyavReader:
     def _check_size(self, index: int, frame: av.VideoFrame) -> None:
         if (frame.width, frame.height) != self._size:
             raise DecodeError(
-                f"the pictures change their size, from {self._size[0]} x "
+                f"the frames change their size, from {self._size[0]} x "
                 f"{self._size[1]} to {frame.width} x {frame.height} at frame {index}. Encode it "
                 "again with data_prep/resize_videos.py",
                 self._path,
@@ -248,7 +239,7 @@ class PyavReader:
 
 
 def _scaler_of(frame: av.VideoFrame) -> av.filter.Graph:
-    """The ffmpeg program's own way to RGB, for the kinds of frames on which the ways differ."""
+    """Return the ffmpeg program's conversion to RGB, for frames on which the two differ."""
     graph = av.filter.Graph()
     graph.threads = 1
     source = graph.add_buffer(
@@ -263,7 +254,7 @@ def _scaler_of(frame: av.VideoFrame) -> av.filter.Graph:
 
 
 def _runs(index: PacketIndex, places: Sequence[int]) -> list[_Run]:
-    """The runs that decode the packets at these places (in decoding order, sorted)."""
+    """Return the runs that decode the packets at these places (in decoding order, sorted)."""
     keys = [place for place, key in enumerate(index.is_key) if key]
     runs: list[_Run] = []
     for place in places:
@@ -277,7 +268,7 @@ def _runs(index: PacketIndex, places: Sequence[int]) -> list[_Run]:
 
 
 def _key_before(index: PacketIndex, keys: Sequence[int], place: int) -> int:
-    """The key frame to start from: the last one before, both in decoding and in showing.
+    """Return the key frame to start from: the last one before, in decoding and in showing order.
 
     A frame that is decoded after a key frame but shown before it (open GOP) refers to frames
     before that key frame.

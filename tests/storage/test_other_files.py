@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.storage import read_torch
-from slowfast_mvit.storage.signatures import is_safetensors
+from slowfast_mvit.storage.torch_files import is_safetensors
 
 
 def zipped() -> bytes:
@@ -44,12 +44,12 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1380
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "description"),
     [
         (b"", r"empty \(0 bytes\)\. Copy or download it again"),
-        (b"\n<!DOCTYPE html><title>Not found</title>", "a web page.* download the file itself"),
+        (b"\n<!DOCTYPE html><title>Not found</title>", "a web page.* Download the file itself"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page"),
-        (POINTER, "a pointer of Git LFS.* git lfs pull"),
+        (POINTER, "a Git LFS pointer.* git lfs pull"),
         (zipped(), "a zip archive of other files. Unpack it"),
         (gzip.compress(b"weights", mtime=0), "a gzip archive"),
         (tarred(), "a tar archive"),
@@ -60,18 +60,18 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1380
         (b"MVIT:\n  VARIANT: S\n", "a text. .*a config goes to --cfg"),
     ],
 )
-def test_what_lies_in_place_of_weights_is_named(tmp_path, content, told):
+def test_a_file_that_is_saved_in_place_of_weights_is_named(tmp_path, content, description):
     path = tmp_path / "weights.pyth"
     path.write_bytes(content)
 
     with pytest.raises(
-        WeightsError, match=rf"weights\.pyth: not a readable PyTorch file: .*{told}"
+        WeightsError, match=rf"weights\.pyth: not a readable PyTorch file: .*{description}"
     ):
         read_torch(path)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_program_is_told_from_weights(tmp_path):
+def test_a_program_is_distinguished_from_weights(tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(scripted())
 
