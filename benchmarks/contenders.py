@@ -1,4 +1,4 @@
-"""The models that benchmarks/model.py compares, each the same function with the same weights.
+"""The models that benchmarks/model.py compares: the same function with the same weights.
 
 ours                   as ``create_model`` gives it
 plain                  ours, with every attention score written out (``attention="plain"``)
@@ -8,54 +8,94 @@ ours_compiled, torchvision_compiled     through ``torch.compile``
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.mvit import MSBlockConfig
 from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
-from benchmarks.operations import arguments_of, specs_of
-from benchmarks.passes import CHECKPOINTING, SEED, Case, logits_of, random_clips
+from benchmarks.lower_bounds import Case, arguments_of, specs_of
+from benchmarks.timing import in_fresh_process, measured, memory_mb
 from slowfast_mvit.builders.lists import mvit_from_lists
-from slowfast_mvit.models.tables import THW
+from slowfast_mvit.models import BlockSpec
 from slowfast_mvit.weights.names import to_torchvision
 
+SEED = 0
+NUM_CLASSES = 400
+MODES = ("infer", "train")
 # How far logits may be from torchvision's in float32, as a share of their standard deviation.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
+CHECKPOINTING: dict[str, bool | str] = {"none": False, "blocks": True, "selective": "selective"}
 
 
-def build_ours(case: Case, **changes: Any) -> nn.Module:
+def random_clips(case: Case) -> tuple[Tensor, Tensor]:
+    """Return noise (B, 3, T, H, W) and labels (B,); the first clip is the same in any batch."""
+    numbers = [torch.Generator().manual_seed(SEED + number) for number in range(case.batch)]
+    clips = [torch.randn(3, *case.input_size, generator=generator) for generator in numbers]
+    labels = [torch.randint(NUM_CLASSES, (), generator=generator) for generator in numbers]
+    return torch.stack(clips).to(case.device), torch.stack(labels).to(case.device)
+
+
+def work_of(model: nn.Module, case: Case) -> Callable[[], object]:
+    """Return a forward pass, or a training step, of a model on clips that are on the device.
+
+    The masks of dropout and drop path are other ones in each step, but the same in every run: a
+    model may leave out what a mask drops, and then takes another time for each.
+    """
+    pixels, labels = random_clips(case)
+    if case.mode == "infer":
+        return lambda: logits_of(model, pixels, case)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    seeds = itertools.count()
+
+    def step() -> None:
+        torch.manual_seed(next(seeds))
+        with _autocast(case):
+            loss = F.cross_entropy(model(pixels), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def logits_of(model: nn.Module, pixels: Tensor, case: Case) -> Tensor:
+    """Return logits without gradients, in the precision of the case."""
+    with torch.inference_mode(), _autocast(case):
+        return model(pixels)  # type: ignore[no-any-return]
+
+
+def _autocast(case: Case) -> torch.autocast:
+    return torch.autocast(case.device.type, torch.bfloat16, enabled=case.precision == "bf16")
+
+
+def build_ours(case: Case, attention: str = "fast") -> nn.Module:
+    """Return our model; ``attention="plain"`` writes out every attention score."""
     return mvit_from_lists(
         **arguments_of(case.size, case.input_size),
         activation_checkpointing=CHECKPOINTING[case.checkpointing],
-        **changes,
+        attention=attention,
     )
 
 
-def build_plain(case: Case) -> nn.Module:
-    return build_ours(case, attention="plain")
+def _pooling(spec: BlockSpec) -> list[list[int]]:
+    kernels = (spec.kernel_q or (), spec.kernel_kv or ())
+    return [list(sizes) for sizes in (*kernels, spec.stride_q, spec.stride_kv)]
 
 
 def build_torchvision(case: Case) -> nn.Module:
-    """torchvision's model with its own first weights."""
+    """Return torchvision's model with its own first weights."""
     arguments = arguments_of(case.size, case.input_size)
     return TorchvisionMViT(
         spatial_size=case.input_size[1:],
         temporal_size=case.input_size[0],
         block_setting=[
-            MSBlockConfig(
-                num_heads=spec.num_heads,
-                input_channels=spec.dim,
-                output_channels=spec.dim_out,
-                kernel_q=list(spec.kernel_q or ()),
-                kernel_kv=list(spec.kernel_kv or ()),
-                stride_q=list(spec.stride_q),
-                stride_kv=list(spec.stride_kv),
-            )
+            MSBlockConfig(spec.num_heads, spec.dim, spec.dim_out, *_pooling(spec))
             for spec in specs_of(case.size, case.input_size)
         ],
         residual_pool=True,
@@ -70,7 +110,7 @@ def build_torchvision(case: Case) -> nn.Module:
 
 EAGER: dict[str, Callable[[Case], nn.Module]] = {
     "ours": build_ours,
-    "plain": build_plain,
+    "plain": functools.partial(build_ours, attention="plain"),
     "torchvision": build_torchvision,
 }
 COMPILED = {"ours_compiled": "ours", "torchvision_compiled": "torchvision"}
@@ -78,7 +118,7 @@ NAMES = (*EAGER, *COMPILED)
 
 
 def build_all(cases: Mapping[str, Case]) -> dict[str, nn.Module]:
-    """Contenders by name, each for its case, with the same weights."""
+    """Return contenders by name, each for its case, with the same weights."""
     torch.manual_seed(SEED)
     first = next(iter(cases.values()))
     with first.device:
@@ -87,7 +127,7 @@ def build_all(cases: Mapping[str, Case]) -> dict[str, nn.Module]:
 
 
 def build_one(name: str, case: Case, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """One contender, in the mode of the case, on its device.
+    """Return one contender, in the mode of the case, on its device.
 
     Args:
         name: one of ``NAMES``.
@@ -95,27 +135,15 @@ def build_one(name: str, case: Case, weights: Mapping[str, Tensor] | None = None
         weights: a state dict of ours; None leaves the first weights as they are.
     """
     eager = COMPILED.get(name, name)
-    with case.device:  # where first values are made soonest
+    with case.device:  # where first values are drawn fastest
         model = EAGER[eager](case)
     if weights is not None:
         model.load_state_dict(to_torchvision(weights) if eager == "torchvision" else weights)
-    if case.checkpointing != "none" and eager == "torchvision":
-        model.blocks = nn.ModuleList(Checkpointed(block) for block in model.blocks)
+    if eager == "torchvision" and case.checkpointing != "none" and case.mode == "train":
+        for block in model.blocks:
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     model.train(case.mode == "train")
     return torch.compile(model) if name in COMPILED else model  # type: ignore[return-value]
-
-
-class Checkpointed(nn.Module):
-    """A block of torchvision's whose insides are computed again in the backward pass."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
-        if not self.training:
-            return self.block(tokens, thw)  # type: ignore[no-any-return]
-        return checkpoint(self.block, tokens, thw, use_reentrant=False)  # type: ignore[no-any-return]
 
 
 def differences(models: Mapping[str, nn.Module], cases: Mapping[str, Case]) -> dict[str, float]:
@@ -131,7 +159,7 @@ def differences(models: Mapping[str, nn.Module], cases: Mapping[str, Case]) -> d
     Raises:
         RuntimeError: they are so far apart that it is not the same function.
     """
-    case = replace(cases["torchvision"], batch=1, precision="fp32")
+    case = cases["torchvision"]._replace(batch=1, precision="fp32")
     reference = logits_of(models["torchvision"], random_clips(case)[0], case)[0]
     apart = {}
     for name, model in models.items():
@@ -147,3 +175,40 @@ def differences(models: Mapping[str, nn.Module], cases: Mapping[str, Case]) -> d
             "Nothing was timed"
         )
     return apart
+
+
+def run_alone(name: str, case: Case, *, num_runs: int = 1) -> dict[str, float]:
+    """Measure peak memory and the best time of a contender in a fresh process.
+
+    On a CPU memory is the most that the process ever held, minus what it held after the imports; so
+    it includes weights, gradients, the optimizer's state and the clip. Linux only (/proc). On CUDA
+    it is the most that PyTorch allocated.
+
+    Args:
+        name: one of ``NAMES``.
+        case: what it runs.
+        num_runs: runs that count, after a first one.
+
+    Returns:
+        ``peak_mb`` in 1e6 bytes, ``clock_s`` and ``cpu_s``.
+
+    Raises:
+        RuntimeError: it failed, for lack of memory perhaps.
+    """
+    return in_fresh_process(_measure_alone, name, case, num_runs)
+
+
+def _measure_alone(name: str, case: Case, num_runs: int) -> dict[str, float]:
+    """Measure in this process: the first run fills caches and makes the optimizer's state."""
+    before_mb = memory_mb("VmRSS")
+    work = work_of(build_one(name, case), case)
+    work()
+    runs = [measured(work, case.device) for _ in range(num_runs)]
+    peak_mb = memory_mb("VmHWM") - before_mb
+    if case.device.type == "cuda":
+        peak_mb = torch.cuda.max_memory_allocated(case.device) / 1e6
+    return {
+        "peak_mb": round(peak_mb, 1),
+        "clock_s": min(seconds.clock for seconds in runs),
+        "cpu_s": min(seconds.cpu for seconds in runs),
+    }

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Overhead of the training loop: its clips a second over those of the bare model step.
 
-    bare step   forward, loss, backward, clipping, optimizer step, on float clips that lie ready
-    loop        ``engine.train.train`` on uint8 batches that lie ready: normalisation, erasing and
+    bare step   forward, loss, backward, clipping, optimizer step, on float clips in memory
+    loop        ``engine.train.train`` on uint8 batches in memory: normalisation, erasing and
                 mixup on the device, learning rate, seeds, counting, log lines and the bare step
 
-Both have the same model, optimizer and batch size, and take turns in one process on one thread:
-the loader that the loop asks for batches does a bare step before it hands one over. So everything
-the loop does until it asks again counts as the loop's.
+Both have the same model, optimizer and batch size, and alternate in one process on one thread:
+the loader of the loop does a bare step before it yields a batch. So everything that the loop does
+until it asks for the next one counts as the loop's.
 
-    s_16x4      MViTv2-S, 16 x 224 x 224, its published recipe; 2 clips, for one cannot be mixed. A
-                line of the log after every step, which is more than a run has
+    s_16x4      MViTv2-S, 16 x 224 x 224, its published recipe; 2 clips, since one cannot be mixed.
+                A line of the log after every step, more often than in a run
     demo        configs/Demo/motion.yaml with the recipe's erasing and mixup, 16 clips of 8 x 48 x
                 48; a line after every 10 steps
 
@@ -27,15 +27,15 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# The code beside this file, and not another version that may be installed.
+# The code in this folder, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import keep_record, script_parser
@@ -43,9 +43,9 @@ from benchmarks.timing import Seconds
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.engine.reporter import Reporter
-from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.train import Training, train
+from slowfast_mvit.engine.state import Training, TrainingState
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.optim.objectives import Loss, Recognition
 from slowfast_mvit.randomness import BATCH, generator
 from slowfast_mvit.runtime.log import StatsLog
@@ -57,8 +57,7 @@ CPU = torch.device("cpu")
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A model to train, and how long.
 
     Attributes:
@@ -85,8 +84,7 @@ CASES = {
 }
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """The objects of a bare step.
 
     Attributes:
@@ -107,7 +105,7 @@ class Ready:
 
 
 def bare_step(ready: Ready) -> None:
-    """One step of training with nothing around it."""
+    """Run one step of training with nothing around it."""
     ready.loss(ready.model(ready.inputs), ready.targets).backward()
     torch.nn.utils.clip_grad_norm_(ready.model.parameters(), ready.clip_norm)
     ready.optimizer.step()
@@ -115,11 +113,11 @@ def bare_step(ready: Ready) -> None:
 
 
 class Enough(Exception):
-    """All steps are measured; what ends an epoch is not."""
+    """All steps are measured; the end of an epoch is not."""
 
 
-class InTurns:
-    """One batch again and again; before each, a bare step. Times both.
+class AlternatingLoader:
+    """Yields one batch again and again, with a bare step before each. Times both.
 
     Attributes:
         bare, loop: of each step so far.
@@ -137,7 +135,7 @@ class InTurns:
         return len(self) * len(self.batch.video_ids)
 
     def __len__(self) -> int:
-        return self.num_steps + 1  # the last of which is never handed out
+        return self.num_steps + 1  # the last of which is never yielded
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[ClipBatch]:
         for _ in range(self.num_steps):
@@ -151,7 +149,7 @@ class InTurns:
 
 
 def measure(case: Case, num_rounds: int) -> dict[str, float]:
-    """CPU seconds of a step, bare and in the loop, and what one is of the other."""
+    """Return CPU seconds of a step, bare and in the loop, and their ratio."""
     config = case_config(case)
     torch.manual_seed(SEED)
     model = builders.build_model(config).train()
@@ -160,21 +158,18 @@ def measure(case: Case, num_rounds: int) -> dict[str, float]:
     batch = random_batch(config, case.num_clips)
     ready = make_ready(config, model, optimizer, objective, batch)
     bare_step(ready)  # fills caches; not counted
-    loader = InTurns(batch, ready, case.log_period * num_rounds)
+    loader = AlternatingLoader(batch, ready, case.log_period * num_rounds)
+    settings = TrainSettings(
+        max_epoch=1,
+        seed=SEED,
+        log_period=case.log_period,
+        clip_value=config.solver.clip_grad_val,
+        clip_norm=config.solver.clip_grad_l2norm,
+    )
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
-        train(
-            Training(
-                RunState(model, model, optimizer, loss_scaler(CPU, "fp32")),
-                objective,
-                builders.build_schedule(config),
-                loader,
-                settings_of(config, case.log_period),
-                CPU,
-                Path(folder),
-                Reporter(StatsLog(folder)),
-                cfg_text=config.to_yaml(),
-            )
-        )
+        state = TrainingState(model, model, optimizer, loss_scaler(CPU, "fp32"))
+        parts = (state, objective, builders.build_schedule(config), loader, settings, CPU)
+        train(Training(*parts, Path(folder), Reporter(StatsLog(folder)), config.to_yaml()))
     return summarise(loader, case)
 
 
@@ -183,7 +178,7 @@ def case_config(case: Case) -> Config:
 
 
 def random_batch(config: Config, num_clips: int) -> ClipBatch:
-    """Noise in the shape of training clips, each the only view of its video."""
+    """Return noise in the shape of training clips, each the only view of its video."""
     rng = generator(SEED, 0, 0, BATCH)
     side_px = config.data.train_crop_size
     shape = (num_clips, 1, 3, config.data.num_frames, side_px, side_px)
@@ -198,63 +193,45 @@ def random_batch(config: Config, num_clips: int) -> ClipBatch:
 def make_ready(
     config: Config, model: nn.Module, optimizer: Optimizer, objective: Recognition, batch: ClipBatch
 ) -> Ready:
-    """The batch as the objective would have it, mixed, and what else a bare step needs."""
+    """Return the batch as the objective would prepare it, mixed, and the rest of a bare step."""
     inputs, targets = objective.prepare(batch, generator(SEED, 0, 0, BATCH))
     clip_norm = config.solver.clip_grad_l2norm
     assert clip_norm is not None, "the loop would not clip"
     return Ready(model, optimizer, objective.loss, clip_norm, inputs, targets)
 
 
-def settings_of(config: Config, log_period: int) -> TrainSettings:
-    """One epoch of what the config says."""
-    return TrainSettings(
-        max_epoch=1,
-        seed=SEED,
-        log_period=log_period,
-        precision="fp32",
-        clip_value=config.solver.clip_grad_val,
-        clip_norm=config.solver.clip_grad_l2norm,
+def summarise(loader: AlternatingLoader, case: Case) -> dict[str, float]:
+    """Return medians over rounds of ``log_period`` steps."""
+    # (CPU time or clock, round)
+    bare_s, loop_s = (
+        np.array(steps).reshape(-1, case.log_period, 2).sum(axis=1).T
+        for steps in (loader.bare, loader.loop)
     )
-
-
-def summarise(loader: InTurns, case: Case) -> dict[str, float]:
-    """Medians over rounds of ``log_period`` steps."""
-
-    def rounds(steps: Sequence[Seconds], clock: str) -> np.ndarray:
-        seconds = [getattr(step, clock) for step in steps]
-        return np.array(seconds).reshape(-1, case.log_period).sum(axis=1)
-
-    bare_s, loop_s = rounds(loader.bare, "cpu"), rounds(loader.loop, "cpu")
-    by_the_clock = rounds(loader.bare, "clock") / rounds(loader.loop, "clock")
-    bare, loop = float(np.median(bare_s)), float(np.median(loop_s))
+    ratio, ratio_by_the_clock = np.median(bare_s / loop_s, axis=1)
+    bare, loop = np.median(bare_s[0]), np.median(loop_s[0])
     num_clips = case.num_clips * case.log_period
-    return {
-        "loop_over_bare_step": round(float(np.median(bare_s / loop_s)), 4),
-        "bare_cpu_ms_per_step": round(1e3 * bare / case.log_period, 1),
-        "loop_cpu_ms_per_step": round(1e3 * loop / case.log_period, 1),
-        "bare_clips_per_cpu_s": round(num_clips / bare, 3),
-        "loop_clips_per_cpu_s": round(num_clips / loop, 3),
-        "loop_over_bare_step_by_the_clock_noisy": round(float(np.median(by_the_clock)), 4),
+    figures = {
+        "loop_over_bare_step": (ratio, 4),
+        "bare_cpu_ms_per_step": (1e3 * bare / case.log_period, 1),
+        "loop_cpu_ms_per_step": (1e3 * loop / case.log_period, 1),
+        "bare_clips_per_cpu_s": (num_clips / bare, 3),
+        "loop_clips_per_cpu_s": (num_clips / loop, 3),
+        "loop_over_bare_step_by_the_clock_noisy": (ratio_by_the_clock, 4),
     }
+    return {name: round(float(value), digits) for name, (value, digits) in figures.items()}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    given = script_parser(__doc__, quick="fewer rounds").parse_args(words)
+    parser = script_parser(__file__, __doc__, quick="fewer rounds")
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
-    measured = {}
+    rows = {}
     for name, case in CASES.items():
-        measured[name] = measure(case, case.num_quick_rounds if given.quick else case.num_rounds)
-        print(f"{name:10s} {measured[name]}", flush=True)
-    keep_record(
-        "end_to_end",
-        {
-            "loop_over_bare_step": min(row["loop_over_bare_step"] for row in measured.values()),
-            **measured,
-        },
-        given.results,
-        options=["--quick"] if given.quick else [],
-    )
+        rows[name] = measure(case, case.num_quick_rounds if options.quick else case.num_rounds)
+        print(f"{name:10s} {rows[name]}", flush=True)
+    least = min(row["loop_over_bare_step"] for row in rows.values())
+    keep_record(parser, options, {"loop_over_bare_step": least, **rows})
     return 0
 
 

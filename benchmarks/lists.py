@@ -3,7 +3,7 @@
 
 Writes lists as long as the public data sets (650,000 videos of Kinetics-700; the 168,913 training
 videos of Something-Something v2) and reads each in a process of its own, after the imports. The
-cost of a worker is its private memory after it has looked at videos all over the list, minus that
+cost of a worker is its private memory after it has read videos all over the list, minus that
 of a worker with a list of one video.
 
     python benchmarks/lists.py                 # 650,000 and 168,913 videos
@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-# The code beside this file, and not another version that may be installed.
+# The code in this folder, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.processes import in_fresh_process, memory_mb
 from benchmarks.record import keep_record, script_parser
+from benchmarks.timing import in_fresh_process, memory_mb
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.lists.catalog import open_list
 
@@ -82,10 +82,9 @@ def write_imagenet_json(folder: Path, num_images: int) -> None:
 
 def write_ssv2(folder: Path, num_videos: int) -> None:
     """labels.json and train.json, with an empty file for each video."""
-    templates = [
-        f"Moving [something] across number {i} without letting it fall" for i in range(174)
-    ]
-    _write_ssv2_json(folder, templates, num_videos)
+    _write_ssv2_json(
+        folder, "Moving [something] across number {} without letting it fall", num_videos
+    )
     (folder / "videos").mkdir()
     for i in range(num_videos):
         (folder / "videos" / f"{i}.webm").touch()
@@ -93,7 +92,7 @@ def write_ssv2(folder: Path, num_videos: int) -> None:
 
 def write_frame_list(folder: Path, num_videos: int) -> None:
     """labels.json and train.json with PySlowFast's list of frames."""
-    _write_ssv2_json(folder, [f"Moving [something] {i}" for i in range(174)], num_videos)
+    _write_ssv2_json(folder, "Moving [something] {}", num_videos)
     with open(folder / "train.csv", "w") as file:
         file.write("original_vido_id video_id frame_id path labels\n")
         for i in range(num_videos):
@@ -101,14 +100,15 @@ def write_frame_list(folder: Path, num_videos: int) -> None:
                 file.write(f'{i} {i} {frame} {i}/{i}_{frame + 1:06d}.jpg ""\n')
 
 
-def _write_ssv2_json(folder: Path, templates: Sequence[str], num_videos: int) -> None:
-    names = [template.replace("[", "").replace("]", "") for template in templates]
-    (folder / "labels.json").write_text(json.dumps({n: str(i) for i, n in enumerate(names)}))
+def _write_ssv2_json(folder: Path, template: str, num_videos: int) -> None:
+    name = template.replace("[", "").replace("]", "")
+    labels = {name.format(i): str(i) for i in range(174)}
+    (folder / "labels.json").write_text(json.dumps(labels))
     entries = [
         {
             "id": str(i),
-            "label": names[i % 174].replace("something", "a small green cup").lower(),
-            "template": templates[i % 174],
+            "label": name.format(i % 174).replace("something", "a small green cup").lower(),
+            "template": template.format(i % 174),
             "placeholders": ["a small green cup"],
         }
         for i in range(num_videos)
@@ -129,7 +129,7 @@ QUICK_CASES = ("csv", "imagenet", "ssv2_frames")
 
 
 class WorkerMemory(Dataset[float]):
-    """Its items are the private memory of the worker, in MB, once it has seen the videos."""
+    """Its item is the private memory of the worker, in MB, once it has read the videos."""
 
     def __init__(self, videos: VideoList) -> None:
         self.videos = videos
@@ -138,7 +138,7 @@ class WorkerMemory(Dataset[float]):
         return 1
 
     def __getitem__(self, index: int) -> float:
-        # Enough to touch every page of memory that holds them.
+        # Enough to touch every page of memory of the list.
         seen = sum(self.videos[i].label for i in range(0, len(self.videos), SEEN_EVERY))
         return memory_mb("Private_Dirty", "Private_Clean", file="smaps_rollup") + 0 * seen
 
@@ -146,7 +146,7 @@ class WorkerMemory(Dataset[float]):
 def measure_case(
     dataset: str, folder: Path, methods: Sequence[str] = START_METHODS
 ) -> dict[str, Any]:
-    """CPU seconds and MB that reading a list costs this process, and MB in a worker."""
+    """Return CPU seconds and MB that reading a list costs this process, and MB in a worker."""
     before_mb = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     start_s = time.process_time()
@@ -154,7 +154,7 @@ def measure_case(
     cpu_s = time.process_time() - start_s
     peak_mb, after_mb = memory_mb("VmHWM"), memory_mb("VmRSS")
     one = VideoList(["a.mp4"], [0])
-    for method in methods[:1]:  # this process's first worker weighs 4 MB more than all later ones
+    for method in methods[:1]:  # the first worker of a process has 4 MB more than all later ones
         _worker_mb(one, method)
     return {
         "num_videos": len(videos),
@@ -178,7 +178,7 @@ def _rounded(mb: float) -> float:
 
 
 def measure(names: Sequence[str]) -> dict[str, Any]:
-    """Each case in a fresh process, so that none finds the memory of another."""
+    """Measure each case in a fresh process, so that none meets the memory of another."""
     numbers = {}
     for name in names:
         dataset, num_videos, write = CASES[name]
@@ -190,11 +190,10 @@ def measure(names: Sequence[str]) -> dict[str, Any]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = script_parser(__doc__, quick="only the lists that need no files")
-    given = parser.parse_args(words)
+    parser = script_parser(__file__, __doc__, quick="only the lists that need no files")
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
-    names = QUICK_CASES if given.quick else tuple(CASES)
-    keep_record("lists", measure(names), given.results, options=["--quick"] if given.quick else [])
+    keep_record(parser, options, measure(QUICK_CASES if options.quick else tuple(CASES)))
     return 0
 
 

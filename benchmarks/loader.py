@@ -32,48 +32,33 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-# The code beside this file, and not another version that may be installed.
+# The code in this folder, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import pyslowfast_way
-from benchmarks.decode import (
-    CLIP,
-    Case,
-    Wanted,
-    make_files,
-    measure,
-    options,
-    per_video,
-    recorded_options,
-)
-from benchmarks.record import keep_record, version_of
-from benchmarks.timing import Way, in_process
+from benchmarks.decode import CLIP, Case, Wanted, Ways, run
+from benchmarks.record import script_parser, version_of
+from benchmarks.timing import in_process
 from benchmarks.videos import SEED
-from slowfast_mvit.data.loading.eval_items import EvalVideos
-from slowfast_mvit.data.loading.items import ItemKey, read_batch
-from slowfast_mvit.data.loading.train_items import TrainVideos
-from slowfast_mvit.data.views.transforms import METHODS, TrainTransform
+from slowfast_mvit.data.loading.items import EvalVideos, ItemKey, TrainVideos, read_batch
+from slowfast_mvit.data.views.train_views import METHODS
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.structures import VideoRecord, ViewPlan
 
 SIDE_PX, TEST_SCALE_PX = 224, 256
 NUM_VIEWS = 2
-RANDAUGMENT = "rand-m7-n4-mstd0.5-inc1"
 
 
-def ways_to_load(case: Case, files: Sequence[Path]) -> dict[str, Way[Wanted]]:
-    """Each way of producing the pixels of an item, by name."""
+def ways_to_load(case: Case, files: Sequence[Path]) -> Ways:
+    """Return each way of producing the pixels of an item, by name."""
     works: dict[str, Callable[[Wanted], object]]
     if case.num_clips:
         plan = ViewPlan(case.num_clips, 1, scale_px=TEST_SCALE_PX, crop_px=SIDE_PX)
-        works = {
-            "ours": ours(EvalVideos(_records(files), CLIP, plan)),
-            "pyslowfast": pyslowfast_test_item,
-        }
+        dataset = EvalVideos(_records(files), CLIP, plan)
+        works = {"ours": ours(dataset), "pyslowfast": pyslowfast_test_item}
     else:
         works = {method: ours(train_videos(files, method)) for method in METHODS}
         works["pyslowfast"] = pyslowfast_train_item
@@ -85,21 +70,9 @@ def ways_to_load(case: Case, files: Sequence[Path]) -> dict[str, Way[Wanted]]:
 
 
 def train_videos(files: Sequence[Path], method: str) -> TrainVideos:
-    """The training data set of the MViTv2 recipe over these files."""
-    transform = train_transform(method, SIDE_PX)
+    """Return the training data set of the MViTv2 recipe over these files."""
+    transform = pyslowfast_way.recipe_transform(SIDE_PX, method)
     return TrainVideos(_records(files), CLIP, transform=transform, num_views=NUM_VIEWS, seed=SEED)
-
-
-def train_transform(method: str, side_px: int) -> TrainTransform:
-    """The augmentation of the MViTv2 recipe, by a method of ``METHODS``."""
-    return TrainTransform(
-        crop_px=side_px,
-        scales_px=(256, 320),
-        area_range=(0.08, 1.0),
-        aspect_range=(0.75, 1.3333),
-        randaugment=RANDAUGMENT,
-        method=method,
-    )
 
 
 def _records(files: Sequence[Path]) -> list[VideoRecord]:
@@ -107,7 +80,7 @@ def _records(files: Sequence[Path]) -> list[VideoRecord]:
 
 
 def ours(dataset: TrainVideos | EvalVideos) -> Callable[[Wanted], Tensor]:
-    """A batch of one video as the loader reads it: (1, V, 3, T, S, S) uint8."""
+    """Return a batch of one video as the loader reads it: (1, V, 3, T, S, S) uint8."""
     index_of = {Path(record.path): index for index, record in enumerate(dataset.videos)}
     return lambda item: read_batch(dataset, [ItemKey(0, item.draw, index_of[item.path])]).pixels
 
@@ -115,72 +88,42 @@ def ours(dataset: TrainVideos | EvalVideos) -> Callable[[Wanted], Tensor]:
 def pyslowfast_train_item(
     item: Wanted, resample: Image.Resampling = pyslowfast_way.BICUBIC
 ) -> list[Tensor]:
-    """Its views, each (3, T, S, S) float32."""
+    """Return its views, each (3, T, S, S) float32."""
     (clip,) = item.clips
     frames = pyslowfast_way.read_clip(item.path, clip)
-    return [
-        pyslowfast_way.train_view(
-            frames, SIDE_PX, generator(SEED, 0, item.draw, view), resample=resample
-        )
-        for view in range(NUM_VIEWS)
-    ]
+    streams = [generator(SEED, 0, item.draw, view) for view in range(NUM_VIEWS)]
+    return [pyslowfast_way.train_view(frames, SIDE_PX, s, resample=resample) for s in streams]
 
 
 def pyslowfast_test_item(item: Wanted) -> list[Tensor]:
-    """Its views, each (3, T, S, S) float32 and read separately."""
-    return [
-        pyslowfast_way.test_view(item.path, clip, short_px=TEST_SCALE_PX, side=SIDE_PX)
-        for clip in item.clips
-    ]
+    """Return its views, each (3, T, S, S) float32 and read separately."""
+    sizes = {"short_px": TEST_SCALE_PX, "side": SIDE_PX}
+    return [pyslowfast_way.test_view(item.path, clip, **sizes) for clip in item.clips]
 
 
 def summarise(cpu_ms: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The figures of a result file."""
+    """Return the ratios of a result file."""
     train, prepared = cpu_ms["train_16x4"], cpu_ms["prepared_train_16x4"]
     test, prepared_test = cpu_ms["test_5_clips_1_crop"], cpu_ms["prepared_test_5_clips_1_crop"]
     ratios = {
-        "train_2aug_vs_pyslowfast": train["pyslowfast"] / train["fused"],
         "train_2aug_prepared_vs_pyslowfast": train["pyslowfast"] / prepared["fused"],
-        "train_2aug_pil_vs_pyslowfast": train["pyslowfast"] / train["crop_first"],
-        "train_2aug_exact_vs_pyslowfast": train["pyslowfast"] / train["exact"],
         "test_5clips_vs_pyslowfast": test["pyslowfast"] / test["ours"],
         "train_2aug_vs_pyslowfast_bilinear": train["pyslowfast_bilinear"] / train["fused"],
     }
-    for key, method in (("2aug", "fused"), ("2aug_pil", "crop_first"), ("2aug_exact", "exact")):
-        ratios[f"train_{key}_both_prepared_vs_pyslowfast"] = (
-            prepared["pyslowfast"] / prepared[method]
-        )
-    ratios["test_5clips_both_prepared_vs_pyslowfast"] = (
-        prepared_test["pyslowfast"] / prepared_test["ours"]
-    )
-    return {
-        **{name: round(ratio, 2) for name, ratio in ratios.items()},
-        **per_video(cpu_ms, views_of_a_clip=NUM_VIEWS),
-    }
+    for key, way in (("2aug", "fused"), ("2aug_pil", "crop_first"), ("2aug_exact", "exact")):
+        ratios[f"train_{key}_vs_pyslowfast"] = train["pyslowfast"] / train[way]
+        both = prepared["pyslowfast"] / prepared[way]
+        ratios[f"train_{key}_both_prepared_vs_pyslowfast"] = both
+    both = prepared_test["pyslowfast"] / prepared_test["ours"]
+    ratios["test_5clips_both_prepared_vs_pyslowfast"] = both
+    return {name: round(ratio, 2) for name, ratio in ratios.items()}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    given = options(__doc__, words)
-    torch.set_num_threads(1)
-    videos = make_files(given.data, given.videos)
-    cpu_ms = measure(
-        ways_to_load,
-        videos,
-        num_draws=1 if given.quick else 3,
-        num_rounds=3 if given.quick else 5,
-    )
-    keep_record(
-        "loader",
-        {
-            **summarise(cpu_ms),
-            "num_files": {kind: len(files) for kind, files in videos.items()},
-            "versions": {name: version_of(name) for name in ("torchvision", "timm")},
-        },
-        given.results,
-        options=recorded_options(given),
-    )
-    return 0
+    parser = script_parser(__file__, __doc__, quick="fewer clips and rounds")
+    versions = {name: version_of(name) for name in ("torchvision", "timm")}
+    return run(parser, words, ways_to_load, summarise, views_of_a_clip=NUM_VIEWS, versions=versions)
 
 
 if __name__ == "__main__":

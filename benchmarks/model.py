@@ -2,15 +2,14 @@
 """Speed of the model against torchvision's and against a theoretical lower bound.
 
 Ours, the same with every attention score written out (``plain``) and torchvision's ``mvit_v2_s``
-get the same weights and clips, must give the same logits, and take turns in one process: a forward
+get the same weights and clips, must give the same logits, and alternate in one process: a forward
 pass without gradients, and a step of training (cross entropy, backward, AdamW; dropout and drop
 path as published), in float32 and in bfloat16 by autocast, as the trainer does it. Medians over
-rounds, by the clock on all threads; CPU time stands beside. Peak memory is that of a fresh process
-for each (benchmarks/alone.py).
+rounds, by the clock on all threads, with CPU time. Peak memory is that of a fresh process for each.
 
 The floor of a pass is the larger of two times: its operations at the best rate of the model's own
-matrix products, and its least bytes at the rate of a copy (benchmarks/operations.py says what is
-counted). ``fraction_of_floor`` is the floor over what was measured: 1 is as fast as can be.
+matrix products, and its least bytes at the rate of a copy (benchmarks/lower_bounds.py says what
+is counted). ``fraction_of_floor`` is the floor over what was measured: 1 is as fast as can be.
 
 A CPU without instructions for bfloat16 computes it step by step; there the bfloat16 passes get a
 small clip (``bf16_input_size``), and their floor is that of the faster of the two precisions.
@@ -18,6 +17,7 @@ small clip (``bf16_input_size``), and their floor is that of the faster of the t
     python benchmarks/model.py --quick         # at most 3 minutes on 2 cores; S, without plain
     python benchmarks/model.py                 # about 10 minutes
     python benchmarks/model.py --compile       # and torch.compile, which takes minutes itself
+    python benchmarks/model.py --profile       # and PyTorch's profile of each pass
     python benchmarks/model.py --device cuda --precision bf16 --compile
     python benchmarks/model.py --device cuda --precision bf16 --model L --checkpointing blocks
 
@@ -35,88 +35,32 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-# The code beside this file, and not another version that may be installed.
+# The code in this folder, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.alone import run_alone
-from benchmarks.contenders import COMPILED, EAGER, build_all, build_one, differences
-from benchmarks.operations import MODELS, linear_shapes, need, published_input
-from benchmarks.passes import CHECKPOINTING, MODES, Case, work_of
-from benchmarks.rates import DTYPES, copy_bandwidth, has_bf16, product_rates
+from benchmarks import contenders, lower_bounds
+from benchmarks.contenders import CHECKPOINTING, COMPILED, EAGER, MODES, work_of
+from benchmarks.lower_bounds import DTYPES, MODELS, Case, Machine, has_bf16, input_size_of
 from benchmarks.record import keep_record, script_parser, version_of
 from benchmarks.timing import Rounds, measured, median, seconds_per_round
 
-# Where bfloat16 is emulated: a training step of torchvision takes seconds, not ten minutes.
-SMALL_CLIP = (4, 96, 96)
 MOST_CLIPS = 256  # tried on CUDA
 LEAST_GAIN = 1.02  # in clips a second, or twice the batch is not worth it
-CLIPS_OF_PRODUCTS = {"cpu": 1, "cuda": 4}  # rows of the matrix products whose rate counts
 ROUNDS = {"infer": Rounds(40, 5, 15), "train": Rounds(90, 5, 15)}
 QUICK_ROUNDS = {"infer": Rounds(10, 3, 9), "train": Rounds(24, 3, 9)}
 STEPS_OF_MEMORY = 2  # after the first; the peak depends on what drop path drops
 
 
-class Machine:
-    """The rates of a device, and so the floors.
-
-    Attributes:
-        rates: by precision and shape of the linear layer, operations a second.
-        bandwidth: bytes a second.
-    """
-
-    def __init__(self, size: str, device: torch.device) -> None:
-        self.bandwidth = copy_bandwidth(device)
-        self.rates = {}
-        for precision in DTYPES:
-            shapes = linear_shapes(size, input_size_of(size, precision, device))
-            clips = CLIPS_OF_PRODUCTS[device.type]
-            shapes = [(clips * rows, width, width_out) for rows, width, width_out in shapes]
-            self.rates[precision] = product_rates(shapes, precision, device)
-
-    def rate(self, precision: str) -> float:
-        """The best for products in a precision; float32 units can compute bfloat16, too."""
-        precisions = DTYPES if precision == "bf16" else (precision,)
-        return max(max(self.rates[name].values()) for name in precisions)
-
-    def floor_s(self, case: Case) -> float:
-        """The least seconds for one pass over the batch of a case."""
-        least = need(
-            case.size, case.mode, case.precision, input_size=case.input_size, batch=case.batch
-        )
-        return least.floor_s(self.rate(case.precision), self.bandwidth)
-
-    def summary(self) -> dict[str, Any]:
-        products = {}
-        for precision, rates in self.rates.items():
-            best, worst = max(rates, key=rates.__getitem__), min(rates, key=rates.__getitem__)
-            products[precision] = {
-                "best_gflop_per_s": round(rates[best] / 1e9, 1),
-                "best_shape": best,
-                "worst_gflop_per_s": round(rates[worst] / 1e9, 1),
-                "worst_shape": worst,
-            }
-        return {"products": products, "copy_gb_per_s": round(self.bandwidth / 1e9, 1)}
-
-
-def input_size_of(size: str, precision: str, device: torch.device) -> tuple[int, int, int]:
-    """The pixels (T, H, W) that a precision is measured on."""
-    return published_input(size) if precision == "fp32" or has_bf16(device) else SMALL_CLIP
-
-
 def compare(
-    models: Mapping[str, nn.Module],
-    cases: Mapping[str, Case],
-    machine: Machine,
-    rounds: Rounds,
+    models: Mapping[str, nn.Module], cases: Mapping[str, Case], machine: Machine, rounds: Rounds
 ) -> dict[str, dict[str, Any]]:
-    """Run contenders in turns.
+    """Run contenders alternately.
 
     Args:
         models: by name.
@@ -141,27 +85,35 @@ def compare(
             "fraction_of_floor": round(floor_s / clock_s, 4),
             "num_rounds": len(taken[name]),
         }
+        print(f"{case.mode:5s} {case.precision} {name:20s} {rows[name]}", flush=True)
     return rows
 
 
+def print_profiles(models: Mapping[str, nn.Module], cases: Mapping[str, Case]) -> None:
+    """Print PyTorch's profile of a pass of each contender, the longest operations first."""
+    for name, model in models.items():
+        with torch.profiler.profile() as profiler:
+            work_of(model, cases[name])()
+        print(f"{name}, {cases[name].mode} {cases[name].precision}")
+        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+
+
 def tuned_batch(name: str, case: Case) -> int:
-    """The power of two after which twice as many clips a batch are no faster each."""
-    best, best_rate = 1, 0.0
-    batch = 1
+    """Return the power of two after which twice as many clips a batch are no faster each."""
+    best, best_rate, batch = 1, 0.0, 1
     while batch <= MOST_CLIPS:
-        rate = _rate_with(name, replace(case, batch=batch))
+        rate = _rate_with(name, case._replace(batch=batch))
         torch.cuda.empty_cache()
         if rate < LEAST_GAIN * best_rate:
             break
-        best, best_rate = batch, rate
-        batch *= 2
+        best, best_rate, batch = batch, rate, 2 * batch
     return best
 
 
 def _rate_with(name: str, case: Case) -> float:
-    """Clips a second, roughly; 0 where the batch does not fit into memory."""
+    """Return clips a second, roughly; 0 where the batch does not fit into memory."""
     try:
-        work = work_of(build_one(name, case), case)
+        work = work_of(contenders.build_one(name, case), case)
         work()
         return case.batch / min(measured(work, case.device).clock for _ in range(3))
     except torch.cuda.OutOfMemoryError:
@@ -169,140 +121,114 @@ def _rate_with(name: str, case: Case) -> float:
 
 
 def batches(names: Sequence[str], case: Case, batch: int | None) -> dict[str, Case]:
-    """The case of each contender: with the batch given, or else 1 on a CPU and tuned on CUDA."""
+    """Return the case of each contender: with ``batch``, or else 1 on a CPU and tuned on CUDA."""
     if batch is None and case.device.type == "cuda":
         tuned = {name: tuned_batch(name, case) for name in names if name not in COMPILED}
-        return {name: replace(case, batch=tuned[COMPILED.get(name, name)]) for name in names}
-    return {name: replace(case, batch=batch or 1) for name in names}
+        return {name: case._replace(batch=tuned[COMPILED.get(name, name)]) for name in names}
+    return dict.fromkeys(names, case._replace(batch=batch or 1))
 
 
 def published_floors(machine: Machine, device: torch.device) -> dict[str, Any]:
-    """For one clip of each published model: operations, least bytes and the floors."""
+    """Return, for one clip of each published model, operations, least bytes and the floors."""
     floors: dict[str, Any] = {}
     for size in MODELS:
+        clip = lower_bounds.published_input(size)
         for mode in MODES:
-            row: dict[str, Any] = {}
+            row = floors[f"{size}_{mode}"] = {}
             for precision in DTYPES:
-                case = Case(size, published_input(size), mode, precision, device=device)
-                least = need(size, mode, precision, input_size=case.input_size)
+                case = Case(size, clip, mode, precision, device=device)
+                least = lower_bounds.need(case)
                 row["gflop"] = round(least.operations / 1e9, 1)
                 row[f"gb_{precision}"] = round(least.bytes / 1e9, 3)
                 row[f"floor_{precision}_s"] = round(machine.floor_s(case), 5)
-            floors[f"{size}_{mode}"] = row
     return floors
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """All that was asked for."""
-    device = torch.device(given.device)
-    names = ["ours", "torchvision"] if given.quick else list(EAGER)
-    names += COMPILED if given.compile else []
-    machine = Machine(given.model, device)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the command line asks for."""
+    size, device = options.model, torch.device(options.device)
+    names = ["ours", "torchvision"] if options.quick else list(EAGER)
+    names += COMPILED if options.compile else []
+    machine = Machine(size, device)
     print(f"the machine: {machine.summary()}", flush=True)
-    rounds = QUICK_ROUNDS if given.quick else ROUNDS
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
     speed: dict[str, Any] = {}
     apart, memory = {}, {}
-    for precision in given.precision:
-        size = input_size_of(given.model, precision, device)
-        case = Case(
-            given.model,
-            size,
-            "infer",
-            precision,
-            device=device,
-            checkpointing=given.checkpointing,
-        )
+    published = lower_bounds.published_input(size)
+    for precision in options.precision:
+        clip = input_size_of(size, precision, device)
         for mode in MODES:
-            cases = batches(names, replace(case, mode=mode), given.batch)
-            models = build_all(cases)
+            case = Case(size, clip, mode, precision, 1, device, options.checkpointing)
+            cases = batches(names, case, options.batch)
+            models = contenders.build_all(cases)
             if mode == "infer":
-                apart[precision] = differences(models, cases)
-                print(
-                    f"{precision}: logits apart from torchvision's {apart[precision]}", flush=True
-                )
+                apart[precision] = contenders.differences(models, cases)
+                print(f"{precision}: logits differ from torchvision's by {apart[precision]}")
             speed[f"{mode}_{precision}"] = compare(models, cases, machine, rounds[mode])
-            for name, row in speed[f"{mode}_{precision}"].items():
-                print(f"{mode:5s} {precision} {name:20s} {row}", flush=True)
-        is_first = precision == given.precision[0]
-        if size == published_input(given.model) and (is_first or not given.quick):
+            if options.profile:
+                print_profiles(models, cases)
+        is_first = precision == options.precision[0]
+        if clip == published and (is_first or not options.quick):
             memory[f"train_{precision}"] = peak_memory(names, cases)
             print(f"peak memory, train {precision}: {memory[f'train_{precision}']}", flush=True)
+    on: dict[str, Any] = {"cpu_instructions": torch.backends.cpu.get_cpu_capability()}
+    if device.type == "cuda":
+        on = {"gpu": torch.cuda.get_device_name(device), "triton": version_of("triton")}
     return {
         **ratios(speed, memory),
-        "model": given.model,
-        "device": given.device,
-        "input_size": list(published_input(given.model)),
+        "model": size,
+        "device": options.device,
+        "input_size": list(published),
         "bf16_in_hardware": has_bf16(device),
-        "bf16_input_size": list(input_size_of(given.model, "bf16", device)),
-        "checkpointing": given.checkpointing,
+        "bf16_input_size": list(input_size_of(size, "bf16", device)),
+        "checkpointing": options.checkpointing,
         "speed": speed,
         "peak_mb": memory,
         "logits_apart": apart,
         "rates": machine.summary(),
         "published": published_floors(machine, device),
-        "on": what_it_runs_on(device),
+        "on": on,
     }
 
 
 def peak_memory(names: Sequence[str], cases: Mapping[str, Case]) -> dict[str, float]:
-    """Of a training step of each contender that is not compiled, in 1e6 bytes, at one batch."""
+    """Measure a training step of each eager contender, in 1e6 bytes, at the smallest batch."""
     batch = min(case.batch for case in cases.values())
-    return {
-        name: run_alone(name, replace(cases[name], batch=batch), num_runs=STEPS_OF_MEMORY)[
-            "peak_mb"
-        ]
-        for name in names
-        if name not in COMPILED
-    }
+    peaks = {}
+    for name in (name for name in names if name not in COMPILED):
+        case = cases[name]._replace(batch=batch)
+        peaks[name] = contenders.run_alone(name, case, num_runs=STEPS_OF_MEMORY)["peak_mb"]
+    return peaks
 
 
 def ratios(speed: Mapping[str, Any], memory: Mapping[str, Any]) -> dict[str, float]:
-    """Ours against torchvision's, not compiled: clips a second, CPU time, and peak memory."""
-    told = {}
+    """Compare ours with torchvision's, both eager: clips a second, CPU time, and peak memory."""
+    result = {}
     for key, rows in speed.items():
         ours, theirs = rows["ours"], rows["torchvision"]
-        told[f"{key}_vs_torchvision"] = round(ours["clips_per_s"] / theirs["clips_per_s"], 3)
         per_clip = (theirs["cpu_s"] / theirs["batch"]) / (ours["cpu_s"] / ours["batch"])
-        told[f"{key}_vs_torchvision_in_cpu_time"] = round(per_clip, 3)
-    if memory:
-        peaks = next(iter(memory.values()))
-        told["train_memory_vs_torchvision"] = round(peaks["ours"] / peaks["torchvision"], 3)
-    return told
-
-
-def what_it_runs_on(device: torch.device) -> dict[str, Any]:
-    """Return what ``record.machine`` does not say."""
-    if device.type == "cuda":
-        return {"gpu": torch.cuda.get_device_name(device), "triton": version_of("triton")}
-    return {"cpu_instructions": torch.backends.cpu.get_cpu_capability()}
-
-
-def options_of(given: argparse.Namespace) -> list[str]:
-    """The words of the command line that matter for the figures."""
-    words = ["--quick"] if given.quick else []
-    words += ["--model", given.model] if given.model != "S" else []
-    words += ["--device", given.device] if given.device != "cpu" else []
-    words += ["--precision", *given.precision] if given.precision != list(DTYPES) else []
-    words += ["--batch", str(given.batch)] if given.batch else []
-    words += ["--compile"] if given.compile else []
-    words += ["--checkpointing", given.checkpointing] if given.checkpointing != "none" else []
-    return words
+        result[f"{key}_vs_torchvision"] = round(ours["clips_per_s"] / theirs["clips_per_s"], 3)
+        result[f"{key}_vs_torchvision_in_cpu_time"] = round(per_clip, 3)
+    for peaks in list(memory.values())[:1]:
+        result["train_memory_vs_torchvision"] = round(peaks["ours"] / peaks["torchvision"], 3)
+    return result
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = script_parser(__doc__, quick="without plain, with fewer rounds")
+    parser = script_parser(__file__, __doc__, quick="without plain, with fewer rounds")
     parser.add_argument("--model", choices=MODELS, default="S")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--batch", type=int, help="clips; else 1 on a CPU, tuned on CUDA")
     parser.add_argument("--compile", action="store_true", help="compiled contenders, too")
+    parser.add_argument("--profile", action="store_true", help="print PyTorch's profiles, too")
     parser.add_argument(
         "--checkpointing", choices=CHECKPOINTING, default="none", help="torchvision: whole blocks"
     )
-    given = parser.parse_args(words)
-    case = "quick" if given.quick else f"{given.model}_{torch.device(given.device).type}"
-    keep_record("model", measure(given), given.results, options=options_of(given), case=case)
+    options = parser.parse_args(words)
+    case = "quick" if options.quick else f"{options.model}_{torch.device(options.device).type}"
+    keep_record(parser, options, measure(options), case=case)
     return 0
 
 

@@ -9,37 +9,54 @@ and a number) repaired, without which it reads nothing:
             whole frames, random resized crop, flip, random erasing
     test    for each view: read again, normalisation of whole frames, resize, crop
 
-The draws are those of the same generators as ours, in the same order, so that both augment alike.
+The draws are those of ours, so that both augment alike, except the erased box, which ours draws on
+the device.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
-import timm.data.auto_augment as timm_ops
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
+from torchvision.transforms import RandomErasing
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from slowfast_mvit.randomness import Draws, whole_number
+from slowfast_mvit.data.views.geometry import crop_boxes, short_side_at
+from slowfast_mvit.data.views.randaugment import Step
+from slowfast_mvit.data.views.train_views import TrainTransform
+from slowfast_mvit.randomness import Draws
 
 MEAN = torch.tensor([0.45, 0.45, 0.45])
 STD = torch.tensor([0.225, 0.225, 0.225])
 SEEK_MARGIN = 1024  # in the stream's time base
 
-NUM_OPS, MAGNITUDE, MAGNITUDE_STD = 4, 7.0, 0.5  # rand-m7-n4-mstd0.5-inc1
-GREY = (128, 128, 128)
+WITHOUT_ARGUMENT = ("AutoContrast", "Equalize", "Invert")
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 
 
+@functools.cache
+def recipe_transform(side_px: int, method: str = "exact") -> TrainTransform:
+    """Return the augmentation of the MViTv2 recipe, by a method of ``transforms.METHODS``."""
+    return TrainTransform(
+        crop_px=side_px,
+        scales_px=(256, 320),
+        area_range=(0.08, 1.0),
+        aspect_range=(0.75, 1.3333),
+        randaugment="rand-m7-n4-mstd0.5-inc1",
+        method=method,
+    )
+
+
 def read_clip(path: Path, indices: Sequence[int]) -> Tensor:
-    """The frames of a clip: (T, H, W, 3) uint8.
+    """Read the frames of a clip: (T, H, W, 3) uint8.
 
     Args:
         path: a video file with a known duration.
@@ -51,7 +68,7 @@ def read_clip(path: Path, indices: Sequence[int]) -> Tensor:
 
 
 def read_window(path: Path, first: int, last: int) -> list[np.ndarray]:
-    """Every frame from ``first`` to ``last``, each (H, W, 3) uint8."""
+    """Read every frame from ``first`` to ``last``, each (H, W, 3) uint8."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         if stream.duration is None or not stream.frames:
@@ -78,7 +95,7 @@ def train_view(
     resample: Image.Resampling = BICUBIC,
     erase_prob: float = 0.25,
 ) -> Tensor:
-    """One augmented view: (T, H, W, 3) uint8 -> (3, T, S, S) float32, normalised.
+    """Return one augmented view: (T, H, W, 3) uint8 -> (3, T, S, S) float32, normalised.
 
     Args:
         frames: of the clip.
@@ -87,19 +104,32 @@ def train_view(
         resample: of RandAugment's geometric operations; the recipes say bicubic.
         erase_prob: share of the views with an erased box.
     """
+    draws = recipe_transform(side).draw((frames.shape[1], frames.shape[2]), rng)
     floats = frames.clone().float() / 255.0
     images = [to_pil_image(image) for image in floats.permute(0, 3, 1, 2)]
-    images = rand_augment(images, rng, resample)
+    for step in draws.steps:
+        images = apply_with_pil(images, step, resample)
     clip = torch.stack([to_tensor(image) for image in images])  # (T, 3, H, W)
     clip = normalise(clip.permute(0, 2, 3, 1)).permute(3, 0, 1, 2)  # (3, T, H, W)
-    clip = random_resized_crop(clip, side, rng)
-    if rng.random() < 0.5:
+    top, left, height, width = draws.cut.box
+    clip = _resize(clip[:, :, top : top + height, left : left + width], (side, side))
+    if draws.flip:
         clip = clip.flip(-1)
-    return random_erase(clip, erase_prob, rng)
+    erase = RandomErasing(erase_prob, (0.02, 1 / 3), (0.3, 1 / 0.3), value="random", inplace=True)
+    return erase(clip.flatten(0, 1)).view_as(clip)  # type: ignore[no-any-return]
+
+
+def apply_with_pil(
+    images: Sequence[Image.Image], step: Step, resample: Image.Resampling = BICUBIC
+) -> list[Image.Image]:
+    """Apply an operation of RandAugment to all images by timm's PIL operations."""
+    words = () if step.name in WITHOUT_ARGUMENT else (step.argument,)
+    style = {"fillcolor": (128, 128, 128), "resample": resample}
+    return [NAME_TO_OP[step.name](image, *words, **style) for image in images]
 
 
 def test_view(path: Path, indices: Sequence[int], *, short_px: int, side: int) -> Tensor:
-    """The central view of a test clip, read separately: (3, T, S, S) float32, normalised.
+    """Return the central view of a test clip, read separately: (3, T, S, S) float32, normalised.
 
     Args:
         path: a video file.
@@ -108,12 +138,10 @@ def test_view(path: Path, indices: Sequence[int], *, short_px: int, side: int) -
         side: S.
     """
     clip = normalise(read_clip(path, indices)).permute(3, 0, 1, 2)
-    height, width = clip.shape[-2:]
-    if min(height, width) != short_px:
-        scale = short_px / min(height, width)
-        clip = _resize(clip, (math.floor(height * scale), math.floor(width * scale)))
-        height, width = clip.shape[-2:]
-    top, left = math.ceil((height - side) / 2), math.ceil((width - side) / 2)
+    size = short_side_at((clip.shape[2], clip.shape[3]), short_px)
+    if clip.shape[2:] != size:
+        clip = _resize(clip, size)
+    [(top, left)] = crop_boxes(*size, side, 1)
     return clip[:, :, top : top + side, left : left + side]
 
 
@@ -124,87 +152,5 @@ def normalise(frames: Tensor) -> Tensor:
     return (frames - MEAN) / STD
 
 
-def rand_augment(
-    images: list[Image.Image], rng: Draws, resample: Image.Resampling
-) -> list[Image.Image]:
-    """RandAugment by timm's PIL operations; all images get the same operations."""
-    names = [list(OPERATIONS)[whole_number(rng, 0, len(OPERATIONS))] for _ in range(NUM_OPS)]
-    for name in names:
-        if rng.random() >= 0.5:
-            continue
-        level = min(max(float(rng.normal(MAGNITUDE, MAGNITUDE_STD)), 0.0), 10.0) / 10.0
-        operation, argument = OPERATIONS[name]
-        words = argument(level, rng)
-        images = [operation(image, *words, fillcolor=GREY, resample=resample) for image in images]
-    return images
-
-
-def _signed(greatest: float, start: float = 0.0) -> Callable[[float, Draws], tuple[float]]:
-    def argument(level: float, rng: Draws) -> tuple[float]:
-        return (start - level * greatest if rng.random() > 0.5 else start + level * greatest,)
-
-    return argument
-
-
-# name -> timm's operation, and a level (0 to 1) -> its arguments
-OPERATIONS: dict[str, tuple[Callable[..., Image.Image], Callable[[float, Draws], tuple]]] = {
-    "AutoContrast": (timm_ops.auto_contrast, lambda level, rng: ()),
-    "Equalize": (timm_ops.equalize, lambda level, rng: ()),
-    "Invert": (timm_ops.invert, lambda level, rng: ()),
-    "Rotate": (timm_ops.rotate, _signed(30.0)),
-    "Posterize": (timm_ops.posterize, lambda level, rng: (4 - int(level * 4),)),
-    "Solarize": (timm_ops.solarize, lambda level, rng: (256 - int(level * 256),)),
-    "SolarizeAdd": (timm_ops.solarize_add, lambda level, rng: (int(level * 110),)),
-    "Color": (timm_ops.color, _signed(0.9, 1.0)),
-    "Contrast": (timm_ops.contrast, _signed(0.9, 1.0)),
-    "Brightness": (timm_ops.brightness, _signed(0.9, 1.0)),
-    "Sharpness": (timm_ops.sharpness, _signed(0.9, 1.0)),
-    "ShearX": (timm_ops.shear_x, _signed(0.3)),
-    "ShearY": (timm_ops.shear_y, _signed(0.3)),
-    "TranslateXRel": (timm_ops.translate_x_rel, _signed(0.45)),
-    "TranslateYRel": (timm_ops.translate_y_rel, _signed(0.45)),
-}
-
-
-def random_resized_crop(
-    clip: Tensor,
-    side: int,
-    rng: Draws,
-    area_range: Sequence[float] = (0.08, 1.0),
-    aspect_range: Sequence[float] = (0.75, 1.3333),
-) -> Tensor:
-    """A random part of (3, T, H, W), resized to (3, T, S, S); whole if ten parts do not fit."""
-    height, width = clip.shape[-2:]
-    least, greatest = map(math.log, aspect_range)
-    for _ in range(10):
-        area = rng.uniform(*area_range) * height * width
-        aspect = math.exp(rng.uniform(least, greatest))
-        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            top = whole_number(rng, 0, height - box_height + 1)
-            left = whole_number(rng, 0, width - box_width + 1)
-            clip = clip[:, :, top : top + box_height, left : left + box_width]
-            break
-    return _resize(clip, (side, side))
-
-
 def _resize(clip: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(clip, size=size, mode="bilinear", align_corners=False)
-
-
-def random_erase(clip: Tensor, prob: float, rng: Draws) -> Tensor:
-    """Noise in a random box of (3, T, S, S), fresh for each pixel, with probability ``prob``."""
-    if rng.random() >= prob:
-        return clip
-    side = clip.shape[-1]
-    erased = clip.contiguous()
-    for _ in range(100):
-        area = rng.uniform(0.02, 1 / 3) * side * side
-        aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
-        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if height < side and width < side:
-            top, left = whole_number(rng, 0, side - height), whole_number(rng, 0, side - width)
-            box = erased[:, :, top : top + height, left : left + width]
-            box.copy_(torch.empty(box.shape).normal_())
-            break
-    return erased

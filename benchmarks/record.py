@@ -8,24 +8,33 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import slowfast_mvit
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def script_parser(description: str | None, *, quick: str = "") -> argparse.ArgumentParser:
-    """The options that the scripts share.
+def script_parser(
+    file: str, description: str | None, *, quick: str = ""
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that the scripts share.
 
     Args:
+        file: path of the script.
         description: docstring of the script.
         quick: help of ``--quick``; no such option where it is empty.
     """
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        f"benchmarks/{Path(file).name}", description=(description or "").splitlines()[0]
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     if quick:
         parser.add_argument("--quick", action="store_true", help=quick)
@@ -33,38 +42,45 @@ def script_parser(description: str | None, *, quick: str = "") -> argparse.Argum
 
 
 def keep_record(
-    benchmark: str,
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
     numbers: Mapping[str, Any],
-    folder: Path,
     *,
-    options: Sequence[str] = (),
     case: str = "",
-) -> dict[str, Any]:
-    """Write ``<benchmark>_<date>.json`` with the figures and the machine, and print it in one line.
+) -> None:
+    """Write ``<script>_<date>.json`` with the figures and the machine, and print it in one line.
 
     Needs torch alone, as the models do, so that a bare GPU node can run a benchmark.
 
     Args:
-        benchmark: name of the script, without its suffix.
+        parser: the result of ``script_parser``.
+        options: the command line.
         numbers: the figures.
-        folder: of the result file.
-        options: words of the command line that matter for the figures.
-        case: comes into the file's name, ``<benchmark>_<case>_<date>.json``, where one script has
+        case: part of the file's name, ``<script>_<case>_<date>.json``, where one script has
             several results a day.
     """
+    name = Path(parser.prog).stem
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    command = " ".join(["python", f"benchmarks/{benchmark}.py", *options])
-    record = {"benchmark": benchmark, "date": today, "command": command, **numbers}
+    record = {"benchmark": name, "date": today, "command": command(parser, options), **numbers}
     record["machine"] = machine()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ("_".join(word for word in (benchmark, case, today) if word) + ".json")
+    options.results.mkdir(parents=True, exist_ok=True)
+    file = options.results / ("_".join(word for word in (name, case, today) if word) + ".json")
     file.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record))
-    return record
+
+
+def command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """Return the command with the options that differ from the defaults, without paths."""
+    words = ["python", parser.prog]
+    for name, value in vars(options).items():
+        if value != parser.get_default(name) and not isinstance(value, Path):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(str(one) for one in values if one is not True)]
+    return " ".join(words)
 
 
 def newest_result(folder: Path, pattern: str) -> dict[str, Any]:
-    """The newest result file of a folder with such a name.
+    """Read the newest result file of a folder whose name matches a pattern.
 
     Raises:
         FileNotFoundError: there is none.
@@ -77,9 +93,7 @@ def newest_result(folder: Path, pattern: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The hardware and the versions that a result belongs to."""
-    import slowfast_mvit  # here: profile_model.py chooses another version of it first
-
+    """Return the hardware and the versions that a result belongs to."""
     return {
         "cpu": _cpu_model(),
         "num_cores": os.cpu_count(),
@@ -93,7 +107,7 @@ def machine() -> dict[str, Any]:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version; None where it is not installed."""
+    """Return the installed version; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -101,16 +115,14 @@ def version_of(package: str) -> str | None:
 
 
 def version_of_ffmpeg() -> str | None:
-    """The version of the ffmpeg program; None where there is none."""
-    try:
-        told = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+    """Return the version of the ffmpeg program; None where there is none."""
+    if shutil.which("ffmpeg") is None:
         return None
-    return told.stdout.split()[2]
+    version = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True)
+    return version.stdout.split()[2]
 
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    name = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
+    return name[1].strip() if name else platform.processor()

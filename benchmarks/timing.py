@@ -1,22 +1,24 @@
-"""Times of several contenders that take turns, so that all meet the same noise.
+"""Time and memory of alternating contenders, so that all meet the same noise.
 
     CPU time    what the work costs, whatever else the machine is busy with; of all threads
     clock       what a user waits for
 
 ``torch.utils.benchmark.Timer`` measures one statement at a time, by one of the two, after two
-warm-up runs each time it is asked. Here contenders alternate item by item, some are programs, and
-clock and CPU time come from the same run. ``rates.py`` uses Timer, where neither is wanted.
+warm-up runs for each call. Here contenders alternate item by item, some are programs, and clock and
+CPU time come from the same run. ``rates.py`` uses Timer, where neither is needed.
 """
 
 from __future__ import annotations
 
 import gc
-import os
+import multiprocessing
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,8 +30,7 @@ Result = TypeVar("Result")
 Way = Callable[[Item], float]
 
 
-@dataclass(frozen=True)
-class Seconds:
+class Seconds(NamedTuple):
     """A duration: CPU time of this process on all threads, and wall-clock time."""
 
     cpu: float
@@ -43,9 +44,8 @@ class Seconds:
         return Seconds(self.cpu - start.cpu, self.clock - start.clock)
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """Return the number of rounds that fit into ``budget_s`` by the clock, within these bounds."""
+class Rounds(NamedTuple):
+    """The rounds that fit into ``budget_s`` by the clock, within these bounds."""
 
     budget_s: float
     least: int
@@ -59,7 +59,7 @@ class Rounds:
 def alternate(
     contenders: Mapping[str, Callable[[Item], Result]], items: Sequence[Item], rounds: Rounds
 ) -> dict[str, list[list[Result]]]:
-    """Results of all contenders, which alternate on each item; the first one rotates.
+    """Run all contenders, which alternate on each item; the first one rotates.
 
     A first run of each contender is not counted. The garbage collector runs between rounds only.
 
@@ -70,9 +70,8 @@ def alternate(
     results: dict[str, list[list[Result]]] = {name: [] for name in names}
     for name in names:
         contenders[name](items[0])
-    was_enabled = gc.isenabled()
     gc.disable()  # or one contender would pay for the garbage of another
-    gc.freeze()  # what is there already need not be looked through after each round
+    gc.freeze()  # what exists already need not be searched after each round
     start_s = time.perf_counter()
     try:
         for number in range(rounds.most):
@@ -90,15 +89,14 @@ def alternate(
                 break
     finally:
         gc.unfreeze()
-        if was_enabled:
-            gc.enable()
+        gc.enable()
     return results
 
 
 def cpu_ms_per_item(
     ways: Mapping[str, Way[Item]], items: Sequence[Item], *, num_rounds: int
 ) -> dict[str, float]:
-    """CPU milliseconds an item of each way: the median over rounds, then the mean over items.
+    """Return CPU milliseconds an item of each way: the median over rounds, the mean over items.
 
     The median drops what disturbed a single run. The mean keeps the share of expensive items, such
     as clips that drew four operations, which is what a training run pays.
@@ -110,12 +108,12 @@ def cpu_ms_per_item(
 def seconds_per_round(
     works: Mapping[str, Callable[[], object]], rounds: Rounds, device: torch.device
 ) -> dict[str, list[Seconds]]:
-    """Return how long each work took in each round, until the device had finished it."""
+    """Time each work in each round, until the device has finished it."""
 
     def timed(work: Callable[[], object]) -> Callable[[None], Seconds]:
         def run(_: None) -> Seconds:
             if device.type == "cuda":
-                work()  # finds the memory that the contender before it kept
+                work()  # allocates the memory that the previous contender kept
             return measured(work, device)
 
         return run
@@ -125,7 +123,7 @@ def seconds_per_round(
 
 
 def measured(work: Callable[[], object], device: torch.device) -> Seconds:
-    """One run, until the device has finished it."""
+    """Time one run, until the device has finished it."""
     _synchronise(device)
     start = Seconds.now()
     result = work()
@@ -141,28 +139,46 @@ def _synchronise(device: torch.device) -> None:
 
 
 def median(taken: Sequence[Seconds], kind: str) -> float:
-    """Of "clock" or "cpu" seconds."""
+    """Return the median of "clock" or "cpu" seconds."""
     return float(np.median([getattr(seconds, kind) for seconds in taken]))
 
 
 def in_process(work: Callable[[Item], object]) -> Way[Item]:
-    """A way that runs in this process; all of its threads count."""
+    """Return a way that runs in this process; all of its threads count."""
     return lambda item: 1e3 * measured(lambda: work(item), torch.device("cpu")).cpu
 
 
 def child_cpu_ms(command: Sequence[str]) -> float:
-    """User and system time of a program, start and end included.
+    """Return user and system time of a program, start and end included.
 
     Raises:
-        subprocess.CalledProcessError: when it fails.
+        subprocess.CalledProcessError: it failed.
     """
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    with child.stderr as pipe:  # type: ignore[union-attr]
-        errors = pipe.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise subprocess.CalledProcessError(child.returncode, command, stderr=errors)
-    return 1e3 * (usage.ru_utime + usage.ru_stime)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    subprocess.run(command, stdin=null, stdout=null, stderr=pipe, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return 1e3 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def in_fresh_process(function: Callable[..., Result], *args: object) -> Result:
+    """Call a function in a new interpreter, after its imports.
+
+    Raises:
+        BrokenProcessPool: the process was killed, for lack of memory perhaps.
+    """
+    spawn = multiprocessing.get_context("spawn")  # a forked process would start with this memory
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *args).result()
+
+
+def memory_mb(*fields: str, file: str = "status") -> float:
+    """Return the sum of fields of /proc/self/<file>, in 1e6 bytes; Linux only.
+
+    Args:
+        fields: of "status" for example "VmRSS", now, or "VmHWM", the most since the start.
+        file: "status" or "smaps_rollup".
+    """
+    lines = Path(f"/proc/self/{file}").read_text().splitlines()
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return sum(int(values[field].split()[0]) for field in fields) * 1024 / 1e6

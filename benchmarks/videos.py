@@ -1,4 +1,4 @@
-"""The files that the benchmarks read: made here, so that anybody can measure on the same ones.
+"""The files that the benchmarks read: made here, so that every machine measures on the same ones.
 
 Two kinds:
 
@@ -7,10 +7,10 @@ Two kinds:
     prepared   the same after data_prep/resize_videos.py: crf 23, a key frame every 30, tuned for
                decoding
 
-What a file costs to decode follows from what it shows, so the content is made to be worked for:
+What a file costs to decode follows from what it shows, so the content is made hard to encode:
 scenes of fine texture and hard edges, a hand-held camera that pans, turns and zooms, things that
-move and bend before it, changing light, a little grain, and cuts. How near this comes to real
-files is in README.md beside this file.
+move and bend in front of it, changing light, a little grain, and cuts. README.md in this folder
+compares them with real files.
 
 Letters used in shapes: H, W height and width in pixels
 """
@@ -40,6 +40,7 @@ from slowfast_mvit.randomness import Draws, generator, whole_number
 SEED = 20
 GROUND_PX = (512, 1024)  # a scene's ground: what the camera moves over
 THING_PX = 128  # side of the texture of a moving thing
+NUM_STEPS = 1024  # frames of a walk, more than any scene has
 
 X264 = {
     "crf": "19",
@@ -51,13 +52,13 @@ X264 = {
     # With AVX-512 x264's lookahead reads memory that it has not written: files differ every time.
     "x264-params": "asm=avx2",
 }
-SIZES_PX = ((256, 454), (256, 340))  # (H, W), in turn
-RATES = (Fraction(30000, 1001), Fraction(25), Fraction(30))  # frames per second, in turn
+SIZES_PX = ((256, 454), (256, 340))  # (H, W), alternately
+RATES = (Fraction(30000, 1001), Fraction(25), Fraction(30))  # frames per second, alternately
 SECONDS = 10.0
 
 
 def make_videos(folder: Path, count: int) -> list[Path]:
-    """The first ``count`` Kinetics-like files; those that ``folder`` lacks are made.
+    """Return the first ``count`` Kinetics-like files; those that ``folder`` lacks are made.
 
     Args:
         folder: where they are kept for the next time.
@@ -66,34 +67,26 @@ def make_videos(folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"  # none of another version is read
     paths = [folder / f"kinetics_{recipe}_{number:02d}.mp4" for number in range(count)]
-    _in_two_processes(
-        _write_scenes,
-        [(path, number) for number, path in enumerate(paths) if not path.exists()],
-    )
+    _in_two_processes(_write_scenes, [(path, n) for n, path in enumerate(paths)])
     return paths
 
 
 def prepare_videos(videos: Sequence[Path]) -> list[Path]:
-    """Their copies by data_prep/resize_videos.py; those that are missing are made."""
+    """Return their copies by data_prep/resize_videos.py; those that are missing are made."""
     copies = [video.parent / "prepared" / copy_of(video.name) for video in videos]
-    _in_two_processes(
-        _prepare,
-        [pair for pair in zip(videos, copies, strict=True) if not pair[1].exists()],
-    )
+    _in_two_processes(_prepare, list(zip(copies, videos, strict=True)))
     return copies
 
 
 def _in_two_processes(job: Callable[..., None], arguments: Sequence[tuple]) -> None:
-    if len(arguments) < 2:
-        for words in arguments:
-            job(*words)
-        return
+    """Run the jobs whose first argument, a file, does not exist yet."""
+    missing = [words for words in arguments if not words[0].exists()]
+    if len(missing) == 1:
+        return job(*missing[0])
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        2, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        for done in [pool.submit(job, *words) for words in arguments]:
-            done.result()
+    with ProcessPoolExecutor(2, context, torch.set_num_threads, (1,)) as pool:
+        for future in [pool.submit(job, *words) for words in missing]:
+            future.result()
 
 
 def _write_scenes(path: Path, number: int) -> None:
@@ -101,17 +94,14 @@ def _write_scenes(path: Path, number: int) -> None:
     write_video(path, scenes(number, round(SECONDS * rate), height, width), rate, X264)
 
 
-def _prepare(video: Path, copy: Path) -> None:
+def _prepare(copy: Path, video: Path) -> None:
     resize(JobInput(video.name, video), to=str(copy.parent), encoding=asdict(Encoding()))
 
 
 def write_video(
-    path: Path,
-    images: Iterable[np.ndarray],
-    rate: Fraction,
-    options: Mapping[str, str],
+    path: Path, images: Iterable[np.ndarray], rate: Fraction, options: Mapping[str, str]
 ) -> None:
-    """Write to a name of its own first, so that ``path`` is a whole file or none."""
+    """Write under a temporary name first, so that ``path`` is a whole file or none."""
     part = path.with_name(f"part_{path.name}")
     with av.open(str(part), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options=dict(options))
@@ -125,22 +115,22 @@ def write_video(
     part.replace(path)
 
 
-# The pictures
+# The frames
 
 
 def scenes(number: int, num_frames: int, height: int, width: int) -> Iterator[np.ndarray]:
-    """The pictures (H, W, 3) uint8 of one video: one to three scenes, cut hard."""
+    """Yield the frames (H, W, 3) uint8 of one video: one to three scenes, cut hard."""
     rng = generator(SEED, 0, number, 0)
     cuts = sorted(whole_number(rng, 0, num_frames) for _ in range(number % 3))
     liveliness = float(rng.uniform(0.5, 1.5))
     for first, last in zip([0, *cuts], [*cuts, num_frames], strict=True):
         scene = Scene(rng, height, width, liveliness)
         for time in range(last - first):
-            yield scene.picture(time)
+            yield scene.frame(time)
 
 
 class Scene:
-    """A textured ground under a moving camera, and things that move and bend before it.
+    """A textured ground under a moving camera, and things that move and bend in front of it.
 
     Args:
         rng: draws the scene.
@@ -152,22 +142,23 @@ class Scene:
     def __init__(self, rng: Draws, height: int, width: int, liveliness: float) -> None:
         self.height, self.width = height, width
         self.ground = texture(rng, *GROUND_PX)
-        self.camera = _walk(rng, 4, liveliness * torch.tensor([1.6, 0.8, 0.0016, 0.0016]))
-        self.camera_start = torch.tensor([GROUND_PX[1] / 2, GROUND_PX[0] / 2, 0.0, 0.0])
+        speed = liveliness * torch.tensor([1.6, 0.8, 0.0016, 0.0016])
+        start = torch.tensor([GROUND_PX[1] / 2, GROUND_PX[0] / 2, 0.0, 0.0])
+        self.camera = start + _walk(rng, speed)
         self.things = [Thing(rng, height, width, liveliness) for _ in range(4)]
-        self.light = _walk(rng, 1, torch.tensor([0.002]))
+        self.light = _walk(rng, torch.tensor([0.002]))
         noise = rng.standard_normal((2 * height, 2 * width)) * 1.5
         self.grain = torch.from_numpy(noise).float()
-        self.grain_at = rng.integers(0, min(height, width), size=(1024, 2))
+        self.grain_at = rng.integers(0, min(height, width), size=(NUM_STEPS, 2))
 
-    def picture(self, time: int) -> np.ndarray:
-        """Return what is seen ``time`` frames after the scene began: (H, W, 3) uint8."""
-        x, y, angle, zoom = self.camera_start + self.camera[time]
-        matrix = _similarity(float(x), float(y), float(angle), 1.1 * math.exp(float(zoom)))
+    def frame(self, time: int) -> np.ndarray:
+        """Return the frame (H, W, 3) uint8, ``time`` frames after the scene began."""
+        x, y, angle, zoom = self.camera[time].tolist()
+        matrix = _similarity(x, y, angle, 1.1 * math.exp(zoom))
         image = _sample(self.ground, matrix, self.height, self.width)
         for thing in self.things:
             thing.draw(image, time)
-        top, left = self.grain_at[time % len(self.grain_at)]
+        top, left = self.grain_at[time]
         grain = self.grain[top : top + self.height, left : left + self.width]
         image = image * math.exp(float(self.light[time])) + grain
         return image.clamp(0, 255).byte().permute(1, 2, 0).numpy()
@@ -177,14 +168,12 @@ class Thing:
     """Something that moves, turns and bends: a soft-edged piece of texture."""
 
     def __init__(self, rng: Draws, height: int, width: int, liveliness: float) -> None:
-        side = whole_number(rng, 60, 150)
-        self.side = side
+        self.side = side = whole_number(rng, 60, 150)
         self.texture = texture(rng, THING_PX, THING_PX)
-        self.start = torch.tensor([rng.uniform(0, width), rng.uniform(0, height), 0.0])
-        self.path = _walk(rng, 3, liveliness * torch.tensor([2.5, 1.5, 0.02]))
+        start = torch.tensor([rng.uniform(0, width), rng.uniform(0, height), 0.0])
+        self.path = start + _walk(rng, liveliness * torch.tensor([2.5, 1.5, 0.02]))
         self.bend = float(rng.uniform(2, 7)) * liveliness
         self.period = float(rng.uniform(12, 40))
-        self.frame_px = torch.tensor([width, height])
         y, x = _grid(side, side)
         radius = torch.sqrt((x / side) ** 2 + (y / side) ** 2) * 2
         wobble = 1 + 0.15 * torch.sin(5 * torch.atan2(y, x) + float(rng.uniform(0, 6)))
@@ -192,19 +181,17 @@ class Thing:
 
     def draw(self, image: Tensor, time: int) -> None:
         """Draw it into ``image`` (3, H, W)."""
-        x, y, angle = self.start + self.path[time]
-        left = int(x % (self.frame_px[0] + self.side)) - self.side
-        top = int(y % (self.frame_px[1] + self.side)) - self.side
-        matrix = _similarity(THING_PX / 2 + float(x % 1), THING_PX / 2 + float(y % 1), angle, 0.8)
+        x, y, angle = self.path[time].tolist()
+        top, left = int(y % (image.shape[1] + self.side)), int(x % (image.shape[2] + self.side))
+        matrix = _similarity(THING_PX / 2 + x % 1, THING_PX / 2 + y % 1, angle, 0.8)
         bend = self.bend * math.sin(2 * math.pi * time / self.period)
         piece = _sample(self.texture, matrix, self.side, self.side, bend=bend)
-        rows, columns = (
-            _inside(top, self.side, image.shape[1]),
-            _inside(left, self.side, image.shape[2]),
-        )
-        part = image[:, rows[0] : rows[1], columns[0] : columns[1]]
-        cut = (slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left))
-        part.lerp_(piece[:, cut[0], cut[1]], self.alpha[cut])
+        # from (top, left) on, in an image with a margin of the thing's side
+        height, width = image.shape[1:]
+        canvas = F.pad(image, [self.side] * 4)
+        part = canvas[:, top : top + self.side, left : left + self.side]
+        part.lerp_(piece, self.alpha)
+        image.copy_(canvas[:, self.side :, self.side :][:, :height, :width])
 
 
 def texture(rng: Draws, height: int, width: int) -> Tensor:
@@ -214,49 +201,44 @@ def texture(rng: Draws, height: int, width: int) -> Tensor:
     while side <= 2 * width:
         coarse = torch.from_numpy(rng.standard_normal((1, 3, max(side * height // width, 2), side)))
         shared = 0.7 * coarse.mean(1, keepdim=True) * 3**0.5 + 0.3 * coarse
-        image += (
-            130 * side**-0.62 * F.interpolate(shared.float(), (height, width), mode="bilinear")[0]
-        )
+        noise = F.interpolate(shared.float(), (height, width), mode="bilinear")[0]
+        image += 130 * side**-0.62 * noise
         side *= 2
     for _ in range(height * width // 3000):
         top, left = whole_number(rng, 0, height), whole_number(rng, 0, width)
-        patch = image[
-            :, top : top + whole_number(rng, 4, 60), left : left + whole_number(rng, 4, 60)
-        ]
+        bottom, right = top + whole_number(rng, 4, 60), left + whole_number(rng, 4, 60)
+        patch = image[:, top:bottom, left:right]
         patch += torch.from_numpy(rng.normal(0, 30, (3, 1, 1))).float()
     return (image + 120).clamp(0, 255)
 
 
-def _walk(rng: Draws, num_axes: int, speed: Tensor, num_frames: int = 1024) -> Tensor:
-    """(num_frames, num_axes): a smooth way from 0, at ``speed`` a frame on each axis, and a shake.
+def _walk(rng: Draws, speed: Tensor) -> Tensor:
+    """(NUM_STEPS, axes): a smooth way from 0, at ``speed`` a frame on each axis, and a shake.
 
-    Calm and hurry take turns, as they do in real videos: the encoder gives hurried parts fewer B
-    frames.
+    Calm and hurry alternate, as in real videos: the encoder gives hurried parts fewer B frames.
     """
-    times = torch.arange(num_frames)[:, None]
+    num_axes = len(speed)
+    times = torch.arange(NUM_STEPS)[:, None]
     periods = torch.from_numpy(rng.uniform(40, 200, size=(3, num_axes))).float()
     phases = torch.from_numpy(rng.uniform(0, 2 * math.pi, size=(3, num_axes))).float()
     waves = torch.cos(2 * math.pi * times[None] / periods[:, None] + phases[:, None])
     hurry = torch.stack(
         [torch.sin(2 * math.pi * (times / period + float(rng.random()))) for period in (23, 41, 67)]
     )
-    hurry = hurry.sum(0).exp()  # (num_frames, 1)
+    hurry = hurry.sum(0).exp()  # (NUM_STEPS, 1)
     steps = waves.sum(0) * 1.4 / 3**0.5 * hurry / hurry.mean()
-    shake = torch.from_numpy(rng.standard_normal((num_frames, num_axes))).float()
+    shake = torch.from_numpy(rng.standard_normal((NUM_STEPS, num_axes))).float()
     return speed * (steps.cumsum(0) - steps[0] + 0.12 * shake)
 
 
 def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The (y, x) of each pixel, in pixels from the centre, each (H, W)."""
-    return torch.meshgrid(
-        torch.arange(height) + 0.5 - height / 2,
-        torch.arange(width) + 0.5 - width / 2,
-        indexing="ij",
-    )
+    """Return the (y, x) of each pixel, in pixels from the centre, each (H, W)."""
+    rows, columns = (torch.arange(size) + 0.5 - size / 2 for size in (height, width))
+    return torch.meshgrid(rows, columns, indexing="ij")
 
 
 def _similarity(x: float, y: float, angle: float, scale: float) -> Tensor:
-    """(2, 3): where a pixel, counted from the centre of the picture, lies in the texture."""
+    """(2, 3): the place in the texture of a pixel, counted from the centre of the frame."""
     cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
     return torch.tensor([[cosine, -sine, x], [sine, cosine, y]])
 
@@ -267,13 +249,6 @@ def _sample(source: Tensor, matrix: Tensor, height: int, width: int, bend: float
     if bend:
         x = x + bend * torch.sin(y / 9)
     places = torch.stack([x, y, torch.ones_like(x)], -1) @ matrix.T  # (H, W, 2), pixels
-    size = torch.tensor([source.shape[2], source.shape[1]])
-    places = 2 * places / size - 1
-    return F.grid_sample(
-        source[None], places[None], padding_mode="reflection", align_corners=False
-    )[0]
-
-
-def _inside(first: int, size: int, limit: int) -> tuple[int, int]:
-    """The part of first, ..., first + size - 1 that is within 0, ..., limit - 1."""
-    return min(max(first, 0), limit), max(min(first + size, limit), 0)
+    places = 2 * places / torch.tensor([source.shape[2], source.shape[1]]) - 1
+    options = {"padding_mode": "reflection", "align_corners": False}
+    return F.grid_sample(source[None], places[None], **options)[0]

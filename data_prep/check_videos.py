@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Decode every video strictly, from the first packet to the last, and record what is in it.
+"""Decode every video strictly, from the first packet to the last, and record its contents.
 
-A reader meets a damaged packet only when training asks for a frame near it, so that a broken file
-fails now and then, weeks later; a file that was cut short may not fail at all. This finds both
-beforehand.
+A reader decodes a damaged packet only when training reads a frame near it, so a broken file fails
+now and then, weeks later; a file that was cut short may not fail at all. This script detects both
+in advance.
 
     python data_prep/check_videos.py /data/k400/train --out check.jsonl
     python data_prep/check_videos.py train.csv val.csv --out check.jsonl        # videos of lists
@@ -14,7 +14,7 @@ beforehand.
 Writes check.jsonl and check.csv with a record a file, and check.duplicates.csv where files have
 the same content. "status" is
 
-    ok       every packet was decoded without an error and the frames last as long as the file says
+    ok       every packet was decoded without an error and the frames last as long as in the header
     suspect  readable, but its frames change their size
     failed   not a video, damaged, cut short, or not decoded within the time limit
 """
@@ -32,10 +32,11 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 from data_prep import command_line, sources
-from data_prep.jobs import JobInput, sha256_of
+from data_prep.jobs import JobInput, Work, sha256_of
 from data_prep.journal import Record
 from data_prep.strict import open_strictly
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.annotations.files import IMAGE_SUFFIXES
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.storage import csv_text, write_text_atomically
 
@@ -44,7 +45,7 @@ _SHOWN_OF_GROUP = 4
 
 
 def check(job: JobInput) -> Record:
-    """The record of one file: what it is, and whether all of it can be decoded."""
+    """The record of one file: its properties, and whether all of it can be decoded."""
     path = Path(job.name)  # for messages
     record: Record = {}
     try:
@@ -61,6 +62,17 @@ def check(job: JobInput) -> Record:
         return record | {"status": "failed", "reason": error.reason_of(job.path, path)}
 
 
+def check_listed(job: JobInput) -> Record:
+    """The record of one file of a list: of a video as above, of an image if it can be read."""
+    if not job.name.lower().endswith(IMAGE_SUFFIXES):
+        return check(job)
+    from slowfast_mvit.data.video.readers import open_reader  # here: it needs torch, videos do not
+
+    with open_reader(job.path) as image:
+        image.frames([0])
+    return {}
+
+
 # Files with the same content
 
 
@@ -74,7 +86,7 @@ def duplicates_of(records: Sequence[Record]) -> list[list[str]]:
 
 
 def report_duplicates(records: Sequence[Record], out: Path) -> None:
-    """Tell of files with the same content and write them to ``out`` as CSV: group, path."""
+    """Report files with the same content and write them to ``out`` as CSV: group, path."""
     groups = duplicates_of(records)
     if not groups:
         out.unlink(missing_ok=True)
@@ -92,19 +104,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = command_line.parser_of(__doc__)
     parser.add_argument("sources", nargs="*", help="folders, lists (.csv), files, or - for stdin")
     command_line.add_arguments(parser)
-    options = parser.parse_args(words)
+    options = command_line.parse(parser, __file__, words)
     if not (options.sources or options.merge):
-        raise UserError("no videos given. Name a folder or a list, or - to read paths from stdin")
+        raise UserError("no videos. Name a folder or a list, or - to read paths from stdin")
     inputs = [] if options.merge else sources.inputs_of(options.sources)
     duplicates = options.out.with_suffix(".duplicates.csv")
+    work = Work("check_videos", check)
     return command_line.run_command(
-        options,
-        inputs,
-        check,
-        job="check_videos",
-        command=[__file__, *(sys.argv[1:] if words is None else words)],
-        settings={},
-        finish=lambda records: report_duplicates(records, duplicates),
+        options, inputs, work, lambda records: report_duplicates(records, duplicates)
     )
 
 

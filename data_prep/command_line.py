@@ -13,25 +13,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from data_prep.jobs import (
-    JobInput,
-    Outputs,
-    Stamp,
-    WorkFunction,
-    file_stamp,
-    no_outputs,
-    run_jobs,
-)
-from data_prep.journal import Record
-from data_prep.merging import merge, refuse_foreign_files
-from data_prep.parts import Shard
+from data_prep.jobs import JobInput, Work, run_jobs
+from data_prep.journal import Part, Record, check_replaceable, merge
 from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.runtime.launch_environment import available_cores
 
 _SHOWN_FAILURES = 5
 _MANY_FAILED = 1  # exit status
+
+ADVICE_TO_MERGE = "When all parts are done, run the same command with --merge instead of --part."
 
 
 def parser_of(documentation: str | None) -> argparse.ArgumentParser:
@@ -42,28 +33,49 @@ def parser_of(documentation: str | None) -> argparse.ArgumentParser:
     )
 
 
+def parse(
+    parser: argparse.ArgumentParser, script: str, words: Sequence[str] | None
+) -> argparse.Namespace:
+    """The options of a command line, with the ``command`` itself, which --ray runs for each part.
+
+    Args:
+        parser: that of the script.
+        script: the file of the script.
+        words: the words of the command line; None for those of the process.
+    """
+    words = sys.argv[1:] if words is None else words
+    return parser.parse_args(words, argparse.Namespace(command=[script, *words]))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every job has."""
+    """Add the options that every job has."""
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="the records, one JSON object a line; .csv beside")
-    add("--shard", default="", help="part i of N of the files, written i/N with i from 0")
-    add("--merge", action="store_true", help="join the records of all shards; do nothing else")
-    add("--workers", type=whole_number, default=available_cores(), help="processes (%(default)s)")
-    add("--timeout-s", type=whole_number, default=600, help="for one file (%(default)s)")
+    add("--out", type=Path, required=True, help="the records, one JSON object a line; also as .csv")
+    add_part_arguments(parser)
     add("--retry-failed", action="store_true", help="do failed files again")
-    add(
-        "--max-failed-fraction",
-        type=_fraction,
-        default=0.01,
-        help="exit status 1 above (%(default)s)",
-    )
-    add(
-        "--ray",
-        type=functools.partial(whole_number, at_least=0),
-        default=0,
-        metavar="N",
-        help="run N shards as tasks of a Ray cluster; 0 for none (%(default)s)",
-    )
+    text = "exit status 1 above (%(default)s)"
+    add("--max-failed-fraction", type=_fraction, default=0.01, help=text)
+    at_least_0 = functools.partial(whole_number, at_least=0)
+    text = "run N parts as tasks of a Ray cluster; 0 for none (%(default)s)"
+    add("--ray", type=at_least_0, default=0, metavar="N", help=text)
+
+
+def add_part_arguments(parser: argparse.ArgumentParser, condition: str = "") -> None:
+    """Add the options of how files are divided over machines and processes.
+
+    Args:
+        parser: that of the script.
+        condition: of these options, for the help: "with --verify: ".
+    """
+    add = parser.add_argument
+    text = "part i of N of the files, written i/N with i from 0"
+    # --shard: as in earlier versions.
+    add("--part", "--shard", default="", metavar="i/N", help=condition + text)
+    add("--merge", action="store_true", help=f"{condition}all parts are done: merge their records")
+    text = f"{condition}processes (%(default)s)"
+    add("--workers", type=whole_number, default=available_cores(), help=text)
+    text = f"{condition}limit for one file, in seconds (%(default)s)"
+    add("--timeout-s", type=whole_number, default=600, help=text)
 
 
 def whole_number(text: str, *, at_least: int = 1) -> int:
@@ -80,76 +92,75 @@ def _fraction(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
 
 
+def part_of(options: argparse.Namespace) -> Part:
+    """The part that the options give, or else the environment of a Slurm array."""
+    return Part.parse(options.part) if options.part else Part.from_environment(os.environ)
+
+
 def run_command(
     options: argparse.Namespace,
     inputs: Sequence[JobInput],
-    work: WorkFunction,
-    *,
-    job: str,
-    settings: Mapping[str, Any],
-    command: Sequence[str],
-    stamp: Stamp = file_stamp,
-    outputs: Outputs = no_outputs,
+    work: Work,
     finish: Callable[[Sequence[Record]], None] = lambda records: None,
 ) -> int:
-    """Run a job as ``add_arguments`` says, and join the records once all of them are there.
+    """Run a job with the options of ``add_arguments``, and merge the records of all parts.
 
     Args:
         options: the parsed command line.
-        inputs, work, job, settings, stamp, outputs: as ``run_jobs`` takes them.
-        command: the script and its words, as they were given: what --ray runs for each shard.
-        finish: called with all records after they were joined.
+        inputs: the files of all parts.
+        work: the work on each.
+        finish: called with all records after they were merged.
 
     Returns:
         The exit status: 1 when more than ``--max-failed-fraction`` failed.
 
     Raises:
-        UserError: as ``run_jobs`` and ``merging.merge`` do.
+        UserError: as ``run_jobs`` and ``journal.merge`` do.
     """
-    shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
-    refuse_foreign_files(options.out)
-    is_part = shard.count > 1 and not (options.merge or options.ray)
+    part = part_of(options)
+    check_replaceable(options.out)
+    is_one_of_many = part.count > 1 and not (options.merge or options.ray)
     records: list[Record] = []
     if options.ray:
-        _run_with_ray(command, options.ray, options.workers)
+        _run_with_ray(options.command, options.ray, options.workers)
     elif not options.merge:
         counts = run_jobs(
             inputs,
             work,
             options.out,
-            job=job,
-            settings=settings,
-            shard=shard,
+            part=part,
             num_workers=options.workers,
             timeout_s=options.timeout_s,
-            stamp=stamp,
             retry_failed=options.retry_failed,
-            outputs=outputs,
         )
-    if not is_part:
+    if not is_one_of_many:
         records = merge(options.out)
         counts = Counter(record["status"] for record in records)
         finish(records)
-    where = f"shard {shard}" if is_part else str(options.out)
-    told = ", ".join(f"{number:,} {status}" for status, number in sorted(counts.items()))
-    print(f"{where}: {told or 'no files'}")
+    where = f"part {part}" if is_one_of_many else str(options.out)
+    print(f"{where}: {as_text(counts) or 'no files'}")
     for record in [r for r in records if r["status"] != "ok"][:_SHOWN_FAILURES]:
         reason = record["reason"].encode("ascii", "backslashreplace").decode()
         print(f"  {record['path']!a}: {record['status']}, {reason}")
-    if is_part:
-        print("When all shards are done, run the same command with --merge instead of --shard.")
+    if is_one_of_many:
+        print(ADVICE_TO_MERGE)
     total = sum(counts.values())
     return _MANY_FAILED if counts["failed"] > options.max_failed_fraction * total else 0
 
 
-def _run_with_ray(command: Sequence[str], num_shards: int, num_workers: int) -> None:
-    """Each shard as a Ray task that runs the script, as a task of a Slurm array would.
+def as_text(counts: Mapping[str, int]) -> str:
+    """``1 failed, 4 ok``."""
+    return ", ".join(f"{number:,} {status}" for status, number in sorted(counts.items()))
 
-    What a node needs besides Ray is what those need: the same Python, checkout and files at the
-    same places. Functions sent by Ray would ask for more, a ``data_prep`` that can be imported.
+
+def _run_with_ray(command: Sequence[str], num_parts: int, num_workers: int) -> None:
+    """Each part as a Ray task that runs the script, as a task of a Slurm array would.
+
+    A node needs, besides Ray, what such a task needs: the same Python, checkout and files at the
+    same places. Functions sent by Ray would need more, a ``data_prep`` that can be imported.
 
     Raises:
-        UserError: when Ray is missing, or shards ended early; says how.
+        UserError: when Ray is missing, or parts ended early; names them.
     """
     try:
         ray = importlib.import_module("ray")
@@ -157,22 +168,18 @@ def _run_with_ray(command: Sequence[str], num_shards: int, num_workers: int) -> 
         raise UserError("--ray needs Ray, which is not installed: pip install ray") from None
     ray.init(ignore_reinit_error=True)
     task = ray.remote(num_cpus=num_workers)(subprocess.run)
-    shards = [str(Shard(i, num_shards)) for i in range(num_shards)]
-    ended = ray.get(
-        [
-            task.remote(
-                [sys.executable, *command, "--ray", "0", "--shard", shard],
-                cwd=os.getcwd(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            for shard in shards
-        ]
-    )
+    parts = [str(Part(index, num_parts)) for index in range(num_parts)]
+    options = {
+        "cwd": os.getcwd(),
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+    }
+    words = [sys.executable, *command, "--ray", "0", "--part"]
+    ended = ray.get([task.remote([*words, part], **options) for part in parts])
     problems = [
-        f"shard {shard} ended with status {end.returncode}: {_last_line(end.stdout)}"
-        for shard, end in zip(shards, ended, strict=True)
+        f"part {part} ended with status {end.returncode}: {_last_line(end.stdout)}"
+        for part, end in zip(parts, ended, strict=True)
         if end.returncode not in (0, _MANY_FAILED)
     ]
     if problems:
@@ -184,7 +191,7 @@ def _last_line(output: bytes) -> str:
 
 
 def exit_status(main: Callable[[], int]) -> int:
-    """Run a script's ``main``; what the user can mend and Ctrl-C end it without a traceback."""
+    """Run a script's ``main``; the user's mistakes and Ctrl-C end it without a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C; how Slurm ends a job
         signal.signal(number, signal.default_int_handler)
     try:
@@ -197,5 +204,5 @@ def exit_status(main: Callable[[], int]) -> int:
         print(f"{where}: {error.strerror}" if where else error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
+        print("\nStopped. Run the same command again to resume.", file=sys.stderr)
         return 130

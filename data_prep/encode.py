@@ -28,6 +28,7 @@ _MAX_CRF = 51  # x264's, of 8-bit video
 _MAX_SIDE_PX = 4096
 
 _UNKNOWN_RATE = Fraction(25)  # as ffmpeg assumes
+_COLOURS = ("color_range", "colorspace", "color_primaries", "color_trc")  # needed for RGB
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Encoding:
     """Encoder settings.
 
     Attributes:
-        short_side_px: what the short side becomes, even; not read where ``size_px`` is given.
-        size_px: (width, height) of all videos whatever their shape, even; () to keep the shape.
+        short_side_px: the new short side, even; not read where ``size_px`` is set.
+        size_px: (width, height) of all videos, even; () to keep the shape of each.
         enlarge: scale smaller videos up, too.
         crf: x264's constant rate factor: lower is better and larger, 18 to 28 are usual.
         keyint: frames from one key frame to the next, at most.
         preset: x264's preset: slower is smaller.
-        fastdecode: leave out what is slow to decode.
+        fastdecode: leave out features that are slow to decode.
     """
 
     short_side_px: int = 256
@@ -70,7 +71,7 @@ class Encoding:
             raise UserError(in_one_message("options", problems))
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """The (width, height) for upright pictures of this size with square pixels."""
+        """The (width, height) for upright frames of this size with square pixels."""
         if self.size_px:
             return self.size_px[0], self.size_px[1]
         scale = Fraction(self.short_side_px, min(width, height))
@@ -97,17 +98,17 @@ def encode(
 
     Args:
         frames: decoded frames in order.
-        times: when they are shown.
+        times: their presentation times.
         out: the file, of any name; it is in the MP4 format with its index in front.
-        encoding: how.
-        source: the file that the frames come from, for messages.
-        stream: where they come from in it.
+        encoding: the encoder settings.
+        source: the file of the frames, for messages.
+        stream: the stream of the frames.
 
     Returns:
-        How many frames were written.
+        The number of frames written.
 
     Raises:
-        DecodeError: when the frames are shown at an angle that is no right one.
+        DecodeError: when the rotation of the frames is not a multiple of 90 degrees.
     """
     number, graph = 0, None
     with av.open(f"file:{out}", "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -119,10 +120,13 @@ def encode(
         codec.time_base = times.time_base
         for number, frame in enumerate(frames, start=1):
             graph = graph or _graph(frame, orientation_of(source, frame), stream, encoding)
-            scaled = _through(graph, frame)
+            graph.push(frame)
+            scaled = graph.pull()
+            assert isinstance(scaled, av.VideoFrame)
             if number == 1:
                 codec.width, codec.height = scaled.width, scaled.height
-                _copy_colours(scaled, codec)
+                for name in _COLOURS:
+                    setattr(codec, name, getattr(scaled, name))
             scaled.pts, scaled.time_base = times.of(number - 1), times.time_base
             scaled.duration = times.duration_of(frame)
             scaled.pict_type = PictureType.NONE  # for the encoder to choose, not as in the source
@@ -134,14 +138,6 @@ def encode(
 def _options(encoding: Encoding) -> dict[str, str]:
     tune = {"tune": "fastdecode"} if encoding.fastdecode else {}
     return {"preset": encoding.preset, "crf": f"{encoding.crf:g}", "threads": "1", **tune}
-
-
-def _copy_colours(frame: av.VideoFrame, codec: av.VideoCodecContext) -> None:
-    """Return which reds and greens the numbers mean: readers need it for RGB."""
-    codec.color_range = frame.color_range
-    codec.colorspace = frame.colorspace
-    codec.color_primaries = frame.color_primaries
-    codec.color_trc = frame.color_trc
 
 
 def _graph(
@@ -159,24 +155,21 @@ def _graph(
 
     graph = av.filter.Graph()
     graph.threads = 1
-    last = graph.add("buffer", _as_arguments(frame, stream))
     steps = [
+        ("buffer", _as_arguments(frame, stream)),
         *_steps_upright(orientation),
         ("scale", f"{new_width}:{new_height}:flags=bicubic:out_range=limited"),
         ("setsar", "1"),
         ("format", "yuv420p"),
         ("buffersink", ""),
     ]
-    for name, arguments in steps:
-        step = graph.add(name, arguments or None)
-        last.link_to(step)
-        last = step
+    graph.link_nodes(*(graph.add(name, arguments or None) for name, arguments in steps))
     graph.configure()
     return graph
 
 
 def _steps_upright(orientation: Orientation) -> list[tuple[str, str]]:
-    """The filters that do what ``Orientation`` says, in its order."""
+    """The filters of an ``Orientation``, in its order."""
     steps = (
         (orientation.is_transposed, ("transpose", "cclock_flip")),  # turned, flipped: transposed
         (orientation.reverses_x, ("hflip", "")),
@@ -197,21 +190,14 @@ def _as_arguments(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> 
     return ":".join(f"{key}={value}" for key, value in fields.items())
 
 
-def _through(graph: av.filter.Graph, frame: av.VideoFrame) -> av.VideoFrame:
-    graph.push(frame)
-    scaled = graph.pull()
-    assert isinstance(scaled, av.VideoFrame)
-    return scaled
-
-
 class Times:
-    """When each frame is shown, from 0 on, in a time base that says it exactly.
+    """Presentation times of frames, from 0 on, in a time base that represents them exactly.
 
     Formats such as WebM round times to milliseconds: 12 frames a second are shown at 0, 83, 167 ms.
     Where all times are those of a constant rate, so rounded, the rate itself is written.
 
     Args:
-        pts: of each frame, in units of ``time_base``; None where the file does not say.
+        pts: of each frame, in units of ``time_base``; None where unknown.
         time_base: seconds a unit.
         rates: frames a second that the file claims, the likeliest first.
     """
@@ -236,7 +222,7 @@ class Times:
             self.time_base, self._pts = time_base, shown
 
     def of(self, number: int) -> int:
-        """When a frame is shown, in units of ``time_base``."""
+        """The presentation time of a frame, in units of ``time_base``."""
         return number if self._pts is None else self._pts[number]
 
     def duration_of(self, frame: av.VideoFrame) -> int:

@@ -6,33 +6,25 @@
     python data_prep/imagenet.py --images imagenet --out lists --devkit ILSVRC2012_devkit_t12
 
 Reads train/<synset>/<image> and val/<synset>/<image>, or the images of val/ in one folder with
-their classes in a file. The label is the place of the synset (n01440764) among the sorted ones.
+their classes in a file. The label is the index of the synset (n01440764) among the sorted ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-# The code beside this file, installed or not, and not another version that may be installed too.
+# The package next to this folder, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command_line import exit_status
-from data_prep.plan import Plan, list_tree, match, packed_note
 from data_prep.plan_run import run_script
+from data_prep.planning import Plan, list_tree, match, packed_note
+from slowfast_mvit.annotations import imagenet
 from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.files import stem
-from slowfast_mvit.annotations.imagenet import (
-    distinct_names,
-    place_of,
-    read_devkit,
-    read_names,
-    read_numbers,
-    read_val_labels,
-)
 from slowfast_mvit.annotations.records import Row
 from slowfast_mvit.errors import UserError
 
@@ -53,11 +45,11 @@ def plan_imagenet(
     """Match class folders, or the ground truth of a flat folder, with the images below a folder.
 
     Args:
-        images: the folder that holds ``train`` and ``val``.
+        images: the folder of ``train`` and ``val``.
         val_labels: classes of a flat ``val`` (see ``read_val_labels``).
-        devkit: a folder with the ground truth and what its numbers mean (see ``read_devkit``).
-        names: what the synsets are called (see ``read_names``).
-        num_classes: how many there must be.
+        devkit: a folder with the ground truth and the synsets of its numbers (see ``read_devkit``).
+        names: a file with the names of the synsets (see ``read_names``).
+        num_classes: the expected number.
 
     Raises:
         UserError: when the classes are not as many, or flat images have no ground truth.
@@ -66,7 +58,7 @@ def plan_imagenet(
     in_folders: list[Row] = []
     flat: list[str] = []
     for path in paths:
-        split, synset = place_of(path)
+        split, synset = imagenet.place_of(path)
         if synset and split:
             in_folders.append(Row(path, split, synset))
         elif split == "val":
@@ -75,26 +67,23 @@ def plan_imagenet(
     truth = _truth_of(flat, val_labels, devkit, of_folders)
     synsets = sorted({*of_folders, *truth.values()})
     _check_number(synsets, num_classes, images, names)
-    names_of = distinct_names(synsets, read_names(names) if names else {})
+    names_of = imagenet.distinct_names(synsets, imagenet.read_names(names) if names else {})
     rows = [row._replace(class_name=names_of[row.class_name or ""]) for row in in_folders]
     rows += [Row(image, "val", names_of[synset]) for image, synset in truth.items()]
     plan = Plan(
         "imagenet",
         "csv",
         tuple(names_of[synset] for synset in synsets),
-        Counter(row.split or "" for row in rows),
         public=PUBLIC if num_classes == NUM_CLASSES else {},
         notes=packed_note(passed.packed, "tar -xf ARCHIVE -C FOLDER"),
     )
     in_folder = {row.video for row in in_folders}
     by_stem = KeyIndex(flat, stem)
-    return match(
-        plan,
-        rows,
-        paths,
-        root=images,
-        files_of=lambda name: [name] if name in in_folder else by_stem.find(name),
-    )
+
+    def files_of(name: str) -> list[str]:
+        return [name] if name in in_folder else by_stem.find(name)
+
+    return match(plan, rows, paths, root=images, files_of=files_of)
 
 
 def _truth_of(
@@ -104,9 +93,10 @@ def _truth_of(
     if not flat:
         return {}
     if val_labels:
-        return read_val_labels(val_labels, read_numbers(devkit) if devkit else {}, synsets)
+        numbers = imagenet.read_numbers(devkit) if devkit else {}
+        return imagenet.read_val_labels(val_labels, numbers, synsets)
     if devkit:
-        return read_devkit(devkit)
+        return imagenet.read_devkit(devkit)
     raise UserError(
         f"{len(flat):,} images of val are in no class folder (first: {flat[0]}). Give their "
         "classes with --val-labels or --devkit"
@@ -116,7 +106,7 @@ def _truth_of(
 def _check_number(synsets: Sequence[str], expected: int, images: Path, names: Path | None) -> None:
     if len(synsets) == expected:
         return
-    lacking = sorted(set(read_names(names)) - set(synsets)) if names else []
+    lacking = sorted(set(imagenet.read_names(names)) - set(synsets)) if names else []
     hint = f" Of {names} are missing: {', '.join(lacking[:_SHOWN])}." if lacking else ""
     raise UserError(
         f"{images}: found {len(synsets)} classes, expected {expected}.{hint} Expected "
@@ -134,7 +124,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the lists that the command line asks for; returns the exit status."""
+    """Run the script; returns its exit status."""
     return run_script(plan_imagenet, __doc__, _add_arguments, arguments, videos="images")
 
 

@@ -1,12 +1,11 @@
 """The same work on each of many files: in parallel, resumed after any end, divided over machines.
 
-    inputs --> those of this shard --> those without a record --> process pool --> journal
+    inputs --> those of this part --> those without a record --> process pool --> journal
                                                                    |
-                             one file at a time; a file that crashes its process, or takes
-                             longer than it may, costs that file a record and no other
+                             one file at a time; a file that crashes its process, or exceeds
+                             its time limit, costs that file a record and no other
 
-A script gives its work as a function of one file, ``work(job, **settings) -> dict``, and gets the
-rest from here and from ``command_line.py`` for its options and what happens then.
+A script describes its ``Work`` on one file; ``command_line.py`` has the options and the reports.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -25,31 +25,29 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as TooLong
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from data_prep.journal import Record, Work, open_journal
-from data_prep.parts import WHOLE, Shard
+from data_prep.journal import Head, Part, Record, digest_of, open_journal, part_path
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import remove_left_overs
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
+WHOLE = Part()
+
 _CHUNK = 1 << 20
 _ORPHAN_S = 30.0  # beyond its time limit, until a worker whose parent was killed ends by itself
 _MAX_BROKEN_POOLS = 3  # in a row, without a result
 
 # What ends the run instead of failing a file: nothing can be written, and the next files would
-# fail as this one did. What cannot be read is a ``DecodeError``.
+# fail as this one did. A file that cannot be read is a ``DecodeError``.
 _ADVICE = {
-    errno.ENOSPC: "Make room there",
-    errno.EDQUOT: "Make room there",
-    errno.EROFS: "Give a folder that can be written",
-    errno.EACCES: "Give a folder that can be written",
-    errno.EPERM: "Give a folder that can be written",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Give a folder that can be written"),
     errno.EMFILE: "Raise the limit (ulimit -n), or give fewer --workers",
     errno.ENFILE: "Give fewer --workers",
 }
@@ -61,30 +59,42 @@ class JobInput:
 
     Attributes:
         name: its path as a list names it, the same on all machines; the key of its record.
-        path: where it is.
+        path: the file.
     """
 
     name: str
     path: Path
 
 
-WorkFunction = Callable[..., Record]  # work(job: JobInput, **settings) -> what to record
-Stamp = Callable[[JobInput], dict[str, Any]]
-Outputs = Callable[[JobInput], Sequence[Path]]
-
-
-def no_outputs(job: JobInput) -> Sequence[Path]:
-    """For work that only reads."""
-    return ()
-
-
 def file_stamp(job: JobInput) -> dict[str, Any]:
-    """Size and time of change: a record is of the file as it is today if it holds the same."""
+    """Size and time of change: a record with the same values is of the file as it is today."""
     try:
         status = os.stat(job.path)
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return {"bytes": 0, "mtime_ns": 0}
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work on each file of a job.
+
+    Attributes:
+        name: of the job, in the journal.
+        function: called as ``function(job_input, **settings)`` in another process, so it must be at
+            the top of a module. What it returns is recorded, with "status" "ok" unless it returns
+            another; an error that it raises is recorded as "failed" with its text as "reason".
+        settings: arguments of the function, plain values; compared on resuming.
+        stamp: fields by which a record is known to be of the file as it is today.
+        outputs: the files that the function writes with ``storage.atomic_path``; what killed
+            processes left of them is removed.
+    """
+
+    name: str
+    function: Callable[..., Record]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stamp: Callable[..., dict[str, Any]] = file_stamp
+    outputs: Callable[..., Sequence[Path]] = lambda job: ()
 
 
 def sha256_of(file: IO[bytes]) -> str:
@@ -102,38 +112,27 @@ def sha256_of(file: IO[bytes]) -> str:
 
 def run_jobs(
     inputs: Sequence[JobInput],
-    work: WorkFunction,
+    work: Work,
     out: Path,
     *,
-    job: str,
-    settings: Mapping[str, Any],
-    shard: Shard = WHOLE,
+    part: Part = WHOLE,
     num_workers: int = 1,
     timeout_s: float = 600.0,
-    stamp: Stamp = file_stamp,
     retry_failed: bool = False,
-    outputs: Outputs = no_outputs,
 ) -> Counter[str]:
-    """Do the work on each input of a shard that has no record yet.
+    """Do the work on each input of a part that has no record yet.
 
     Args:
-        inputs: all files, of all shards; their names differ.
-        work: called as ``work(job_input, **settings)`` in another process, so it must be a
-            function at the top of a module. What it returns is recorded, with "status" "ok" if it
-            gives none; an error that it raises is recorded as "failed" with its text as "reason".
-        out: where ``merging.merge`` will join the records; the journal of this shard is next to it.
-        job: what this work is called, in the journal.
-        settings: what decides the outcome besides the file: plain values, compared on resuming.
-        shard: which part of the inputs is done here.
+        inputs: all files, of all parts; their names differ.
+        work: the work on each.
+        out: the file of ``journal.merge``; the journal of this part is next to it.
+        part: the part of the inputs that is done here.
         num_workers: processes. The records do not depend on it, only the order in the journal.
         timeout_s: after this time on one file its process is killed and the file failed.
-        stamp: fields by which a record is known to be of the file as it is today.
-        retry_failed: do files again whose record says that they failed.
-        outputs: the files that the work writes with ``storage.atomic_path``; what killed processes
-            left of them is removed.
+        retry_failed: do files again whose record is "failed".
 
     Returns:
-        How many files of the shard have which status.
+        The number of files of the part by status.
 
     Raises:
         UserError: when names repeat, the journal cannot be resumed, or nothing can be written any
@@ -141,22 +140,24 @@ def run_jobs(
     """
     repeated = [name for name, n in Counter(i.name for i in inputs).items() if n > 1]
     if repeated:
-        raise UserError(in_one_message("inputs", [f"{n!r} is given twice" for n in repeated[:20]]))
-    mine = sorted((i for i in inputs if shard.takes(i.name)), key=lambda i: os.fsencode(i.name))
-    stamps = {job_input.name: stamp(job_input) for job_input in mine}
-    whole = Work.of(job, settings, [job_input.name for job_input in inputs])
-    attempt = functools.partial(_attempt, work, dict(settings), timeout_s)
+        problems = [f"{name!r} is listed twice" for name in repeated[:20]]
+        raise UserError(in_one_message("inputs", problems))
+    of_part = (job for job in inputs if part.contains(job.name))
+    in_part = sorted(of_part, key=lambda job: os.fsencode(job.name))
+    stamps = {job.name: work.stamp(job) for job in in_part}
+    digest = digest_of(job.name for job in inputs)
+    settings = json.loads(json.dumps(work.settings))
+    head = Head(work.name, settings, len(inputs), digest, str(part), len(in_part))
     with contextlib.ExitStack() as stack:
-        done, write = stack.enter_context(
-            open_journal(out, shard, whole, stamps, retry_failed=retry_failed)
-        )
+        journal = open_journal(part_path(out, part), head, stamps, retry_failed=retry_failed)
+        done, write = stack.enter_context(journal)
         counts = Counter(record["status"] for record in done.values())
-        todo = [job_input for job_input in mine if job_input.name not in done]
-        outs = [path for job_input in todo for path in outputs(job_input)]
-        remove_left_overs(outs)
-        stack.callback(remove_left_overs, outs)  # of the processes that are killed here
-        bar = stack.enter_context(_progress(len(mine), len(done), shard))
-        results = _results(todo, attempt, work.__module__, num_workers, timeout_s)
+        todo = [job for job in in_part if job.name not in done]
+        outputs = [path for job in todo for path in work.outputs(job)]
+        remove_left_overs(outputs)
+        stack.callback(remove_left_overs, outputs)  # of the processes that are killed here
+        bar = stack.enter_context(_progress(len(in_part), len(done), part))
+        results = _results(todo, work, num_workers, timeout_s)
         stack.enter_context(contextlib.closing(results))
         for name, result in results:
             record = {"path": name, **stamps[name], "status": "ok", "reason": "", **result}
@@ -167,30 +168,27 @@ def run_jobs(
     return counts
 
 
-def _progress(total: int, done: int, shard: Shard) -> Any:
+def _progress(total: int, done: int, part: Part) -> Any:
     """A bar on a terminal; a line every half minute in a log."""
     from tqdm import tqdm  # here, as the workers need none
 
     every_s = 0.2 if sys.stderr.isatty() else 30.0
-    what = "all files" if shard.count == 1 else f"shard {shard}"
-    return tqdm(total=total, initial=done, unit="file", desc=what, mininterval=every_s)
+    label = "all files" if part.count == 1 else f"part {part}"
+    return tqdm(total=total, initial=done, unit="file", desc=label, mininterval=every_s)
 
 
 def _results(
-    todo: Sequence[JobInput],
-    attempt: Callable[[JobInput], Record],
-    module: str,
-    num_workers: int,
-    timeout_s: float,
+    todo: Sequence[JobInput], work: Work, num_workers: int, timeout_s: float
 ) -> Generator[tuple[str, Record], None, None]:
-    """(name, what is to be recorded) of each input, in the order in which they are done.
+    """(name, record) of each input, in the order in which they are done.
 
     A pool breaks where a process ends that has no file, which is no fault of any; another one does
-    what it has not done.
+    the rest.
     """
+    attempt = functools.partial(_attempt, work.function, dict(work.settings), timeout_s)
     waiting, num_broken = deque(todo), 0
     while waiting and num_broken < _MAX_BROKEN_POOLS:
-        pool = _new_pool(module, min(num_workers, len(waiting)))
+        pool = _new_pool(work.function.__module__, min(num_workers, len(waiting)))
         running: dict[Future[Record], JobInput] = {}
         num_broken += 1
         try:
@@ -236,7 +234,7 @@ def _new_pool(module: str, num_workers: int) -> ProcessPool:
 
 
 def _outcome(future: Future[Record], timeout_s: float) -> Record:
-    """Return what the work returned, or a record of the end of its process.
+    """The record of the work, or one of the end of its process.
 
     Raises:
         UserError: nothing can be written any more.
@@ -256,20 +254,20 @@ def _end_of_process(exit_code: int) -> str:
     if exit_code >= 0:
         return f"ended with status {exit_code}"
     name = signal.Signals(-exit_code).name
-    return f"crashed ({name}{', perhaps for want of memory' if name == 'SIGKILL' else ''})"
+    return f"crashed ({name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''})"
 
 
 def _attempt(
-    work: WorkFunction, settings: Mapping[str, Any], timeout_s: float, job: JobInput
+    function: Callable[..., Record], settings: Mapping[str, Any], timeout_s: float, job: JobInput
 ) -> Record:
-    """In a worker: what the work returns, or a record of its error.
+    """The record of the work, or one of its error; runs in a worker.
 
     Raises:
         UserError: the next files would fail as this one did.
     """
     signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_S)
     try:
-        return work(job, **settings)
+        return function(job, **settings)
     except DecodeError as error:
         reason = error.reason_of(job.path, job.name)
     except OSError as error:

@@ -6,8 +6,8 @@
 Reads the public CSV files (label,youtube_id,time_start,time_end,split), by default those in
 ``annotations/`` below the videos, and finds the clips in any folder below: flat, by split, by
 class. A clip is named <id>_<start>_<end> with any video suffix, or <id> alone. Clips in a folder
-``replacement*`` take the place of clips of the same id. What the files are called, how many clips
-there should be, and what goes wrong is in docs/data_prep.md.
+``replacement*`` replace clips of the same id. The names of the files, the numbers of clips that
+there should be, and common problems are in docs/data_prep.md.
 """
 
 from __future__ import annotations
@@ -20,33 +20,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# The code beside this file, installed or not, and not another version that may be installed too.
+# The package next to this folder, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_prep import planning
 from data_prep.command_line import exit_status
-from data_prep.plan import (
-    EXCLUDED,
-    LeftOut,
-    Plan,
-    list_tree,
-    match,
-    packed_note,
-    row_notes,
-    settle_rows,
-    validation_note,
-)
 from data_prep.plan_run import files_option, run_script
+from data_prep.planning import LeftOut, Plan
+from slowfast_mvit.annotations import kinetics
 from slowfast_mvit.annotations.class_names import class_map, read_class_names, spelling_problems
-from slowfast_mvit.annotations.kinetics import (
-    ClipFiles,
-    columns_of,
-    find_annotations,
-    id_of,
-    is_replacement,
-    read_rows,
-)
-from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
-from slowfast_mvit.annotations.records import Row
+from slowfast_mvit.annotations.records import Row, raise_problems, usable_rows
 from slowfast_mvit.annotations.texts import csv_rows, open_text
 from slowfast_mvit.errors import ListError, UserError, nearest
 
@@ -96,38 +79,37 @@ def plan_kinetics(
     """Match the annotations of a release with the clips below a folder.
 
     Args:
-        version: a key of ``VERSIONS``, however it is spelled.
+        version: a key of ``VERSIONS``, in any spelling.
         videos: the folder of the clips.
         annotations: annotation files or folders of them; ``videos/annotations`` if none.
         classes: a file with the classes in the order of their labels; else they are sorted.
-        exclude_ids: files with YouTube ids that must not be trained on (see ``read_ids``).
+        exclude_ids: files with YouTube ids that must not be in training (see ``read_ids``).
 
     Raises:
         UserError: when annotations are missing or wrong, or of another number of classes.
     """
     version = find_version(version)
     release = VERSIONS[version]
-    files, notes = find_annotations(annotations or [videos / "annotations"])
+    files, notes = kinetics.find_annotations(annotations or [videos / "annotations"])
     rows = [row for file in files for row in read_annotations(file)]
-    counted = Counter(row.split or "" for row in rows)
-    notes += [*row_notes(counted, release.rows), *_incomplete_notes(version, files)]
+    notes += [*planning.row_notes(rows, release.rows), *_incomplete_notes(version, files)]
     names = _class_names(rows, classes, version)
-    paths, passed = list_tree(videos)
-    notes += packed_note(passed.packed, "tar -xzf ARCHIVE -C FOLDER")
+    paths, passed = planning.list_tree(videos)
+    notes += planning.packed_note(passed.packed, "tar -xzf ARCHIVE -C FOLDER")
     dataset = "kinetics" if version == "other" else version
-    plan = Plan(version, dataset, names, counted, public=release.copies, notes=notes)
-    settled, left_out = settle_rows(rows, names)
+    plan = Plan(version, dataset, names, public=release.copies, notes=notes)
+    settled, left_out = planning.settle_rows(rows, names)
     settled, excluded, exclude_notes = exclude(settled, exclude_ids)
     plan.left_out = [*left_out, *excluded]
-    plan.notes += [*exclude_notes, *validation_note(settled), *_shared_id_notes(rows)]
-    clips = ClipFiles(paths, (row.video for row in rows))
-    return match(
+    plan.notes += [*exclude_notes, *planning.validation_note(settled), *_shared_id_notes(rows)]
+    clips = kinetics.ClipFiles(paths, (row.video for row in rows))
+    return planning.match(
         plan,
         settled,
         paths,
         root=videos,
         files_of=clips.of,
-        overrides=is_replacement,
+        overrides=kinetics.is_replacement,
         why_missing=clips.why_missing,
     )
 
@@ -138,11 +120,9 @@ def read_annotations(file: Path) -> list[Row]:
     Raises:
         ListError: all problems of the file at once, with their lines.
     """
-    problems: list[Problem] = []
-    rows = list(without_problems(read_rows(file), problems))
-    raise_problems(problems)
+    rows = usable_rows(kinetics.read_rows(file))
     if not rows:
-        raise ListError(f"{file}: no clips. Expected lines of label,youtube_id,time_start,...")
+        raise ListError("no clips. Expected lines of label,youtube_id,time_start,...", file)
     return rows
 
 
@@ -150,14 +130,14 @@ def _class_names(rows: Iterable[Row], classes: Path | None, version: str) -> tup
     """The classes of a file in its order, or those of the annotations, sorted."""
     expected = VERSIONS[version].num_classes
     if classes:
-        given = read_class_names(classes)
-        raise_problems(spelling_problems(given, classes, "classes", loosely=True))
-        if expected not in (None, len(given)):
+        listed = read_class_names(classes)
+        raise_problems(spelling_problems(listed, classes, "classes", loosely=True))
+        if expected not in (None, len(listed)):
             raise UserError(
-                f"--classes names {len(given)} classes, but {version} has {expected}. Give the "
+                f"--classes names {len(listed)} classes, but {version} has {expected}. Give the "
                 "list of this version, or --version other"
             )
-        return given
+        return listed
     counts = Counter(row.class_name for row in rows if row.class_name)
     names = tuple(sorted(class_map(counts).values()))
     if expected not in (None, len(names)):
@@ -173,18 +153,18 @@ def _class_names(rows: Iterable[Row], classes: Path | None, version: str) -> tup
 def exclude(
     rows: Iterable[Row], files: Sequence[Path]
 ) -> tuple[list[Row], list[LeftOut], list[str]]:
-    """Set aside training videos whose id is in one of these files; with a note a file."""
+    """Set aside training videos whose id is in one of these files; with a note on each file."""
     file_of = {youtube_id: file for file in reversed(files) for youtube_id in read_ids(file)}
     kept: list[Row] = []
     left_out: list[LeftOut] = []
     num_excluded = Counter[Path]()
     for row in rows:
-        file = file_of.get(id_of(row.video)) if row.split == "train" else None
+        file = file_of.get(kinetics.id_of(row.video)) if row.split == "train" else None
         if file is None:
             kept.append(row)
             continue
         num_excluded[file] += 1
-        left_out.append(LeftOut.of(row, EXCLUDED, f"its id is in {file}"))
+        left_out.append(LeftOut.of(row, planning.EXCLUDED, f"its id is in {file}"))
     notes = [f"training clips whose id is in {file}: {num_excluded[file]:,}" for file in files]
     return kept, left_out, notes
 
@@ -193,11 +173,11 @@ def read_ids(file: Path) -> set[str]:
     """The YouTube ids in a file: an annotation file, a ``path label`` list, or one id a line.
 
     Raises:
-        UserError: when it is missing or holds none.
+        UserError: when it is missing or contains none.
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file (--exclude-ids)")
-    columns = columns_of(file)
+    columns = kinetics.columns_of(file)
     if columns:
         place = columns.index("youtube_id")
         cells = {row[place].strip() for _, row in csv_rows(file) if len(row) > place}
@@ -206,7 +186,7 @@ def read_ids(file: Path) -> set[str]:
         with open_text(file, errors="replace") as text:
             lines = text.read().splitlines()
         paths = (re.sub(r"[ \t,][0-9]+\s*$", "", line).strip().strip('"') for line in lines)
-        ids = {id_of(path) for path in paths if path}
+        ids = {kinetics.id_of(path) for path in paths if path}
     if not ids:
         raise UserError(f"{file}: no ids (--exclude-ids)")
     return ids
@@ -221,10 +201,10 @@ def _incomplete_notes(version: str, files: Iterable[Path]) -> list[str]:
 
 
 def _shared_id_notes(rows: Iterable[Row]) -> list[str]:
-    """Videos of which one part is trained on and another is for evaluation."""
+    """YouTube videos of which one clip is for training and another for evaluation."""
     ids: dict[str, set[str]] = {}
     for row in rows:
-        ids.setdefault(row.split or "", set()).add(id_of(row.video))
+        ids.setdefault(row.split or "", set()).add(kinetics.id_of(row.video))
     shared = {split: len(ids[split] & ids.get("train", set())) for split in sorted(ids)}
     return [
         f"{number:,} YouTube ids of {split} are in train too, with the same or other times"
@@ -234,7 +214,7 @@ def _shared_id_notes(rows: Iterable[Row]) -> list[str]:
 
 
 def find_version(name: str) -> str:
-    """The key of ``VERSIONS`` that is meant: ``Kinetics-400`` and ``K400`` are ``k400``."""
+    """The key of ``VERSIONS`` for a name: ``Kinetics-400`` and ``K400`` are ``k400``."""
     key = re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
     key = re.sub(r"^kinetics_?", "k", key)
     if key in VERSIONS:
@@ -255,7 +235,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the lists that the command line asks for; returns the exit status."""
+    """Run the script; returns its exit status."""
     return run_script(plan_kinetics, __doc__, _add_arguments, arguments)
 
 

@@ -6,13 +6,13 @@
     python data_prep/pack_shards.py index /data/wds/*.tar
     python data_prep/pack_shards.py list /data/wds/*.tar --csv /data/wds/train.csv
 
-pack writes /data/k400_shards/shards/train-000000.tar, ... with an index beside each, and the lists
+pack writes /data/k400_shards/shards/train-000000.tar, ... each with its index, and the lists
 train.csv and val.csv, which name shards/train-000000.tar/abc.mp4 and so on. The same videos in the
 same order give the same bytes. Give --shuffle a seed where the list is sorted by class and shards
 are to be mixed. Without --list all videos of the folder are packed and no list is written.
 
-index writes the index beside each tar file, whoever made it. list also writes a list of the videos
-in them, with the labels that stand beside each video as key.cls or in key.json (webdataset).
+index writes the index next to each tar file of any origin. list also writes a list of the videos
+in them, with the labels that are next to each video as key.cls or in key.json (webdataset).
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import os
 import signal
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,24 +38,24 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from data_prep import command_line, jobs, sources
-from data_prep.jobs import JobInput
+from data_prep import command_line, sources
+from data_prep.jobs import JobInput, Work, file_stamp, sha256_of
 from data_prep.journal import Record
-from data_prep.webdataset import labelled_videos
 from slowfast_mvit.annotations.csv_lists import list_line
+from slowfast_mvit.annotations.files import is_video
 from slowfast_mvit.data.video import shards
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import atomic_path, write_atomically, write_text_atomically
 
 _SHOWN_PROBLEMS = 20
-_PLANS = ".plan"  # in the folder of the shards: what goes into each
+_MAX_LABEL_BYTES = 1 << 20
 
 # Name in the shard, path of the file, its bytes, and when it changed, in ns.
 Member = tuple[str, str, int, int]
 
 
-# What goes into which shard
+# Members of shards
 
 
 def plan_shards(
@@ -64,7 +65,7 @@ def plan_shards(
 
     Args:
         inputs: the videos; a name becomes that of the member.
-        prefix: what the names of the shards start with.
+        prefix: the start of the names of the shards.
         shard_bytes: a shard is closed before it grows larger, unless by its first video.
         num_shards: into so many shards with nearly equal numbers of videos instead; 0 not to.
 
@@ -77,23 +78,23 @@ def plan_shards(
     members = _members(inputs)
     if num_shards:
         ends = [len(members) * (i + 1) // num_shards for i in range(num_shards)]
-        parts = [members[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        groups = [members[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     else:
-        parts = [[]]
+        groups = [[]]
         size = 0
         for member in members:
-            if parts[-1] and size + member[2] > shard_bytes:
-                parts.append([])
+            if groups[-1] and size + member[2] > shard_bytes:
+                groups.append([])
                 size = 0
-            parts[-1].append(member)
+            groups[-1].append(member)
             size += member[2]
-    return {f"{prefix}-{i:06d}.tar": part for i, part in enumerate(parts) if part}
+    return {f"{prefix}-{i:06d}.tar": group for i, group in enumerate(groups) if group}
 
 
 def _members(inputs: Sequence[JobInput]) -> list[Member]:
     members, problems = [], []
     for job in inputs:
-        stamp = jobs.file_stamp(job)
+        stamp = file_stamp(job)
         if stamp["bytes"] == 0:
             problems.append(f"{job.path} is missing or empty. Take it out of the list")
         members.append((job.name, str(job.path), stamp["bytes"], stamp["mtime_ns"]))
@@ -108,43 +109,42 @@ def shuffled(inputs: Sequence[JobInput], seed: int) -> list[JobInput]:
     return [inputs[i] for i in order]
 
 
-def _write_plans(plans: Mapping[str, Sequence[Member]], to: Path) -> list[JobInput]:
-    """One file for each shard: the input of its job."""
-    inputs = []
-    for name, members in plans.items():
-        path = to / _PLANS / f"{name}.json"
-        write_text_atomically(path, "".join(json.dumps(member) + "\n" for member in members))
-        inputs.append(JobInput(name, path))
-    return inputs
-
-
 # Writing a shard
 
 
-def pack(job: JobInput, *, to: str) -> Record:
+@dataclass(frozen=True)
+class ShardInput(JobInput):
+    """A shard to write.
+
+    Attributes:
+        members: its members, in order.
+    """
+
+    members: Sequence[Member]
+
+
+def pack(job: ShardInput, *, to: str) -> Record:
     """Write one shard and its index.
 
     Args:
-        job: the shard's name, and the file with its plan.
+        job: the shard.
         to: the folder of the shards.
 
     Returns:
         "bytes", "videos" and "sha256" of the shard.
     """
     shard = Path(to, job.name)
-    index = Path(f"{shard}{shards.INDEX_SUFFIX}")
-    members = [json.loads(line) for line in job.path.read_text().splitlines()]
-    index.unlink(missing_ok=True)  # before the shard that it would not fit
+    index_path(shard).unlink(missing_ok=True)  # before the shard that it would not fit
     with atomic_path(shard) as temporary, open(temporary, "w+b") as file:
-        offsets = list(_write_members(file, members))
+        offsets = list(_write_members(file, job.members))
         file.flush()
         found = list(shards.plain_members(file, temporary))
         if found != offsets:
             raise DecodeError("reads back otherwise than it was written", job.name)
         record = {
             "bytes": file.seek(0, os.SEEK_END),
-            "videos": len(members),
-            "sha256": jobs.sha256_of(file),
+            "videos": len(job.members),
+            "sha256": sha256_of(file),
         }
     write_index(shard)
     return record
@@ -164,18 +164,18 @@ def _write_members(file: IO[bytes], members: Sequence[Member]) -> Iterator[tuple
                 archive.addfile(info, source)
 
 
-def stamp_of(job: JobInput, folder: Path) -> dict[str, Any]:
-    """A record holds as long as neither the plan nor the shard changes, and its index is there."""
+def stamp_of(job: ShardInput, folder: Path) -> dict[str, Any]:
+    """A record is valid as long as the plan and the shard do not change, and its index exists."""
     shard = folder / job.name
-    is_whole = shard.is_file() and Path(f"{shard}{shards.INDEX_SUFFIX}").is_file()
+    is_whole = shard.is_file() and index_path(shard).is_file()
     return {
         "bytes": shard.stat().st_size if is_whole else None,
-        "plan_sha256": hashlib.sha256(job.path.read_bytes()).hexdigest(),
+        "plan_sha256": hashlib.sha256(json.dumps(job.members).encode()).hexdigest(),
     }
 
 
 def write_index(shard: Path) -> int:
-    """Write the index beside a shard; returns how many files it names.
+    """Write the index next to a shard; returns the number of its files.
 
     Raises:
         DecodeError: when it is no uncompressed tar file, damaged, or names a file twice.
@@ -183,9 +183,48 @@ def write_index(shard: Path) -> int:
     with open_plain_file(shard) as file:
         members = list(shards.plain_members(file, shard))
         text = shards.index_text(members, os.fstat(file.fileno()).st_size, shard)
-    index = Path(f"{shard}{shards.INDEX_SUFFIX}")
-    write_atomically(index, lambda file: file.write(text))
+    write_atomically(index_path(shard), lambda file: file.write(text))
     return len(members)
+
+
+def index_path(shard: Path) -> Path:
+    """The file next to a shard that names its members."""
+    return shard.with_name(f"{shard.name}{shards.INDEX_SUFFIX}")
+
+
+# Labels of shards that webdataset wrote
+
+
+def labelled_videos(shard: Path, json_field: str) -> Iterator[tuple[str, int | str]]:
+    """Each video of a webdataset shard, with its label or the problem of its label.
+
+    Args:
+        shard: a tar file in which key.mp4 and key.cls, or key.json, have the same key.
+        json_field: the field of key.json with the label.
+    """
+    with open_plain_file(shard) as file:
+        names = {name: None for name, _ in shards.plain_members(file, shard)}
+    for name in filter(is_video, names):
+        yield name, _label_of(shard, name, names, json_field)
+
+
+def _label_of(shard: Path, name: str, names: Collection[str], field: str) -> int | str:
+    cls, in_json = (str(PurePosixPath(name).with_suffix(suffix)) for suffix in (".cls", ".json"))
+    where = cls if cls in names else in_json
+    if where not in names:
+        return f"neither {cls} nor {in_json} gives the label of {name}"
+    with open_plain_file(shard / where) as file:
+        text = file.read(_MAX_LABEL_BYTES).decode("utf-8", "replace")
+    if where == in_json:
+        try:
+            content = json.loads(text)
+        except ValueError:
+            return f"{where} is not JSON"
+        if not isinstance(content, dict) or field not in content:
+            return f"{where} has no field {field!r}. Name the field with --json-field"
+        text, where = str(content[field]), f"{where}: {field}"
+    text = text.strip()
+    return int(text) if text.isdigit() else f"{where} is {text[:40]!r}, not a class index"
 
 
 # The command line
@@ -228,24 +267,22 @@ def _pack_command(options: argparse.Namespace) -> int:
                 for member in members
             }
             sources.write_lists({name: listed}, places, options.to, options.lists)
-        _tell_of_others(folder, plans)
+        _report_others(folder, plans)
 
-    everything = {shard: part for plan in plans.values() for shard, part in plan.items()}
-    return command_line.run_command(
-        options,
-        _write_plans(everything, folder),
+    everything = {shard: members for plan in plans.values() for shard, members in plan.items()}
+    work = Work(
+        "pack_shards",
         pack,
-        job="pack_shards",
-        command=[__file__, *options.words],
         settings={"to": str(folder)},
         stamp=lambda job: stamp_of(job, folder),
-        outputs=lambda job: [folder / job.name, folder / f"{job.name}{shards.INDEX_SUFFIX}"],
-        finish=write_lists,
+        outputs=lambda job: [folder / job.name, index_path(folder / job.name)],
     )
+    shard_inputs = [ShardInput(name, folder / name, group) for name, group in everything.items()]
+    return command_line.run_command(options, shard_inputs, work, write_lists)
 
 
-def _tell_of_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Member]]]) -> None:
-    """Name shards that are left of another division: whoever reads *.tar would read them too."""
+def _report_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Member]]]) -> None:
+    """Report shards of an earlier division: programs that read *.tar would read them too."""
     for prefix, plan in plans.items():
         others = sorted(p.name for p in folder.glob(f"{glob.escape(prefix)}-{'[0-9]' * 6}.tar"))
         others = [name for name in others if name not in plan]
@@ -255,7 +292,7 @@ def _tell_of_others(folder: Path, plans: Mapping[str, Mapping[str, Sequence[Memb
 
 def _index_command(options: argparse.Namespace) -> int:
     for shard in options.shards:
-        print(f"{shard}{shards.INDEX_SUFFIX}: {write_index(shard):,} files")
+        print(f"{index_path(shard)}: {write_index(shard):,} files")
     return 0
 
 
@@ -285,7 +322,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command = commands.add_parser("pack", help="pack videos into shards")
     command.set_defaults(run=_pack_command)
     add = command.add_argument
-    add("videos", type=Path, help="the folder that holds the videos")
+    add("videos", type=Path, help="the folder of the videos")
     add("--to", type=Path, required=True, help="the folder for lists and shards")
     add("--list", dest="lists", type=Path, action="append", default=[], help="a list to pack")
     add("--shard-mb", type=float, default=1024.0, help="megabytes a shard (%(default)s)")
@@ -300,8 +337,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command.add_argument("--csv", type=Path, required=True, help="the list to write")
     command.add_argument("--json-field", default="label", help="in key.json (%(default)s)")
 
-    words = sys.argv[1:] if words is None else words
-    options = parser.parse_args(words, argparse.Namespace(words=words))
+    options = command_line.parse(parser, __file__, words)
     return int(options.run(options))
 
 

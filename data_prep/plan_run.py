@@ -1,22 +1,20 @@
-"""The options that all scripts for lists have, the check of the listed files, and the end."""
+"""The command line of the scripts for lists: options, the check of the listed files, the report."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from data_prep.command_line import whole_number
-from data_prep.jobs import JobInput, run_jobs
-from data_prep.journal import Record, read_records
-from data_prep.merging import merge
-from data_prep.parts import Shard
-from data_prep.plan import NOT_CHECKED, UNREADABLE, LeftOut, Listed, Plan, keep_only
-from data_prep.plan_check import check_file
-from data_prep.plan_write import describe, refuse_foreign_files, write_plan
+from data_prep import command_line
+from data_prep.check_videos import check_listed
+from data_prep.jobs import JobInput, Work, run_jobs
+from data_prep.journal import Record, merge, read_records
+from data_prep.plan_write import describe, refuse_foreign_lists, write_plan
+from data_prep.planning import NOT_CHECKED, UNREADABLE, LeftOut, Listed, Plan
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.runtime.launch_environment import available_cores
 
 _RECORDS = "check.jsonl"
 
@@ -24,17 +22,17 @@ _RECORDS = "check.jsonl"
 def run_script(
     make_plan: Callable[..., Plan],
     description: str | None,
-    add_own: Callable[[argparse.ArgumentParser], None],
+    add_options: Callable[[argparse.ArgumentParser], None],
     arguments: Sequence[str] | None,
     *,
     videos: str = "videos",
 ) -> int:
-    """Make a plan as the command line says, check its files if asked to, write it and report it.
+    """Make the plan of a command line, check its files where --verify is set, write and report it.
 
     Args:
-        make_plan: takes the folder and the options of ``add_own`` by their names.
+        make_plan: takes the folder and the options of ``add_options`` by their names.
         description: the docstring of the script.
-        add_own: adds the options of the annotation.
+        add_options: adds the options of the annotation.
         arguments: the words of the command line; None for those of the process.
         videos: the name of the option that gives the folder.
 
@@ -51,13 +49,13 @@ def run_script(
         parents=[shared],
     )
     parser.add_argument(f"--{videos}", type=Path, required=True, help="the folder, in any layout")
-    add_own(parser)
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.records and options.verify:
         raise UserError("give --records or --verify, not both")
-    if (options.shard or options.merge) and not options.verify:
-        raise UserError("--shard and --merge divide the work of --verify. Add --verify")
-    refuse_foreign_files(options.out)
+    if (options.part or options.merge) and not options.verify:
+        raise UserError("--part and --merge divide the work of --verify. Add --verify")
+    refuse_foreign_lists(options.out)
     folder: Path = getattr(options, videos)
     names = vars(options).keys() - vars(shared.parse_args(["--out", ""])).keys()
     plan = make_plan(**{name: getattr(options, name) for name in names})
@@ -86,15 +84,14 @@ def _shared_options() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="the folder for the lists and reports")
     add("--absolute", action="store_true", help="write whole paths, not those below the folder")
-    text = "records of check_videos.py: list only what is ok"
+    text = "records of check_videos.py: list only files that are ok"
     files_option(parser, "--records", "FILE", text)
-    add("--verify", action="store_true", help="check each file first, and list only what is ok")
-    add("--shard", default="", help="with --verify: check part i of N, written i/N, and stop")
-    add("--merge", action="store_true", help="with --verify: all shards are done; write the lists")
-    text = "with --verify: processes (%(default)s)"
-    add("--workers", type=whole_number, default=available_cores(), help=text)
-    text = "with --verify: for one file (%(default)s)"
-    add("--timeout-s", type=whole_number, default=600, help=text)
+    add(
+        "--verify",
+        action="store_true",
+        help="check each file first, and list only files that are ok",
+    )
+    command_line.add_part_arguments(parser, "with --verify: ")
     return parser
 
 
@@ -102,39 +99,36 @@ def _shared_options() -> argparse.ArgumentParser:
 
 
 def _check_listed(plan: Plan, videos: Path, options: argparse.Namespace) -> bool:
-    """Check the listed files of this part, except folders of frames, as ``check_videos.py`` does.
+    """Check the listed files of a part, except folders of frames, as ``check_videos.py`` does.
 
-    What was checked before and has not changed since is not checked again.
+    Files that were checked before and have not changed since are not checked again.
 
     Returns:
-        Whether this part is all there is, so that the lists can be written.
+        Whether this part is the only one, so that the lists can be written.
     """
-    shard = Shard.parse(options.shard) if options.shard else Shard.from_environment(os.environ)
+    part = command_line.part_of(options)
     files = sorted({item.path for item in plan.listed if item.num_bytes is not None})
     counts = run_jobs(
         [JobInput(path, videos / path) for path in files],
-        check_file,
+        Work("check_videos", check_listed),
         options.out / _RECORDS,
-        job="check_videos",
-        settings={},
-        shard=shard,
+        part=part,
         num_workers=options.workers,
         timeout_s=options.timeout_s,
     )
-    counted = (f"{number:,} {status}" for status, number in sorted(counts.items()))
-    print(f"checked: {', '.join(counted)}")
-    if shard.count > 1:
-        print("When all shards are done, run the same command with --merge for --shard.")
-    return shard.count == 1
+    print(f"checked: {command_line.as_text(counts)}")
+    if part.count > 1:
+        print(command_line.ADVICE_TO_MERGE)
+    return part.count == 1
 
 
 def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> Plan:
     """Leave out videos whose record is not "ok", or that have none, or changed since.
 
     Args:
-        plan: what was matched.
+        plan: the matched videos.
         records: as ``check_videos.py`` writes them, their paths absolute or below ``videos``.
-        videos: where the paths in the plan start.
+        videos: the folder of the paths in the plan.
 
     Raises:
         UserError: when no record is of a file of the plan.
@@ -142,44 +136,41 @@ def drop_unreadable(plan: Plan, records: Iterable[Record], *, videos: Path) -> P
     by_path = {record["path"]: record for record in records}
     same: dict[str, list[Listed]] = {}
     folders = ("", str(videos), str(videos.absolute()))
-    left_out = {}
-    matched = 0
+    listed, left_out, num_matched = [], list(plan.left_out), 0
     for item in plan.listed:
-        if item.num_bytes is None:
-            continue
         names = (os.path.join(folder, item.path) for folder in folders)
         record = next((by_path[name] for name in names if name in by_path), None)
-        matched += record is not None
         problem = _problem(item, record)
-        if record is not None and "sha256" in record:
-            same.setdefault(record["sha256"], []).append(item)
+        if record is not None and item.num_bytes is not None:
+            num_matched += 1
+            same.setdefault(record.get("sha256", item.path), []).append(item)
         if problem:
-            left_out[item.path] = LeftOut.of(item, *problem, item.path)
-    if left_out and not matched:
+            left_out.append(LeftOut.of(item, *problem, item.path))
+        else:
+            listed.append(item)
+    if len(listed) < len(plan.listed) and not num_matched:
         raise UserError(
             f"the records are of other files: they name {next(iter(by_path), 'nothing')!r}, for "
             f"example, and the videos are named as {plan.listed[0].path!r}. Run "
             f"data_prep/check_videos.py on {videos}"
         )
-    plan = keep_only(plan, left_out)
-    plan.notes = [*plan.notes, *_notes_on_copies(same.values())]
-    return plan
+    notes = [*plan.notes, *_notes_on_copies(same.values())]
+    return replace(plan, listed=listed, left_out=left_out, notes=notes)
 
 
-def _notes_on_copies(groups: Iterable[list[Listed]]) -> list[str]:
+def _notes_on_copies(groups: Iterable[list[Listed]]) -> Iterator[str]:
     """Videos of the same content that would be trained on and tested, or belong to two classes."""
     groups = [group for group in groups if len({(i.split, i.class_name) for i in group}) > 1]
-    if not groups:
-        return []
-    example = " = ".join(item.path for item in groups[0])
-    return [
-        f"videos whose content is also in another split or class: {len(groups):,} ({example}, "
-        "for example)"
-    ]
+    if groups:
+        example = " = ".join(item.path for item in groups[0])
+        content = "videos whose content is also in another split or class"
+        yield f"{content}: {len(groups):,} ({example}, for example)"
 
 
 def _problem(item: Listed, record: Record | None) -> tuple[str, str] | None:
-    """Reason and detail, or None for a video that is as it was when found good."""
+    """Reason and detail; None for a folder of frames or a good video that has not changed since."""
+    if item.num_bytes is None:
+        return None
     if record is None:
         return NOT_CHECKED, "no record names it"
     if record.get("status") != "ok":

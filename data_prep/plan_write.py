@@ -2,7 +2,7 @@
 
     train.csv, val.csv, ...   path label: videos that are there, for ``DATA.PATH_TO_DATA_DIR``
     classes.txt               one class a line, in the order of the labels
-    missing.csv               what is not in the lists, and why
+    missing.csv               videos and files that are not in the lists, with reasons
     extra.csv                 files that no annotation names
     summary.json              counts by split, reason and class
 
@@ -21,8 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.plan import NO_FILE, SPLITS, Plan
+from data_prep.planning import NO_FILE, SPLITS, Plan
 from slowfast_mvit.annotations.csv_lists import list_line
+from slowfast_mvit.annotations.records import first_few
 from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.storage import write_text_atomically
 
@@ -30,25 +31,25 @@ _SUMMARY = "summary.json"
 _SHOWN_CLASSES = 8
 
 
-def refuse_foreign_files(out: Path) -> None:
+def refuse_foreign_lists(out: Path) -> None:
     """Refuse a folder with lists that were not written here: annotations have the same names.
 
     Raises:
         UserError: names the files in the way.
     """
-    if (out / _SUMMARY).exists() and _files_of_last_time(out):
+    if _earlier_files(out):
         return
     reports = ("classes.txt", "missing.csv", "extra.csv", _SUMMARY)
     names = [*(f"{split}.csv" for split in (*SPLITS, "holdout_test")), *reports]
     present = [name for name in names if (out / name).exists()]
     if present:
         raise UserError(
-            f"{out}: already holds {', '.join(present)}, not written by this script. Give another "
-            "--out, so that no annotation is lost"
+            f"{out}: already contains {', '.join(present)}, not written by this script. Give "
+            "another --out, so that no annotation is lost"
         )
 
 
-def _files_of_last_time(out: Path) -> list[str]:
+def _earlier_files(out: Path) -> list[str]:
     try:
         files = json.loads((out / _SUMMARY).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -60,7 +61,7 @@ def write_plan(plan: Plan, out: Path, *, videos: Path, absolute: bool = False) -
     """Write the lists and reports; each file is replaced at once, and summary.json last.
 
     Args:
-        plan: what to write.
+        plan: the plan to write.
         out: the folder for them.
         videos: the folder that the paths in the plan start from.
         absolute: write whole paths, so that no ``DATA.PATH_PREFIX`` is needed.
@@ -73,21 +74,19 @@ def write_plan(plan: Plan, out: Path, *, videos: Path, absolute: bool = False) -
     """
     if not plan.listed:
         raise UserError(_nothing_listed(plan, videos))
+    header = ("split", "video", "class", "reason", "path", "detail")
     texts = {
         **{f"{split}.csv": text for split, text in _lists(plan, videos, absolute).items()},
         "classes.txt": "".join(f"{name}\n" for name in plan.class_names),
-        "missing.csv": _table(
-            ("split", "video", "class", "reason", "path", "detail"),
-            sorted(plan.left_out),
-        ),
-        "extra.csv": _table(("path",), sorted((path,) for path in plan.extra)),
+        "missing.csv": _table([header, *sorted(plan.left_out)]),
+        "extra.csv": _table([("path",), *sorted((path,) for path in plan.extra)]),
     }
     summary = {
         **summary_of(plan),
         "paths_start_from": "" if absolute else str(videos),
         "files": sorted([*texts, _SUMMARY]),
     }
-    stale = set(_files_of_last_time(out)) - set(summary["files"])
+    stale = set(_earlier_files(out)) - set(summary["files"])
     for name, text in texts.items():
         write_text_atomically(out / name, text)
     for name in sorted(stale):
@@ -119,26 +118,25 @@ def _lists(plan: Plan, videos: Path, absolute: bool) -> dict[str, str]:
     return {split: "".join(lines[split]) for split in plan.splits if split in lines}
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A CSV file of one line a row, whatever the names hold."""
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    """A CSV file of one line a row."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[shown(cell) for cell in row] for row in rows])
+    rows = ([escaped(cell) for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def shown(text: str) -> str:
-    """The text with escapes for what is not UTF-8 and for line breaks, tabs and the like."""
+def escaped(text: str) -> str:
+    """The text with escapes for bytes that are not UTF-8 and for control characters."""
     whole = text.encode("utf-8", "backslashreplace").decode()
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], whole)
+    return re.sub(r"[\x00-\x1f\x7f]", lambda match: repr(match[0])[1:-1], whole)
 
 
 # Counting
 
 
 def summary_of(plan: Plan) -> dict[str, Any]:
-    """The counts of a plan, as summary.json holds them."""
+    """The counts of a plan, as in summary.json."""
     by_class = Counter((item.split, item.class_name) for item in plan.listed)
     return {
         "name": plan.name,
@@ -171,7 +169,7 @@ def _split_summary(
 
 
 def describe(summary: Mapping[str, Any], out: Path) -> str:
-    """The summary as lines for people."""
+    """The summary as text."""
     lines = [f"{summary['name']}: {summary['num_classes']} classes, lists in {out}"]
     for split, counts in summary["splits"].items():
         lines.append(f"  {counts['listed']:,} of {counts['annotated']:,} {split} videos present")
@@ -183,13 +181,12 @@ def describe(summary: Mapping[str, Any], out: Path) -> str:
             lines.append(f"    left out, see missing.csv: {', '.join(left_out)}")
         without = counts["classes_without_videos"]
         if without:
-            more = ", ..." if len(without) > _SHOWN_CLASSES else ""
-            names = ", ".join(without[:_SHOWN_CLASSES])
-            lines.append(f"    classes without a video: {len(without)} ({names}{more})")
+            names = first_few(without, _SHOWN_CLASSES)
+            lines.append(f"    classes without a video: {len(without)} ({names})")
     if summary["extra_files"]:
         lines.append(f"  files in no annotation, see extra.csv: {summary['extra_files']:,}")
     lines += [f"  {note}" for note in summary["notes"]]
-    return "\n".join(map(shown, [*lines, f"Use with {shlex.join(_config_of(summary, out))}"]))
+    return "\n".join(map(escaped, [*lines, f"Use with {shlex.join(_config_of(summary, out))}"]))
 
 
 def _config_of(summary: Mapping[str, Any], out: Path) -> list[str]:

@@ -34,10 +34,10 @@ import av
 
 from data_prep import check_videos, command_line, jobs, sources
 from data_prep.encode import ENCODER, Encoding, Times, encode
-from data_prep.jobs import JobInput
+from data_prep.jobs import JobInput, Work
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import atomic_path
 
@@ -58,14 +58,14 @@ def resize(job: JobInput, *, to: str, encoding: dict[str, Any]) -> Record:
     """
     out = Path(to, copy_of(job.name))
     if out.parent.resolve() / out.name == job.path.parent.resolve() / job.path.name:
-        raise DecodeError("the copy would take the place of its source: a folder of --to is a link")
+        raise DecodeError("the copy would replace its source: a folder of --to is a link")
     out.unlink(missing_ok=True)  # of an older source
     with atomic_path(out) as temporary:
         num_frames = _write(job, temporary, Encoding(**encoding))
         record = check_videos.check(JobInput(copy_of(job.name), temporary))
         if record["status"] != "ok" or record["frames"] != num_frames:
             found = record["reason"] or f"{record['frames']} of {num_frames} frames"
-            raise DecodeError(f"the copy was not written right: {found}")
+            raise DecodeError(f"the copy was not written correctly: {found}")
     return {**record, "resized": copy_of(job.name), "resized_bytes": out.stat().st_size}
 
 
@@ -97,7 +97,7 @@ def _of_one_size(path: Path, video: StrictVideo) -> Iterator[av.VideoFrame]:
 
 
 def _times(video: StrictVideo) -> Times:
-    """When the frames are shown, from the packets alone."""
+    """Presentation times of the frames, from the packets alone."""
     stream = video.stream
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
     return Times(video.shown_pts(), stream.time_base, rates)
@@ -109,7 +109,7 @@ def copy_of(name: str) -> str:
 
 
 def stamp_of(job: JobInput, to: Path) -> dict[str, Any]:
-    """A record holds as long as neither the source nor its copy changes."""
+    """A record is valid as long as the source and its copy do not change."""
     try:
         resized_bytes = (to / copy_of(job.name)).stat().st_size
     except OSError:
@@ -132,18 +132,18 @@ def refuse_collisions(inputs: Sequence[JobInput]) -> None:
         if len(names) > 1
     ]
     if problems:
-        advice = "Rename one of each, or give lists that hold only one"
+        advice = "Rename one of each, or give lists with only one of them"
         raise UserError(in_one_message("videos", [*problems[:_SHOWN_PROBLEMS], advice]))
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    options = _parser().parse_args(words)
+    options = command_line.parse(_parser(), __file__, words)
     if ENCODER not in av.codecs_available:
         raise UserError(f"this PyAV cannot write H.264: it has no {ENCODER}. Install PyAV's wheel")
     videos, to = options.videos.resolve(), options.to.resolve()
     if to == videos or videos in to.parents:
-        raise UserError(f"--to {options.to}: lies in {options.videos}. Give a folder outside of it")
+        raise UserError(f"--to {options.to}: is in {options.videos}. Give a folder outside of it")
     inputs, rows = sources.inputs_below(options.videos, options.lists, to=options.to)
     refuse_collisions(inputs)
     encoding = Encoding(**{field.name: getattr(options, field.name) for field in fields(Encoding)})
@@ -152,41 +152,26 @@ def main(words: Sequence[str] | None = None) -> int:
         copies = {r["path"]: r["resized"] for r in records if r["status"] == "ok"}
         sources.write_lists(rows, copies, options.to, options.lists)
 
-    return command_line.run_command(
-        options,
-        inputs,
+    work = Work(
+        "resize_videos",
         resize,
-        job="resize_videos",
-        command=[__file__, *(sys.argv[1:] if words is None else words)],
         settings={"to": str(options.to), "encoding": asdict(encoding)},
         stamp=lambda job: stamp_of(job, options.to),
         outputs=lambda job: [options.to / copy_of(job.name)],
-        finish=write_lists,
     )
+    return command_line.run_command(options, inputs, work, write_lists)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser_of(__doc__)
     add = parser.add_argument
-    add("videos", type=Path, help="the folder that holds the videos")
+    add("videos", type=Path, help="the folder of the videos")
     add("--to", type=Path, required=True, help="the folder for the copies")
     add("--list", dest="lists", type=Path, action="append", default=[], help="a list to rewrite")
-    add(
-        "--short-side",
-        dest="short_side_px",
-        type=int,
-        default=256,
-        metavar="PX",
-        help="(%(default)s)",
-    )
-    add(
-        "--size",
-        dest="size_px",
-        type=_size,
-        default=(),
-        metavar="WxH",
-        help="one size for all, such as 340x256",
-    )
+    text = "pixels of the short side (%(default)s)"
+    add("--short-side", dest="short_side_px", type=int, default=256, metavar="PX", help=text)
+    text = "one size for all, such as 340x256"
+    add("--size", dest="size_px", type=_size, default=(), metavar="WxH", help=text)
     add("--enlarge", action="store_true", help="scale smaller videos up")
     add("--crf", type=float, default=23.0, help="x264's quality, lower is better (%(default)s)")
     add("--keyint", type=int, default=30, help="frames between key frames (%(default)s)")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.jobs import JobInput
-from data_prep.plan import SHOWN, list_tree
+from data_prep.planning import SHOWN, list_tree
 from slowfast_mvit.annotations.csv_lists import list_line, read_csv_file
 from slowfast_mvit.annotations.files import is_video
 from slowfast_mvit.annotations.records import ListSource
@@ -23,7 +23,7 @@ Row = tuple[JobInput, int]  # a video of a list, named by its path below a folde
 
 
 def inputs_in_folder(folder: Path) -> list[JobInput]:
-    """The video files below a folder, as the scripts for lists find them, sorted by name."""
+    """The video files below a folder, as for the scripts for lists, sorted by name."""
     found = sorted(list_tree(folder)[0], key=os.fsencode)
     return [JobInput(name, folder / name) for name in found if is_video(name)]
 
@@ -52,7 +52,7 @@ def inputs_of(sources: Sequence[str]) -> list[JobInput]:
                     "Give the folder above them, or run once for each"
                 )
     if not inputs:
-        raise UserError(f"{', '.join(sources) or 'no source given'}: no videos there")
+        raise UserError(f"{', '.join(sources) or 'no sources'}: no videos there")
     return list(inputs.values())
 
 
@@ -73,7 +73,7 @@ def rows_of_list(file: Path, videos: Path) -> list[Row]:
     """The videos of a list with their labels, named by their paths below the folder ``videos``.
 
     Raises:
-        UserError: when a video lies elsewhere.
+        UserError: when a video is elsewhere.
     """
     rows: list[Row] = []
     outside = []
@@ -90,10 +90,10 @@ def rows_of_list(file: Path, videos: Path) -> list[Row]:
 def inputs_below(
     videos: Path, lists: Sequence[Path], *, to: Path
 ) -> tuple[list[JobInput], dict[str, list[Row]]]:
-    """The videos of lists, each once, or all below a folder where no list is given.
+    """The videos of lists, each once, or all below a folder where there are no lists.
 
     Args:
-        videos: the folder that holds the videos.
+        videos: the folder of the videos.
         lists: lists of videos in it.
         to: the folder into which ``write_lists`` will write them again.
 
@@ -101,11 +101,11 @@ def inputs_below(
         The videos, and the rows of each list by the list's file name.
 
     Raises:
-        UserError: when the folder is none or holds no videos, a list has problems, or the lists
-            cannot be written into one folder.
+        UserError: when the folder does not exist or contains no videos, a list has problems, or
+            the lists cannot be written into one folder.
     """
     if not videos.is_dir():
-        raise UserError(f"{videos}: no such folder. Give the one that holds the videos")
+        raise UserError(f"{videos}: no such folder. Give the folder of the videos")
     problems = _problems_of_lists(lists, to)
     if problems:
         raise UserError(in_one_message("--list", problems))
@@ -118,7 +118,7 @@ def inputs_below(
 
 
 def _problems_of_lists(lists: Sequence[Path], to: Path) -> list[str]:
-    """Return why lists cannot be written again into one folder."""
+    """Problems that prevent lists from being written again into one folder."""
     problems = []
     first: dict[str, Path] = {}
     classes: dict[bytes, Path] = {}
@@ -128,7 +128,7 @@ def _problems_of_lists(lists: Sequence[Path], to: Path) -> list[str]:
             problems.append(f"{earlier} and {file} would both become {file.stem}. Rename one")
         target = to / file.name
         if target.exists() and file.exists() and target.samefile(file):
-            problems.append(f"{file} would be overwritten. Give a --to that does not hold it")
+            problems.append(f"{file} would be overwritten. Give a --to that does not contain it")
         named = file.with_name("classes.txt")
         if named.is_file():
             classes.setdefault(named.read_bytes(), named)
@@ -148,8 +148,8 @@ def write_lists(
     Args:
         rows: the rows of each list by its file name.
         new_paths: the new path of each video, by its name.
-        folder: where the lists go.
-        lists: the old lists, for the classes.txt beside them.
+        folder: the folder for the lists.
+        lists: the old lists, for the classes.txt next to them.
     """
     for name, listed in rows.items():
         kept = [(new_paths[job.name], label) for job, label in listed if job.name in new_paths]
@@ -162,13 +162,13 @@ def write_lists(
 
 
 def _separator_of(file: Path) -> str:
-    """A comma where the first line ends in one and a label; what a run is told in its config."""
+    """A comma where the first line ends in one and a label; a run has a config key for it."""
     _, first = next(numbered_lines(file), (0, ""))
     return "," if re.search(r"[^\s],[0-9]+$", first) else " "
 
 
 def _read_list(file: Path, videos: Path | None = None) -> VideoList:
-    """A list; its relative paths start from its own folder or the working folder, or else from
+    """A list; its relative paths start from the folder of the list or the working folder, or else
     ``videos``.
 
     Raises:

@@ -5,8 +5,8 @@
 
 Reads labels.json, train.json, validation.json, test.json and test-answers.csv, or the same under
 the older names (something-something-v2-labels.json), and finds <id>.webm, re-encoded copies of any
-suffix, or folders of frames named <id>. The lists replace the JSON files: they hold only what is
-there.
+suffix, or folders of frames named <id>. The lists replace the JSON files: they contain only
+videos that exist.
 """
 
 from __future__ import annotations
@@ -14,30 +14,21 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# The code beside this file, installed or not, and not another version that may be installed too.
+# The package next to this folder, and not another version that may be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_prep import planning
 from data_prep.command_line import exit_status
-from data_prep.plan import (
-    Plan,
-    list_tree,
-    match,
-    packed_note,
-    row_notes,
-    settle_rows,
-    validation_note,
-)
 from data_prep.plan_run import run_script
+from data_prep.planning import Plan
 from slowfast_mvit.annotations import ssv2
 from slowfast_mvit.annotations.class_names import read_class_names, spelling_problems
 from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.files import stem
-from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
-from slowfast_mvit.annotations.records import Row
+from slowfast_mvit.annotations.records import Row, raise_problems, usable_rows
 from slowfast_mvit.errors import ListError, UserError
 
 NUM_CLASSES = 174
@@ -52,7 +43,7 @@ def plan_ssv2(
     Args:
         videos: the folder of the videos.
         annotations: the folder of the JSON files; else ``videos`` or ``videos/labels``.
-        num_classes: how many labels.json must name.
+        num_classes: the number of classes that labels.json must name.
 
     Raises:
         UserError: when files are missing or wrong, or of another number of classes.
@@ -68,18 +59,17 @@ def plan_ssv2(
     rows = list(_all_rows(folder))
     if not rows:
         raise UserError(f"{folder}: no train.json, validation.json or test.json")
-    counted = Counter(row.split or "" for row in rows)
-    paths, passed = list_tree(videos)
+    paths, passed = planning.list_tree(videos)
     notes = [
-        *(row_notes(counted, ROWS) if num_classes == NUM_CLASSES else []),
+        *(planning.row_notes(rows, ROWS) if num_classes == NUM_CLASSES else []),
         *_side_notes(names),
-        *validation_note(rows),
-        *packed_note(passed.packed, "cat 20bn-something-something-v2-?? | tar zx"),
+        *planning.validation_note(rows),
+        *planning.packed_note(passed.packed, "cat 20bn-something-something-v2-?? | tar zx"),
     ]
-    plan = Plan("ssv2", "ssv2", names, counted, notes=notes)
-    settled, plan.left_out = settle_rows(rows, names)
+    plan = Plan("ssv2", "ssv2", names, notes=notes)
+    settled, plan.left_out = planning.settle_rows(rows, names)
     files = KeyIndex(paths, stem)
-    return match(plan, settled, paths, root=videos, files_of=files.find)
+    return planning.match(plan, settled, paths, root=videos, files_of=files.find)
 
 
 def _find_labels(annotations: Path | None, videos: Path) -> tuple[Path, Path]:
@@ -102,16 +92,14 @@ def _all_rows(folder: Path) -> Iterator[Row]:
         file = ssv2.find_file(folder, names)
         if file is None:
             continue
-        problems: list[Problem] = []
-        rows = list(without_problems(ssv2.read_rows(file, split, answers), problems))
-        raise_problems(problems)
+        rows = usable_rows(ssv2.read_rows(file, split, answers))
         if not rows:
-            raise ListError(f'{file}: expected entries such as {{"id": "1", "template": "..."}}')
+            raise ListError('expected entries such as {"id": "1", "template": "..."}', file)
         yield from rows
 
 
 def _side_notes(names: Sequence[str]) -> list[str]:
-    """Classes that a mirrored video would show wrongly."""
+    """A note on classes that change when a video is mirrored."""
     sided = [name for name in names if re.search(r"\b(left|right)\b", name.replace("_", " "))]
     if not sided:
         return []
@@ -126,7 +114,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the lists that the command line asks for; returns the exit status."""
+    """Run the script; returns its exit status."""
     return run_script(plan_ssv2, __doc__, _add_arguments, arguments)
 
 

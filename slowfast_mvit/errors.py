@@ -1,7 +1,7 @@
-"""The errors a user can cause, and the look-up that raises the most common one.
+"""User errors, and the look-up that raises the most common one.
 
 Every class here derives from ``UserError``, itself a ``ValueError``: the command line prints its
-message without a traceback and exits with status 2. Anything else that escapes is our own bug.
+message without a traceback and exits with status 2. Any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """Bad input. The message says where, what was found, what is allowed and what to do.
+    """Invalid input. The message has the place, the value, the allowed values, and the remedy.
 
     Attributes:
         problems: each problem as a record, where the message lists several.
@@ -32,28 +32,35 @@ class ConfigError(UserError):
     """A config file, an override or a command-line value that cannot be used."""
 
 
-class ListError(UserError):
-    """A list of videos that cannot be used; names the file and the lines."""
-
-
-class DecodeError(UserError):
-    """A video, frame folder or image that cannot be read; names the file and what was read.
+class FileError(UserError):
+    """A file or folder that cannot be used.
 
     Attributes:
-        reason: why, without the path.
-        path: of what cannot be read; None where it is not one file.
-        failures: a ``FailedVideo`` for each, where several in a row could not be read.
+        reason: without the path.
+        path: of what cannot be used; None where it is not one file.
     """
-
-    failures: tuple[Any, ...] = ()
 
     def __init__(self, reason: str, path: str | os.PathLike[str] | None = None) -> None:
         super().__init__(reason if path is None else f"{path}: {reason}")
         self.reason = reason
         self.path = None if path is None else str(path)
 
+
+class ListError(FileError):
+    """A list of videos that cannot be used; names the file and the lines."""
+
+
+class DecodeError(FileError):
+    """A video, frame folder or image that cannot be read; names the file and what was read.
+
+    Attributes:
+        failures: a ``FailedVideo`` for each, where several in a row could not be read.
+    """
+
+    failures: tuple[Any, ...] = ()
+
     def reason_of(self, *names: str | os.PathLike[str]) -> str:
-        """The reason alone if it is of a file of these names, or else with the path."""
+        """Return the reason, with the path unless it is one of these names."""
         return self.reason if self.path in tuple(map(str, names)) else str(self)
 
 
@@ -93,15 +100,15 @@ class ShardedCheckpointError(WeightsError):
 
 
 class MissingViewsError(UserError):
-    """Scores that lack a view of some video, or hold one twice; nothing is averaged then."""
+    """Scores in which a view of a video is missing or duplicate; they are not averaged."""
 
 
 class Stopped(Exception):
-    """A run was asked to stop by a signal, and has saved what it needs to go on.
+    """A run was stopped by a signal, and has saved a checkpoint from which it can resume.
 
     Attributes:
         signal_number: of the signal; the exit status of the program is 128 more.
-        is_logged: whether the log of the run says so already.
+        is_logged: the log of the run has a line about it.
     """
 
     is_logged = False
@@ -109,7 +116,7 @@ class Stopped(Exception):
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
         by = "Ctrl-C" if name == "SIGINT" else name
-        super().__init__(f"stopped by {by}, and saved: the same command goes on from here")
+        super().__init__(f"stopped by {by}, and saved: the same command resumes from here")
         self.signal_number = signal_number
 
 
@@ -123,32 +130,37 @@ def _escaped(character: str) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice spelled most like ``word``, or None where none is close."""
+    """Return the choice with the spelling nearest to ``word``, or None if none is close."""
     by_folded = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), list(by_folded), n=1, cutoff=0.6)
-    return by_folded[found[0]] if found else None
+    matches = difflib.get_close_matches(word.lower(), list(by_folded), n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else None
 
 
 def in_one_message(where: str, problems: Iterable[str], *, limit: int | None = None) -> str:
-    """A headline that counts the problems, then the first of them each on its line."""
+    """Return a headline with the number of problems, then the first problems, one a line."""
+    return f"{where}: {as_lines(problems, limit=limit)}"
+
+
+def as_lines(problems: Iterable[str], *, limit: int | None = None) -> str:
+    """Return the number of problems, then the first problems, one a line."""
     problems = list(problems)
     shown = problems[:limit]
     if len(shown) < len(problems):
         shown.append(f"and {len(problems) - len(shown):,} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-    return "\n".join([f"{where}: {count}", *(f"  {problem}" for problem in shown)])
+    return "\n".join([count, *(f"  {problem}" for problem in shown)])
 
 
 def pick(table: Mapping[str, T], name: str, what: str) -> T:
     """Look ``name`` up in ``table``, or import it when it is written ``package.module:name``.
 
     Args:
-        table: what this project offers, by name.
-        name: what the user asked for.
-        what: what kind of thing it is, for the message ("decoder", "data set").
+        table: the entries of this project, by name.
+        name: of the requested entry.
+        what: the kind of entry, for the message ("decoder", "data set").
 
     Raises:
-        ConfigError: when there is no such entry; says what exists and what is nearest.
+        ConfigError: there is no such entry; the message lists the names, and the nearest one.
     """
     if name in table:
         return table[name]

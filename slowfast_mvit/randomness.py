@@ -1,8 +1,8 @@
-"""One rule for randomness: every draw is a function of where it is used, never of what ran before.
+"""One rule for randomness: every draw is a function of its place in the run, not of earlier draws.
 
-A generator is made afresh for each place that draws, keyed by (seed, epoch) and counted by
-(position, stream). So the batches do not depend on the number of workers or ranks, nothing has to
-be saved to resume, and a resumed run sees what the unbroken run would have seen.
+A new generator is made for each place that draws, keyed by (seed, epoch) and counted by
+(position, stream). So the batches do not depend on the number of workers or ranks, no generator
+state has to be saved, and a resumed run has the same draws as an uninterrupted one.
 
 Functions that draw take the generator as an argument, ``rng``; any object with numpy's draw methods
 will do, so a golden test can pass ``numpy.random.RandomState(seed)``.
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 
-# What functions that draw take as ``rng``.
+# The type of the argument ``rng`` of functions that draw.
 Draws = np.random.Generator | np.random.RandomState
 
 # Streams below FIRST_PURPOSE are the views of one video: 0 for the first, 1 for the second, ...
 FIRST_PURPOSE = 1 << 32
-TEMPORAL = FIRST_PURPOSE + 0  # where in the video a training clip starts: shared by its views
-REPLACEMENT = FIRST_PURPOSE + 1  # which video takes the place of an unreadable one
+TEMPORAL = FIRST_PURPOSE + 0  # start of a training clip in the video: shared by its views
+REPLACEMENT = FIRST_PURPOSE + 1  # the video that replaces an unreadable one
 ORDER = FIRST_PURPOSE + 2  # the order of the videos in an epoch
 BATCH = FIRST_PURPOSE + 3  # mixup, cutmix and erasing: position is (step, rank)
 MODEL_MASKS = FIRST_PURPOSE + 4  # dropout and drop path: position is (step, rank)
@@ -28,14 +28,14 @@ SYNTHETIC = FIRST_PURPOSE + 5  # the videos that demo/synthetic.py draws
 def generator(
     seed: int, epoch: int, position: int, stream: int, rank: int = 0
 ) -> np.random.Generator:
-    """The generator that belongs to one place of a run.
+    """Return the generator of one place of a run.
 
     Args:
         seed: ``RNG_SEED`` of the run; 0 or more.
         epoch: 0-based epoch.
         position: place in the epoch of a video, or the step for a batch.
         stream: a view's number, or one of the purposes above.
-        rank: rank of the process, for what is drawn per batch; 0 for what is drawn per video.
+        rank: rank of the process, for draws per batch; 0 for draws per video.
 
     Returns:
         A Philox generator; equal arguments give equal draws on every machine.
@@ -46,9 +46,9 @@ def generator(
 
 
 def whole_number(rng: Draws, low: int, high: int) -> int:
-    """A uniform draw from low, ..., high - 1.
+    """Draw uniformly from low, ..., high - 1.
 
-    The one draw that numpy's two families of generators spell differently.
+    The only draw whose name differs between numpy's two kinds of generators.
     """
     draw = rng.integers if isinstance(rng, np.random.Generator) else rng.randint
     return int(draw(low, high))

@@ -1,4 +1,4 @@
-"""The records that travel between the rooms of the house. Frozen; they check themselves when made.
+"""The records that the modules of the package exchange. Frozen, with checks in the constructor.
 
 Letters used in shapes, here and in the rest of the project:
     N videos   B videos in a batch   V views of a video (clips x crops)   K classes
@@ -58,11 +58,27 @@ class VideoRecord:
 
 @dataclass(frozen=True)
 class FailedVideo:
-    """A video that could not be read, and why; a line of ``failed_videos.csv``."""
+    """A video that could not be read; a line of ``failed_videos.csv``.
+
+    Attributes:
+        video_id: the video as its list names it.
+        path: of the video.
+        reason: without a path.
+        file: the file that could not be read, usually ``path``; empty where it is not one file.
+    """
 
     video_id: str
     path: str
     reason: str
+    file: str = ""
+
+    @property
+    def message(self) -> str:
+        """The file that could not be read, and the reason."""
+        return f"{self.file}: {self.reason}" if self.file else self.reason
+
+    def __str__(self) -> str:
+        return self.message if self.file == self.path else f"{self.path}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -77,8 +93,8 @@ class ClipSpec:
         policy: "interval" (Kinetics) or "segments" (Something-Something v2).
         jitter_fps: in training ``target_fps`` grows by a uniform draw from 0 to this.
         offset_sampling: test clips reach both ends of the video (see ``data/views/sampling.py``).
-        segment_clips: how the test clips of the "segments" policy differ: "same" for not at all, as
-            in PySlowFast; "shifted" for other frames of each part.
+        segment_clips: the test clips of the "segments" policy: "same" frames in each, as in
+            PySlowFast, or "shifted", with other frames of each part.
     """
 
     num_frames: int
@@ -112,16 +128,16 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """The views of a video that are tested: spoken of as "5 clips x 1 crop".
+    """The views of a video in a test, such as "5 clips x 1 crop".
 
     Attributes:
         num_clips: clips, spread over the video.
         num_crops: 1 (centre) or 3 (along the longer side).
         scale_px: length of the short side before cropping, in pixels.
         crop_px: S, side of the square crop, in pixels.
-        resizing: how pictures get there (see ``data/views/crops.py``): "clip" as PySlowFast's
-            videos, "image" as ImageNet's pictures, "whole image" likewise, but squeezed to a
-            square, so that nothing is cut off.
+        resizing: kind of resizing (see ``data/views/geometry.py``): "clip" as PySlowFast's videos,
+            "image" as ImageNet's images, "whole image" likewise, but squeezed to a square, so that
+            nothing is cropped.
     """
 
     num_clips: int
@@ -153,9 +169,14 @@ class ViewPlan:
         ).view(-1, 2)
 
     def __str__(self) -> str:
-        crops = "crop" if self.num_crops == 1 else "crops"
-        clips = "clip" if self.num_clips == 1 else "clips"
-        return f"{self.num_clips} {clips} x {self.num_crops} {crops}"
+        return views_as_text(self.num_clips, self.num_crops)
+
+
+def views_as_text(num_clips: int, num_crops: int) -> str:
+    """Return the views of a video as "5 clips x 1 crop"."""
+    clips = "clip" if num_clips == 1 else "clips"
+    crops = "crop" if num_crops == 1 else "crops"
+    return f"{num_clips} {clips} x {num_crops} {crops}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,8 +211,8 @@ class ClipBatch:
         labels: (B,) int64.
         video_ids: B names, as their list has them.
         views: (V, 2) int64, the (clip, crop) of each view; in training (0, number of the view).
-        failures: videos of this batch that could not be read. In training another video took the
-            place of each; in testing it is simply not among the B.
+        failures: videos of this batch that could not be read. In training another video replaces
+            each; in testing it is not among the B.
         places: (B, V) int64, where in ``pixels`` each view is; None where view v is at place v.
     """
 
@@ -300,7 +321,7 @@ class EvalResult:
         num_views: views of each video.
         per_class: top-1 of each class that has videos, by class name.
         config_digest: digest of the keys that decide the numbers.
-        failed_videos: each video that could not be read, and why.
+        failed_videos: the videos that could not be read.
     """
 
     metrics: dict[str, float]
@@ -338,7 +359,7 @@ def _require(condition: bool, message: str) -> None:
 def _require_tensor(
     name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | str, ...]
 ) -> None:
-    """Check the type and shape of a tensor; equal letters must stand for equal lengths."""
+    """Check the type and shape of a tensor; equal letters must have equal lengths."""
     lengths: dict[str, int] = {}
     fits = tensor.ndim == len(shape) and all(
         (lengths.setdefault(want, got) if isinstance(want, str) else want) == got
@@ -352,7 +373,7 @@ def _require_tensor(
 
 
 def _shapes(record: Any) -> str:
-    """A record by the shapes of what it holds: values of tensors would fill the screen."""
+    """Return a record with the shapes of its tensors in place of their values."""
     parts = []
     for item in fields(record):
         value = getattr(record, item.name)

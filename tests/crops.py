@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data.views.transforms import scaled_planes
+from slowfast_mvit.data.views.eval_views import scaled_planes
 from slowfast_mvit.structures import ViewPlan
 
 

@@ -9,7 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def _attends_in_bfloat16() -> bool:
+    q = torch.zeros(1, 1, 64, 32, dtype=torch.bfloat16)
+    try:
+        F.scaled_dot_product_attention(q, q, q)
+    except RuntimeError:  # "pack_vnni2 is only supported when avx512 is supported"
+        return False
+    return True
+
+
+needs_bfloat16_attention = pytest.mark.skipif(
+    not _attends_in_bfloat16(),
+    reason="PyTorch's bfloat16 attention fails where ATEN_CPU_CAPABILITY leaves out AVX-512",
+)
 
 
 def allowed(plain_error: float | Tensor) -> float | Tensor:

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
-from slowfast_mvit.data.loading.eval_items import read_views
+from slowfast_mvit.data.loading.items import read_views
 from slowfast_mvit.structures import ClipBatch, VideoRecord, ViewPlan
 
 SIDE = 32

@@ -7,6 +7,6 @@
     csv_lists.py       path label                        PySlowFast's lists
     tables.py          file,label,split                  a table of labels
 
-Training (``data/lists``) and ``data_prep`` read through these modules alike. What cannot be used is
-a ``Problem`` with its file, line, kind and message; the callers decide which problems are fatal.
+Training (``data/lists``) and ``data_prep`` read through these modules alike. An entry that cannot
+be used is a ``Problem`` with its file, line, kind and message; the callers decide which are fatal.
 """

@@ -9,25 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import ClassIndex, class_names_of, spelling_problems
 from slowfast_mvit.annotations.columns import columns
 from slowfast_mvit.annotations.files import Passed, is_video, stem, walk
-from slowfast_mvit.annotations.problems import Problem, raise_problems
-from slowfast_mvit.annotations.records import (
-    SPLIT_NAMES,
-    Annotated,
-    ListSource,
-    check_folder,
-    split_of_folder,
-)
-from slowfast_mvit.annotations.texts import nearest_path
+from slowfast_mvit.annotations.records import Annotated, ListSource, Problem
 from slowfast_mvit.errors import ListError
 
 _log = logging.getLogger(__name__)
 
 HELD_OUT = 5  # without folders of splits one in so many files of a class is held out
-
-_SHOWN_NAMES = 5
 
 
 @dataclass
@@ -39,9 +30,9 @@ class ClassFolders:
         splits: the name of the folder of each split; {} where there are none.
         names: of the class folders of all splits, sorted: a class that one split lacks must not
             shift the others.
-        images: whether an image in any folder is an item of its own, as in ImageNet.
-        passed: what was passed over in them.
-        problems: what is wrong with them.
+        images: whether each image in any folder is an item, as in ImageNet.
+        passed: the files that were passed over in them.
+        problems: their problems.
     """
 
     root: Path
@@ -59,7 +50,7 @@ class ClassFolders:
         """The videos of one class as ``<class>/<file>``, sorted.
 
         A file may be deeper in its class folder. Images directly in it, without videos next to
-        them, are items of their own; a folder of images is a video.
+        them, are items; a folder of images is a video.
 
         Raises:
             ListError: when a folder cannot be read.
@@ -68,42 +59,44 @@ class ClassFolders:
         if not (folder / name).is_dir():  # a class that only another split has
             return []
 
-        def images_in(inside: str) -> bool:
-            return self.images or inside == name
-
-        files = sorted(walk(folder, self.passed, start=name, images_in=images_in))
+        found = walk(
+            folder, self.passed, start=name, images_in=lambda place: self.images or place == name
+        )
+        files = sorted(found)
         for place, reason in self.passed.unreadable:
-            raise ListError(f"{place}: cannot be read ({reason})")
+            raise ListError(f"cannot be read ({reason})", place)
         first: dict[str, str] = {}
         for file in files:
             other = first.setdefault(os.path.join(os.path.dirname(file), stem(file)), file)
             if other != file:  # most likely the same video twice
                 message = f"{other!r} and {file!r} differ only in suffix. Keep one of them"
-                self.problems.append(Problem(str(folder), 0, "duplicate", message))
+                self.problems.append(Problem(folder, 0, "duplicate", message))
         return files
 
 
 def find_class_folders(folder: Path) -> ClassFolders:
     """The class folders ``<class>/`` or ``<split>/<class>/`` below a folder.
 
-    Folders that only hold one other folder, as archives have them, are passed through. Folders are
-    those of splits where two are called so, or all that hold videos: one class may be called
-    "test".
+    Folders that contain only one other folder, as archives have them, are passed through. Folders
+    are those of splits where two have such names, or all that contain videos: one class may be
+    called "test".
     """
     root = folder
-    while len(inside := sub_folders(root)) == 1 and not split_of_folder(inside[0]):
+    while len(inside := sub_folders(root)) == 1 and not records.split_of_folder(inside[0]):
         if not sub_folders(root / inside[0]) or any(_loose_videos(root)):
             break
         root = root / inside[0]
     named: dict[str, str] = {}
     problems: list[Problem] = []
-    for name in sorted(inside, key=lambda name: (name.lower() not in SPLIT_NAMES, name)):
-        split = split_of_folder(name)
+    for name in sorted(inside, key=lambda name: (name.lower() not in records.SPLIT_NAMES, name)):
+        split = records.split_of_folder(name)
         first = named.setdefault(split, name) if split else name
         if first != name:
             message = f"folders {first!r} and {name!r} are the same split"
-            problems.append(Problem(str(root), 0, "split", message))
-    others = [name for name in inside if split_of_folder(name) is None and _has_videos(root, name)]
+            problems.append(Problem(root, 0, "split", message))
+    others = [
+        name for name in inside if records.split_of_folder(name) is None and _has_videos(root, name)
+    ]
     if len(named) < 2 and (others or not named):
         named, problems, others = {}, [], []
     found = ClassFolders(root, named, problems=problems)
@@ -111,8 +104,7 @@ def find_class_folders(folder: Path) -> ClassFolders:
     found.names = sorted({name for place in roots for name in sub_folders(place)})
     loose = (os.path.relpath(p / name, root) for p in roots for name in _loose_videos(p))
     found.problems += [
-        Problem(str(root), 0, "outside", f"{path!r} is in no class folder")
-        for path in (*others, *loose)
+        Problem(root, 0, "outside", f"{path!r} is in no class folder") for path in (*others, *loose)
     ]
     found.problems += spelling_problems(found.names, root, "class folders")
     return found
@@ -120,14 +112,16 @@ def find_class_folders(folder: Path) -> ClassFolders:
 
 def sub_folders(place: Path) -> list[str]:
     """The names of the folders in a folder, sorted, without hidden ones."""
-    with os.scandir(place) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    return [entry.name for entry in _entries(place) if entry.is_dir()]
 
 
 def _loose_videos(place: Path) -> list[str]:
+    return [entry.name for entry in _entries(place) if is_video(entry.name)]
+
+
+def _entries(place: Path) -> list[os.DirEntry[str]]:
     with os.scandir(place) as entries:
-        names = (entry.name for entry in entries if not entry.name.startswith("."))
-        return sorted(filter(is_video, names))
+        return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
 
 
 def _has_videos(root: Path, name: str) -> bool:
@@ -146,35 +140,27 @@ def read_folders(source: ListSource) -> Annotated:
     Raises:
         ListError: there is nothing to read, or the folders do not fit ``source.num_classes``.
     """
-    check_folder(source.folder)
+    records.check_folder(source.folder)
     folders = find_class_folders(source.folder)
-    split = _split_to_read(folders, source) if folders.splits else None
-    return list_of_files(source, folders, split, hold_out=not folders.splits)
-
-
-def _split_to_read(folders: ClassFolders, source: ListSource) -> str:
-    split = source.split
+    split = source.split if folders.splits else None
     if split == "test" and split not in folders.splits and "val" in folders.splits:
         split, read = "val", folders.splits["val"]
         _log.info("%s: no test, so testing reads %s", source.folder, read)
-    if split not in folders.splits:
-        wanted = folders.root / split
-        raise ListError(f"{wanted}: no such folder.{nearest_path(wanted)}")
-    return split
+    if split and split not in folders.splits:
+        raise records.not_found(folders.root / split, "no such folder")
+    return list_of_files(source, folders, split)
 
 
-def list_of_files(
-    source: ListSource, folders: ClassFolders, split: str | None, *, hold_out: bool = False
-) -> Annotated:
-    """The files of one split of class folders as columns; what was passed over is a warning.
+def list_of_files(source: ListSource, folders: ClassFolders, split: str | None) -> Annotated:
+    """The files of one split of class folders as columns; passed over files are a warning.
 
     Args:
-        source: where the class folders are.
+        source: the source of the class folders.
         folders: the class folders.
-        split: the split to read, or None where there are none.
-        hold_out: whether a fifth of each class is for validation and testing.
+        split: the split to read, or None where there are none: a fifth of each class is then for
+            validation and testing.
     """
-    root = folders.folder_of(split)
+    root, hold_out = folders.folder_of(split), split is None
     class_names, index_of = _classes(source, root, folders.names)
     sizes: list[tuple[int, int]] = []  # of each class: files, and how many are held out
 
@@ -191,26 +177,21 @@ def list_of_files(
     num_files = sum(size for size, _ in sizes)
     others = sorted(folders.passed.others)
     if not num_files:
-        found = f"; found {_shortened(others)}" if others else ""
-        raise ListError(
-            f"{root}: no videos or images. Expected folders of classes with files in them{found}"
-        )
+        found = f"; found {records.first_few(others)}" if others else ""
+        text = f"no videos or images. Expected folders of classes with files in them{found}"
+        raise ListError(text, root)
     for problem in folders.problems:
         _log.warning("%s: %s", problem.file, problem)
     if others:
-        num_others, shown = folders.passed.num_others, _shortened(others)
+        num_others, shown = folders.passed.num_others, records.first_few(others)
         _log.warning("%s: %d other files are left out: %s", root, num_others, shown)
     empty = [name for name, (size, _) in zip(folders.names, sizes, strict=True) if not size]
     if empty and source.split == "train":
-        _log.warning("%s: no videos of class %s", root, _shortened(empty))
+        _log.warning("%s: no videos of class %s", root, records.first_few(empty))
     if hold_out:
         _report_held_out(source, num_files, sum(held_out for _, held_out in sizes))
-    prefix = Path(source.path_prefix or source.folder) / root.relative_to(source.folder)
+    prefix = source.folder_of_paths / root.relative_to(source.folder)
     return Annotated(files, labels, None, prefix, root, class_names)
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
 
 
 def _classes(
@@ -218,35 +199,37 @@ def _classes(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """The class names, and the class index of each folder.
 
-    Given names say which folder is which class; names of another kind than the folders (``tench``
-    for ``n01440764``) are taken in the order of the folders; where these are numbers, of those.
+    Class names that match folders give their indices; names of another kind (``tench`` for
+    ``n01440764``) are taken in the order of the folders, numeric where these are numbers.
     """
-    given = class_names_of(source)
+    names = class_names_of(source)
     in_order = list(folders)
-    if given is not None:
-        classes = ClassIndex(given)
-        found = {name: classes.find(name) for name in folders}
-        known = {name: index for name, index in found.items() if index is not None}
-        if len(known) == len(found):
-            return given, known
-        if len(given) != len(found) or known:
-            where = source.class_names_path or f"{root}: the class names next to it"
-            raise_problems(
-                Problem(where, 0, "class", f"folder {name!r} is no class")
-                for name in found
+    if names is not None:
+        classes = ClassIndex(names)
+        indices = {name: classes.find(name) for name in folders}
+        known = {name: index for name, index in indices.items() if index is not None}
+        if len(known) == len(indices):
+            return names, known
+        if len(names) != len(indices) or known:
+            file = Path(source.class_names_path or root)
+            text = "folder {!r} is not among the class names"
+            records.raise_problems(
+                Problem(file, 0, "class", text.format(name))
+                for name in folders
                 if name not in known
             )
         if all(name.isdecimal() for name in folders):
             in_order.sort(key=int)
     elif source.num_classes not in (None, len(folders)):
         raise ListError(
-            f"{root}: {len(folders)} folders of classes, but MODEL.NUM_CLASSES is "
-            f"{source.num_classes}. Set MODEL.NUM_CLASSES {len(folders)}, remove what is no "
-            f"class ({_shortened(folders)}), or name all classes in classes.txt or "
-            "DATA.CLASS_NAMES_PATH"
+            f"{len(folders)} folders of classes, but MODEL.NUM_CLASSES is {source.num_classes}. "
+            f"Set MODEL.NUM_CLASSES {len(folders)}, remove what is no class "
+            f"({records.first_few(folders)}), or name all classes in classes.txt or "
+            "DATA.CLASS_NAMES_PATH",
+            root,
         )
     index_of = {name: index for index, name in enumerate(in_order)}
-    return given or tuple(in_order), {name: index_of[name] for name in folders}
+    return names or tuple(in_order), {name: index_of[name] for name in folders}
 
 
 # A folder without splits
@@ -255,26 +238,25 @@ def _classes(
 def _held_out(files: Sequence[str]) -> set[str]:
     """One in ``HELD_OUT`` files of a class, at least one where it has two: those whose names have
     the lowest hashes, so that files that are added later hardly move the others."""
+
+    def hash_of_name(file: str) -> bytes:
+        name = file.partition("/")[2]  # without the class
+        return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+
     count = max(round(len(files) / HELD_OUT), 1) if len(files) > 1 else 0
-    return set(sorted(files, key=_hash_of_name)[:count])
-
-
-def _hash_of_name(file: str) -> bytes:
-    name = file.partition("/")[2]  # without the class
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return set(sorted(files, key=hash_of_name)[:count])
 
 
 def _report_held_out(source: ListSource, num_files: int, num_held_out: int) -> None:
     if not num_held_out:
         raise ListError(
-            f"{source.folder}: every class has a single file, so none can be held out for "
-            "validation. Add files, or sort them into folders train and val"
+            "every class has a single file, so none can be held out for validation. Add files, or "
+            "sort them into folders train and val",
+            source.folder,
         )
-    _log.info(
-        "%s: no folders train and val, so of its %d videos %d (a fifth of each class, by their "
-        "names) are held out for validation and testing; this reads %s",
-        source.folder,
-        num_files,
-        num_held_out,
-        "the others" if source.split == "train" else "those",
+    text = (
+        f"no folders train and val, so of its {num_files} videos {num_held_out} (a fifth of each "
+        "class, by their names) are held out for validation and testing; this reads "
+        f"{'the others' if source.split == 'train' else 'those'}"
     )
+    _log.info("%s: %s", source.folder, text)

@@ -1,4 +1,4 @@
-"""Names of classes: where they are given, their spellings, and the class index of a name."""
+"""Names of classes: their files, their spellings, and the class index of a name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from slowfast_mvit.annotations.problems import Problem
-from slowfast_mvit.annotations.records import ListSource
+from slowfast_mvit.annotations.records import ListSource, Problem
 from slowfast_mvit.annotations.texts import numbered_lines, read_json
 from slowfast_mvit.errors import ListError, nearest
 from slowfast_mvit.storage import local_copy
@@ -34,10 +33,8 @@ def class_names_of(source: ListSource) -> tuple[str, ...] | None:
     if source.class_names_path:
         names = read_class_names(local_copy(source.class_names_path))
         if source.num_classes not in (None, len(names)):
-            raise ListError(
-                f"{source.class_names_path}: names {len(names)} classes, expected "
-                f"{source.num_classes} (MODEL.NUM_CLASSES)"
-            )
+            text = f"names {len(names)} classes, expected {source.num_classes} (MODEL.NUM_CLASSES)"
+            raise ListError(text, source.class_names_path)
         return names
     files = (source.folder / name for name in CLASS_NAME_FILES)
     file = next((file for file in files if file.is_file()), None)
@@ -45,18 +42,14 @@ def class_names_of(source: ListSource) -> tuple[str, ...] | None:
         return source.public_names() if source.public_names else None
     names = read_class_names(file)
     if source.num_classes not in (None, len(names)):
-        _log.warning(
-            "%s names %d classes, but MODEL.NUM_CLASSES is %d: its names are not used",
-            file,
-            len(names),
-            source.num_classes,
-        )
+        text = "%s names %d classes, but MODEL.NUM_CLASSES is %d: its names are not used"
+        _log.warning(text, file, len(names), source.num_classes)
         return None
     return names
 
 
 def kinetics400_names() -> tuple[str, ...]:
-    """The 400 names, sorted; torchvision keeps them beside its weights. Nothing is downloaded."""
+    """The 400 names, sorted, from the metadata of torchvision. Nothing is downloaded."""
     from torchvision.models.video import MViT_V2_S_Weights  # slow to import, and rarely needed
 
     return tuple(MViT_V2_S_Weights.KINETICS400_V1.meta["categories"])
@@ -69,7 +62,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     ([names], {name: index} or {index: name}). Quotes round a name are left out.
 
     Raises:
-        ListError: when the file is missing or holds something else.
+        ListError: when the file is missing or of another form.
     """
     if file.suffix.lower() == ".json":
         content = read_json(file)
@@ -77,9 +70,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
             return ordered_class_names(file, content.items())
         if isinstance(content, list) and all(isinstance(name, str) for name in content):
             return tuple(map(_without_quotes, content))
-        raise ListError(
-            f"{file}: expected a list of class names, or an object of names and indices"
-        )
+        raise ListError("expected a list of class names, or an object of names and indices", file)
     lines = [line for _, line in numbered_lines(file)]
     if file.suffix.lower() == ".csv":
         rows = [(row[0], row[1]) for row in csv.reader(lines) if len(row) == 2]
@@ -94,17 +85,17 @@ def ordered_class_names(file: Path, pairs: Iterable[tuple[str, object]]) -> tupl
     be 0, 1, 2, ...
 
     Raises:
-        ListError: when an index is no whole number, missing or given twice.
+        ListError: when an index is no whole number, missing or repeated.
     """
     pairs = list(pairs)
     if all(_is_index(index) and not _is_index(name) for index, name in pairs):
         pairs = [(str(name), index) for index, name in pairs]
     wrong = [index for _, index in pairs if not _is_index(index)]
     if wrong:
-        raise ListError(f"{file}: the class index {wrong[0]!r} is not a whole number, 0 or more")
+        raise ListError(f"the class index {wrong[0]!r} is not a whole number, 0 or more", file)
     by_index = {int(str(index)): name for name, index in pairs}
     if sorted(by_index) != list(range(len(pairs))):
-        raise ListError(f"{file}: the class indices must be 0 to {len(pairs) - 1}, each given once")
+        raise ListError(f"the class indices must be 0 to {len(pairs) - 1}, each once", file)
     return tuple(_without_quotes(by_index[index]) for index in sorted(by_index))
 
 
@@ -117,7 +108,7 @@ def _without_quotes(name: str) -> str:
 
 
 class ClassIndex:
-    """The class index of a name, however it is spelled.
+    """The class index of a name, in any of its spellings.
 
     Copies of the same data set write ``riding a bike``, ``riding_a_bike`` or ``Riding a bike``; a
     name that fits no class letter by letter is looked up without case and punctuation, unless two
@@ -168,7 +159,7 @@ def class_map(counts: Mapping[str, int]) -> dict[str, str]:
     """One spelling for each class, by its folded name: the most frequent one.
 
     Args:
-        counts: how often each name is given.
+        counts: the number of times that each name occurs.
     """
     spellings: dict[str, list[str]] = {}
     for name in counts:
@@ -185,8 +176,8 @@ def spelling_problems(
 
     Args:
         names: the names.
-        file: where they are given.
-        what: what they are, for the message: "labels".
+        file: the file or folder of the names.
+        what: a noun for the names, for the message: "labels".
         loosely: punctuation does not count either.
     """
     first: dict[str, str] = {}
@@ -196,4 +187,4 @@ def spelling_problems(
         if other != name:
             show = ascii if composed(other) == composed(name) else repr  # they look alike
             message = f"{what} {show(other)} and {show(name)} differ only in spelling"
-            yield Problem(str(file), 0, "spelling", message)
+            yield Problem(file, 0, "spelling", message)

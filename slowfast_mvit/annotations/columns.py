@@ -1,7 +1,7 @@
-"""Many strings in one block of bytes, and strings found by a key of theirs.
+"""Many strings in one block of bytes, and an index of strings by a key.
 
-A list of 650,000 Python strings costs 60 MB and more, and each forked worker soon holds a copy: to
-look at a string is to count a reference, which writes to its page. Here the bytes are in one array,
+A list of 650,000 Python strings costs 60 MB and more, and each forked worker soon has a copy:
+reading a string counts a reference, which writes to its page. Here the bytes are in one array,
 to which nothing writes.
 """
 
@@ -15,7 +15,7 @@ from typing import Protocol, overload
 
 import numpy as np
 
-_AT_A_TIME = 1024  # strings decoded at once when all are wanted
+_AT_A_TIME = 1024  # strings decoded at once when all are read
 
 
 class Numbers(Protocol):
@@ -73,7 +73,7 @@ class Strings(Sequence[str]):
 
 
 class KeyIndex:
-    """Strings by a key of theirs, in 24 bytes each besides the strings.
+    """An index of strings by a key, in 24 bytes each besides the strings.
 
     Args:
         strings: read once, one at a time.
@@ -96,12 +96,12 @@ class KeyIndex:
 
     def find(self, key: str) -> list[str]:
         """All strings of this key, in the order in which they were read."""
-        wanted = hash(key)
-        found, place = [], bisect_left(self._hashes, wanted)
-        while place < len(self._hashes) and self._hashes[place] == wanted:
-            found.append(self._strings[int(self._order[place])])
+        digest = hash(key)
+        strings, place = [], bisect_left(self._hashes, digest)
+        while place < len(self._hashes) and self._hashes[place] == digest:
+            strings.append(self._strings[int(self._order[place])])
             place += 1
-        return [string for string in found if self._key(string) == key]
+        return [string for string in strings if self._key(string) == key]
 
 
 def repeats(strings: Strings) -> Iterator[tuple[int, int]]:

@@ -1,15 +1,21 @@
-"""The videos and images below a folder, and which file is taken for an annotated video."""
+"""The videos and images below a folder, and annotated videos matched with their files."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import ClassIndex
-from slowfast_mvit.annotations.records import split_of_folder
+from slowfast_mvit.annotations.columns import Strings
+from slowfast_mvit.annotations.records import Annotated, ListSource, Problem, Row
+from slowfast_mvit.errors import ListError
+
+_log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
@@ -30,7 +36,7 @@ class Passed:
         unreadable: (folder, reason) of each that cannot be read.
         packed: archives, which must be unpacked first.
         others: the first other files.
-        num_others: how many there are.
+        num_others: their number.
     """
 
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -62,9 +68,9 @@ def walk(
 
     Args:
         root: the folder.
-        passed: what is passed over is added.
+        passed: files that are passed over are added.
         start: a folder below ``root``, to walk over it alone.
-        images_in: whether each image in a folder without videos is an item of its own.
+        images_in: whether each image in a folder without videos is an item.
     """
     parents = root.absolute().parents if not start else (root, *root.absolute().parents)
     waiting = [(start, frozenset(_identity(os.stat(parent)) for parent in parents))]
@@ -76,7 +82,7 @@ def walk(
             if itself in above:  # a link to a folder above itself
                 continue
             with os.scandir(place) as entries:
-                has_videos, images, num_images = False, list[str](), 0
+                has_videos, images = False, list[str]()
                 for entry in entries:
                     name = entry.name
                     path = f"{folder}/{name}" if folder else name
@@ -87,22 +93,19 @@ def walk(
                         yield path
                     elif _is_folder(entry):
                         waiting.append((path, above | {itself}))
-                    elif not name.lower().endswith(IMAGE_SUFFIXES):
-                        passed.add(path)
-                    elif images_in(folder):
+                    elif name.lower().endswith(IMAGE_SUFFIXES):
                         images.append(path)
                     else:
-                        num_images += 1
+                        passed.add(path)
         except OSError as error:
             passed.unreadable.append((place, error.strerror or str(error)))
             continue
-        if not has_videos:
+        if images and not has_videos and images_in(folder):
             yield from images
-            if num_images and folder != start:
-                yield folder
-                num_images = 0
-            images = []
-        passed.num_others += num_images + len(images)
+        elif images and not has_videos and folder != start:
+            yield folder
+        else:
+            passed.num_others += len(images)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -130,10 +133,9 @@ def stem(path: str) -> str:
 
 def best_first(
     paths: Sequence[str],
+    row: Row,
     *,
     root: Path,
-    split: str | None,
-    class_name: str | None,
     overrides: Callable[[str], bool] = lambda path: False,
 ) -> list[str]:
     """The files of one video in the order in which they are preferred.
@@ -142,28 +144,119 @@ def best_first(
     split, then for its class, then by name.
 
     Args:
-        paths: relative to ``root``, at least one.
+        paths: relative to ``root``.
+        row: the video.
         root: the folder of the videos.
-        split: of the video.
-        class_name: of the video.
         overrides: whether a file replaces others of the same video.
     """
     if len(paths) < 2:
         return list(paths)
-    classes = ClassIndex([class_name or ""])
+    classes = ClassIndex([row.class_name or ""])
 
     def order(path: str) -> tuple[bool, bool, bool, bool, str]:
         folders = path.split("/")[:-1]
-        in_split = any(split_of_folder(folder) == split for folder in folders)
+        in_split = any(records.split_of_folder(folder) == row.split for folder in folders)
         in_class = any(classes.find(folder) is not None for folder in folders)
-        return not num_bytes(root / path), not overrides(path), not in_split, not in_class, path
+        file = root / path
+        is_empty = not (os.path.exists(file) and os.path.getsize(file))
+        return is_empty, not overrides(path), not in_split, not in_class, path
 
     return sorted(paths, key=order)
 
 
-def num_bytes(path: Path) -> int | None:
-    """The size of a file, or of a folder's entry; None for a link that leads nowhere."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
+# Annotated videos
+
+
+def with_labels(
+    rows: Iterable[Row | Problem],
+    class_names: tuple[str, ...],
+    file: Path,
+    source: ListSource,
+    *,
+    answers: str = "",
+) -> Annotated:
+    """The videos of the rows with their class indices, and without paths.
+
+    Args:
+        rows: of one file; read once, one at a time.
+        class_names: in the order of the class indices.
+        file: that of the rows.
+        source: the source of the file.
+        answers: the file that gives the classes, where it is another.
+
+    Raises:
+        ListError: all problems of the rows at once, or there are no rows.
+    """
+    classes = ClassIndex(class_names)
+
+    def labelled() -> Iterator[tuple[int, str, int] | Problem]:
+        for row in rows:
+            if isinstance(row, Problem):
+                yield row
+                continue
+            name = row.class_name
+            label = None if name is None else classes.find(name)
+            if label is not None:
+                yield row.line, row.video, label
+            elif name is None:
+                message = f"{row.video!r} has no label{f' in {answers}' if answers else ''}"
+                yield Problem(file, row.line, "label", message)
+            else:
+                message = f"label {name!r} is not among the class names{classes.hint(name)}"
+                yield Problem(file, row.line, "class", message)
+
+    advice = "Copy the annotation file again"
+    return records.collect(labelled(), file, source, class_names=class_names, advice=advice)
+
+
+def with_files(
+    videos: Annotated,
+    *,
+    in_training: bool,
+    files_of: Callable[[Iterable[str]], Callable[[str], Sequence[str]]],
+    overrides: Callable[[str], bool] = lambda path: False,
+    suffix: str,
+) -> Annotated:
+    """The videos with their files; one without a file is left out of training.
+
+    In testing such a video stays in the list: it fails when it is read, and so is counted.
+
+    Args:
+        videos: with labels; their files are below ``videos.folder``.
+        in_training: whether the list is for training.
+        files_of: makes, of all paths below the folder, what finds the files of a video.
+        overrides: whether a file replaces others of the same video.
+        suffix: of a file that does not exist.
+
+    Raises:
+        ListError: when no video has a file.
+    """
+    passed, root = Passed(), videos.folder
+    find_files = files_of(walk(root, passed))
+    for folder, reason in passed.unreadable:  # a whole disk has a lost+found
+        _log.warning("%s: %s; files in it are not found", folder, reason)
+    split = records.split_named_in(videos.source.stem)
+    names = videos.class_names or ()
+
+    def best() -> Iterator[str]:
+        for video, label in zip(videos.video_ids, videos.labels, strict=True):
+            row = Row(video, split, names[label])
+            files = best_first(find_files(video), row, root=root, overrides=overrides)
+            yield files[0] if files else ""
+
+    paths = Strings(best())
+    missing = [video for video, path in zip(videos.video_ids, paths, strict=True) if not path]
+    if len(missing) == len(paths):
+        raise ListError(
+            f"none of its {len(paths):,} videos is there. Looked for {missing[0]}{suffix} and the "
+            f"like in {root} and all folders below. Set DATA.PATH_PREFIX to their folder",
+            videos.source,
+        )
+    if missing:
+        effect = "are left out of training" if in_training else "count as failed"
+        text = f"{len(missing)} of {len(paths)} videos have no file below {root}"
+        _log.warning("%s: %s (first: %s); they %s", videos.source, text, missing[0], effect)
+    if in_training:
+        return videos.with_paths(paths)
+    pairs = zip(videos.video_ids, paths, strict=True)
+    return videos.with_paths(path or f"{video}{suffix}" for video, path in pairs)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from slowfast_mvit.annotations.columns import Strings
 from slowfast_mvit.annotations.files import IMAGE_SUFFIXES
-from slowfast_mvit.annotations.problems import Problem, raise_problems
-from slowfast_mvit.annotations.records import path_problem
+from slowfast_mvit.annotations.records import Problem, path_problem, raise_problems
 from slowfast_mvit.annotations.texts import numbered_lines, open_text
 from slowfast_mvit.errors import ListError
 
@@ -51,7 +50,7 @@ def read_frame_list(file: Path) -> dict[str, str]:
         if any(len(row) < 4 for _, row in frames):
             problem = "expected video id, number, frame number, path, labels"
         elif video_id in patterns:
-            problem = f"video {video_id!r} goes on here, after other videos"
+            problem = f"video {video_id!r} is continued here, after other videos"
         else:
             pattern = frame_pattern([row[3].strip('"') for _, row in frames])
             problem = f"the frames of {video_id!r} are not numbered files of one folder"
@@ -59,7 +58,7 @@ def read_frame_list(file: Path) -> dict[str, str]:
                 problem = path_problem(pattern)
             patterns[video_id] = pattern or ""
         if problem:
-            problems.append(Problem(str(file), frames[0][0], "frames", problem))
+            problems.append(Problem(file, frames[0][0], "frames", problem))
     raise_problems(problems)
     return patterns
 
@@ -92,7 +91,7 @@ def frame_pattern(paths: Sequence[str]) -> str | None:
 def frames_of_pattern(pattern: str) -> list[str] | None:
     """The paths that ``frame_pattern`` wrote in one text, or None for any other text.
 
-    A list of any origin may hold such a name: what names no images, or over 500,000, is another.
+    A list of any origin may contain such a name: one of no images, or of over 500,000, is a path.
     """
     match = _PATTERN.fullmatch(pattern)
     if match is None or not match[3].lower().endswith(IMAGE_SUFFIXES):
@@ -111,16 +110,11 @@ def frames_of_pattern(pattern: str) -> list[str] | None:
 def check_frame_list(file: Path, frames: dict[str, str], split_file: Path, ids: Strings) -> None:
     """Refuse a frame list without frames, or of videos that the split does not name."""
     raise_problems(
-        Problem(str(file), 0, "id", f"video {video_id!r} is not in {split_file.name}")
+        Problem(file, 0, "id", f"video {video_id!r} is not in {split_file.name}")
         for video_id in sorted(set(frames) - set(ids))
     )
     if not frames:
-        raise ListError(f"{file}: the frame list names no frames")
+        raise ListError("the frame list names no frames", file)
     if len(frames) < len(ids):
-        _log.warning(
-            "%s: %d of the %d videos of %s have no frames in the list and are left out",
-            file,
-            len(ids) - len(frames),
-            len(ids),
-            split_file.name,
-        )
+        text = "%s: %d of the %d videos of %s have no frames in the list and are left out"
+        _log.warning(text, file, len(ids) - len(frames), len(ids), split_file.name)

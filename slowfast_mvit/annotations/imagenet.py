@@ -8,26 +8,14 @@ val/ILSVRC2012_val_00000001.JPEG with LOC_val_solution.csv or the devkit
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_folders import ClassFolders, list_of_files, sub_folders
-from slowfast_mvit.annotations.columns import columns
-from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
-from slowfast_mvit.annotations.records import (
-    SPLIT_NAMES,
-    Annotated,
-    ListSource,
-    check_folder,
-    duplicates,
-    find_split,
-    label_problem,
-    path_problem,
-    split_of_folder,
-)
+from slowfast_mvit.annotations.records import Annotated, ListSource, Problem
 from slowfast_mvit.annotations.texts import json_entries, numbered_lines, read_json
 from slowfast_mvit.errors import ListError
 
@@ -42,7 +30,7 @@ _SYNSET = re.compile(r"n[0-9]+")
 def place_of(path: str) -> tuple[str | None, str | None]:
     """The split and the synset of an image by its folders, the innermost that are named so."""
     folders = path.split("/")[-2::-1]
-    split = next(filter(None, map(split_of_folder, folders)), None)
+    split = next(filter(None, map(records.split_of_folder, folders)), None)
     return split, next(filter(_SYNSET.fullmatch, folders), None)
 
 
@@ -55,17 +43,16 @@ def read_imagenet(source: ListSource) -> Annotated:
     Raises:
         ListError: all problems of the list at once.
     """
-    check_folder(source.folder)
-    names = [f"{name}.json" for name in SPLIT_NAMES[source.split]]
+    records.check_folder(source.folder)
+    names = [f"{name}.json" for name in records.SPLIT_NAMES[source.split]]
     if any((source.folder / name).is_file() for name in names):
         return _read_json(source)
-    root = find_split(source, suffix="")
-    with os.scandir(source.folder) as entries:
-        named = {split_of_folder(e.name): e.name for e in entries if e.is_dir()}
+    root = records.find_split(source, suffix="")
+    named = {records.split_of_folder(name): name for name in sub_folders(source.folder)}
     splits = {split: name for split, name in named.items() if split} | {source.split: root.name}
     folders = ClassFolders(source.folder, splits, images=True)
-    found = {name for split in splits for name in sub_folders(folders.folder_of(split))}
-    folders.names = sorted(filter(_SYNSET.fullmatch, found)) or sorted(found)
+    names_in = {name for split in splits for name in sub_folders(folders.folder_of(split))}
+    folders.names = sorted(filter(_SYNSET.fullmatch, names_in)) or sorted(names_in)
     return list_of_files(source, folders, source.split)
 
 
@@ -83,7 +70,7 @@ def read_val_labels(
 
     Args:
         file: the file.
-        synset_of_number: what the numbers of the devkit mean; {} if unknown.
+        synset_of_number: of the numbers of the devkit; {} if unknown.
         synsets: those of the class folders, which labels count.
 
     Raises:
@@ -101,12 +88,12 @@ def read_val_labels(
         table = synset_of_number if alone else by_label
         synset = word if _SYNSET.fullmatch(word) else table.get(_number(word))
         if synset is None:
-            problems.append(Problem(str(file), line, "class", _unknown_word(word, alone)))
+            problems.append(Problem(file, line, "class", _unknown_word(word, alone)))
         else:
             truth[image.partition(".")[0]] = synset
-    raise_problems(problems)
+    records.raise_problems(problems)
     if not truth:
-        raise ListError(f"{file}: holds no labels")
+        raise ListError("contains no labels", file)
     return truth
 
 
@@ -116,7 +103,7 @@ def _number(word: str) -> int:
 
 def _unknown_word(word: str, alone: bool) -> str:
     if alone and _number(word) >= 0:
-        return f"number {word} is not known. Give the devkit that it counts in with --devkit"
+        return f"number {word} is not known. Give its devkit with --devkit"
     return f"{word!r} is no synset such as n01440764 and no label of one"
 
 
@@ -129,7 +116,7 @@ def read_devkit(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("**/ILSVRC*validation_ground_truth.txt"))
     if not files:
         raise ListError(
-            f"{folder}: no ILSVRC2012_validation_ground_truth.txt below. Give the unpacked devkit"
+            "no ILSVRC2012_validation_ground_truth.txt below. Give the unpacked devkit", folder
         )
     return read_val_labels(files[0], read_numbers(folder), ())
 
@@ -144,7 +131,7 @@ def read_numbers(devkit: Path) -> dict[int, str]:
         files = sorted(devkit.glob(f"**/{name}"))
         if files:
             return read(files[0])
-    raise ListError(f"{devkit}: no map_clsloc.txt and no meta.mat below. Give the unpacked devkit")
+    raise ListError("no map_clsloc.txt and no meta.mat below. Give the unpacked devkit", devkit)
 
 
 def _read_clsloc(file: Path) -> dict[int, str]:
@@ -157,14 +144,15 @@ def _read_meta(file: Path) -> dict[int, str]:
         scipy_io = importlib.import_module("scipy.io")
     except ImportError:
         raise ListError(
-            f"{file}: needs SciPy, which is not installed: pip install scipy. Or give --val-labels "
-            "with a file that names synsets"
+            "needs SciPy, which is not installed: pip install scipy. Or give --val-labels with a "
+            "file that names synsets",
+            file,
         ) from None
     try:
         synsets = scipy_io.loadmat(str(file), squeeze_me=True)["synsets"]
         numbers, names = synsets["ILSVRC2012_ID"], synsets["WNID"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ListError(f"{file}: not the meta.mat of a devkit ({error})") from None
+        raise ListError(f"not the meta.mat of a devkit ({error})", file) from None
     return {int(number): str(name) for number, name in zip(numbers, names, strict=True)}
 
 
@@ -187,7 +175,7 @@ def read_names(file: Path) -> dict[str, str]:
     wrong = [row for row in rows if len(row) != 2 or not _SYNSET.fullmatch(str(row[0]))]
     if wrong or not rows:
         found = f"found {wrong[0]!r}" if wrong else "it is empty"
-        raise ListError(f"{file}: expected lines such as n01440764 tench, Tinca tinca; {found}")
+        raise ListError(f"expected lines such as n01440764 tench, Tinca tinca; {found}", file)
     return {str(synset): str(name).partition(",")[0].strip() for synset, name in rows}
 
 
@@ -205,29 +193,20 @@ def distinct_names(synsets: Sequence[str], names: Mapping[str, str]) -> dict[str
 
 
 def _read_json(source: ListSource) -> Annotated:
-    file = find_split(source, suffix=".json")
-    problems: list[Problem] = []
-    rows = without_problems(_entries(file, source.num_classes), problems)
-    paths, labels, numbers = columns(rows)
-    if not paths and not problems:
-        raise ListError(f"{file}: the list is empty")
-    unique = source.must_be_unique
-    problems += duplicates(paths, numbers, file, must_be_unique=unique, unit="entry")
-    raise_problems(problems)
-    return Annotated(paths, labels, None, Path(source.path_prefix or source.folder), file)
+    file = records.find_split(source, suffix=".json")
+    return records.collect(_entries(file, source.num_classes), file, source)
 
 
 def _entries(file: Path, num_classes: int | None) -> Iterator[tuple[int, str, int] | Problem]:
     for number, entry in enumerate(json_entries(file), start=1):
-        kind, problem = _entry_problem(entry, num_classes)
-        if problem:
-            yield Problem(str(file), number, kind, problem, "entry")
+        fault = _fault(entry, num_classes)
+        if fault:
+            yield Problem(file, number, *fault)
         else:
             yield number, entry["im_path"], entry["class"]
 
 
-def _entry_problem(entry: object, num_classes: int | None) -> tuple[str, str | None]:
-    """The kind of the problem of an entry and its message; None for one that can be used."""
+def _fault(entry: object, num_classes: int | None) -> tuple[str, str] | None:
     if not isinstance(entry, dict) or not {"im_path", "class"} <= entry.keys():
         return "columns", 'lacks "im_path" or "class"'
     path, label = entry["im_path"], entry["class"]
@@ -235,5 +214,4 @@ def _entry_problem(entry: object, num_classes: int | None) -> tuple[str, str | N
         return "path", f"im_path {path!r} is not a text"
     if not isinstance(label, int) or isinstance(label, bool):
         return "label", f"class {label!r} is not a whole number"
-    problem = path_problem(path)
-    return ("path", problem) if problem else ("label", label_problem(label, num_classes))
+    return records.entry_fault(path, label, num_classes)

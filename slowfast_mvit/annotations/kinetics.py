@@ -14,24 +14,17 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import class_map, class_names_of
 from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.csv_lists import read_csv_file
-from slowfast_mvit.annotations.matching import with_files, with_labels
-from slowfast_mvit.annotations.problems import Problem
-from slowfast_mvit.annotations.records import (
-    SPLIT_NAMES,
-    Annotated,
-    ListSource,
-    Row,
-    find_split,
-    split_named_in,
-    split_of_folder,
-)
-from slowfast_mvit.annotations.texts import csv_rows, nearest_path
+from slowfast_mvit.annotations.files import with_files, with_labels
+from slowfast_mvit.annotations.records import Annotated, ListSource, Problem, Row
+from slowfast_mvit.annotations.texts import csv_rows
 from slowfast_mvit.errors import ListError, UserError
 
 _log = logging.getLogger(__name__)
@@ -55,7 +48,7 @@ def columns_of(file: Path) -> tuple[str, ...] | None:
     cells = re.split("[;\t]", first[0]) if len(first) == 1 else first
     if "youtube_id" in _lowered(cells) and len(cells) > 1:
         return tuple(_lowered(first))
-    trailing = [split_of_folder(cell.strip()) is not None for cell in reversed(first[-2:])]
+    trailing = [records.split_of_folder(cell.strip()) is not None for cell in reversed(first[-2:])]
     if len(first) < len(COLUMNS) or not any(trailing):
         return None
     return (*COLUMNS, *[""] * trailing.index(True))
@@ -66,10 +59,10 @@ def _lowered(cells: Iterable[str]) -> list[str]:
 
 
 def read_rows(file: Path, *, report_repairs: bool = True) -> Iterator[Row | Problem]:
-    """The clips of one file, or what is wrong with a line, one at a time.
+    """The clips of one file, or the problem of a line, one at a time.
 
-    A label that holds a comma and has no quotes is put together again, where the other cells then
-    are an id and times; one warning counts these.
+    A label that contains a comma and has no quotes is repaired where the other cells are then an id
+    and times; one warning counts these.
 
     Args:
         file: the annotation file.
@@ -79,82 +72,64 @@ def read_rows(file: Path, *, report_repairs: bool = True) -> Iterator[Row | Prob
         ListError: the file lacks a column, or is no CSV in UTF-8.
     """
     columns = columns_of(file) or COLUMNS
-    lacking = [name for name in COLUMNS[1:4] if name not in columns]
+    required = COLUMNS[1:4]
+    lacking = [name for name in required if name not in columns]
     if lacking:
         raise missing_columns(file, columns, lacking)
-    split, places = split_named_in(file.stem), [columns.index(name) for name in COLUMNS[1:4]]
-    label_at, split_at = (_place(columns, name) for name in ("label", "split"))
+    split = records.split_named_in(file.stem)
     repaired: list[Row] = []
-    is_first = True
-    for line, cells in csv_rows(file):
-        was_first, is_first = is_first, False
-        if was_first and "youtube_id" in _lowered(cells):
+    for number, (line, cells) in enumerate(csv_rows(file)):
+        if number == 0 and "youtube_id" in _lowered(cells):
             continue
-        surplus = len(cells) - len(columns)
-        if surplus > 0 and label_at is not None:
-            end = label_at + surplus + 1
-            cells = [*cells[:label_at], ",".join(cells[label_at:end]), *cells[end:]]
-        if len(cells) <= max(places):
-            yield _problem(file, line, "columns", _wrong_number(len(cells), columns))
+        num_cells = len(cells)
+        surplus = num_cells - len(columns)
+        if surplus > 0 and "label" in columns:
+            start = columns.index("label")
+            label = ",".join(cells[start : start + surplus + 1])
+            cells = [*cells[:start], label, *cells[start + surplus + 1 :]]
+        fields = dict(zip(columns, cells, strict=False))
+        clip = [fields[name].strip() for name in required if name in fields]
+        fault = _clip_fault("".join(cells), *clip) if len(clip) == 3 else None
+        row_split = split or records.split_named_in(fields.get("split", ""))
+        if len(clip) < 3 or (fault and surplus > 0):
+            fault = (
+                "columns",
+                (
+                    f"has {num_cells} fields, expected {len(columns)} ({','.join(columns)}). Put "
+                    "quotes round a label that contains a comma"
+                ),
+            )
+        elif not fault and row_split is None:
+            message = f"{clip[0]}: neither the file's name nor the column split gives the split"
+            fault = "split", message
+        if fault:
+            yield Problem(file, line, *fault)
             continue
-        cells += [""] * (len(columns) - len(cells))
-        youtube_id, start, stop = (cells[place].strip() for place in places)
-        problem = _clip_problem("".join(cells), youtube_id, start, stop)
-        if problem:
-            number = len(cells) + max(surplus, 0)
-            wrong = ("columns", _wrong_number(number, columns)) if surplus > 0 else problem
-            yield _problem(file, line, *wrong)
-            continue
-        of_row = split or (None if split_at is None else split_named_in(cells[split_at]))
-        if of_row is None:
-            message = f"{youtube_id}: neither the file's name nor the column split gives the split"
-            yield _problem(file, line, "split", message)
-            continue
-        label = "" if label_at is None else cells[label_at].strip("\"' ")
-        name = clip_name(youtube_id, int(float(start)), int(float(stop)))
-        row = Row(name, of_row, label or None, line)
+        name = clip_name(clip[0], int(float(clip[1])), int(float(clip[2])))
+        row = Row(name, row_split, fields.get("label", "").strip("\"' ") or None, line)
         if surplus > 0:
             repaired.append(row)
         yield row
     if repaired and report_repairs:
-        _log.warning(
-            "%s: %d labels hold a comma and have no quotes (first: line %d, read as %r)",
-            file,
-            len(repaired),
-            repaired[0].line,
-            repaired[0].class_name,
-        )
-
-
-def _place(columns: Sequence[str], name: str) -> int | None:
-    return columns.index(name) if name in columns else None
-
-
-def _problem(file: Path, line: int, kind: str, message: str) -> Problem:
-    return Problem(str(file), line, kind, message)
+        first = f"first: line {repaired[0].line}, read as {repaired[0].class_name!r}"
+        text = "%s: %d labels contain a comma and have no quotes (%s)"
+        _log.warning(text, file, len(repaired), first)
 
 
 def missing_columns(file: Path, columns: Sequence[str], lacking: Sequence[str]) -> ListError:
     """The error for an annotation file without some columns."""
     return ListError(
-        f"{file}: has no column {' and '.join(map(repr, lacking))}. Its columns are "
-        f"{', '.join(columns)}, expected {', '.join(COLUMNS)}, with commas between them"
+        f"has no column {' and '.join(map(repr, lacking))}. Its columns are {', '.join(columns)}, "
+        f"expected {', '.join(COLUMNS)}, with commas between them",
+        file,
     )
 
 
-def _wrong_number(number: int, columns: Sequence[str]) -> str:
-    return (
-        f"has {number} fields, expected {len(columns)} ({','.join(columns)}). Put quotes round a "
-        "label that holds a comma"
-    )
-
-
-def _clip_problem(cells: str, youtube_id: str, start: str, end: str) -> tuple[str, str] | None:
-    """The kind of the problem of a line and its message."""
+def _clip_fault(cells: str, youtube_id: str, start: str, end: str) -> tuple[str, str] | None:
     if _CONTROL.search(cells):
-        return "text", "holds a line break or control character. Are its quotes closed?"
+        return "text", "contains a line break or control character. Are its quotes closed?"
     if not _ID.fullmatch(youtube_id):
-        return "id", f"youtube_id {youtube_id!r} holds more than letters, digits, '-' and '_'"
+        return "id", f"youtube_id {youtube_id!r} contains more than letters, digits, '-' and '_'"
     if not (_SECONDS.fullmatch(start) and _SECONDS.fullmatch(end)):
         return "time", f"time_start {start!r} and time_end {end!r} must be seconds, whole and >= 0"
     if float(start) >= float(end):
@@ -178,7 +153,7 @@ def complete_file(file: Path) -> Path:
 
 
 def find_annotations(places: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """The annotation files among these files and folders, and notes on what was passed over.
+    """The annotation files among these files and folders, and notes on files that were passed over.
 
     Raises:
         UserError: when there are none.
@@ -192,7 +167,9 @@ def find_annotations(places: Iterable[Path]) -> tuple[list[Path], list[str]]:
         if not place.is_dir():
             raise UserError(f"{place}: no such file or folder. Give it with --annotations")
         named = [f for f in sorted(place.iterdir()) if f.suffix in (".csv", ".txt")]
-        found = [f for f in named if split_named_in(f.stem) and f.is_file() and columns_of(f)]
+        found = [
+            f for f in named if records.split_named_in(f.stem) and f.is_file() and columns_of(f)
+        ]
         doubled = [f for f in found if f.suffix == ".csv" and complete_file(f) != f]
         notes += [f"{f} is passed over for {f.stem}.txt, which is complete" for f in doubled]
         files += [f for f in found if f not in doubled]
@@ -209,21 +186,25 @@ def find_annotations(places: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 
 def parsed_name(path: str) -> tuple[str, str]:
-    """Id and name of the clip in a file ``<id>_<start>_<end>.mp4``; "" for one without times.
-
-    Nothing after the first dot counts, since some downloaders write ``.mp4.webm``; 11 characters
-    are an id, whatever they are.
-    """
-    name = path.rpartition("/")[2].partition(".")[0]
-    found = _CLIP.fullmatch(name) if len(name) != _ID_LENGTH else None
-    return (found[1], clip_name(found[1], int(found[2]), int(found[3]))) if found else (name, "")
+    """Id and name of the clip in a file ``<id>_<start>_<end>.mp4``; "" for one without times."""
+    name, match = _matched_name(path)
+    return (match[1], clip_name(match[1], int(match[2]), int(match[3]))) if match else (name, "")
 
 
 def id_of(path: str) -> str:
-    """The YouTube id of a file or clip, as ``parsed_name`` finds it."""
+    """The YouTube id of a file or clip."""
+    name, match = _matched_name(path)
+    return match[1] if match else name
+
+
+def _matched_name(path: str) -> tuple[str, re.Match[str] | None]:
+    """The name of a file and its parts ``<id>_<start>_<end>``, if it has these.
+
+    Nothing after the first dot counts, since some downloaders write ``.mp4.webm``; 11 characters
+    are an id.
+    """
     name = path.rpartition("/")[2].partition(".")[0]
-    found = _CLIP.fullmatch(name) if len(name) != _ID_LENGTH else None
-    return found[1] if found else name
+    return name, _CLIP.fullmatch(name) if len(name) != _ID_LENGTH else None
 
 
 def is_replacement(path: str) -> bool:
@@ -236,7 +217,7 @@ class ClipFiles:
 
     Args:
         paths: the videos below a folder; read once, one at a time.
-        clips: what is annotated, by name.
+        clips: the names of the annotated clips.
     """
 
     def __init__(self, paths: Iterable[str], clips: Iterable[str]) -> None:
@@ -274,10 +255,10 @@ class ClipFiles:
 def read_kinetics(source: ListSource) -> Annotated:
     """Read ``<split>.csv`` of a folder, in the published form or as ``path label`` lines.
 
-    The class of a video is the place of its label among the class names: those given (see
-    ``class_names_of``), else all labels of the training and validation files, sorted. Videos are
+    The class of a video is the index of its label among the class names: those of
+    ``class_names_of``, else all labels of the training and validation files, sorted. Videos are
     searched by name below ``source.path_prefix``, or else next to the lists; files in folders
-    named ``replacement...`` come first. Testing reads the validation videos where ``test.csv``
+    named ``replacement...`` are preferred. Testing reads the validation videos where ``test.csv``
     names no classes, as in some releases.
 
     Raises:
@@ -287,21 +268,15 @@ def read_kinetics(source: ListSource) -> Annotated:
     if columns_of(file) is None:
         return read_csv_file(file, source)
     class_names = class_names_of(source) or _names_of_labels(file, source)
-    rows = read_rows(file)
-    videos, labels = with_labels(rows, class_names, file, must_be_unique=source.must_be_unique)
-    root = Path(source.path_prefix or source.folder)
-    if not source.path_prefix and root.name == _ANNOTATIONS:
-        root = root.parent
-    if not root.is_dir():
-        raise ListError(f"{root}: no such folder (DATA.PATH_PREFIX).{nearest_path(root)}")
+    videos = with_labels(read_rows(file), class_names, file, source)
+    if not source.path_prefix and videos.folder.name == _ANNOTATIONS:
+        videos = replace(videos, folder=videos.folder.parent)
+    if not videos.folder.is_dir():
+        raise records.not_found(videos.folder, "no such folder (DATA.PATH_PREFIX)")
     return with_files(
         videos,
-        labels,
-        class_names,
-        file,
-        source,
-        root=root,
-        files_of=lambda paths: ClipFiles(paths, videos).of,
+        in_training=source.split == "train",
+        files_of=lambda paths: ClipFiles(paths, videos.video_ids).of,
         overrides=is_replacement,
         suffix=".mp4",
     )
@@ -309,11 +284,11 @@ def read_kinetics(source: ListSource) -> Annotated:
 
 def _file_of_split(source: ListSource) -> Path:
     """The annotation file of a split, for testing one that names classes."""
-    file = complete_file(find_split(source, suffix=".csv"))
+    file = complete_file(records.find_split(source, suffix=".csv"))
     columns = columns_of(file)
     if columns is None or "label" in columns:
         return file
-    names = (f"{name}.csv" for name in SPLIT_NAMES["val"] if source.split == "test")
+    names = (f"{name}.csv" for name in records.SPLIT_NAMES["val"] if source.split == "test")
     instead = next((source.folder / n for n in names if (source.folder / n).is_file()), None)
     if instead is None:
         raise missing_columns(file, columns, [c for c in COLUMNS[:4] if c not in columns])
@@ -323,26 +298,25 @@ def _file_of_split(source: ListSource) -> Path:
 
 def _names_of_labels(file: Path, source: ListSource) -> tuple[str, ...]:
     """All labels of the training and validation files, sorted: one order for all splits."""
-    names = (f"{name}.csv" for name in (*SPLIT_NAMES["train"], *SPLIT_NAMES["val"]))
-    paths = [source.folder / name for name in names if (source.folder / name).is_file()]
-    files = [complete_file(path) for path in paths] or [file]
+    splits = (*records.SPLIT_NAMES["train"], *records.SPLIT_NAMES["val"])
+    paths = (source.folder / f"{name}.csv" for name in splits)
+    files = [complete_file(path) for path in paths if path.is_file()] or [file]
     for other in files:
         if columns_of(other) is None:
             raise ListError(
-                f"{file} gives classes by name and {other.name} by number. Give the names in the "
-                "order of the numbers, as classes.txt next to them or DATA.CLASS_NAMES_PATH"
+                f"gives classes by name, and {other.name} by number. Give the names in the order "
+                "of the numbers, as classes.txt next to them or DATA.CLASS_NAMES_PATH",
+                file,
             )
-    names_of_classes = tuple(sorted(class_map(count_labels(files)).values()))
-    if source.num_classes not in (None, len(names_of_classes)):
+    rows = (row for other in files for row in read_rows(other, report_repairs=False))
+    labels = (row.class_name for row in rows if isinstance(row, Row) and row.class_name)
+    names = tuple(sorted(class_map(Counter(labels)).values()))
+    if source.num_classes not in (None, len(names)):
         raise ListError(
-            f"{', '.join(map(str, files))}: {len(names_of_classes)} classes, but MODEL.NUM_CLASSES "
-            f"is {source.num_classes}. Set MODEL.NUM_CLASSES {len(names_of_classes)}, or name all "
-            "classes in classes.txt or DATA.CLASS_NAMES_PATH, so that each keeps its number"
+            f"{len(names)} classes, but MODEL.NUM_CLASSES is {source.num_classes} "
+            f"({', '.join(path.name for path in files)}). Set MODEL.NUM_CLASSES {len(names)}, or "
+            "name all classes in classes.txt or DATA.CLASS_NAMES_PATH, so that each keeps its "
+            "number",
+            source.folder,
         )
-    return names_of_classes
-
-
-def count_labels(files: Iterable[Path]) -> Counter[str]:
-    """Return how often each label is given in these annotation files."""
-    rows = (row for file in files for row in read_rows(file, report_repairs=False))
-    return Counter(row.class_name for row in rows if isinstance(row, Row) and row.class_name)
+    return names

@@ -1,21 +1,24 @@
-"""The records of annotations, which split they belong to, and the checks that all forms share."""
+"""The records of annotations and of their problems, the names of splits, and the shared checks."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from slowfast_mvit.annotations.columns import Strings, repeats
-from slowfast_mvit.annotations.problems import Problem
-from slowfast_mvit.annotations.texts import nearest_path
-from slowfast_mvit.errors import ListError
+from slowfast_mvit.annotations.columns import Strings, columns, repeats
+from slowfast_mvit.errors import ListError, as_lines, nearest
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+SHOWN_PROBLEMS = 20
 
 # The names under which the list (or the folder) of a split is searched, in this order.
 SPLIT_NAMES = {
@@ -57,7 +60,7 @@ class Annotated:
         video_ids: the videos as the annotation names them.
         labels: their class indices.
         paths: their files, relative to ``folder``; None where the names are the paths.
-        folder: what relative paths start from.
+        folder: the start of relative paths.
         source: the annotation file or folder, for messages.
         class_names: in the order of the class indices, or None where unknown.
     """
@@ -68,6 +71,13 @@ class Annotated:
     folder: Path
     source: Path
     class_names: tuple[str, ...] | None = None
+
+    def with_paths(self, paths: Iterable[str]) -> Annotated:
+        """The videos with these paths, one for each; a video whose path is "" is left out."""
+        column = Strings(paths)
+        videos = Strings(v for v, path in zip(self.video_ids, column, strict=True) if path)
+        labels = array("q", (n for n, path in zip(self.labels, column, strict=True) if path))
+        return replace(self, video_ids=videos, labels=labels, paths=Strings(filter(None, column)))
 
 
 @dataclass(frozen=True)
@@ -98,12 +108,107 @@ class ListSource:
         """A video may be listed only once: scores are kept by video, training is not."""
         return self.split != "train"
 
+    @property
+    def folder_of_paths(self) -> Path:
+        """The folder of relative paths: the prefix, or else the folder of the list."""
+        return Path(self.path_prefix or self.folder)
+
+
+# Problems
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in an annotation that cannot be used.
+
+    Attributes:
+        file: the annotation file, or the folder.
+        line: of the file, or the number of the entry, from 1; 0 where there is none.
+        kind: "text", "columns", "path", "id", "time", "split", "label" (it is missing or wrong),
+            "class" (it is not among the classes), "duplicate", "frames", "spelling" (two classes
+            that differ in nothing else), "outside" (of the class folders) or "empty" (a class).
+        message: the fault, what is allowed and what to do.
+    """
+
+    file: Path
+    line: int
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{unit_of(self.file)} {self.line}: {self.message}" if self.line else self.message
+
+
+def unit_of(file: Path) -> str:
+    """The unit that is counted in a file: "line", or "entry" in JSON."""
+    return "entry" if file.suffix == ".json" else "line"
+
+
+def raise_problems(problems: Iterable[Problem]) -> None:
+    """Raise one error for all problems of a file, the first twenty written out.
+
+    Args:
+        problems: none, or those of one file or folder. The error has all of them as ``problems``,
+            in the order of the lines.
+    """
+    ordered = sorted(problems, key=lambda problem: problem.line)
+    if ordered:
+        error = ListError(as_lines(map(str, ordered), limit=SHOWN_PROBLEMS), ordered[0].file)
+        error.problems = tuple(ordered)
+        raise error
+
+
+def without_problems(rows: Iterable[T | Problem], problems: list[Problem]) -> Iterator[T]:
+    """The rows that can be used; the problems between them are added to ``problems``."""
+    for row in rows:
+        if isinstance(row, Problem):
+            problems.append(row)
+        else:
+            yield row
+
+
+def usable_rows(rows: Iterable[T | Problem]) -> list[T]:
+    """The rows of a file; raises a ``ListError`` with all problems where there are any."""
+    problems: list[Problem] = []
+    usable = list(without_problems(rows, problems))
+    raise_problems(problems)
+    return usable
+
+
+def not_found(path: Path, what: str = "no such file") -> ListError:
+    """The error for a path that does not exist, with the nearest name or the first few."""
+    return ListError(f"{what}.{_instead_of(path)}", path)
+
+
+def _instead_of(path: Path) -> str:
+    if path.is_dir():
+        return " It is a folder"
+    if path.is_symlink():
+        return f" It is a link to {os.readlink(path)}, which does not exist"
+    if not path.parent.is_dir():
+        return f" {path.parent} does not exist either"
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    guess = nearest(path.name, names)
+    if guess:
+        return f" Did you mean {guess}?"
+    return f" Its folder contains {first_few(names, 8) or 'nothing'}"
+
+
+def first_few(names: Sequence[str], limit: int = 5) -> str:
+    """The first of these names, and dots where there are more."""
+    return ", ".join([*names[:limit], *(["..."] if len(names) > limit else [])])
+
+
+def not_readable(file: str | Path, error: OSError) -> ListError:
+    """The error for a file or folder that exists and cannot be read."""
+    return ListError(f"cannot be read ({error.strerror})", file)
+
 
 # Splits
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder holds by its name, or None: ``Validation`` -> "val"."""
+    """The split that a folder is named for, or None: ``Validation`` -> "val"."""
     return _SPLIT_OF_WORD.get(name.lower())
 
 
@@ -112,24 +217,22 @@ def split_named_in(text: str) -> str | None:
     words = set(re.split(r"[^a-z]+", text.lower()))
     if "holdout" in words:
         return "holdout_test"
-    found = {_SPLIT_OF_WORD[word] for word in words & _SPLIT_OF_WORD.keys()}
-    return found.pop() if len(found) == 1 else None
+    splits = {_SPLIT_OF_WORD[word] for word in words & _SPLIT_OF_WORD.keys()}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def find_split(source: ListSource, suffix: str) -> Path:
     """The file (or folder, for suffix "") of a split; testing takes ``val`` where no ``test`` is.
 
     Raises:
-        ListError: when there is none; names what the folder holds instead.
+        ListError: when there is none; names what the folder contains instead.
     """
     check_folder(source.folder)
     exists: Callable[[Path], bool] = Path.is_file if suffix else Path.is_dir
     names = [f"{name}{suffix}" for name in SPLIT_NAMES[source.split]]
     found = next((name for name in names if exists(source.folder / name)), None)
     if found is None:
-        wanted = source.folder / names[0]
-        what = "no such file" if suffix else "no such folder"
-        raise ListError(f"{wanted}: {what}.{nearest_path(wanted)}")
+        raise not_found(source.folder / names[0], f"no such {'file' if suffix else 'folder'}")
     if source.split == "test" and found != names[0]:
         _log.info("%s: no %s, so testing reads %s", source.folder, names[0], found)
     return source.folder / found
@@ -137,21 +240,22 @@ def find_split(source: ListSource, suffix: str) -> Path:
 
 def check_folder(folder: Path) -> None:
     """Raise a ``ListError`` unless ``DATA.PATH_TO_DATA_DIR`` is a folder."""
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
-        hint = " Give the folder that holds it" if folder.exists() else nearest_path(folder)
-        raise ListError(f"{folder}: {what} (DATA.PATH_TO_DATA_DIR).{hint}")
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise ListError("is a file (DATA.PATH_TO_DATA_DIR). Give the folder that it is in", folder)
+    raise not_found(folder, "no such folder (DATA.PATH_TO_DATA_DIR)")
 
 
 # Checks
 
 
 def path_problem(path: str) -> str | None:
-    """Return what makes a path of a list unusable, or None: lists may name local files only."""
+    """The problem of a path of a list, or None: lists may name local files only."""
     if not path:
         return "the path is empty"
     if "\0" in path or "\n" in path or "\r" in path:
-        return f"path {path!r} holds a character that no path may hold"
+        return f"path {path!r} contains a character that no path may contain"
     if _SCHEME.match(path):
         problem = f"path {path!r} is a URL or names a protocol. Copy the video to a local folder"
         is_url = "/" in path or "\\" in path
@@ -159,44 +263,66 @@ def path_problem(path: str) -> str | None:
     return None
 
 
-def label_problem(label: int, num_classes: int | None) -> str | None:
-    """Return what is wrong with a class index, or None; it must be 0 to ``num_classes`` - 1."""
+def entry_fault(path: str, label: int, num_classes: int | None) -> tuple[str, str] | None:
+    """The problem of a path, or of a label outside of 0 to ``num_classes`` - 1: kind, message."""
+    problem = path_problem(path)
+    if problem:
+        return "path", problem
     if num_classes is not None and not 0 <= label < num_classes:
-        return (
-            f"label {label} is outside 0 to {num_classes - 1} (MODEL.NUM_CLASSES is {num_classes})"
-        )
+        allowed = f"0 to {num_classes - 1} (MODEL.NUM_CLASSES is {num_classes})"
+        return "label", f"label {label} is outside {allowed}"
     if not 0 <= label <= _MAX_LABEL:
-        return f"label {label} is below 0" if label < 0 else f"label {label} is above {_MAX_LABEL}"
+        return "label", f"label {label} is {'below 0' if label < 0 else f'above {_MAX_LABEL}'}"
     return None
 
 
-def duplicates(
-    names: Strings, lines: Sequence[int], file: Path, *, must_be_unique: bool, unit: str = "line"
+def collect(
+    rows: Iterable[tuple[int, str, int] | Problem],
+    file: Path,
+    source: ListSource,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    advice: str = "",
+) -> Annotated:
+    """Collect the rows of one file as columns.
+
+    Args:
+        rows: (line, video, label), or the problem of a line; read once, one at a time.
+        file: that of the rows.
+        source: the source of the file.
+        class_names: in the order of the labels.
+        advice: a sentence for the error of a file without rows.
+
+    Raises:
+        ListError: all problems of the rows at once, or there are no rows.
+    """
+    problems: list[Problem] = []
+    videos, labels, lines = columns(without_problems(rows, problems))
+    problems += _duplicates(videos, lines, file, source)
+    raise_problems(problems)
+    if not videos:
+        raise ListError(f"the list is empty{advice and f'. {advice}'}", file)
+    return Annotated(videos, labels, None, source.folder_of_paths, file, class_names)
+
+
+def _duplicates(
+    names: Strings, lines: Sequence[int], file: Path, source: ListSource
 ) -> list[Problem]:
     """The videos that were listed before; in training one warning instead."""
-    repeated = repeats(names)
-    if must_be_unique:
+    repeated, unit = list(repeats(names)), unit_of(file)
+    if source.must_be_unique:
+        text = "{!r} is also on {} {}. List each video once"
         return [
-            Problem(
-                str(file),
-                lines[i],
-                "duplicate",
-                f"{names[i]!r} is also on {unit} {lines[first]}. List each video once",
-                unit,
-            )
+            Problem(file, lines[i], "duplicate", text.format(names[i], unit, lines[first]))
             for i, first in repeated
         ]
-    earliest = next(repeated, None)
-    if earliest is not None:
-        count = 1 + sum(1 for _ in repeated)
+    if repeated:
+        first, count = repeated[0][0], len(repeated)
         plural = {"line": "lines", "entry": "entries"}[unit]
-        _log.warning(
-            "%s: %s a video that was listed before (first: %s %d, %r); such videos are trained on "
-            "once for each",
-            file,
-            f"1 {unit} repeats" if count == 1 else f"{count} {plural} repeat",
-            unit,
-            lines[earliest[0]],
-            names[earliest[0]],
+        found = f"1 {unit} repeats" if count == 1 else f"{count} {plural} repeat"
+        text = (
+            f"{found} a video that was listed before (first: {unit} {lines[first]}, "
+            f"{names[first]!r}); such videos are trained on once for each"
         )
+        _log.warning("%s: %s", file, text)
     return []

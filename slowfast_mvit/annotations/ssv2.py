@@ -14,23 +14,17 @@ from __future__ import annotations
 
 import logging
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import read_class_names
-from slowfast_mvit.annotations.columns import KeyIndex, Strings
+from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.csv_lists import read_csv
-from slowfast_mvit.annotations.files import stem
-from slowfast_mvit.annotations.frame_lists import (
-    check_frame_list,
-    is_frame_list,
-    read_frame_list,
-)
-from slowfast_mvit.annotations.matching import with_files, with_labels
-from slowfast_mvit.annotations.problems import Problem, raise_problems
-from slowfast_mvit.annotations.records import Annotated, ListSource, Row, path_problem
-from slowfast_mvit.annotations.texts import json_entries, nearest_path, numbered_lines
+from slowfast_mvit.annotations.files import stem, with_files, with_labels
+from slowfast_mvit.annotations.frame_lists import check_frame_list, is_frame_list, read_frame_list
+from slowfast_mvit.annotations.records import Annotated, ListSource, Problem, Row
+from slowfast_mvit.annotations.texts import json_entries, numbered_lines
 from slowfast_mvit.errors import ListError
 
 _log = logging.getLogger(__name__)
@@ -55,13 +49,13 @@ SSV2_FILES = (
 
 
 def find_file(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first of these files that a folder holds, under its older or newer name."""
+    """The first of these files that is in a folder, under its older or newer name."""
     files = (folder / f"{start}{name}" for name in names for start in _RELEASES)
     return next((file for file in files if file.is_file()), None)
 
 
 def read_rows(file: Path, split: str, answers: Mapping[str, str]) -> Iterator[Row | Problem]:
-    """The videos of a JSON file, or what is wrong with an entry, one at a time.
+    """The videos of a JSON file, or the problem of an entry, one at a time.
 
     Args:
         file: one of train.json, validation.json, test.json.
@@ -70,11 +64,11 @@ def read_rows(file: Path, split: str, answers: Mapping[str, str]) -> Iterator[Ro
     """
     for number, entry in enumerate(json_entries(file), start=1):
         video_id = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(video_id, (int, str)):
-            message = 'lacks "id", the name of the video'
-            yield Problem(str(file), number, "id", message, "entry")
-        elif problem := path_problem(str(video_id)):
-            yield Problem(str(file), number, "id", problem, "entry")
+        problem: str | None = 'lacks "id", the name of the video'
+        if isinstance(video_id, (int, str)):
+            problem = records.path_problem(str(video_id))
+        if problem:
+            yield Problem(file, number, "id", problem)
         else:
             template = str(entry.get("template") or answers.get(str(video_id)) or "")
             # Brackets mark what the person held; the class is the template without them.
@@ -96,8 +90,8 @@ def read_answers(file: Path) -> dict[str, str]:
             answers[match[1]] = match[2]
         elif line > 1:  # the first may be a header
             message = f"expected a video id, ';' and a template, got {text[:60]!r}"
-            problems.append(Problem(str(file), line, "columns", message))
-    raise_problems(problems)
+            problems.append(Problem(file, line, "columns", message))
+    records.raise_problems(problems)
     return answers
 
 
@@ -123,40 +117,30 @@ def read_ssv2(source: ListSource) -> Annotated:
     if labels_file is None or split_file is None:
         names = LABELS if labels_file is None else _names_of_split(source)
         missing = [f"{start}{name}" for name in names for start in _RELEASES]
-        raise ListError(
-            f"{source.folder}: no {' or '.join(missing)}."
-            f"{nearest_path(source.folder / missing[-1])}"
-        )
+        text = f"no such file, and no {' or '.join(missing[:-1])}"
+        raise records.not_found(source.folder / missing[-1], text)
     class_names = read_class_names(labels_file)
     if source.num_classes not in (None, len(class_names)):
         raise ListError(
-            f"{labels_file}: {len(class_names)} classes, but MODEL.NUM_CLASSES is "
-            f"{source.num_classes}. Set MODEL.NUM_CLASSES {len(class_names)}"
+            f"{len(class_names)} classes, but MODEL.NUM_CLASSES is {source.num_classes}. Set "
+            f"MODEL.NUM_CLASSES {len(class_names)}",
+            labels_file,
         )
     answers = find_file(source.folder, ANSWERS) if _is_test(split_file) else None
-    videos, labels = with_labels(
+    videos = with_labels(
         read_rows(split_file, source.split, read_answers(answers) if answers else {}),
         class_names,
         split_file,
-        must_be_unique=source.must_be_unique,
-        unit="entry",
+        source,
         answers=answers.name if answers else "",
     )
-    root = Path(source.path_prefix or source.folder)
     if frame_list is not None:
         frames = read_frame_list(frame_list)
-        check_frame_list(frame_list, frames, split_file, videos)
-        kept = [i for i, video_id in enumerate(videos) if video_id in frames]
-        videos, labels = Strings(videos[i] for i in kept), array("q", (labels[i] for i in kept))
-        paths = Strings(frames[video_id] for video_id in videos)
-        return Annotated(videos, labels, paths, root, split_file, class_names)
+        check_frame_list(frame_list, frames, split_file, videos.video_ids)
+        return videos.with_paths(frames.get(video_id, "") for video_id in videos.video_ids)
     return with_files(
         videos,
-        labels,
-        class_names,
-        split_file,
-        source,
-        root=root,
+        in_training=source.split == "train",
         files_of=lambda paths: KeyIndex(paths, stem).find,
         suffix=".webm",
     )
@@ -175,13 +159,11 @@ def _split_file(source: ListSource) -> Path | None:
     if source.split == "test" and find_file(source.folder, ANSWERS):
         tested = find_file(source.folder, SPLITS["test"])
         if tested is not None:
-            _log.warning(
-                "%s: testing reads %s, since %s is there. Published numbers are of the validation "
-                "videos: to compare with them, move that file away",
-                source.folder,
-                tested.name,
-                ANSWERS[0],
+            text = (
+                f"testing reads {tested.name}, since {ANSWERS[0]} is there. Published numbers are "
+                "of the validation videos: to compare with them, move that file away"
             )
+            _log.warning("%s: %s", source.folder, text)
             return tested
     return find_file(source.folder, _names_of_split(source))
 

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import clean, composed, spelling_problems
 from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.files import stem
-from slowfast_mvit.annotations.problems import Problem, raise_problems, without_problems
-from slowfast_mvit.annotations.records import Row, split_of_folder
+from slowfast_mvit.annotations.records import Problem, Row
 from slowfast_mvit.annotations.texts import csv_rows
 
-# What the columns are called; a line that calls one so is no video.
+# Names of the columns; a line with one of them is a header.
 _FILE_WORDS = ("file", "filename", "path", "video", "name")
 _LABEL_WORDS = ("label", "class", "category", "class_name", "classname", "class_id", "label_id")
 
@@ -34,33 +34,31 @@ def read_table(table: Path) -> tuple[list[Row], list[Row], tuple[str, ...]]:
     rows: dict[str, Row] = {}
     repeated: list[Row] = []
     problems: list[Problem] = []
-    for row in without_problems(_rows(table), problems):
+    for row in records.without_problems(_rows(table), problems):
         first = rows.setdefault(row.video, row)
         if first is row:
             continue
         repeated.append(row)
         if first[:3] != row[:3]:
             message = f"{row.video!r} is listed before as {first.class_name!r}"
-            problems.append(Problem(str(table), row.line, "duplicate", message))
-    raise_problems(problems)
+            problems.append(Problem(table, row.line, "duplicate", message))
+    records.raise_problems(problems)
     classes = {row.class_name for row in rows.values() if row.class_name}
     numbers = all(re.fullmatch("[0-9]+", name) for name in classes)
     in_order = sorted(classes, key=int) if numbers else sorted(classes)
-    raise_problems(spelling_problems(in_order, table, "labels"))
+    records.raise_problems(spelling_problems(in_order, table, "labels"))
     return list(rows.values()), repeated, tuple(in_order)
 
 
 def _rows(table: Path) -> Iterator[Row | Problem]:
-    is_first = True
-    for line, cells in csv_rows(table, separators=",;\t"):
-        was_first, is_first = is_first, False
-        if was_first and _is_header(cells):
+    for number, (line, cells) in enumerate(csv_rows(table, separators=",;\t")):
+        if number == 0 and _is_header(cells):
             continue
-        kind, problem = _problem(cells)
-        if problem:
-            yield Problem(str(table), line, kind, problem)
+        fault = _fault(cells)
+        if fault:
+            yield Problem(table, line, *fault)
         else:
-            split = split_of_folder(cells[2].strip()) if len(cells) == 3 else None
+            split = records.split_of_folder(cells[2].strip()) if len(cells) == 3 else None
             yield Row(cells[0], split, clean(cells[1]) or None, line)
 
 
@@ -69,22 +67,21 @@ def _is_header(cells: Sequence[str]) -> bool:
     return first in _FILE_WORDS or (second in _LABEL_WORDS and not os.path.splitext(first)[1])
 
 
-def _problem(cells: Sequence[str]) -> tuple[str, str]:
-    """The kind of the problem of a line and its message; "" for one that can be used."""
+def _fault(cells: Sequence[str]) -> tuple[str, str] | None:
     if len(cells) not in (2, 3):
         return "columns", f"has {len(cells)} columns, expected file,label or file,label,split"
     if not cells[0].strip():
         return "path", "names no file"
     if "\0" in "".join(cells):
-        return "text", "holds a zero byte"
-    split = cells[2].strip() if len(cells) == 3 else ""
-    if split and split_of_folder(split) is None:
+        return "text", "contains a zero byte"
+    split = "".join(cells[2:]).strip()
+    if split and records.split_of_folder(split) is None:
         return "split", f"split {cells[2]!r} is none of train, val, test"
-    return "", ""
+    return None
 
 
 class FilesByName:
-    """Files by what a table may call them: path, name, or either without suffix.
+    """Files by the names that a table may use: path, name, or either without suffix.
 
     Args:
         paths: the files below a folder.
@@ -97,9 +94,9 @@ class FilesByName:
 
     def find(self, name: str) -> list[str]:
         """The only file of that name; none where several could be meant."""
-        wanted, files = self._candidates(name)
-        if wanted in files:
-            return [wanted]
+        path, files = self._candidates(name)
+        if path in files:
+            return [path]
         return files if len(files) == 1 else []
 
     def why_missing(self, name: str) -> str:
@@ -109,10 +106,10 @@ class FilesByName:
 
     def _candidates(self, name: str) -> tuple[str, list[str]]:
         is_whole = os.path.isabs(name)
-        wanted = os.path.relpath(name, self._root) if is_whole else os.path.normpath(name)
-        key = composed(wanted)
-        files = self._files.find(composed(stem(wanted)))
-        return wanted, [path for path in files if key in self._names(composed(path))]
+        path = os.path.relpath(name, self._root) if is_whole else os.path.normpath(name)
+        key = composed(path)
+        files = self._files.find(composed(stem(path)))
+        return path, [file for file in files if key in self._names(composed(file))]
 
     @staticmethod
     def _names(path: str) -> tuple[str, ...]:

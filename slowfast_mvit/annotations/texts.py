@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from slowfast_mvit.annotations.problems import Problem, not_readable, raise_problems
-from slowfast_mvit.errors import ListError, nearest
+from slowfast_mvit.annotations.records import Problem, not_found, not_readable, raise_problems
+from slowfast_mvit.errors import ListError
 
-# How files begin that are called .csv and are not text.
+# First bytes of files that are called .csv and are not text.
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed by gzip. Unpack it",
     b"PK\x03\x04": "a zip archive, or a table of Excel. Save it as CSV in UTF-8",
@@ -24,24 +23,21 @@ _OTHER_FORMATS = {
 
 
 @contextlib.contextmanager
-def open_text(
-    file: Path, *, newline: str | None = None, errors: str = "strict"
-) -> Iterator[TextIO]:
+def open_text(file: Path, *, errors: str = "strict") -> Iterator[TextIO]:
     """Open an annotation file as text in UTF-8, without a byte order mark (BOM).
 
     Args:
-        file: the annotation file.
-        newline: as for ``open``.
+        file: the annotation file; its line ends are not translated.
         errors: as for ``open``.
 
     Raises:
-        ListError: it does not exist or cannot be read; or, inside the ``with`` statement, what is
-            read is not in UTF-8: names all lines that are not.
+        ListError: it does not exist or cannot be read; or, inside the ``with`` statement, the
+            text is not in UTF-8: names all such lines.
     """
     if not file.is_file():
-        raise ListError(f"{file}: no such file.{nearest_path(file)}")
+        raise not_found(file)
     try:
-        with open(file, encoding="utf-8-sig", newline=newline, errors=errors) as text:
+        with open(file, encoding="utf-8-sig", newline="", errors=errors) as text:
             yield text
     except UnicodeDecodeError:
         _raise_not_utf8(file)
@@ -74,13 +70,13 @@ def csv_rows(
 
     Args:
         file: in UTF-8.
-        separators: the one that the first line holds most often separates the cells.
+        separators: the most frequent one in the first line separates the cells.
         errors: as for ``open``.
 
     Raises:
         ListError: when it cannot be read, is not in UTF-8 or not CSV; names the line.
     """
-    with open_text(file, newline="", errors=errors) as lines:
+    with open_text(file, errors=errors) as lines:
         separator = separators
         if len(separators) > 1:
             head = next((line for line in lines if line.strip()), "")
@@ -94,9 +90,8 @@ def csv_rows(
                     yield line, cells
                 line = reader.line_num + 1  # a row with quotes may have several
         except csv.Error as error:
-            raise ListError(
-                f"{file}: line {line}: not CSV ({error}). Are its quotes closed?"
-            ) from None
+            message = f"line {line}: not CSV ({error}). Are its quotes closed?"
+            raise ListError(message, file) from None
 
 
 def read_json(file: Path) -> Any:
@@ -109,7 +104,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # ValueError also of numbers that are too long
-        raise ListError(f"{file}: not a JSON file ({error})") from None
+        raise ListError(f"not a JSON file ({error})", file) from None
 
 
 def json_entries(file: Path) -> Iterator[Any]:
@@ -122,25 +117,25 @@ def json_entries(file: Path) -> Iterator[Any]:
     try:
         yield from _entries_of(content)
     except (ValueError, RecursionError) as error:
-        raise ListError(f"{file}: not a list in JSON ({error})") from None
+        raise ListError(f"not a list in JSON ({error})", file) from None
 
 
 def _entries_of(content: str) -> Iterator[Any]:
     decode = json.JSONDecoder().raw_decode
-    place = _behind("[", content, 0)
+    place = _after("[", content, 0)
     has_more = content[place : place + 1] != "]"
     while has_more:
         entry, place = decode(content, place)
         yield entry
         has_more = re.compile(r"\s*,").match(content, place) is not None
         if has_more:
-            place = _behind(",", content, place)
-    place = _behind("]", content, place)
+            place = _after(",", content, place)
+    place = _after("]", content, place)
     if place < len(content):
         raise json.JSONDecodeError("Extra data", content, place)
 
 
-def _behind(sign: str, content: str, place: int) -> int:
+def _after(sign: str, content: str, place: int) -> int:
     """The position after a sign and the white space around it, searched from ``place``."""
     match = re.compile(rf"\s*{re.escape(sign)}\s*").match(content, place)
     if match is None:
@@ -150,11 +145,11 @@ def _behind(sign: str, content: str, place: int) -> int:
 
 def _raise_not_utf8(file: Path) -> None:
     content = file.read_bytes()
-    for start, what in _OTHER_FORMATS.items():
+    for start, found in _OTHER_FORMATS.items():
         if content.startswith(start):
-            raise ListError(f"{file}: not a text in UTF-8, but {what}")
+            raise ListError(f"not a text in UTF-8, but {found}", file)
     if b"\0" in content:
-        raise ListError(f"{file}: not a text in UTF-8, but binary. Is it the right file?")
+        raise ListError("not a text in UTF-8, but binary. Is it the right file?", file)
     problems = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
@@ -162,23 +157,5 @@ def _raise_not_utf8(file: Path) -> None:
         except UnicodeDecodeError as error:
             shown = line[:60].decode("ascii", "backslashreplace")
             message = f"not a text in UTF-8 ({error.reason}): {shown}"
-            problems.append(Problem(str(file), number, "text", message))
+            problems.append(Problem(file, number, "text", message))
     raise_problems(problems)
-
-
-def nearest_path(path: Path) -> str:
-    """Return what exists instead of ``path``: the nearest name, or the first few."""
-    if path.is_dir():
-        return " It is a folder"
-    if path.is_symlink():
-        return f" It is a link to {os.readlink(path)}, which does not exist"
-    if not path.parent.is_dir():
-        return f" {path.parent} does not exist either"
-    names = sorted(entry.name for entry in path.parent.iterdir())
-    if not names:
-        return f" {path.parent} is empty"
-    guess = nearest(path.name, names)
-    if guess:
-        return f" Did you mean {guess}?"
-    more = ", ..." if len(names) > 8 else ""
-    return f" {path.parent} holds: {', '.join(names[:8])}{more}"

@@ -1,4 +1,4 @@
-"""Config -> built objects. The only folder that knows both the keys and what they set up.
+"""Config -> built objects. The only folder that reads the keys and builds their objects.
 
 lists.py      from the lists of PySlowFast's MVIT keys to the records of blocks
 model.py      the model, and from a checkpoint a model ready to predict
@@ -9,58 +9,25 @@ Every function reads the keys it needs and calls one constructor with plain argu
 made here keeps the config.
 """
 
-from slowfast_mvit.builders.data import (
-    build_test_loader,
-    build_train_loader,
-    build_val_loader,
-    build_videos,
-    channel_statistics,
-    clip_spec,
-    config_of_plan,
-    frames_seen,
-    prepare_views,
-    test_forward_batch,
-    test_plans,
-    val_forward_batch,
-    videos_per_process,
-    view_plan,
-)
-from slowfast_mvit.builders.model import (
-    build_model,
-    input_spec,
-    model_arguments,
-    model_of_checkpoint,
-)
-from slowfast_mvit.builders.training import (
-    build_objective,
-    build_optimizer,
-    build_schedule,
-    freeze_parameters,
-    load_start_weights,
-)
-
-__all__ = [
-    "build_model",
-    "build_objective",
-    "build_optimizer",
-    "build_schedule",
-    "build_test_loader",
-    "build_train_loader",
-    "build_val_loader",
-    "build_videos",
-    "channel_statistics",
-    "clip_spec",
-    "config_of_plan",
-    "frames_seen",
-    "freeze_parameters",
-    "input_spec",
-    "load_start_weights",
-    "model_arguments",
-    "model_of_checkpoint",
-    "prepare_views",
-    "test_forward_batch",
-    "test_plans",
-    "val_forward_batch",
-    "videos_per_process",
-    "view_plan",
-]
+from slowfast_mvit.builders.data import build_test_loader as build_test_loader
+from slowfast_mvit.builders.data import build_train_loader as build_train_loader
+from slowfast_mvit.builders.data import build_val_loader as build_val_loader
+from slowfast_mvit.builders.data import build_videos as build_videos
+from slowfast_mvit.builders.data import clip_spec as clip_spec
+from slowfast_mvit.builders.data import config_of_plan as config_of_plan
+from slowfast_mvit.builders.data import frames_seen as frames_seen
+from slowfast_mvit.builders.data import prepare_views as prepare_views
+from slowfast_mvit.builders.data import test_forward_batch as test_forward_batch
+from slowfast_mvit.builders.data import test_plans as test_plans
+from slowfast_mvit.builders.data import val_forward_batch as val_forward_batch
+from slowfast_mvit.builders.data import videos_per_process as videos_per_process
+from slowfast_mvit.builders.data import view_plan as view_plan
+from slowfast_mvit.builders.model import build_model as build_model
+from slowfast_mvit.builders.model import input_spec as input_spec
+from slowfast_mvit.builders.model import model_arguments as model_arguments
+from slowfast_mvit.builders.model import model_of_checkpoint as model_of_checkpoint
+from slowfast_mvit.builders.training import build_objective as build_objective
+from slowfast_mvit.builders.training import build_optimizer as build_optimizer
+from slowfast_mvit.builders.training import build_schedule as build_schedule
+from slowfast_mvit.builders.training import freeze_parameters as freeze_parameters
+from slowfast_mvit.builders.training import load_initial_weights as load_initial_weights

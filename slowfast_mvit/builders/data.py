@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 from torch import Tensor
 
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList, catalog
-from slowfast_mvit.data.loading.eval_items import EvalVideos, read_views
+from slowfast_mvit.data.loading.items import EvalVideos, TrainVideos, read_views
 from slowfast_mvit.data.loading.loader import Loader, eval_loader, train_loader
-from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
 from slowfast_mvit.data.video.readers import working_reader
-from slowfast_mvit.data.views.affine import GREY
-from slowfast_mvit.data.views.transforms import TrainTransform, normalise
+from slowfast_mvit.data.views.geometry import GREY
+from slowfast_mvit.data.views.pixels import normalise
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.runtime.distributed import local_world_size, rank, world_size
 from slowfast_mvit.structures import ClipBatch, ClipSpec, VideoRecord, ViewPlan
 
 CLIP_COUNTS_OF_MINUS_1 = (1, 3, 5, 7, 10)  # what PySlowFast tests for NUM_ENSEMBLE_VIEWS -1
 
-# Random crops of images where a file names none: timm's, which PySlowFast takes for ImageNet.
+# Random crops of images unless a file sets them: timm's, which PySlowFast takes for ImageNet.
 IMAGE_AREA_RANGE = (0.08, 1.0)
 IMAGE_ASPECT_RANGE = (3 / 4, 4 / 3)
 
 
 def build_videos(config: Config, split: str) -> VideoList:
-    """The list of a split, "train", "val" or "test", read and checked."""
+    """Read and check the list of a split: "train", "val" or "test"."""
     return catalog.open_list(
-        _dataset_name(config, split),
+        config.test.dataset if split == "test" else config.train.dataset,
         split,
         data_dir=config.data.path_to_data_dir,
         path_prefix=config.data.path_prefix,
@@ -40,12 +41,8 @@ def build_videos(config: Config, split: str) -> VideoList:
     )
 
 
-def _dataset_name(config: Config, split: str) -> str:
-    return config.test.dataset if split == "test" else config.train.dataset
-
-
 def clip_spec(config: Config, dataset: str) -> ClipSpec:
-    """Return which frames make a clip of this data set."""
+    """Return the frame sampling of the clips of this data set."""
     return ClipSpec(
         num_frames=config.data.num_frames,
         sampling_rate=config.data.sampling_rate,
@@ -58,8 +55,11 @@ def clip_spec(config: Config, dataset: str) -> ClipSpec:
 
 
 def view_plan(config: Config, *, num_clips: int, num_crops: int) -> ViewPlan:
-    """The views of a test. As in PySlowFast, three crops are cut from a picture as small as they
-    allow, and so is every crop of the "segments" policy; a single crop from a larger one."""
+    """Return the views of a test.
+
+    As in PySlowFast, three crops, and all crops of the "segments" policy, are cut from the smallest
+    frame that contains them; a single crop from a larger one.
+    """
     if config.mvit.patch_2d:
         crop_px = config.data.test_crop_size
         return _image_plan(config, crop_px, num_clips=num_clips, num_crops=num_crops)
@@ -73,7 +73,7 @@ def view_plan(config: Config, *, num_clips: int, num_crops: int) -> ViewPlan:
 def _image_plan(
     config: Config, crop_px: int, *, num_clips: int = 1, num_crops: int = 1
 ) -> ViewPlan:
-    """The views of an image: as ``DATA.IN_VAL_CROP_RATIO`` says, or three along its longer side."""
+    """Return the views of an image: ``DATA.IN_VAL_CROP_RATIO``, or three along its longer side."""
     ratio = config.data.in_val_crop_ratio
     scale_px = crop_px if num_crops == 3 or not ratio else int(crop_px / ratio)
     return ViewPlan(
@@ -86,7 +86,7 @@ def _image_plan(
 
 
 def test_plans(config: Config) -> list[ViewPlan]:
-    """The view plans that a test answers for: one for each number of clips, all in one pass."""
+    """Return the view plans of a test: one for each number of clips, all in one pass."""
     counts = config.test.num_temporal_clips or (config.test.num_ensemble_views,)
     if counts == (-1,):
         counts = CLIP_COUNTS_OF_MINUS_1
@@ -95,13 +95,13 @@ def test_plans(config: Config) -> list[ViewPlan]:
 
 
 def config_of_plan(config: Config, plan: ViewPlan) -> Config:
-    """The config of a test with this plan alone."""
+    """Return the config of a test with this plan alone."""
     test = replace(config.test, num_ensemble_views=plan.num_clips, num_temporal_clips=())
     return replace(config, test=test)
 
 
 def build_train_loader(config: Config, videos: VideoList) -> Loader:
-    """The training batches of this process: ``AUG.NUM_SAMPLE`` augmented views of each video."""
+    """Load the training batches of this process: ``AUG.NUM_SAMPLE`` views of each video."""
     catalog.check_flip(config.train.dataset, config.data.random_flip)
     dataset = TrainVideos(
         videos,
@@ -117,17 +117,16 @@ def build_train_loader(config: Config, videos: VideoList) -> Loader:
         seed=config.rng_seed,
         rank=rank(),
         world_size=world_size(),
-        num_workers=config.data_loader.num_workers,
-        pin_memory=config.data_loader.pin_memory,
-        start_method=config.data_loader.start_method,
-        timeout_s=config.data_loader.timeout_s,
+        workers=WorkerSettings(**asdict(config.data_loader)),
     )
 
 
 def _train_transform(config: Config) -> TrainTransform:
-    """The augmentation of clips, or of images: then, where a file says nothing else, timm's way,
-    which is PySlowFast's for ImageNet: a random resized crop, then RandAugment, which lets the mean
-    colour in where clips have grey."""
+    """Return the augmentation of clips, or of images.
+
+    Images have timm's, which is PySlowFast's for ImageNet, unless a file sets another: a random
+    resized crop, then RandAugment, filled with the mean colour where clips have grey.
+    """
     data, aug, images = config.data, config.aug, config.mvit.patch_2d
     timms_order = images and not config.is_set("AUG.AA_METHOD")
     return TrainTransform(
@@ -152,7 +151,7 @@ def _mean_colour(config: Config) -> tuple[int, int, int]:
 
 
 def videos_per_process(config: Config) -> int:
-    """Videos in a training batch of one process: its share of those of its node.
+    """Return the videos in a training batch of one process: its share of those of its node.
 
     Raises:
         ConfigError: the processes of a node cannot share them evenly.
@@ -160,21 +159,21 @@ def videos_per_process(config: Config) -> int:
     num_videos, num_processes = config.train.batch_size, local_world_size()
     if num_videos % num_processes:
         raise ConfigError(
-            f"TRAIN.BATCH_SIZE {num_videos} counts the videos of a node, and cannot be shared "
+            f"TRAIN.BATCH_SIZE {num_videos} counts the videos of a node, and cannot be divided "
             f"evenly by its {num_processes} processes. Choose a multiple of {num_processes}"
         )
     return num_videos // num_processes
 
 
 def build_val_loader(config: Config, videos: VideoList) -> Loader:
-    """The centre view of each video of this rank's part, in the order of the list."""
+    """Load the centre view of each video of this rank's part, in the order of the list."""
     data = config.data
     if config.mvit.patch_2d:
         plan = _image_plan(config, data.train_crop_size)
     else:
         scale_px = max(data.train_jitter_scales[0], data.train_crop_size)
         plan = ViewPlan(num_clips=1, num_crops=1, scale_px=scale_px, crop_px=data.train_crop_size)
-    # Offset sampling puts a single clip into the middle; without it, it would be the first.
+    # With offset sampling a single clip is in the middle; without, it would be the first.
     clip = replace(clip_spec(config, config.train.dataset), offset_sampling=True)
     return _eval_loader(config, videos, clip, plan, batch_size=val_forward_batch(config, videos))
 
@@ -182,10 +181,10 @@ def build_val_loader(config: Config, videos: VideoList) -> Loader:
 def build_test_loader(
     config: Config, videos: VideoList, *plans: ViewPlan, indices: Sequence[int] | None = None
 ) -> Loader:
-    """Every view of each video, plan by plan, in the order of the list; a video is decoded once.
+    """Load every view of each video, plan by plan, in the order of the list.
 
-    A rank gets its contiguous part of ``indices``, all of the list if None. A batch holds as many
-    videos as fill a forward pass.
+    A video is decoded once. A rank has its contiguous part of ``indices``, all of the list if None.
+    A batch contains as many videos as fill a forward pass.
     """
     num_views = sum(plan.num_views for plan in plans)
     num_videos = max(test_forward_batch(config, videos) // num_views, 1)
@@ -194,24 +193,22 @@ def build_test_loader(
 
 
 def test_forward_batch(config: Config, videos: VideoList) -> int:
-    """Views in each forward pass of a test: the part of ``TEST.BATCH_SIZE`` that one device of a
-    node gets by the config, whatever runs it; never more than there are videos.
+    """Return the views in each forward pass of a test.
 
-    A score depends, in its last bits, on the size of the pass, so that one must not depend on the
-    number of processes.
+    It is the share of ``TEST.BATCH_SIZE`` of one device of a node in the config, and never more
+    than there are videos. The last bits of a score depend on this size, so it must not depend on
+    the number of processes.
     """
     return _forward_batch(config, config.test.batch_size, videos)
 
 
 def val_forward_batch(config: Config, videos: VideoList) -> int:
-    """Views in each forward pass of validation; as ``test_forward_batch``, of
-    ``TRAIN.BATCH_SIZE``."""
+    """Return the views in each forward pass of validation, of ``TRAIN.BATCH_SIZE``."""
     return _forward_batch(config, config.train.batch_size, videos)
 
 
 def _forward_batch(config: Config, batch_size: int, videos: VideoList) -> int:
-    share = max(batch_size // max(config.num_gpus, 1), 1)
-    return min(share, len(videos))
+    return min(max(batch_size // max(config.num_gpus, 1), 1), len(videos))
 
 
 def _eval_loader(
@@ -229,38 +226,33 @@ def _eval_loader(
         indices=indices,
         rank=rank(),
         world_size=world_size(),
-        num_workers=config.data_loader.num_workers,
-        pin_memory=config.data_loader.pin_memory,
-        start_method=config.data_loader.start_method,
-        timeout_s=config.data_loader.timeout_s,
+        workers=WorkerSettings(**asdict(config.data_loader)),
     )
 
 
 def frames_seen(config: Config, video: VideoRecord, plan: ViewPlan) -> list[np.ndarray]:
-    """The frames of the middle view of a test video as the model sees them: T of (S, S, 3) uint8.
+    """Return the frames of the middle view of a test video: T of (S, S, 3) uint8.
 
     Raises:
         DecodeError: the video cannot be read.
     """
-    spec = clip_spec(config, config.test.dataset)
-    views, places = read_views(
-        video, spec, plan, backend=working_reader(config.data.decoding_backend)
-    )
+    spec, backend = clip_spec(config, config.test.dataset), config.data.decoding_backend
+    views, places = read_views(video, spec, plan, backend=working_reader(backend))
     view = views[places[plan.num_views // 2]]  # (3, T, S, S)
     return list(view.permute(1, 2, 3, 0).numpy())
 
 
 def prepare_views(config: Config) -> Callable[[ClipBatch], Tensor]:
-    """Normalisation on the device: a batch -> (B*V, 3, T, S, S) float32."""
+    """Return the normalisation on the device: a batch -> (B*V, 3, T, S, S) float32."""
     mean, std = channel_statistics(config)
     return lambda batch: normalise(batch.pixels, mean, std)
 
 
 def channel_statistics(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation for R, G and B.
+    """Return mean and standard deviation of R, G and B.
 
-    With ``REVERSE_INPUT_CHANNEL`` in reverse order: PySlowFast read frames as BGR, normalised them
-    so, and then turned the channels round, so that red got the numbers meant for blue.
+    With ``REVERSE_INPUT_CHANNEL`` in reverse order: PySlowFast read frames as BGR, normalised them,
+    and then reversed the channels, so that red was normalised with the numbers of blue.
     """
     step = -1 if config.data.reverse_input_channel else 1
     return config.data.mean[::step], config.data.std[::step]

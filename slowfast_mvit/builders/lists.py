@@ -2,7 +2,7 @@
 
 embed_dim, dim_mul, ...   ->  block_specs  ->  [BlockSpec, BlockSpec, ...]  ->  MViT
 (a few lists of blocks        (a pure           (every number of every
-where something changes)      function)         block, in plain sight)
+where something changes)      function)         block)
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def mvit_from_lists(
         patch_stride: three numbers, or two (rows, columns) for an image model (``PATCH_2D``).
         cls_token: prepend a class token and classify by it.
         dropout: rate of the dropouts after the embedding, the attentions and the MLPs.
-        attention: "fast", "folded" or "plain", the same function computed in three ways.
-        others: what else ``block_specs``, ``BlockSpec`` and ``MViT`` take.
+        attention: "fast", "folded" or "plain": three implementations of one function.
+        others: further arguments of ``block_specs``, ``BlockSpec`` and ``MViT``.
 
     Raises:
         ConfigError: if the lists do not fit together.
@@ -90,7 +90,7 @@ def block_specs(
     drop_path: float = 0.0,
     **options: Any,
 ) -> list[BlockSpec]:
-    """The blocks that PySlowFast builds from the ``MVIT`` keys of these names.
+    """Return the blocks that PySlowFast builds from the ``MVIT`` keys of these names.
 
     Args:
         grid: token grid after the patch embedding.
@@ -167,7 +167,7 @@ def _widths(
     head_mul: Sequence[Sequence[float]],
     dim_mul_in_att: bool,
 ) -> list[tuple[int, int, int, int]]:
-    """For each block: dim, dim_att, dim_out and the number of heads."""
+    """Return dim, dim_att, dim_out and the number of heads of each block."""
     dim_factors = {int(block): factor for block, factor in dim_mul}
     head_factors = {int(block): factor for block, factor in head_mul}
     widths = []
@@ -184,7 +184,7 @@ def _widths(
 
 
 def _rounded(width: float, divisor: int) -> int:
-    """The multiple of ``divisor`` nearest to ``width``, but not below 0.9 of it, nor 0."""
+    """Return the multiple of ``divisor`` nearest to ``width``, but not below 0.9 of it, nor 0."""
     nearest = max(divisor, int(width + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * width else nearest
 
@@ -194,16 +194,12 @@ def _strides(rows: Sequence[Sequence[int]]) -> dict[int, THW]:
 
 
 def _adaptive_strides(first: THW, stride_q: dict[int, THW], depth: int) -> dict[int, THW]:
-    strides = {}
-    stride = first
-    for block in range(depth):
-        stride = divided(stride, stride_q.get(block, (1, 1, 1)))
-        strides[block] = stride
-    return strides
+    steps = (stride_q.get(block, (1, 1, 1)) for block in range(depth))
+    return dict(enumerate(list(accumulate(steps, divided, initial=first))[1:]))
 
 
 def _pooling(stride: THW | None, kernel: THW | None) -> tuple[THW | None, THW]:
-    """Kernel and stride of a pooling; no kernel where there is nothing to pool."""
+    """Return kernel and stride of a pooling; no kernel without pooling."""
     if stride is None:
         return None, (1, 1, 1)
     return pooling_kernel(stride, kernel), stride
@@ -231,7 +227,7 @@ def variant_lists(
     kernel: THW | None = (3, 3, 3),
     pools_every_q: bool = True,
 ) -> dict[str, Any]:
-    """A size in the form of PySlowFast's ``MVIT`` keys; as they stand, those of its video models.
+    """Return a size as PySlowFast's ``MVIT`` keys; by default, those of its video models.
 
     Args:
         size: "T", "S", "B", "L" or "H".
@@ -263,7 +259,7 @@ def variant_lists(
 
 
 def variant_as_lists(name: str) -> dict[str, Any]:
-    """The arguments of ``mvit_from_lists`` for a published model.
+    """Return the arguments of ``mvit_from_lists`` for a published model.
 
     Raises:
         ConfigError: if there is no such model; says which is nearest.

@@ -11,6 +11,7 @@ import torch
 from slowfast_mvit.builders.data import channel_statistics, clip_spec, view_plan
 from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
 from slowfast_mvit.config import Config, load_config, load_config_text
+from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.models import MViT
 from slowfast_mvit.weights import load_weights
@@ -21,11 +22,11 @@ MOST_TIMES_LARGER = 4
 
 
 def build_model(config: Config, *, attention: str = "fast") -> MViT:
-    """The model that the ``MVIT`` and ``MODEL`` keys describe, with fresh weights on the CPU.
+    """Build the model that the ``MVIT`` and ``MODEL`` keys describe, initialised, on the CPU.
 
     Args:
         config: from ``load_config``.
-        attention: "fast", "folded" or "plain", the same function computed in three ways.
+        attention: "fast", "folded" or "plain": three implementations of one function.
 
     Raises:
         ConfigError: the keys of the blocks do not fit together.
@@ -36,7 +37,7 @@ def build_model(config: Config, *, attention: str = "fast") -> MViT:
 
 
 def model_arguments(config: Config) -> dict[str, Any]:
-    """The plain arguments of ``mvit_from_lists``, with what ``MVIT.VARIANT`` fills in."""
+    """Return the arguments of ``mvit_from_lists``, including those of ``MVIT.VARIANT``."""
     mvit = config.mvit
     side_px = config.data.train_crop_size
     return {
@@ -67,22 +68,9 @@ def model_arguments(config: Config) -> dict[str, Any]:
 
 
 def _block_lists(config: Config) -> dict[str, Any]:
-    """The per-block keys: those a file sets as they are, the others from ``MVIT.VARIANT``."""
+    """Return the per-block keys: those that are set, and the others from ``MVIT.VARIANT``."""
     mvit = config.mvit
-    lists = {
-        name: getattr(mvit, name)
-        for name in (
-            "embed_dim",
-            "num_heads",
-            "depth",
-            "dim_mul",
-            "head_mul",
-            "pool_q_stride",
-            "pool_kv_stride",
-            "pool_kv_stride_adaptive",
-            "pool_kvq_kernel",
-        )
-    }
+    lists = {k.attribute: k.value_in(config) for k in KEYS.values() if k.rule.from_variant}
     if not mvit.variant:
         return lists
     image: dict[str, Any] = {"first_stride_kv": (1, 4, 4), "kernel": (1, 3, 3)}
@@ -101,7 +89,7 @@ def _absolute_positions(used: bool, separate: bool) -> str | None:
 
 
 def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """Return how pixels are made for this model: plain values, kept in every checkpoint."""
+    """Return the preprocessing for this model: plain values, part of every checkpoint."""
     mean, std = channel_statistics(config)
     clip = clip_spec(config, config.test.dataset)
     plan = view_plan(config, num_clips=1, num_crops=1)
@@ -123,17 +111,17 @@ def input_spec(config: Config, class_names: tuple[str, ...] | None = None) -> di
 def model_of_checkpoint(
     path: str | Path, config_file: str | Path | None = None, *, ema: bool = False
 ) -> MViT:
-    """A trained model, ready to predict, from a checkpoint or a folder.
+    """Load a trained model, ready to predict, from a checkpoint or a folder.
 
     Args:
         path: a checkpoint of this project or of PySlowFast, or a folder with ``model.safetensors``
             and ``config.json``, as ``slowfast-mvit weights convert`` writes it.
-        config_file: the config it was trained with; None to take what stands in the file.
-        ema: take the moving average of the weights in a checkpoint.
+        config_file: the config it was trained with; None for the one in the file.
+        ema: load the moving average of the weights in a checkpoint.
 
     Raises:
         WeightsError: the file cannot be read or does not fit the config.
-        ConfigError: the file does not say what model it is and no config is given.
+        ConfigError: there is no config in the file and none is named.
     """
     file = read_weights(path, ema=ema)
     if config_file is not None:
@@ -144,7 +132,7 @@ def model_of_checkpoint(
         config = load_config_text(file.cfg_text, source=f"the config in {path}")
         build = partial(build_model, config)
     else:
-        raise ConfigError(f"{path}: holds no config. Name the one it was trained with (--cfg)")
+        raise ConfigError(f"{path}: contains no config. Name the one it was trained with (--cfg)")
     with torch.device("meta"):
         _require_no_larger(build(), file)
     model = build()
@@ -179,11 +167,11 @@ def _require_names_of_classes(model: MViT, file: WeightsFile) -> None:
 
 
 def _model_of_folder(file: WeightsFile) -> MViT:
-    """The model that the ``config.json`` of a folder describes, which somebody may have edited."""
+    """Build the model that the ``config.json`` of a folder describes, which may be edited."""
     try:
         return mvit_from_lists(**file.extra["model"])
     except TypeError as error:
         raise WeightsError(
-            f"{file.path}: 'model' in its {CONFIG_IN_FOLDER} holds what this version does not know "
-            f"({error}). Was it written by a newer one? Update slowfast_mvit"
+            f"{file.path}: 'model' in its {CONFIG_IN_FOLDER} has values that this version does not "
+            f"know ({error}). Was it written by a newer one? Update slowfast_mvit"
         ) from error

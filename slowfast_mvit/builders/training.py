@@ -1,4 +1,4 @@
-"""Objective, optimizer, schedule, start weights and frozen ones that the training keys describe."""
+"""Objective, optimizer, schedule, initial and frozen weights that the training keys describe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from slowfast_mvit.builders.data import prepare_views
 from slowfast_mvit.config import Config
-from slowfast_mvit.data.views.erasing import random_erase
-from slowfast_mvit.data.views.mixup import mix
+from slowfast_mvit.data.views.batch_augmentation import mix, random_erase
 from slowfast_mvit.errors import pick
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.objectives import LOSSES, Recognition
@@ -25,7 +24,7 @@ from slowfast_mvit.weights import LoadReport, load_weights
 
 
 def build_objective(config: Config) -> Recognition:
-    """Normalise, erase and mix on the device, then the loss."""
+    """Return the objective: normalise, erase and mix on the device, then the loss."""
     return Recognition(_prepare_training(config), pick(LOSSES, config.model.loss_func, "loss"))
 
 
@@ -60,12 +59,12 @@ def _prepare_training(
 
 
 def build_optimizer(config: Config, model: MViT) -> Optimizer:
-    """The optimizer over PySlowFast's parameter groups.
+    """Return the optimizer over PySlowFast's parameter groups.
 
     Args:
         config: from ``load_config``.
-        model: the model itself, not a wrapper round it; made ready for its device and its ranks
-            before, because that may put other parameters into it.
+        model: without a wrapper; already prepared for its device and ranks, as that may replace its
+            parameters.
     """
     solver = config.solver
     groups = parameter_groups(
@@ -88,12 +87,12 @@ def build_optimizer(config: Config, model: MViT) -> Optimizer:
 
 
 def build_schedule(config: Config, num_nodes: int = 1) -> Schedule:
-    """The learning rate at a fractional epoch.
+    """Return the schedule: the learning rate at a fractional epoch.
 
     Args:
         config: from ``load_config``.
-        num_nodes: nodes that take part; ``SOLVER.BASE_LR_SCALE_NUM_SHARDS`` multiplies by it. What
-            runs counts, not ``NUM_SHARDS``, which says what was asked for.
+        num_nodes: nodes that take part, by which ``SOLVER.BASE_LR_SCALE_NUM_SHARDS`` multiplies;
+            ``NUM_SHARDS`` is the requested number and does not count.
     """
     solver = config.solver
     factor = num_nodes if solver.base_lr_scale_num_shards else 1
@@ -111,7 +110,7 @@ def build_schedule(config: Config, num_nodes: int = 1) -> Schedule:
 
 
 def freeze_parameters(config: Config, model: MViT) -> list[str]:
-    """Take what ``TRAIN.FREEZE`` names out of training, in place; returns the parameters' names.
+    """Freeze the parameters of ``TRAIN.FREEZE``, in place; returns their names.
 
     Raises:
         ConfigError: a pattern matches nothing, or all parameters are frozen.
@@ -119,7 +118,7 @@ def freeze_parameters(config: Config, model: MViT) -> list[str]:
     return freeze(model, config.train.freeze)
 
 
-def load_start_weights(config: Config, model: MViT) -> LoadReport:
+def load_initial_weights(config: Config, model: MViT) -> LoadReport:
     """Fill the model from ``TRAIN.CHECKPOINT_FILE_PATH``, inflating an image model's weights."""
     train = config.train
     inflate = "repeat" if train.checkpoint_in_init else "center"

@@ -12,22 +12,22 @@ from pathlib import Path
 
 from slowfast_mvit import __version__
 from slowfast_mvit.cli.exit_status import guarded
-from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
-from slowfast_mvit.cli.launch_flags import (
+from slowfast_mvit.cli.flags import (
+    add_finetune_arguments,
     add_launch_arguments,
     add_ray_arguments,
+    add_trust_argument,
     launched_words,
     requested_launch,
 )
-from slowfast_mvit.cli.trust_flag import add_trust_argument
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words, trusted_configs
 from slowfast_mvit.errors import ConfigError
 
 DEMO_CONFIG = "Demo/motion.yaml"
 CFG_HELP = (
-    "one or more config files, run one after another, then KEY VALUE overrides; a file that is not "
-    "found from here is looked for among the configs that come with slowfast_mvit"
+    "one or more config files, run one after another, then KEY VALUE overrides; other names are "
+    "those of the configs shipped with slowfast_mvit"
 )
 
 
@@ -47,6 +47,7 @@ def run_net(argv: Sequence[str] | None = None) -> int:
         "DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR runs/k400",
     )
     _add_run_net_arguments(parser)
+    parser.set_defaults(command=_run_net)
     arguments = parser.parse_args(argv)
     arguments.words = ["run_net", *(sys.argv[1:] if argv is None else argv)]
     return _run(arguments)
@@ -71,112 +72,92 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"slowfast_mvit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser(
-        "train",
-        help="train, and validate on the way",
-        description="Train, and validate on the way.",
-    )
-    _add_config_arguments(command)
-    command.set_defaults(command=lambda arguments: _for_each_config(arguments, _train))
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int | None], text: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        """Add a command; ``text`` and ``more`` are its description, ``text`` alone its help."""
+        description = f"{text[0].upper()}{text[1:]}. {more}".rstrip()
+        command = commands.add_parser(name, help=text, description=description)
+        command.set_defaults(command=run)
+        return command
 
-    command = commands.add_parser(
+    command = add("train", partial(_for_each_config, run=_train), "train, with validation")
+    _add_config_arguments(command)
+
+    command = add(
         "test",
-        help="test over several views of each video and write a report",
-        description="Test over several views of each video and write a report. A test that was "
-        "killed goes on with the videos that it had not scored.",
+        lambda arguments: _for_each_config(arguments, partial(_test, part=arguments.part)),
+        "test over several views of each video and write a report",
+        "A test that was killed resumes with the videos that it had not scored.",
     )
     _add_config_arguments(command)
     command.add_argument(
         "--part",
         default="1/1",
         metavar="N/M",
-        help="score one of M parts of the list, as a job of its own; then: slowfast-mvit merge",
-    )
-    command.set_defaults(
-        command=lambda arguments: _for_each_config(arguments, partial(_test, part=arguments.part))
+        help="score one of M parts of the list, as a separate job; then: slowfast-mvit merge",
     )
 
-    command = commands.add_parser(
+    command = add(
         "merge",
-        help="join the parts of a test",
-        description="Join the parts of a test that several jobs have scored (test --part), and "
-        "write results and report into the first folder.",
+        _merge,
+        "merge the parts of a test",
+        "Several jobs have scored them (test --part); results and report are written into the "
+        "first folder.",
     )
     command.add_argument("output_dir", nargs="+", help="OUTPUT_DIR of one or several of the jobs")
     add_trust_argument(command)
-    command.set_defaults(command=_merge)
 
-    command = commands.add_parser(
-        "run_net",
-        help="train and test as the config asks for: PySlowFast's tools/run_net.py",
-        description="Train and test as the config files ask for, as PySlowFast's tools/run_net.py.",
-    )
-    _add_run_net_arguments(command)
+    text = "train and test as configured: PySlowFast's tools/run_net.py"
+    _add_run_net_arguments(add("run_net", _run_net, text))
+    text = "train on your own classes, from pretrained weights"
+    add_finetune_arguments(add("finetune", _finetune, text))
+    add_launch_arguments(add("launch", _launch, "start a command as several processes (torchrun)"))
+    add_ray_arguments(add("ray", _ray, "train as a job of Ray Train"))
 
-    command = commands.add_parser("finetune", help="train on your own classes, from weights")
-    add_finetune_arguments(command)
-    command.set_defaults(command=_finetune)
-
-    command = commands.add_parser("launch", help="start a command as several processes (torchrun)")
-    add_launch_arguments(command)
-    command.set_defaults(command=_launch)
-
-    command = commands.add_parser("ray", help="train as a job of Ray Train")
-    add_ray_arguments(command)
-    command.set_defaults(command=_ray)
-
-    command = commands.add_parser(
-        "predict", help="name what happens in a video", description="Name what happens in a video."
-    )
+    command = add("predict", _predict, "predict the class of a video")
     command.add_argument("video", help="a video file, a folder of frames or an image")
     command.add_argument(
         "--weights", required=True, help="a checkpoint, or a folder (weights convert)"
     )
-    command.add_argument("--ema", action="store_true", help="take the moving average in it")
-    command.add_argument("--cfg", help="the config of the weights, if the checkpoint holds none")
+    command.add_argument("--ema", action="store_true", help="load the moving average in it")
+    command.add_argument("--cfg", help="the config of the weights, if the checkpoint has none")
     command.add_argument("--top-k", type=int, default=5, help="classes to show (default: 5)")
-    command.add_argument("--clips", type=int, default=5, help="clips to look at (default: 5)")
+    command.add_argument("--clips", type=int, default=5, help="clips to sample (default: 5)")
     add_trust_argument(command)
-    command.set_defaults(command=_predict)
 
-    command = commands.add_parser(
-        "report",
-        help="write report.html again from the results of a test",
-        description="Write report.html again from the results of a test.",
-    )
+    command = add("report", _report, "write report.html again from the results of a test")
     command.add_argument("output_dir", help="OUTPUT_DIR of the test")
     add_trust_argument(command)
-    command.set_defaults(command=_report)
 
-    command = commands.add_parser(
+    command = add(
         "watch",
-        help="show the state and the curves of a run in the terminal",
-        description="Show the state and the curves of a training run, from the files it writes, "
-        "until it is finished or Ctrl-C.",
+        _watch,
+        "show the state and the curves of a run in the terminal",
+        "They are read from the files of the run, until it is finished or Ctrl-C.",
     )
     command.add_argument("output_dir", help="OUTPUT_DIR of the run, a local folder")
     command.add_argument("--once", action="store_true", help="show it once and end")
-    command.set_defaults(command=_watch)
 
     command = commands.add_parser(
         "weights",
-        help="show what a file of weights is, or convert it",
+        help="inspect or convert a weights file",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_weights_arguments(command)
 
-    command = commands.add_parser(
+    command = add(
         "demo",
-        help="make a video data set, train on it, test, write a report (minutes on 2 CPU cores)",
-        description="Make a data set of synthetic motion, train a small MViTv2 on it, test it and "
-        "write runs/demo/report.html. Minutes on 2 CPU cores.",
+        _demo,
+        "make a video data set, train on it, test, write a report (minutes on 2 CPU cores)",
+        "The data set is synthetic motion, the model a small MViTv2, the report "
+        "runs/demo/report.html.",
     )
     command.add_argument("--data-only", action="store_true", help="only make the data set")
     command.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="changes to the demo's config"
     )
-    command.set_defaults(command=_demo)
     return parser
 
 
@@ -198,9 +179,8 @@ def _add_run_net_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init_method",
         metavar="tcp://HOST:PORT",
-        help="where several nodes meet: a free port of node 0; not read for one node",
+        help="rendezvous of several nodes: a free port of node 0; not read for one node",
     )
-    parser.set_defaults(command=lambda arguments: _for_each_config(arguments, _train_and_test))
 
 
 def _launch(arguments: argparse.Namespace) -> int:
@@ -228,8 +208,13 @@ def _ray(arguments: argparse.Namespace) -> None:
 
 
 def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None]) -> int | None:
-    configs = _configs(arguments)
+    return _start(arguments, _configs(arguments), run)
 
+
+def _start(
+    arguments: argparse.Namespace, configs: Sequence[Config], run: Callable[[Config], None]
+) -> int | None:
+    """Run the configs here, or as the processes that they ask for."""
     from slowfast_mvit.launch.torchrun import launch_as_configured
 
     init_method = getattr(arguments, "init_method", None)
@@ -241,36 +226,28 @@ def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None
     return status
 
 
+def _run_net(arguments: argparse.Namespace) -> int | None:
+    return _for_each_config(arguments, _train_and_test)
+
+
 def _finetune(arguments: argparse.Namespace) -> int | None:
     from slowfast_mvit.jobs.finetune import finetune_config, finetune_job
-    from slowfast_mvit.launch.torchrun import launch_as_configured
     from slowfast_mvit.runtime.log import setup_logging
 
     setup_logging()
-    config = finetune_config(arguments)
-    status = launch_as_configured([config], arguments.words)
-    if status is None:
-        from slowfast_mvit.jobs.run import run_in_group
-
-        run_in_group([config], finetune_job)
-    return status
+    return _start(arguments, [finetune_config(arguments)], finetune_job)
 
 
 def _configs(arguments: argparse.Namespace) -> list[Config]:
-    """Return what the words of a command load, all of it.
-
-    All files are read before the first run starts: a typo in the last must not show up tomorrow.
-    """
+    """Load all config files of a command, so that an error in any of them stops the first run."""
     files, overrides = split_cfg_words(arguments.cfg_words)
     if not files:
         raise ConfigError("no config file given. Name one, as in --cfg Kinetics/MVITv2_S_16x4.yaml")
     overrides += [*arguments.overrides, *arguments.opts]
-    for key, value in (
-        ("SHARD_ID", getattr(arguments, "shard_id", None)),
-        ("NUM_SHARDS", getattr(arguments, "num_shards", None)),
-    ):
+    for key in ("shard_id", "num_shards"):
+        value = getattr(arguments, key, None)
         if value is not None:
-            overrides += [key, str(value)]
+            overrides += [key.upper(), str(value)]
     return [load_config(file, overrides) for file in files]
 
 
@@ -287,7 +264,7 @@ def _test(config: Config, part: str = "1/1") -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs.merge import merge_job
+    from slowfast_mvit.jobs.test import merge_job
 
     merge_job(arguments.output_dir)
 
@@ -315,9 +292,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs import report
+    from slowfast_mvit.jobs.report import report_job
 
-    report.report_job(arguments.output_dir)
+    report_job(arguments.output_dir)
 
 
 def _watch(arguments: argparse.Namespace) -> None:

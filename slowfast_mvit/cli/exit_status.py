@@ -10,15 +10,15 @@ import warnings
 from collections.abc import Callable
 
 from slowfast_mvit.errors import Stopped, UserError, printable
-from slowfast_mvit.runtime.launch_environment import die_with_agent, tells_of_lost_rank
+from slowfast_mvit.runtime.launch_environment import die_with_agent, is_lost_rank_error
 
 
 def guarded(run: Callable[[], int | None]) -> int:
-    """Turn what a user can cause into one message and an exit status, without a traceback.
+    """Convert user errors to one message and an exit status, without a traceback.
 
     Returns:
-        What ``run`` gives, 0 for None; 2 for what the user must mend; 128 + n after a stop by
-        signal n; 1 where another rank is gone. Any other error is a bug, and goes on.
+        The result of ``run``, 0 for None; 2 for a user error; 128 + n after a stop by signal n; 1
+        if another rank is lost. Any other error is a bug, and is raised.
     """
     die_with_agent()
     if _rank():
@@ -27,37 +27,37 @@ def guarded(run: Callable[[], int | None]) -> int:
         return run() or 0
     except Stopped as stop:
         if not stop.is_logged:
-            _say_once(str(stop))
+            _print_once(str(stop))
         return 128 + stop.signal_number
     except UserError as error:
-        _say(f"{type(error).__name__}: {error}")
+        _print(f"{type(error).__name__}: {error}")
         return 2
     except BrokenPipeError:
-        # Whoever read our output has seen enough (as in ``| head``). Python would complain once
-        # more when it closes the pipe.
+        # The reader of the output has closed it (as ``| head``). Python would report the same
+        # error again when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        _say_once("\nInterrupted. The same command goes on from the last checkpoint.")
+        _print_once("\nInterrupted. The same command resumes from the last checkpoint.")
         return 130
     except RuntimeError as error:
-        if not tells_of_lost_rank(error):
+        if not is_lost_rank_error(error):
             raise  # with several ranks, torch prints the number of the rank before each line
-        _say("Another process of this run has ended, and this one with it")
+        _print("Another process of this run has ended, so this one ends too")
         return 1
 
 
-def _say_once(message: str) -> None:
-    """Print what all ranks have to say."""
+def _print_once(message: str) -> None:
+    """Print a message of all ranks, on rank 0."""
     if _rank() == 0:
         print(printable(message), file=sys.stderr, flush=True)
 
 
-def _say(message: str) -> None:
-    """Print what all ranks may have to say, or this one alone (its own node lacks a file).
+def _print(message: str) -> None:
+    """Print a message of all ranks, or of this one alone (its node lacks a file).
 
-    If rank 0 has said it too and ended, its launcher ends the others while they hesitate. If not,
-    it comes a moment later, with the number of the rank.
+    If rank 0 has printed it too and ended, its launcher ends the others while they wait. If not, it
+    is printed after a second or two, with the number of the rank.
     """
     if rank := _rank():
         time.sleep(1.0 if os.environ.get("LOCAL_RANK") == "0" else 2.0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from slowfast_mvit.cli.trust_flag import add_trust_argument
+from slowfast_mvit.cli.flags import add_trust_argument
 
 EXAMPLES = """examples:
   slowfast-mvit weights inspect FILE --json
   slowfast-mvit weights convert FILE OUT.pyth              for PySlowFast
   slowfast-mvit weights convert FILE OUT.safetensors --ema
   slowfast-mvit weights convert FILE OUT/ --cfg CONFIG --class-names FILE
-                                                           a complete model, as a hub keeps it
+                                                           a complete model, as in a hub
   slowfast-mvit weights convert FILE OUT.pth --to timm     or --to torchvision; --overwrite
 """
 
@@ -22,9 +22,9 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
 
     command = commands.add_parser(
         "inspect",
-        help="show what a file of weights is",
-        description="Show what a file of weights is: whose, of which model, and what else is in "
-        "it. No model and no config are needed.",
+        help="describe a weights file",
+        description="Describe a weights file: its source, its model, and its other content. No "
+        "model and no config are needed.",
     )
     command.add_argument("file", help="a file, a folder with model.safetensors, or an address")
     command.add_argument("--json", action="store_true", help="print it as JSON")
@@ -42,20 +42,20 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         default="slowfast",
         choices=("slowfast", "torchvision", "timm"),
-        help="whose names to write (default: slowfast, which are ours)",
+        help="layout of the names (default: slowfast, which is ours)",
     )
-    command.add_argument("--ema", action="store_true", help="take the moving average")
-    command.add_argument("--cfg", help="the config of the weights, if the file holds none")
+    command.add_argument("--ema", action="store_true", help="load the moving average")
+    command.add_argument("--cfg", help="the config of the weights, if the file has none")
     command.add_argument(
         "--class-names", metavar="FILE", help="names of the classes: one a line, or JSON"
     )
-    command.add_argument("--overwrite", action="store_true", help="write over what is there")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing file")
     add_trust_argument(command)
     command.set_defaults(command=_convert)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs.inspect_weights import inspect_job
+    from slowfast_mvit.jobs.weights import inspect_job
 
     inspect_job(arguments.file, arguments.json)
 
@@ -63,7 +63,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from slowfast_mvit.annotations.class_names import read_class_names
     from slowfast_mvit.config import load_config
-    from slowfast_mvit.jobs.convert import convert
+    from slowfast_mvit.jobs.weights import convert
     from slowfast_mvit.storage import local_copy
 
     names = arguments.class_names

@@ -1,16 +1,16 @@
-"""Scenes of motion, drawn and rendered: eight classes told apart only by how things move.
+"""Scenes of motion, drawn and rendered: eight classes that differ only in the motion of shapes.
 
-Each scene has a few textured shapes that all do the same (move left, turn clockwise, grow, ...)
-among others that stand still, flicker or drift slowly. One frame says nothing about the class, by
+Each scene has a few textured shapes with the same motion (move left, turn clockwise, grow, ...) and
+others that are still, flicker or drift slowly. One frame contains no information on the class, by
 construction and not only by measurement:
 
     state of a shape: (column, row, angle, log size), a point on a torus, drawn uniformly
     class:            the axis of the torus along which the state moves, and the direction
 
-Moving along an axis leaves a uniform distribution uniform, so the n-th frame is distributed alike
-in all classes, for every n; and nothing else that is drawn depends on the class. On the torus a
-shape that leaves on one side comes in on the other, and one that has grown to the full size starts
-again from the smallest (shapes fade in and out there, so that nothing jumps).
+Moving along an axis leaves a uniform distribution uniform, so the n-th frame has the same
+distribution in all classes, for every n; no other draw depends on the class. On the torus a shape
+that leaves on one side enters on the other, and one that has grown to the full size starts again
+from the smallest (shapes fade in and out there, so that nothing jumps).
 
 Letters used in shapes: F frames   H, W height and width in pixels   P side of a shape's box
 """
@@ -57,9 +57,9 @@ class Shape:
         edges: (E, 3), the half-planes ``a * x + b * y <= c`` that bound the polygon.
         texture: (TEXTURE_PX, TEXTURE_PX, 3) float32 RGB, stretched over the unit disc.
         state: (4,), its point on the torus in the middle of the video.
-        speed: of a shape that does what the class says, as a share of ``TOP_SPEED``; else 0.
+        speed: of a shape with the motion of the class, as a share of ``TOP_SPEED``; else 0.
         drift: (2,), pixels per frame to the right and down, whatever the class.
-        flicker: how much of its opacity comes and goes, 0 to 1.
+        flicker: the share of its opacity that changes, 0 to 1.
         flicker_period: in frames.
     """
 
@@ -74,19 +74,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """All of a video but its class: a ground (H, W, 3) and shapes, the hindmost first."""
+    """All of a video but its class: a ground (H, W, 3) and shapes, from back to front."""
 
     ground: Array
     shapes: tuple[Shape, ...]
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw everything that the class must not decide.
+    """Draw everything that does not depend on the class.
 
-    Shapes are brighter than the ground, and their three channels rise and fall together. With any
-    colour on any colour the classes would be as different, but training would take many times
-    longer to see the first of it: what moves is then told only by products of pixels whose sign
-    changes from shape to shape.
+    Shapes are brighter than the ground, and their three channels change together. With any colours
+    the classes would be as different, but training would take many times longer to detect it:
+    motion would then show only in products of pixels whose sign differs from shape to shape.
 
     Args:
         rng: generator of this video.
@@ -127,7 +126,7 @@ def _draw_texture(rng: np.random.Generator) -> Array:
 def _smooth_noise(
     rng: np.random.Generator, num_tiles: tuple[int, int], size_px: tuple[int, int]
 ) -> Array:
-    """Random colours on a coarse grid, blended in between: (*size_px, 3) float32, 0 to 255."""
+    """Draw colours on a coarse grid, and blend between: (*size_px, 3) float32, 0 to 255."""
     image = rng.uniform(0.0, 255.0, (*num_tiles, 3))
     for axis, length_px in enumerate(size_px):
         place = np.linspace(0.0, image.shape[axis] - 1.001, length_px)
@@ -138,11 +137,11 @@ def _smooth_noise(
 
 
 def render(scene: Scene, class_name: str) -> Array:
-    """The frames of a video.
+    """Render the frames of a video.
 
     Args:
-        scene: what is in it.
-        class_name: what its moving shapes do, a key of ``MOTIONS``.
+        scene: the ground and the shapes.
+        class_name: the motion of its moving shapes, a key of ``MOTIONS``.
 
     Returns:
         (F, H, W, 3) uint8 RGB. The frame in the middle (F // 2) is the same for all classes.
@@ -164,7 +163,7 @@ def _paint(frames: Array, shape: Shape, motion: Array) -> None:
     radius = _reproducible(RADIUS_PX[0] * np.exp2(octave))
     alpha = (_fade(octave) * _flicker(shape, elapsed)).astype(np.float32)
 
-    # A box that holds the shape in every frame, around the pixel nearest to its centre.
+    # A box that contains the shape in every frame, around the pixel nearest to its centre.
     reach = min(math.ceil(radius.max()) + 1, (HEIGHT_PX - 1) // 2)
     offset = np.arange(-reach, reach + 1)
     rows = np.floor(row).astype(np.int64)[:, None] + offset  # (F, P)
@@ -183,7 +182,7 @@ def _paint(frames: Array, shape: Shape, motion: Array) -> None:
 
 
 def _turned_back(dx: Array, dy: Array, turn: Array, radius: Array) -> tuple[Array, Array]:
-    """Pixel offsets from the centre, (F, P) each way, in the shape's own axes: two (F, P, P)."""
+    """Rotate pixel offsets from the centre, (F, P) each way, to the shape's axes: two (F, P, P)."""
     cos = _reproducible(np.cos(2 * np.pi * turn) / radius)[:, None, None]
     sin = _reproducible(np.sin(2 * np.pi * turn) / radius)[:, None, None]
     dx, dy = dx[:, None, :].astype(np.float32), dy[:, :, None].astype(np.float32)
@@ -191,19 +190,19 @@ def _turned_back(dx: Array, dy: Array, turn: Array, radius: Array) -> tuple[Arra
 
 
 def _fade(octave: Array) -> Array:
-    """Opacity by size: shapes fade in and out at both ends of the range of sizes."""
+    """Return the opacity by size: shapes fade at both ends of the range of sizes."""
     opacity: Array = np.clip(np.minimum(octave, LAP[3] - octave) / 0.2, 0.0, 1.0)
     return opacity
 
 
 def _flicker(shape: Shape, elapsed: Array) -> Array:
-    """Opacity by time: 1, or a triangle wave of the shape's depth and period."""
+    """Return the opacity by time: 1, or a triangle wave of the shape's depth and period."""
     wave = np.abs((elapsed / shape.flicker_period + shape.state[2]) % 1.0 - 0.5) * 2.0
     opacity: Array = 1.0 - shape.flicker * wave
     return opacity
 
 
 def _reproducible(values: Array) -> Array:
-    """Rounded to float32, so that no last bit, in which math libraries differ, reaches a pixel."""
+    """Round to float32, so that the last bits, in which math libraries differ, change no pixel."""
     rounded: Array = np.round(values * 2.0**20).astype(np.float32) / np.float32(2.0**20)
     return rounded

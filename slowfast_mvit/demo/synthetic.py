@@ -1,23 +1,21 @@
 """A data set of synthetic motion: the scenes of ``motion_scenes.py`` as real video files.
 
 folder/
-  dataset.json            what was asked for, so that an interrupted run can be completed
+  dataset.json            the requested sizes and seed, to complete an interrupted run
   classes.txt             one class name a line, in the order of the labels
   train.csv  val.csv      "path label" lines, paths relative to the folder
   train/00000.mp4 ...     H.264, 96 x 72 pixels, 16 frames at 12 frames a second
 
-python -m slowfast_mvit.demo.synthetic runs/demo/data
+``slowfast-mvit demo --data-only`` writes it.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import io
 import json
 import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -41,7 +39,7 @@ SPLITS = {"train": 0, "val": 1}  # the epoch of their random draws
 
 
 def encode(frames: Array) -> bytes:
-    """An MP4 file with these frames.
+    """Encode frames as an MP4 file.
 
     Args:
         frames: (F, H, W, 3) uint8 RGB, H and W even.
@@ -53,14 +51,14 @@ def encode(frames: Array) -> bytes:
         stream.pix_fmt = "yuv420p"
         # A fixed quantiser and one thread: no decision depends on the machine.
         stream.options = {"preset": "veryfast", "qp": "20", "threads": "1"}
-        for picture in _yuv420(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        for planes in _yuv420(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode())
     return file.getvalue()
 
 
 def _yuv420(frames: Array) -> Array:
-    """RGB to BT.601 in whole numbers, since swscale rounds differently from machine to machine.
+    """Convert RGB to BT.601 in whole numbers: swscale rounds differently on each machine.
 
     Args:
         frames: (F, H, W, 3) uint8.
@@ -86,32 +84,32 @@ def write_motion_dataset(
     seed: int = 0,
     num_processes: int | None = None,
 ) -> Path:
-    """Write the data set, or what is missing of it.
+    """Write the data set, or its missing files.
 
     The video numbered n shows class n modulo 8; its pixels depend on (seed, split, n) only. Each
     file appears whole or not at all, so an interrupted run is completed by calling this again, and
     a complete folder is left alone.
 
     Args:
-        folder: where it goes; made if need be.
+        folder: of the data set; made if it does not exist.
         num_train: videos to train on, at least one of each class.
         num_val: videos held out, at least one of each class.
         seed: 0 or more.
-        num_processes: that render and encode at once; by default one for each CPU core.
+        num_processes: that render and encode; by default one for each CPU core.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: a number is out of range, or the folder holds something else.
+        ConfigError: a number is out of range, or the folder contains something else.
     """
     folder = Path(folder)
     num_processes = available_cores() if num_processes is None else num_processes
     _check_numbers(num_train=num_train, num_val=num_val, seed=seed, num_processes=num_processes)
-    asked = {"format": FORMAT, "num_train": num_train, "num_val": num_val, "seed": seed}
-    _check_folder(folder, asked)
+    requested = {"format": FORMAT, "num_train": num_train, "num_val": num_val, "seed": seed}
+    _check_folder(folder, requested)
 
-    _write_text_once(folder / "dataset.json", json.dumps(asked, indent=2) + "\n")
+    _write_text_once(folder / "dataset.json", json.dumps(requested, indent=2) + "\n")
     counts = {"train": num_train, "val": num_val}
     every = [(split, number) for split, count in counts.items() for number in range(count)]
     missing = [video for video in every if not (folder / _video_path(*video)).exists()]
@@ -120,17 +118,13 @@ def write_motion_dataset(
         _write_videos(folder, missing, seed=seed, num_processes=num_processes)
     _write_text_once(folder / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
     for split, count in counts.items():
-        lines = [f"{_video_path(split, n)} {_label(n)}\n" for n in range(count)]
+        lines = [f"{_video_path(split, n)} {n % len(CLASS_NAMES)}\n" for n in range(count)]
         _write_text_once(folder / f"{split}.csv", "".join(lines))
     return folder
 
 
 def _video_path(split: str, number: int) -> str:
     return f"{split}/{number:05d}.mp4"
-
-
-def _label(number: int) -> int:
-    return number % len(CLASS_NAMES)
 
 
 def _write_text_once(path: Path, text: str) -> None:
@@ -143,7 +137,7 @@ def _write_videos(
 ) -> None:
     write = functools.partial(_write_video, folder, seed)
     finished = _each(write, videos, num_processes)
-    # No bar where nobody watches: tqdm leaves it out when stderr is not a terminal.
+    # disable=None: no bar when stderr is not a terminal.
     for _ in tqdm(finished, total=len(videos), desc="writing videos", unit="video", disable=None):
         pass
 
@@ -151,16 +145,14 @@ def _write_videos(
 def _write_video(folder: Path, seed: int, video: tuple[str, int]) -> None:
     split, number = video
     rng = generator(seed, SPLITS[split], number, SYNTHETIC)
-    content = encode(render(draw_scene(rng), CLASS_NAMES[_label(number)]))
+    content = encode(render(draw_scene(rng), CLASS_NAMES[number % len(CLASS_NAMES)]))
     write_atomically(folder / _video_path(split, number), lambda file: file.write(content))
 
 
 def _each(
-    write: Callable[[tuple[str, int]], None],
-    videos: Sequence[tuple[str, int]],
-    num_processes: int,
+    write: Callable[[tuple[str, int]], None], videos: Sequence[tuple[str, int]], num_processes: int
 ) -> Iterator[None]:
-    """Call ``write`` for each video, in several processes; yields as they finish."""
+    """Call ``write`` for each video, in several processes; yield as they finish."""
     if num_processes == 1:
         yield from map(write, videos)
         return
@@ -188,66 +180,26 @@ def _check_numbers(**numbers: int) -> None:
         raise ConfigError(in_one_message("motion data set", problems))
 
 
-def _check_folder(folder: Path, asked: dict[str, int]) -> None:
-    """Refuse a folder that holds anything but (a part of) the data set asked for."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+def _check_folder(folder: Path, requested: dict[str, int]) -> None:
+    """Refuse a folder that contains anything but (a part of) the requested data set."""
+    if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file. Name a folder for the motion data set")
-    if not any(folder.iterdir()):
+    if not folder.exists() or not any(folder.iterdir()):
         return
     record = folder / "dataset.json"
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{folder}: holds files but no {record.name}, so it was not written by this program. "
+            f"{folder}: contains files but no {record.name}, so it is not a motion data set. "
             "Name another folder for the motion data set, or an empty one"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{record}: cannot be read ({error}). Delete {folder} to write it anew"
+            f"{record}: cannot be read ({error}). Delete {folder} to write it again"
         ) from error
-    if found != asked:
+    if found != requested:
         raise ConfigError(
-            f"{folder}: holds another motion data set ({found}) than the one asked for ({asked}). "
-            "Name another folder, or delete this one to write it anew"
+            f"{folder}: contains another motion data set ({found}) than requested ({requested}). "
+            "Name another folder, or delete this one to write it again"
         )
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Write the data set from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m slowfast_mvit.demo.synthetic",
-        description="Write a data set of short H.264 videos in eight classes of motion.",
-    )
-    parser.add_argument("folder", type=Path, help="where it goes, e.g. runs/demo/data")
-    parser.add_argument(
-        "--num-train",
-        type=int,
-        default=NUM_TRAIN,
-        help=f"videos to train on (default: {NUM_TRAIN})",
-    )
-    parser.add_argument(
-        "--num-val", type=int, default=NUM_VAL, help=f"videos held out (default: {NUM_VAL})"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other videos")
-    parser.add_argument("--num-processes", type=int, help="default: one for each CPU core")
-    given = parser.parse_args(words)
-    try:
-        write_motion_dataset(
-            given.folder,
-            num_train=given.num_train,
-            num_val=given.num_val,
-            seed=given.seed,
-            num_processes=given.num_processes,
-        )
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{given.num_train} training and {given.num_val} held-out videos in {given.folder}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

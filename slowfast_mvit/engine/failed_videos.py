@@ -7,6 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("video_id", "path", "reason", "split", "epoch")
 
-NUM_SHOWN = 3  # kinds of reasons in the summary of an epoch
+NUM_SHOWN = 3  # reasons in the summary of an epoch
 
 
 def record_failed_videos(
@@ -43,29 +44,17 @@ def record_failed_videos(
     if not new or not is_main():
         return
     shown_epoch = "" if epoch is None else epoch + 1
-    rows = [(f.video_id, f.path, f.reason, split, shown_epoch) for f in new.values()]
+    rows = [(f.video_id, f.path, f.message, split, shown_epoch) for f in new.values()]
     with AppendLog(path) as log:
         head = [COLUMNS] if log.is_empty else []
         log.append(csv_text([*head, *rows], line_end="\r\n").encode())
 
 
-def in_words(failed: FailedVideo) -> str:
-    """The path and the reason; a reader's reasons begin with the path."""
-    starts_with_path = failed.reason.startswith(failed.path)
-    return failed.reason if starts_with_path else f"{failed.path}: {failed.reason}"
-
-
-def in_kinds(failures: Sequence[FailedVideo]) -> str:
-    """Return how often each kind of reason is among these, the frequent ones by name.
-
-    Reasons are of one kind where they differ by the path and by numbers only.
-    """
-    kinds = Counter(
-        re.sub(r"\d+", "N", failed.reason.replace(failed.path, "").lstrip(": ").split("\n")[0])
-        for failed in failures
-    )
-    shown = [f"{count:,} x {kind}" for kind, count in kinds.most_common(NUM_SHOWN)]
-    rest = len(failures) - sum(count for _, count in kinds.most_common(NUM_SHOWN))
+def summarise_reasons(failures: Sequence[FailedVideo]) -> str:
+    """Return the counts of the most frequent reasons; reasons that differ in numbers are one."""
+    counts = Counter(re.sub(r"\d+", "N", failed.reason.split("\n")[0]) for failed in failures)
+    shown = [f"{count:,} x {reason}" for reason, count in counts.most_common(NUM_SHOWN)]
+    rest = len(failures) - sum(count for _, count in counts.most_common(NUM_SHOWN))
     return "; ".join([*shown, f"{rest:,} x other reasons"] if rest else shown)
 
 
@@ -152,13 +141,13 @@ class FailureLimit:
                 self.epoch + 1,
                 f"{len(self.failed):,}",
                 f"{self.num_tried:,}",
-                in_kinds(self.failed),
+                summarise_reasons(self.failed),
             )
         self._stop_above(self.num_tried)
 
     def state(self) -> dict[str, Any]:
         """The counts so far, as plain values, for a checkpoint inside the epoch."""
-        failed = [[failed.video_id, failed.path, failed.reason] for failed in self.failed]
+        failed = [list(astuple(failed)) for failed in self.failed]
         return {"num_tried": self.num_tried, "failed": failed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -171,11 +160,10 @@ class FailureLimit:
     def _stop_above(self, num_videos: int) -> None:
         if len(self.failed) <= self.max_fraction * num_videos:
             return
-        first = self.failed[0]
         raise UserError(
             f"{len(self.failed):,} of {num_videos:,} videos of this epoch could not be read, "
             f"DATA.MAX_FAILED_FRACTION allows a share of {self.max_fraction:g}. "
-            f"First: {in_words(first)}. All are listed in {self.path}; "
+            f"First: {self.failed[0]}. All are listed in {self.path}; "
             "repair or remove them, or raise the limit"
         )
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from slowfast_mvit.engine.settings import BatchSource
 from slowfast_mvit.runtime.distributed import is_main
-from slowfast_mvit.runtime.log import IN_THE_BAR, Progress, StatsLog, duration, progress
+from slowfast_mvit.runtime.log import IN_BAR_TOO, Progress, StatsLog, duration
 from slowfast_mvit.runtime.metric_writers import MetricWriter
 from slowfast_mvit.structures import ClipBatch
 
 logger = logging.getLogger(__name__)
 
-# The parts of a record that a person wants to see in a line, and how each is written.
+# The fields of a record in a line of the log, and their formats.
 SHOWN = {
     "iter": "step {}",
     "loss": "loss {:.4f}",
@@ -34,7 +34,7 @@ SHOWN = {
     "time_diff": "{:.1f} s",
     "eta": "ETA {}",
 }
-# Values that say nothing, and are not shown.
+# Values without information, which are not shown.
 NOTHING = {"gpu_mem": "0.00G", "num_failed": 0, "num_skipped": 0}
 KINDS = {
     "train_iter_": "training",
@@ -77,7 +77,7 @@ class Reporter:
             record["epoch"],
             KINDS[record["_type"]],
             describe(record),
-            extra={IN_THE_BAR: bar is not None},
+            extra={IN_BAR_TOO: bar is not None},
         )
 
 
@@ -86,7 +86,7 @@ class ReportedLoader:
     """A loader for one validation that reports its progress, and reads nothing from the device.
 
     Attributes:
-        loader: gives the batches of this rank; the main rank's stand for all.
+        loader: of this rank; the progress of the main rank is reported.
         epoch_validated: 0-based, after which the run validates.
         max_epoch: epochs of the whole run.
         reporter: of the run.
@@ -108,9 +108,9 @@ class ReportedLoader:
         return len(self.loader)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[ClipBatch]:
-        """The batches of the loader; a ``val_iter`` record when one is due."""
+        """Yield the batches of the loader; report a ``val_iter`` record when one is due."""
         of_run = f"{self.epoch_validated + 1}/{self.max_epoch}"
-        batches = progress(
+        batches = Progress(
             self.loader.epoch(epoch, start_step),
             total=len(self),
             what=f"validating epoch {of_run}",

@@ -1,4 +1,4 @@
-"""Settings of the loops, and the protocols of what they are given."""
+"""Settings of the loops, and the protocols of their arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from slowfast_mvit.errors import ListError
 from slowfast_mvit.optim.objectives import Outcome
-from slowfast_mvit.runtime.checkpoint_files import Position
+from slowfast_mvit.runtime.checkpoint import Position
 from slowfast_mvit.structures import ClipBatch
 
 Objective = Callable[[nn.Module, ClipBatch, np.random.Generator], Outcome]
@@ -28,7 +28,7 @@ class BatchSource(Protocol):
         """Batches in an epoch."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[ClipBatch]:
-        """The batches of one epoch from a step on; equal arguments give equal batches."""
+        """Return the batches of one epoch from a step on; equal arguments give equal batches."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class TrainSettings:
 
 
 def steps_in_epoch(loader: BatchSource, accum_steps: int) -> int:
-    """Steps of the optimizer in an epoch; batches that do not fill a last one are left out.
+    """Return the steps of the optimizer in an epoch; a last step without all batches is dropped.
 
     Raises:
-        ListError: when the list does not fill a single one.
+        ListError: the list does not fill a single step.
     """
     if len(loader) < accum_steps:
         raise ListError(

@@ -1,23 +1,23 @@
 """Scoring videos: many views of each for a test, the centre view for validation.
 
-Each rank scores its own part of the list, and nothing is exchanged while it does. Every forward
-pass has the same shape, so what a video gets does not depend on which rank scores it, or beside
-which others.
+Each rank scores its part of the list without any exchange. Every forward pass has the same shape,
+so the scores of a video do not depend on its rank, or on the other videos of the pass.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slowfast_mvit.engine.failed_videos import in_words, record_failed_videos
+from slowfast_mvit.engine.failed_videos import record_failed_videos
 from slowfast_mvit.engine.meter import num_correct
 from slowfast_mvit.engine.settings import BatchSource
 from slowfast_mvit.errors import UserError, WeightsError
@@ -41,11 +41,11 @@ def score_videos(
     forward_batch: int,
     precision: str = "fp32",
 ) -> Iterator[ViewScores | FailedVideo]:
-    """The probabilities of every view of every video; views of the same pixels are scored once.
+    """Score every view of every video; views of the same pixels are scored once.
 
-    Every forward pass has the same number of views, whatever the number of views of a video: what
-    the last one lacks is filled with zeros. So the scores of a view do not depend, not even in the
-    last bit, on its neighbours, its place, or which other views of its video are scored.
+    Every forward pass has the same number of views, whatever the number of views of a video; the
+    last one is filled up with zeros. So the scores of a view do not depend, not even in the last
+    bit, on the other views of the pass or of its video.
 
     Args:
         model: on ``device``; in evaluation mode while this runs.
@@ -55,17 +55,14 @@ def score_videos(
         precision: "fp32", "bf16" or "fp16".
 
     Yields:
-        A ``ViewScores`` for each video that could be read, in the order of the list, and a
-        ``FailedVideo`` for each other, as soon as it is met.
+        A ``ViewScores`` for each readable video, in the order of the list, and a ``FailedVideo``
+        for each other, as soon as it fails.
 
     Raises:
-        WeightsError: the model's answer for a video is not finite.
+        WeightsError: the model's scores of a video are not finite.
     """
-    passes = _ForwardPasses(model, forward_batch, precision)
-    unscored = deque[_Read]()
-    was_training = model.training
-    model.eval()
-    try:
+    scorer = _Scorer(model, forward_batch, precision)
+    with evaluation_mode(model):
         for batch in loader.epoch(0):
             yield from batch.failures
             if not batch.video_ids:
@@ -74,24 +71,31 @@ def score_videos(
             for video, views in zip(
                 _videos(batch), inputs.split(batch.pixels.shape[1]), strict=True
             ):
-                unscored.append(video)
-                passes.add(views[: video.num_places])
-            yield from _scored(unscored, passes)
-        passes.finish()
-        yield from _scored(unscored, passes)
+                scorer.add(video, views[: video.num_places])
+            yield from scorer.finished()
+        scorer.score_rest()
+        yield from scorer.finished()
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """A video whose views are read, and perhaps not yet scored.
 
     Attributes:
         video_id: the video as its list names it.
         label: its class index.
         views: (V, 2) int64, the (clip, crop) of each view.
-        places: (V,) int64, which of its scored pictures each view is.
+        places: (V,) int64, the index of each view among its scored inputs.
     """
 
     video_id: str
@@ -104,10 +108,10 @@ class _Read:
         return int(self.places.max()) + 1
 
 
-class _ForwardPasses:
-    """Probabilities from forward passes of equal size, in the order in which views are added.
+class _Scorer:
+    """Scores videos by forward passes of equal size.
 
-    A pass is read when the next one has been given to the device, which so never waits for us.
+    The result of a pass is read after the next pass has started, so that the device never waits.
 
     Args:
         model: in evaluation mode.
@@ -119,12 +123,14 @@ class _ForwardPasses:
         self._model = model
         self._num_rows = num_rows
         self._precision = precision
+        self._videos = deque[_Read]()  # not all of their views are scored
         self._waiting: list[Tensor] = []  # (some, 3, T, S, S) each, fewer than num_rows together
         self._uncollected: Tensor | None = None  # (some, K) of the last pass, on the device
-        self._probs = np.empty((0, 0), dtype=np.float32)
+        self._probs = np.empty((0, 0), dtype=np.float32)  # of the first views of ``_videos``
 
-    def add(self, views: Tensor) -> None:
-        """Score ``views`` (N, 3, T, S, S), as far as they fill forward passes."""
+    def add(self, video: _Read, views: Tensor) -> None:
+        """Add a video with its ``views`` (N, 3, T, S, S), and run the passes that are full."""
+        self._videos.append(video)
         self._waiting.append(views)
         if sum(map(len, self._waiting)) < self._num_rows:
             return
@@ -134,29 +140,32 @@ class _ForwardPasses:
             waiting = waiting[self._num_rows :]
         self._waiting = [waiting]
 
-    def finish(self) -> None:
-        """Score what waits, in a pass filled up with zeros."""
+    def score_rest(self) -> None:
+        """Score the waiting views, in a pass filled up with zeros."""
         num_waiting = sum(map(len, self._waiting))
         if num_waiting:
             self._score(_filled(torch.cat(self._waiting), self._num_rows), num_waiting)
         self._waiting = []
         self._collect()
 
-    @property
-    def num_scored(self) -> int:
-        """Views whose probabilities are read and have not been taken yet."""
-        return len(self._probs)
-
-    def take(self, num_views: int) -> np.ndarray:
-        """The probabilities (num_views, K) float32 of the first views not taken yet."""
-        taken, self._probs = self._probs[:num_views], self._probs[num_views:]
-        return taken
+    def finished(self) -> Iterator[ViewScores]:
+        """Remove and yield the videos whose views are all scored."""
+        while self._videos and self._videos[0].num_places <= len(self._probs):
+            video = self._videos.popleft()
+            probs = self._probs[: video.num_places]
+            self._probs = self._probs[video.num_places :]
+            if not np.isfinite(probs).all():
+                raise WeightsError(
+                    f"{video.video_id}: the model's scores are not finite numbers. Its weights may "
+                    "come from a run that diverged; with fp16, try bf16 or fp32"
+                )
+            yield ViewScores(video.video_id, video.label, video.views, probs[video.places])
 
     @torch.inference_mode()
-    def _score(self, rows: Tensor, num_real: int) -> None:
+    def _score(self, rows: Tensor, num_views: int) -> None:
         with autocast(rows.device, self._precision):
             logits = self._model(rows)
-        probs = logits[:num_real].float().softmax(dim=1)
+        probs = logits[:num_views].float().softmax(dim=1)
         self._collect()
         self._uncollected = probs
 
@@ -168,25 +177,16 @@ class _ForwardPasses:
 
 
 def _videos(batch: ClipBatch) -> Iterator[_Read]:
-    views = batch.views.numpy()
-    own_places = np.tile(np.arange(len(views)), (len(batch.video_ids), 1))
-    places = own_places if batch.places is None else batch.places.numpy()
-    labels = batch.labels.tolist()
-    for video_id, label, its_places in zip(batch.video_ids, labels, places, strict=True):
-        yield _Read(video_id, label, views, its_places)
-
-
-def _scored(unscored: deque[_Read], passes: _ForwardPasses) -> Iterator[ViewScores]:
-    """The scores of the videos all of whose views are scored; takes them from both."""
-    while unscored and unscored[0].num_places <= passes.num_scored:
-        video = unscored.popleft()
-        probs = passes.take(video.num_places)
-        _require_finite(video.video_id, probs)
-        yield ViewScores(video.video_id, video.label, video.views, probs[video.places])
+    views, labels = batch.views.numpy(), batch.labels.tolist()
+    all_places = np.tile(np.arange(len(views)), (len(batch.video_ids), 1))
+    if batch.places is not None:
+        all_places = batch.places.numpy()
+    for video_id, label, places in zip(batch.video_ids, labels, all_places, strict=True):
+        yield _Read(video_id, label, views, places)
 
 
 def _filled(rows: Tensor, num_rows: int) -> Tensor:
-    """So many rows, the last ones zeros."""
+    """Append rows of zeros up to ``num_rows``."""
     missing = num_rows - len(rows)
     return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
 
@@ -204,10 +204,10 @@ def validate(
     epoch: int | None = None,
     should_stop: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Return how wrong the model is on the centre view of each video, in float32.
+    """Return the metrics of a model on the centre view of each video, in float32.
 
-    With several ranks each measures its part of the list, and one exchange at the end gives all of
-    them the same numbers: bit for bit those of a single process, as losses are added up in the
+    With several ranks each scores its part of the list, and one exchange at the end returns the
+    same numbers to all: bit for bit those of a single process, as losses are added up in the
     order of the list.
 
     Args:
@@ -229,9 +229,7 @@ def validate(
         UserError: no video could be read.
     """
     rows, failed = list[Tensor](), list[FailedVideo]()
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in loader.epoch(0):
             if should_stop is not None:
                 should_stop()
@@ -244,59 +242,37 @@ def validate(
                 ):
                     logits = model(_filled(some, forward_batch))[: len(some)]
                     rows += _measured(logits, labels, loss)
-    finally:
-        model.train(was_training)
-    mine = torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 3))
-    # The parts of the ranks may take very different times to read.
+    of_rank = torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 3))
+    # Ranks may take very different times to read their parts.
     wait_for_all("validation", should_stop)
-    parts = gather_objects((mine, failed))
-    values = np.concatenate([its_values for its_values, _ in parts])  # in the order of the list
-    failed = [video for _, its_failed in parts for video in its_failed]
+    parts = gather_objects((of_rank, failed))
+    values = np.concatenate([part_values for part_values, _ in parts])  # in the order of the list
+    failed = [video for _, part_failed in parts for video in part_failed]
     if failed_path is not None:
         record_failed_videos(failed_path, failed, split="val", epoch=epoch)
-    _tell_failed(failed, len(values))
-    mean_loss, right1, right5 = (values.sum(axis=0) / len(values)).tolist()
+    if failed:
+        message = (
+            f"{len(failed):,} of {len(values) + len(failed):,} videos to validate on could not be "
+            f"read and are not counted. First: {failed[0]}"
+        )
+        if len(values) == 0:
+            raise UserError(message)
+        logger.warning(message)
+    mean_loss, top1_correct, top5_correct = (values.sum(axis=0) / len(values)).tolist()
     return {
-        "top1_err": 100.0 * (1.0 - right1),
-        "top5_err": 100.0 * (1.0 - right5),
+        "top1_err": 100.0 * (1.0 - top1_correct),
+        "top5_err": 100.0 * (1.0 - top5_correct),
         "loss": mean_loss,
         "num_videos": len(values),
         "num_failed": len(failed),
     }
 
 
-def _measured(logits: Tensor, labels: Tensor, loss: Loss) -> list[Tensor]:
-    """Of each video (3,) float64: its loss, whether its class is the best, among the best 5.
+def _measured(logits: Tensor, labels: Tensor, loss: Loss) -> Iterator[Tensor]:
+    """Yield (3,) float64 of each video: its loss, 1 if it is top-1 correct, 1 if top-5 correct.
 
-    One video at a time, as the losses give means over those they get.
+    One video at a time, as the losses return means over their batch.
     """
-    return [
-        torch.stack(
-            [
-                loss(its_logits, label).double(),
-                num_correct(its_logits, label, 1).double(),
-                num_correct(its_logits, label, 5).double(),
-            ]
-        )
-        for its_logits, label in zip(logits.split(1), labels.split(1), strict=True)
-    ]
-
-
-def _require_finite(video_id: str, probs: np.ndarray) -> None:
-    if not np.isfinite(probs).all():
-        raise WeightsError(
-            f"{video_id}: the model's scores are not finite numbers. Its weights may come from a "
-            "run that diverged; with fp16, try bf16 or fp32"
-        )
-
-
-def _tell_failed(failed: list[FailedVideo], num_videos: int) -> None:
-    if not failed:
-        return
-    message = (
-        f"{len(failed):,} of {num_videos + len(failed):,} videos to validate on could not be read "
-        f"and are not counted. First: {in_words(failed[0])}"
-    )
-    if num_videos == 0:
-        raise UserError(message)
-    logger.warning(message)
+    for row, label in zip(logits.split(1), labels.split(1), strict=True):
+        values = (loss(row, label), num_correct(row, label, 1), num_correct(row, label, 5))
+        yield torch.stack([value.double() for value in values])

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +17,15 @@ from torch.optim import Optimizer
 
 from slowfast_mvit.engine.failed_videos import FailureLimit
 from slowfast_mvit.engine.meter import EpochMeter
-from slowfast_mvit.engine.rank_sums import sum_measured
-from slowfast_mvit.engine.reporter import Reporter
-from slowfast_mvit.engine.resume import (
-    EpochProgress,
-    RunState,
-    resume_state,
-    save_best_weights,
-    save_state,
-)
-from slowfast_mvit.engine.settings import (
-    BatchSource,
-    Objective,
-    TrainSettings,
-    steps_in_epoch,
-)
+from slowfast_mvit.engine.settings import TrainSettings
+from slowfast_mvit.engine.state import EpochProgress, Training
 from slowfast_mvit.engine.validation import Validate, Validations
 from slowfast_mvit.errors import Stopped
-from slowfast_mvit.optim.schedule import Schedule, set_lr
+from slowfast_mvit.optim.schedule import set_lr
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
-from slowfast_mvit.runtime.checkpoint_files import Position, remove_mid_epoch, remove_unfinished
+from slowfast_mvit.runtime.checkpoint import Position, remove_mid_epoch, remove_unfinished
 from slowfast_mvit.runtime.distributed import is_main, rank, world_size
-from slowfast_mvit.runtime.log import progress
+from slowfast_mvit.runtime.log import Progress
 from slowfast_mvit.runtime.parallel import gradients_stay_local, total_norm
 from slowfast_mvit.runtime.precision import autocast
 from slowfast_mvit.runtime.stopping import StopRequest, stop_requests
@@ -49,84 +34,27 @@ from slowfast_mvit.structures import ClipBatch
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Training:
-    """The objects that the loop works with; every rank has one.
-
-    Attributes:
-        state: model, optimizer and what else changes, on ``device``.
-        objective: what is minimised, see ``optim.objectives``.
-        lr_at: learning rate at a fractional epoch.
-        loader: the training batches of this rank.
-        settings: plain numbers.
-        device: of the model.
-        output_dir: gets ``checkpoints/``, ``mid_epoch/`` and ``failed_videos.csv``.
-        reporter: where records go.
-        cfg_text: the resolved config, stored in each checkpoint.
-        extra: plain values stored in each checkpoint.
-    """
-
-    state: RunState
-    objective: Objective
-    lr_at: Schedule
-    loader: BatchSource
-    settings: TrainSettings
-    device: torch.device
-    output_dir: Path
-    reporter: Reporter
-    cfg_text: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the optimizer in an epoch."""
-        return steps_in_epoch(self.loader, self.settings.accum_steps)
-
-    @property
-    def stored(self) -> dict[str, Any]:
-        """The plain values of a checkpoint: with other draws, a resumed run is another run."""
-        num_videos = self.loader.num_videos // len(self.loader) * self.settings.accum_steps
-        return {
-            **self.extra,
-            "seed": self.settings.seed,
-            "videos_per_step": num_videos * world_size(),
-            "world_size": world_size(),
-        }
-
-    def save(self, position: Position, so_far: EpochProgress) -> None:
-        """Write a checkpoint; every rank calls this."""
-        extra = {**self.stored, **so_far}
-        save_state(self.state, self.output_dir, position, cfg_text=self.cfg_text, extra=extra)
-
-    def save_best(self, epoch: int) -> None:
-        """Write the weights that have just validated best; every rank calls this."""
-        save_best_weights(
-            self.state, self.output_dir, epoch, cfg_text=self.cfg_text, extra=self.stored
-        )
-
-
 def train(
     run: Training, *, validate: Validate | None = None, resume_from: str | Path | None = None
 ) -> None:
     """Train a model in place, writing checkpoints and logs; every rank calls this.
 
-    A run that is cut off and resumes from its checkpoint ends with the same weights, to the bit, as
-    one that was not, on the same machines and as many of them.
+    An interrupted run that resumes from its checkpoint ends with the same weights, to the bit, as
+    an uninterrupted one, on the same machines and as many of them.
 
     Args:
-        run: what to train.
-        validate: see ``engine.validation``; with a moving average of the weights, that is what is
-            validated.
-        resume_from: a checkpoint to resume from; its epoch and step count.
+        run: its objects.
+        validate: see ``engine.validation``; of the moving average of the weights, if there is one.
+        resume_from: a checkpoint; its epoch and step count.
 
     Raises:
         UserError: the loss is not finite, or too many videos cannot be read.
         ResumeError: ``resume_from`` does not fit.
-        Stopped: a signal asked for it; what was done is saved.
+        Stopped: a signal was received; the progress is saved.
     """
     settings, start, so_far = run.settings, Position(0), EpochProgress()
     if resume_from is not None:
-        start, so_far = resume_state(run.state, resume_from, run.stored, settings.max_epoch)
+        start, so_far = run.resume(resume_from)
     if is_main():
         remove_unfinished(run.output_dir)
     run.reporter.stats.keep_until(*start)
@@ -137,8 +65,8 @@ def train(
         num_videos=run.loader.num_videos * world_size(),
     )
     with stop_requests() as stop:
-        if start.step == 0 and validations.were_cut_off(start.epoch - 1):
-            validations.run(start.epoch - 1, stop.raise_if_asked)
+        if start.step == 0 and validations.was_interrupted(start.epoch - 1):
+            validations.run(start.epoch - 1, stop.raise_if_requested)
         while start.epoch < settings.max_epoch and not validations.have_stalled():
             epoch = start.epoch
             so_far = train_epoch(run, start, so_far, failures=failures, stop=stop)
@@ -148,7 +76,7 @@ def train(
                 run.save(start, EpochProgress())
             if validations.are_due(epoch):
                 try:
-                    validations.run(epoch, stop.raise_if_asked)
+                    validations.run(epoch, stop.raise_if_requested)
                 except Stopped:
                     run.save(Position(epoch, run.num_steps), so_far)
                     raise
@@ -172,27 +100,27 @@ def train_epoch(
     failures: FailureLimit,
     stop: StopRequest,
 ) -> EpochProgress:
-    """Train one epoch, or what is left of it.
+    """Train one epoch, or the rest of it.
 
     Args:
-        run: what to train.
-        start: the epoch, and how many of its steps are done.
-        so_far: what was counted in those steps.
+        run: its objects.
+        start: the epoch, and the number of its finished steps.
+        so_far: the counts of those steps.
         failures: counts unreadable videos.
-        stop: asked after each step.
+        stop: checked after each step.
 
     Returns:
-        What was counted in the epoch.
+        The counts of the epoch.
 
     Raises:
-        Stopped: a signal asked for it; what was done is saved.
+        Stopped: a signal was received; the progress is saved.
     """
     state, settings, num_steps = run.state, run.settings, run.num_steps
     meter = _start_epoch(run, start, so_far, failures)
     state.module.train()
     batches = failures.recording(run.loader.epoch(start.epoch, start.step * settings.accum_steps))
     what = f"epoch {start.epoch + 1}/{settings.max_epoch}"
-    steps = progress(range(start.step, num_steps), total=num_steps, start=start.step, what=what)
+    steps = Progress(range(start.step, num_steps), total=num_steps, start=start.step, what=what)
     for step in steps:
         lr = run.lr_at(start.epoch + step / num_steps)
         set_lr(state.optimizer, lr)
@@ -204,13 +132,13 @@ def train_epoch(
             sum_over_ranks(meter, failures)
             run.reporter.report({**meter.line(), **failures.counts}, steps)
             failures.require_below_limit()
-        asked = stop.agreed()
-        if asked or settings.saves_at(here, num_steps):
+        signal_number = stop.agreed()
+        if signal_number or settings.saves_at(here, num_steps):
             sum_over_ranks(meter, failures)
             failures.require_below_limit()
             run.save(here, {"meter": meter.state(), "failures": failures.state()})
-        if asked:
-            raise Stopped(asked)
+        if signal_number:
+            raise Stopped(signal_number)
     failures.end_epoch()
     last_lr = run.lr_at(start.epoch + (num_steps - 1) / num_steps)
     run.reporter.report({**meter.summary(last_lr), **failures.counts})
@@ -224,9 +152,9 @@ def train_step(
     meter: EpochMeter,
     failures: FailureLimit,
 ) -> Tensor:
-    """Take the batches of a step, and move the weights down the mean of their gradients, in place.
+    """Take one optimizer step with the mean of the gradients of its batches, in place.
 
-    Several ranks exchange gradients once, with those of the last batch.
+    Several ranks exchange gradients once, with the last batch.
 
     Args:
         run: its weights and its optimizer change.
@@ -236,15 +164,15 @@ def train_step(
         failures: counts unreadable videos.
 
     Returns:
-        The L2 norm of all gradients together, (), as it was before it was clipped.
+        The L2 norm of all gradients together, (), before clipping.
     """
     state, settings = run.state, run.settings
     num_batches = settings.accum_steps
     first = at.step * num_batches
     for number in range(first, first + num_batches):
-        meter.batch_wanted()
+        meter.data_stall.start()
         batch = next(batches)
-        meter.batch_arrived()
+        meter.data_stall.stop()
         failures.add(batch)
         seed_model_masks(settings.seed, at.epoch, number)
         rng = generator(settings.seed, at.epoch, number, BATCH, rank())
@@ -261,15 +189,12 @@ def train_step(
 
 
 def apply_gradients(
-    model: nn.Module,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    settings: TrainSettings,
+    model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, settings: TrainSettings
 ) -> Tensor:
-    """Clip the gradients, move the weights down them, in place, and forget them.
+    """Clip the gradients, update the weights in place, and reset the gradients.
 
     Returns:
-        The L2 norm of all gradients together, (), as it was before it was clipped.
+        The L2 norm of all gradients together, (), before clipping.
     """
     scaler.unscale_(optimizer)
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -309,11 +234,10 @@ def _start_epoch(
 
 
 def sum_over_ranks(meter: EpochMeter, failures: FailureLimit) -> None:
-    """Give meter and failures what all ranks measured: one exchange, one transfer to the host.
+    """Sum what all ranks measured into meter and failures: one exchange, one transfer.
 
     Raises:
         UserError: a loss or gradient is not finite on some rank; the same message on every rank.
     """
-    totals = sum_measured(meter.take_unread(), failures.counts_of_rank())
-    failures.add_totals(totals.counts)
-    meter.add_totals(totals)
+    failures.add_totals(meter.sum_over_ranks(failures.counts_of_rank()))
+    meter.require_finite()

@@ -1,4 +1,4 @@
-"""The validations of a run: the metrics of each, the best so far, and early stopping."""
+"""The validations of a run: their metrics, the best weights so far, and early stopping."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from slowfast_mvit.runtime.log import done_of, memory_in_use
 
 logger = logging.getLogger(__name__)
 
-# Called with the 0-based epoch, and with what is to be called between two batches and may raise
-# ``Stopped``; gives "top1_err", "top5_err" and the like.
+# Called with the 0-based epoch, and a function to call between two batches, which may raise
+# ``Stopped``; returns "top1_err", "top5_err" and the like.
 Validate = Callable[[int, Callable[[], None]], Mapping[str, float]]
 SaveBest = Callable[[int], None]  # called with the 0-based epoch
 
 
 class Validations:
-    """Validates, and knows the validations so far, also those before the run was resumed.
+    """Runs validations and records their results, also those before the run was resumed.
 
     Args:
         validate: None for a run without validations.
         reporter: of the run; its log is read where the run is resumed.
-        settings: when to validate, when to give up.
-        save_best: writes the weights that have just turned out better than all before.
+        settings: when to validate, when to stop early.
+        save_best: writes the weights that have just validated best.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Validations:
         self._reporter = reporter
         self._settings = settings
         self._save_best = save_best
-        # Only the main process writes the log, and so only it can be sure of what is in it.
+        # Only the main process writes the log, and so only it reads the current content.
         self._records: list[dict[str, Any]] = from_main(reporter.stats.read("val_epoch"))
         self._epochs_reported = from_main(
             [done_of(r, "epoch") for r in reporter.stats.read("train_epoch")]
@@ -53,24 +53,24 @@ class Validations:
         is_due = self._settings.is_due(epoch, self._settings.eval_period)
         return is_due and self._validate is not None
 
-    def were_cut_off(self, epoch: int) -> bool:
-        """Return whether this run trained the 0-based ``epoch`` and did not validate all of it."""
+    def was_interrupted(self, epoch: int) -> bool:
+        """Return whether the validation after the 0-based ``epoch`` was interrupted."""
         if not self.are_due(epoch):
             return False
         validated = [done_of(record, "epoch") for record in self._records]
         return epoch + 1 in self._epochs_reported and epoch + 1 not in validated
 
     def run(self, epoch: int, should_stop: Callable[[], None]) -> None:
-        """Validate after the 0-based ``epoch``; keep the weights if they are the best so far.
+        """Validate after the 0-based ``epoch``; save the weights if they are the best so far.
 
         Raises:
             Stopped: ``should_stop`` raised it; nothing was reported.
         """
-        assert self._validate is not None, "ask are_due first"
+        assert self._validate is not None, "call are_due first"
         start_s = time.monotonic()
         measured = dict(self._validate(epoch, should_stop))
         if measured["top1_err"] < min(self._errors("top1_err"), default=float("inf")):
-            self._save_best(epoch)  # before it is reported: what is reported is not done again
+            self._save_best(epoch)  # before the report: a reported validation is not repeated
         least = {
             f"min_{name}": min([measured[name], *self._errors(name)])
             for name in ("top1_err", "top5_err")

@@ -1,8 +1,7 @@
-"""From the probabilities of views to numbers, files and a report.
+"""From the probabilities of views to metrics, files and a report.
 
-ViewScores -> ``records`` (in the folder that ``run_fingerprint`` names) -> ``ensemble``
--> VideoScores -> ``results`` (with ``metrics``) -> EvalResult -> test_results.json,
-test_scores.npz, and ``report`` -> report.html (``report.html.jinja``, which ``page`` fills in with
-the numbers of ``charts`` and the thumbnails of ``images``; its style sheets are page.css and
-charts.css).
+ViewScores -> ``records`` (in the folder of the run fingerprint) -> ``ensemble`` -> VideoScores
+-> ``results`` (with ``metrics``) -> EvalResult -> test_results.json, test_scores.npz, and
+``report`` -> report.html (``report.html.jinja``, which ``page`` fills with the numbers of
+``charts``; its style sheets are page.css and charts.css).
 """

@@ -1,4 +1,4 @@
-"""The charts of a report as plain numbers; ``report.html.jinja`` draws them, without a script.
+"""The charts of a report as plain numbers, for ``report.html.jinja``.
 
 Places are shares of an axis: 0 is its start, 1 its end.
 """

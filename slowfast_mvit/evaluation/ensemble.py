@@ -1,14 +1,14 @@
-"""Several views of a video, one verdict: the only place where views are averaged.
+"""Ensembling of the views of a video.
 
     ViewScores, in any order  ->  (N, V, K) grid, every cell filled exactly once  ->  VideoScores
 
-Nothing is averaged over a video that lacks a view or has one twice. So a lost batch or a padded
-sampler shows as an error here, never as a slightly different accuracy.
+A video that lacks a view or has one twice is not averaged. So a lost batch or a padded sampler
+gives an error here, and no accuracy that is slightly different.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -17,18 +17,8 @@ import numpy as np
 from slowfast_mvit.errors import MissingViewsError, UserError, pick
 from slowfast_mvit.structures import FailedVideo, VideoScores, ViewPlan, ViewScores
 
-
-def add_views(view_probs: np.ndarray) -> np.ndarray:
-    """Sum over views, (N, V, K) float32 to (N, K) float64: the paper's way."""
-    return reduce(np.add, _views_in_order(view_probs))
-
-
-def take_highest(view_probs: np.ndarray) -> np.ndarray:
-    """Each class's highest probability over the views, (N, V, K) float32 to (N, K) float64."""
-    return reduce(np.maximum, _views_in_order(view_probs))
-
-
-METHODS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"sum": add_views, "max": take_highest}
+# The paper's sum of the views' probabilities, or the highest probability of each class.
+METHODS: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum}
 
 
 def ensemble(
@@ -41,24 +31,26 @@ def ensemble(
     """Gather the views of each video and combine them.
 
     Args:
-        scores: views of videos, in any order; those of one video may come in several pieces.
+        scores: views of videos, in any order; those of one video may be in several pieces.
         views: (V, 2) int64, the (clip, crop) that every video must have.
-        video_ids: N videos that must be there, in the order of the list; those that could not be
-            read are left out.
+        video_ids: N required videos, in the order of the list, without those that could not be
+            read.
         method: "sum" or "max" over the views, a key of ``METHODS``; then scaled to sum to 1.
 
     Returns:
-        The scores of the N videos in the order of ``video_ids``. Bit for bit the same whatever
-        the order in which ``scores`` arrive.
+        The scores of the N videos in the order of ``video_ids``. Bitwise independent of the order
+        of ``scores``.
 
     Raises:
-        MissingViewsError: when a view is missing, comes twice, or belongs to no listed video.
-        UserError: when the model gave probabilities that are not numbers.
+        MissingViewsError: a view is missing or duplicate, or belongs to no listed video.
+        UserError: the model gave probabilities that are not numbers.
     """
     combine = pick(METHODS, method, "way to combine views")
     labels, view_probs = _gather(scores, np.asarray(views), video_ids)
     _check_finite(view_probs, video_ids)
-    total = combine(view_probs)
+    # V arrays (N, K), one after the other, so that sums are rounded in a fixed order.
+    in_order = (view_probs[:, view].astype(np.float64) for view in range(view_probs.shape[1]))
+    total = reduce(combine, in_order)
     probs = total / total.sum(axis=1, keepdims=True)
     return VideoScores(
         video_ids=tuple(video_ids),
@@ -72,32 +64,32 @@ def ensemble(
 def views_of_plan(
     outcomes: Iterable[ViewScores | FailedVideo], plans: Sequence[ViewPlan], number: int
 ) -> Iterator[ViewScores]:
-    """Of videos whose scores hold the views of all ``plans``, in turn, those of one plan.
+    """Yield the views of one plan, from scores with the views of all ``plans`` in order.
 
-    Videos that could not be read are left out.
+    Videos that could not be read are skipped.
     """
     first = sum(plan.num_views for plan in plans[:number])
-    mine = slice(first, first + plans[number].num_views)
+    of_plan = slice(first, first + plans[number].num_views)
     for outcome in outcomes:
         if isinstance(outcome, ViewScores):
-            yield replace(outcome, views=outcome.views[mine], probs=outcome.probs[mine])
+            yield replace(outcome, views=outcome.views[of_plan], probs=outcome.probs[of_plan])
 
 
 def _gather(
     scores: Iterable[ViewScores], views: np.ndarray, video_ids: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The labels (N,) int64 and the probabilities (N, V, K) float32, every view exactly once."""
+    """Return the labels (N,) int64 and the probabilities (N, V, K) float32, each view once."""
     row_of = {video_id: row for row, video_id in enumerate(video_ids)}
     column_of = {tuple(view): column for column, view in enumerate(views.tolist())}
     times_seen = np.zeros((len(video_ids), len(views)), dtype=np.int64)
     labels = np.full(len(video_ids), -1, dtype=np.int64)
     view_probs: np.ndarray | None = None
-    strangers: dict[str, None] = {}  # a set that keeps its order
+    unlisted: dict[str, None] = {}  # a set that keeps its order
     for piece in scores:
         columns = [column_of.get(tuple(view)) for view in piece.views.tolist()]
         row = row_of.get(piece.video_id)
         if row is None or None in columns:
-            strangers[piece.video_id] = None
+            unlisted[piece.video_id] = None
             continue
         if view_probs is None:
             view_probs = np.zeros((*times_seen.shape, piece.probs.shape[1]), dtype=np.float32)
@@ -105,23 +97,23 @@ def _gather(
         for column, probs in zip(columns, piece.probs, strict=True):
             times_seen[row, column] += 1
             view_probs[row, column] = probs
-    _check_every_view_once(times_seen, video_ids, strangers)
+    _check_every_view_once(times_seen, video_ids, unlisted)
     if view_probs is None:
         view_probs = np.zeros((*times_seen.shape, 0), dtype=np.float32)
     return labels, view_probs
 
 
 def _check_every_view_once(
-    times_seen: np.ndarray, video_ids: Sequence[str], strangers: Iterable[str]
+    times_seen: np.ndarray, video_ids: Sequence[str], unlisted: Iterable[str]
 ) -> None:
     num_videos, num_views = times_seen.shape
     problems = []
-    lacking = np.flatnonzero((times_seen == 0).any(axis=1))
-    if len(lacking):
-        found = np.count_nonzero(times_seen[lacking[0]])
+    incomplete = np.flatnonzero((times_seen == 0).any(axis=1))
+    if len(incomplete):
+        num_seen = np.count_nonzero(times_seen[incomplete[0]])
         problems.append(
-            f"{len(lacking):,} of {num_videos:,} videos lack views "
-            f"(first: {video_ids[lacking[0]]!r}, has {found} of {num_views})."
+            f"{len(incomplete):,} of {num_videos:,} videos lack views "
+            f"(first: {video_ids[incomplete[0]]!r}, has {num_seen} of {num_views})."
         )
     doubled = np.flatnonzero((times_seen > 1).any(axis=1))
     if len(doubled):
@@ -130,11 +122,11 @@ def _check_every_view_once(
             f"{len(doubled):,} of {num_videos:,} videos have a view more than once "
             f"(first: {video_ids[doubled[0]]!r}, has one {most} times)."
         )
-    unknown = list(strangers)
+    unknown = list(unlisted)
     if unknown:
         problems.append(
-            f"{len(unknown):,} scored videos are not in the list, or hold a view that was not "
-            f"asked for (first: {unknown[0]!r})."
+            f"{len(unknown):,} scored videos are not in the list, or have a view that was not "
+            f"requested (first: {unknown[0]!r})."
         )
     if problems:
         raise MissingViewsError(" ".join([*problems, "Scores were not averaged."]))
@@ -145,11 +137,6 @@ def _check_finite(view_probs: np.ndarray, video_ids: Sequence[str]) -> None:
     if len(bad):
         raise UserError(
             f"{len(bad):,} of {len(video_ids):,} videos got probabilities that are not numbers "
-            f"(first: {video_ids[bad[0]]!r}). The weights hold NaN or infinity, or the precision "
-            "is too low: test with TRAIN.PRECISION fp32, or another checkpoint"
+            f"(first: {video_ids[bad[0]]!r}). The weights contain NaN or infinity, or the "
+            "precision is too low: test with TRAIN.PRECISION fp32, or another checkpoint"
         )
-
-
-def _views_in_order(view_probs: np.ndarray) -> list[np.ndarray]:
-    """V arrays (N, K) float64; one after the other, so that sums are rounded in a fixed order."""
-    return [view_probs[:, view].astype(np.float64) for view in range(view_probs.shape[1])]

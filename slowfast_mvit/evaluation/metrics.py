@@ -1,7 +1,7 @@
 """Metrics of a test. Rates are in percent; N videos, K classes.
 
-Where two classes have the same probability, the one with the lower index counts as the better:
-what ``numpy.argsort(-probs, kind="stable")`` gives.
+Of two classes with the same probability, the one with the lower index ranks first, as in
+``numpy.argsort(-probs, kind="stable")``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from slowfast_mvit.structures import VideoScores
 
 
 def topk_accuracy(probs: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of videos whose right class is among their k best classes.
+    """Return the share of videos whose correct class is among their k best classes.
 
     Args:
         probs: (N, K), any scores of which higher is better.
@@ -24,15 +24,15 @@ def topk_accuracy(probs: np.ndarray, labels: np.ndarray, k: int) -> float:
         k: 1 or more; above K it counts as K, so that top-5 exists for 3 classes.
     """
     _check(probs, labels)
-    right = probs[np.arange(len(labels)), labels][:, None]
-    tied_later = (probs == right) & (np.arange(probs.shape[1]) > labels[:, None])
+    correct = probs[np.arange(len(labels)), labels][:, None]
+    tied_later = (probs == correct) & (np.arange(probs.shape[1]) > labels[:, None])
     # Counted from "not worse" rather than "better": so a NaN ranks its video last, never first.
-    place = (~(probs < right)).sum(axis=1) - tied_later.sum(axis=1)
+    place = (~(probs < correct)).sum(axis=1) - tied_later.sum(axis=1)
     return 100.0 * float(np.mean(place <= k))
 
 
 def confusion_matrix(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(K, K) int64: how many videos of the row's class were taken for the column's class."""
+    """Return (K, K) int64: videos of the row's class that are predicted as the column's class."""
     _check(probs, labels)
     matrix = np.zeros((probs.shape[1], probs.shape[1]), dtype=np.int64)
     np.add.at(matrix, (labels, probs.argmax(axis=1)), 1)
@@ -40,7 +40,7 @@ def confusion_matrix(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def per_class_accuracy(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(K,) float64: top-1 of the videos of each class; NaN where a class has no video."""
+    """Return (K,) float64: top-1 of the videos of each class; NaN where a class has no video."""
     matrix = confusion_matrix(probs, labels)
     num_videos = matrix.sum(axis=1)
     rates = np.full(len(matrix), np.nan)
@@ -49,17 +49,17 @@ def per_class_accuracy(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def mean_class_accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of ``per_class_accuracy`` over the classes that have videos, however many each has."""
+    """Return the mean of ``per_class_accuracy`` over the classes that have videos."""
     return float(np.nanmean(per_class_accuracy(probs, labels)))
 
 
 def hardest_videos(scores: VideoScores, count: int) -> np.ndarray:
-    """(count,) int64: rows of ``scores``, lowest probability of the right class first.
+    """Return (count,) int64: rows of ``scores``, lowest probability of the correct class first.
 
-    Fewer than ``count`` where there are fewer videos. Equal probabilities keep the list's order.
+    Fewer than ``count`` where there are fewer videos. Equal probabilities stay in the list's order.
     """
-    right = scores.probs[np.arange(len(scores.labels)), scores.labels]
-    return np.argsort(right, kind="stable")[:count]
+    correct = scores.probs[np.arange(len(scores.labels)), scores.labels]
+    return np.argsort(correct, kind="stable")[:count]
 
 
 # Each is a number of test_results.json, under its name here, and a tile of the report.
@@ -70,7 +70,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def confidence_interval(rate: float, num_videos: int) -> tuple[float, float]:
-    """The 95 % interval of a rate measured on ``num_videos``, both in percent.
+    """Return the 95 % interval of a rate measured on ``num_videos``, in percent.
 
     Wilson's score interval (Journal of the American Statistical Association 22, 1927): unlike the
     plain normal one it stays within 0 to 100 and has a width at 0 and 100 too.

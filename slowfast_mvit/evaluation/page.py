@@ -1,4 +1,4 @@
-"""The HTML page of a report: one file without scripts that requests nothing from any network.
+"""The HTML page of a report: one file without scripts and network requests, images included.
 
 Class names, video names, messages and the config come from users. Jinja2 escapes every value that
 ``report.html.jinja`` prints, and the page's content security policy forbids scripts and requests.
@@ -6,11 +6,17 @@ Class names, video names, messages and the config come from users. Jinja2 escape
 
 from __future__ import annotations
 
+import base64
+import io
 import unicodedata
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
+from PIL import Image
+
+THUMBNAIL_PX = 160
 
 # Control characters, lone surrogates, and format characters, which can reverse text.
 INVISIBLE_CATEGORIES = ("Cc", "Cs", "Cf")
@@ -18,7 +24,7 @@ HARMLESS = "\n\t\u200c\u200d"  # the last two join or part letters in Persian, H
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template of this package with values, each escaped where it is printed."""
+    """Fill a template of this package with values, each escaped where it is printed."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("slowfast_mvit.evaluation", ""),
         autoescape=True,
@@ -33,7 +39,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def visible(value: object) -> object:
-    """Text with its invisible characters written out, as ``\\x1b``; other values as they are."""
+    """Return text with its invisible characters escaped, as ``\\x1b``; other values unchanged."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "".join(
@@ -42,3 +48,21 @@ def visible(value: object) -> object:
         else char.encode("unicode_escape").decode("ascii")
         for char in value
     )
+
+
+def thumbnail(frame: np.ndarray) -> str:
+    """Encode a frame (H, W, 3) uint8 RGB as a JPEG of at most 160 pixels a side."""
+    image = Image.fromarray(frame)
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
+    return _address(image, "jpeg", quality=80, subsampling="4:4:4")
+
+
+def lossless(pixels: np.ndarray) -> str:
+    """Encode an image (H, W, 3) uint8 RGB as a PNG."""
+    return _address(Image.fromarray(pixels), "png", optimize=True)
+
+
+def _address(image: Image.Image, kind: str, **options: Any) -> str:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

@@ -1,9 +1,9 @@
-"""report.html: what a test found, in one file to open, send or print.
+"""report.html: the results of a test in one file to open, send or print.
 
 Headline numbers, training curves, accuracy of each class, confusions, the hardest videos with the
 frames the model saw, the videos that could not be read, the resolved config.
 
-    scores -> the records below: what is shown, in which order -> report.html.jinja: how
+    scores -> the records below: content and order -> report.html.jinja: the page
 """
 
 from __future__ import annotations
@@ -14,25 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from slowfast_mvit.evaluation.charts import (
-    Mark,
-    Points,
-    class_marks,
-    confusion_pixels,
-    curves,
-)
-from slowfast_mvit.evaluation.images import lossless, thumbnail
-from slowfast_mvit.evaluation.metrics import (
-    confidence_interval,
-    confusion_matrix,
-    hardest_videos,
-    mean_class_accuracy,
-    per_class_accuracy,
-)
-from slowfast_mvit.evaluation.page import render
+from slowfast_mvit.evaluation import metrics
+from slowfast_mvit.evaluation.charts import Mark, Points, class_marks, confusion_pixels, curves
+from slowfast_mvit.evaluation.page import lossless, render, thumbnail
 from slowfast_mvit.evaluation.results import distinct_names
 from slowfast_mvit.storage import write_text_atomically
-from slowfast_mvit.structures import EvalResult, VideoScores
+from slowfast_mvit.structures import EvalResult, VideoScores, views_as_text
 
 NUM_HARDEST = 12  # hardest videos shown; the caller needs frames of these only
 MAX_FRAMES = 8  # frames shown of each
@@ -58,13 +45,6 @@ class Cell(NamedTuple):
     is_correct: bool
 
 
-class ConfusionRow(NamedTuple):
-    """The videos of one true class."""
-
-    name: str
-    cells: list[Cell]
-
-
 class ConfusedPair(NamedTuple):
     """A true class, and another that some of its videos were predicted as."""
 
@@ -78,7 +58,7 @@ class Confusion(NamedTuple):
     """The confusion matrix: as rows, or with many classes as an image with numbered axes."""
 
     pairs: list[ConfusedPair]
-    rows: list[ConfusionRow]
+    rows: list[tuple[str, list[Cell]]]  # true class, cells
     image: str = ""
     marks: Sequence[Mark] = ()
 
@@ -91,20 +71,13 @@ class Guess(NamedTuple):
     is_correct: bool
 
 
-class Frame(NamedTuple):
-    """A thumbnail, and its number among the frames of the view, counted from 1."""
-
-    number: int
-    address: str
-
-
 class HardVideo(NamedTuple):
-    """A video that the model found hard; the guesses begin with the predicted class."""
+    """A video with a low probability of its class; the guesses begin with the predicted class."""
 
     video_id: str
     true: str
     guesses: list[Guess]
-    frames: list[Frame]
+    frames: list[tuple[int, str]]  # number in the view, counted from 1; thumbnail
     num_frames: int
 
 
@@ -123,8 +96,8 @@ def write_report(
     """Write the report, atomically.
 
     Args:
-        path: where it goes.
-        result: what ``summarise`` made of ``scores``.
+        path: of the report.
+        result: of ``summarise``.
         scores: every scored video.
         class_names: K names, or None to call them "class 17" and the like.
         thumbnails: frames (H, W, 3) uint8 RGB that the model saw, by video id. Those of the first
@@ -145,10 +118,10 @@ def write_report(
         title=title,
         notes=notes,
         result=result,
-        top1_interval=confidence_interval(result.top1, result.num_videos),
-        class_mean=mean_class_accuracy(scores.probs, scores.labels),
+        top1_interval=metrics.confidence_interval(result.top1, result.num_videos),
+        class_mean=metrics.mean_class_accuracy(scores.probs, scores.labels),
         num_classes=len(names),
-        views=describe_views(scores.views),
+        views=views_as_text(*(len(np.unique(column)) for column in scores.views.T)),
         charts=charts,
         classes=_classes(scores, names),
         many_classes=MANY_CLASSES,
@@ -156,19 +129,11 @@ def write_report(
         confusion=_confusion(scores, names),
         hardest=[
             _hard_video(scores, row, names, thumbnails.get(scores.video_ids[row], ()))
-            for row in hardest_videos(scores, NUM_HARDEST)
+            for row in metrics.hardest_videos(scores, NUM_HARDEST)
         ],
         config_text=config_text,
     )
     return write_text_atomically(path, text)
-
-
-def describe_views(views: np.ndarray) -> str:
-    """Return (V, 2) views as "5 clips x 1 crop"."""
-    num_clips, num_crops = (len(np.unique(column)) for column in views.T)
-    clips = "clip" if num_clips == 1 else "clips"
-    crops = "crop" if num_crops == 1 else "crops"
-    return f"{num_clips} {clips} x {num_crops} {crops}"
 
 
 def epoch_curves(history: Sequence[Mapping[str, Any]], key: str) -> dict[str, Points]:
@@ -190,14 +155,14 @@ def epoch_curves(history: Sequence[Mapping[str, Any]], key: str) -> dict[str, Po
 
 def _classes(scores: VideoScores, names: Sequence[str]) -> list[ClassAccuracy]:
     """The classes that have videos, best first."""
-    rates = per_class_accuracy(scores.probs, scores.labels)
+    rates = metrics.per_class_accuracy(scores.probs, scores.labels)
     counts = np.bincount(scores.labels, minlength=len(names)).tolist()
     order = np.argsort(-rates, kind="stable").tolist()
     return [ClassAccuracy(names[i], float(rates[i]), counts[i]) for i in order if counts[i]]
 
 
 def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
-    matrix = confusion_matrix(scores.probs, scores.labels)
+    matrix = metrics.confusion_matrix(scores.probs, scores.labels)
     pairs = _confused_pairs(matrix, names)
     present = np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist()
     if len(present) > MANY_CLASSES:
@@ -207,7 +172,7 @@ def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
         num_true = max(1, int(matrix[true].sum()))
         counts = [(predicted, int(matrix[true, predicted])) for predicted in present]
         cells = [Cell(count, count / num_true, predicted == true) for predicted, count in counts]
-        rows.append(ConfusionRow(names[true], cells))
+        rows.append((names[true], cells))
     return Confusion(pairs, rows)
 
 
@@ -235,7 +200,6 @@ def _hard_video(
     )
 
 
-def _evenly_spaced(frames: Sequence[np.ndarray]) -> list[Frame]:
-    count = min(MAX_FRAMES, len(frames))
-    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
-    return [Frame(index + 1, thumbnail(frames[index])) for index in chosen]
+def _evenly_spaced(frames: Sequence[np.ndarray]) -> list[tuple[int, str]]:
+    chosen = np.linspace(0, len(frames) - 1, min(MAX_FRAMES, len(frames))).round()
+    return [(index + 1, thumbnail(frames[index])) for index in chosen.astype(int).tolist()]

@@ -1,6 +1,6 @@
-"""The numbers of a test, and the two files that keep them: test_results.json, test_scores.npz.
+"""Metrics of a test, and the files that contain them: test_results.json, test_scores.npz.
 
-Both hold what was measured and nothing about where or when: equal scores give equal bytes.
+Both contain measured values, no paths and no times: equal scores give equal bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,8 @@ from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores
 SCORE_ARRAYS = ("video_ids", "labels", "view_probs", "views", "probs")
 EARLIEST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 NUM_REASONS_SHOWN = 3
+# Fields of ``EvalResult`` in test_results.json, in addition to metrics and failed videos.
+RESULT_KEYS = ("num_videos", "num_views", "failed", "per_class", "config_digest")
 
 
 def summarise(
@@ -32,12 +35,12 @@ def summarise(
     num_listed: int,
     config_digest: str,
 ) -> EvalResult:
-    """The numbers of a test.
+    """Return the metrics of a test.
 
     Args:
         scores: every video that could be read.
         class_names: K names in the order of their indices; None names them "class 17".
-        failed_videos: those that could not be read. They do not count in the rates.
+        failed_videos: videos that could not be read. They do not count in the rates.
         num_listed: videos in the list.
         config_digest: digest of the keys that decide the numbers.
 
@@ -64,7 +67,7 @@ def summarise(
 
 
 def distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    """K names, each once: a name that several classes share gets the class index behind it.
+    """Return K names, each once: a name that several classes share is followed by their index.
 
     Without names the classes are called "class 0", "class 1", ...
 
@@ -85,48 +88,30 @@ def distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple
 
 
 def save_results(result: EvalResult, path: str | Path) -> Path:
-    """Write test_results.json, atomically. Of a failed video it keeps the name, not the path."""
-    content = {
-        **result.metrics,
-        "num_videos": result.num_videos,
-        "num_views": result.num_views,
-        "failed": result.failed,
-        "failed_videos": [
-            {"video_id": failed.video_id, "reason": _without_path(failed)}
-            for failed in result.failed_videos
-        ],
-        "per_class": result.per_class,
-        "config_digest": result.config_digest,
-    }
+    """Write test_results.json, atomically. Failed videos are in it by name, not by path."""
+    content = {key: getattr(result, key) for key in RESULT_KEYS} | result.metrics
+    content["failed_videos"] = [
+        {"video_id": failed.video_id, "reason": _without_path(failed)}
+        for failed in result.failed_videos
+    ]
     return write_text_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def load_results(path: str | Path) -> EvalResult:
-    """Read what ``save_results`` wrote; the paths of failed videos come back empty.
+    """Read test_results.json; the paths of failed videos are empty.
 
     Raises:
         UserError: when the file is missing, damaged or something else.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return EvalResult(
-            # A metric added since the file was written may be missing.
-            metrics={
-                "top1": content["top1"],
-                "top5": content["top5"],
-                **{name: content[name] for name in METRICS if name in content},
-            },
-            num_videos=content["num_videos"],
-            failed=content["failed"],
-            num_listed=content["num_videos"] + content["failed"],
-            num_views=content["num_views"],
-            per_class=content["per_class"],
-            config_digest=content["config_digest"],
-            failed_videos=tuple(
-                FailedVideo(video_id=failed["video_id"], path="", reason=failed["reason"])
-                for failed in content["failed_videos"]
-            ),
-        )
+        fields = {key: content[key] for key in RESULT_KEYS}
+        # A metric added since the file was written may be missing.
+        metrics = {name: content[name] for name in ("top1", "top5")}
+        metrics |= {name: content[name] for name in METRICS if name in content}
+        failed = [FailedVideo(f["video_id"], "", f["reason"]) for f in content["failed_videos"]]
+        num_listed = fields["num_videos"] + fields["failed"]
+        return EvalResult(metrics, **fields, num_listed=num_listed, failed_videos=tuple(failed))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(_unreadable(path, "test_results.json", error)) from error
 
@@ -141,7 +126,7 @@ def save_scores(scores: VideoScores, path: str | Path) -> Path:
 
 
 def load_scores(path: str | Path) -> VideoScores:
-    """Read what ``save_scores`` wrote.
+    """Read test_scores.npz.
 
     Raises:
         UserError: when the file is missing, damaged or something else.
@@ -155,7 +140,7 @@ def load_scores(path: str | Path) -> VideoScores:
 
 
 def _write_npz(scores: VideoScores, file: IO[bytes]) -> None:
-    """``numpy.savez`` by hand: that one puts the time of day into the file."""
+    """Write as ``numpy.savez``, which would add the time of day."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name in SCORE_ARRAYS:
             member = zipfile.ZipInfo(f"{name}.npy", date_time=EARLIEST_ZIP_DATE)
@@ -168,7 +153,8 @@ def _write_npz(scores: VideoScores, file: IO[bytes]) -> None:
 
 
 def _without_path(failed: FailedVideo) -> str:
-    return failed.reason.replace(failed.path, failed.video_id) if failed.path else failed.reason
+    file = failed.video_id if failed.file == failed.path else failed.file
+    return replace(failed, file=file).message
 
 
 def _nothing_scored(failed_videos: Sequence[FailedVideo], num_listed: int) -> str:
@@ -176,8 +162,7 @@ def _nothing_scored(failed_videos: Sequence[FailedVideo], num_listed: int) -> st
         f"none of the {num_listed:,} listed videos could be scored. Check the list, "
         "DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX"
     ]
-    for failed in failed_videos[:NUM_REASONS_SHOWN]:
-        lines.append(f"  {failed.video_id!r}: {failed.reason}")
+    lines += [f"  {f.video_id!r}: {f.message}" for f in failed_videos[:NUM_REASONS_SHOWN]]
     if len(failed_videos) > NUM_REASONS_SHOWN:
         lines.append(f"  and {len(failed_videos) - NUM_REASONS_SHOWN:,} more")
     return "\n".join(lines)

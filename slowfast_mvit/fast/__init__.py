@@ -1,21 +1,21 @@
-"""Exact stand-ins for blocks of ``slowfast_mvit.models`` that compute the same faster.
+"""Fast, exact replacements of the blocks of ``slowfast_mvit.models``.
 
 create.py    ``create_model``: a model with fast blocks, by name
-install.py   the classes of its layers are chosen, once
-block.py     a block and a patch embedding that take what fits, and run the plain forward otherwise
-plan.py      what fits: all questions about device, dtype, sizes, hooks and types of layers
+install.py   sets the classes of its layers, once
+block.py     a block and a patch embedding: the forms of a plan, or the plain forward
+plan.py      the choice of forms: all conditions on device, dtype, sizes, hooks and layers
 
-cpu/    some tokens at a time, so that what is computed of them stays in the cache:
+cpu/    blocks of tokens, so that intermediate results stay in the cache:
     norm_linear.py   LayerNorm and a linear layer        mlp.py      LayerNorm, MLP and residual
     blockwise.py     attention with relative positions   casting.py  their bfloat16 products
-    skip_pool.py     max pooling of the skip path        gelu.py     GELU with the bias before it
-    pool_qkv.py      pooling and norm of queries, keys and values in one operator
-    csrc/            what these need in C; native.py compiles it at first use
+    pooling.py       pooling and norm of queries, keys and values; max pooling of the skip path
+    gelu.py          GELU with the bias before it
+    csrc/            kernels of these in C; native.py compiles them at first use
 cuda/   in Triton:
-    pooling.py       pools and normalises                folding.py  before and after attention
-    attention.py     attends between them                *_kernels.py are imported at first launch
+    pooling.py       pooling and norm                    folding.py  before and after attention
+    attention.py     attention between them              *_kernels.py are imported at first launch
 
-``create_model`` has its place here, above the plain models and what stands in for them.
+``create_model`` is here, above the plain models and their replacements.
 """
 
 from slowfast_mvit.fast.create import build_mvit, create_model

@@ -10,7 +10,7 @@ from slowfast_mvit.fast.install import install
 from slowfast_mvit.models import BlockSpec, MViT
 from slowfast_mvit.models.variants import variant_arguments
 
-# How a block computes what its fast form does not take.
+# The attention of a block where its fast form does not apply.
 _ATTENTION = {"fast": "folded", "folded": "folded", "plain": "plain"}
 
 
@@ -19,8 +19,8 @@ def build_mvit(blocks: Sequence[BlockSpec], *, attention: str = "fast", **trunk:
 
     Args:
         blocks: a record of each block.
-        attention: "fast", "folded" or "plain", the same function computed in three ways.
-        trunk: what else ``MViT`` takes.
+        attention: "fast", "folded" or "plain": three implementations of the same function.
+        trunk: other arguments of ``MViT``.
 
     Raises:
         ConfigError: if blocks cannot be built, or there is no such attention.
@@ -44,12 +44,12 @@ def create_model(
         name: one of ``list_models()``.
         num_classes: classes; None for as many as it was published for.
         input_size: pixels (T, H, W) of the clips to train on; None for the published size.
-        attention: "fast", "folded" or "plain", the same function computed in three ways.
+        attention: "fast", "folded" or "plain": three implementations of the same function.
         drop_path: stochastic depth of the last block; None for that of the published recipe.
         head_dropout: dropout before the classifier; None for that of the published recipe.
 
     Raises:
-        ConfigError: if there is no such model; says which is nearest.
+        ConfigError: if there is no such model; the message names the nearest one.
     """
     arguments = variant_arguments(
         name,

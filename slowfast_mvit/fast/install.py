@@ -1,4 +1,4 @@
-"""Which layers of a model get a fast form: their class is chosen here, once, and nowhere else."""
+"""Fast classes for the layers of a model: the only place that chooses them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def install(model: MViT) -> MViT:
     blocks: list[Any] = list(model.blocks)
     for block in blocks:
         block.__class__ = FastBlock
-        # What is selected to be kept are the results of single linear layers.
+        # Selective checkpointing saves the results of single linear layers.
         block.tokenwise_in_training = model.run_block is not run_block_keeping_products
     blocks[-1].prefix_is_enough = bool(model.num_prefix_tokens) and not model.mean_pooling
     return model

@@ -1,9 +1,9 @@
-"""Which fast forms stand in for the layers of a block in one call: the only place that decides.
+"""Choice of the fast forms that replace the layers of a block in one call: the only place for it.
 
-Everything that matters is asked here: device, dtype, sizes, compiling, and for each layer that a
-form would not call, whether a call of it would be nothing but its arithmetic: its class is the
-models' own, with whole float32 parameters, and nothing is hooked to it. What a form leaves alone
-is called as ever, so an adapter in the place of ``attn.qkv`` keeps the fast attention.
+All conditions are here: device, dtype, sizes, compiling, and for each layer that a form does not
+call, that a call would be nothing but its arithmetic: the class is that of ``models``, parameters
+are whole and float32, and there are no hooks. Other layers are called as usual, so an adapter that
+replaces ``attn.qkv`` keeps the fast attention.
 
     form          where                      the layers that it does not call
     attention     CPU, CUDA                  attn; with pools also its pool_* and norm_*
@@ -29,7 +29,7 @@ from slowfast_mvit.fast.cuda.attention import folded_width, why_no_attention
 from slowfast_mvit.fast.cuda.pooling import why_no_pooling
 from slowfast_mvit.models.attention import MultiScaleAttention
 from slowfast_mvit.models.layers import NORM_EPS, DropPath, Mlp
-from slowfast_mvit.models.pooling import HeadPool, pooled_thw
+from slowfast_mvit.models.pooling import HeadPool, kernel_of_stride, pooled_thw
 from slowfast_mvit.models.tables import THW
 
 if TYPE_CHECKING:
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Scores of a head from which on attention in blocks pays: each head of each clip is a call.
+# Fewest scores of a head for which blockwise attention pays: each head of each clip is a call.
 MIN_SCORES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one call of a block does.
+    """The forms of one call of a block.
 
     Attributes:
         q_thw: the grid of the pooled queries.
         k_thw: the grid of the pooled keys.
-        attention: "blockwise" (CPU), "fused" (CUDA), or "folded", the models' own.
+        attention: "blockwise" (CPU), "fused" (CUDA), or "folded", that of ``models``.
         pools: queries, keys and values are pooled and normalised in one operator.
-        pools_again: blockwise attention pools again in the backward pass and keeps nothing.
-        projects: norm and projections some tokens at a time, and none of a dropped branch.
-        mlp: likewise the MLP.
+        pools_again: blockwise attention saves no pooled tensors; the backward pass pools again.
+        projects: norm and projections by blocks of tokens, and none of a dropped branch.
+        mlp: the MLP likewise.
         skips: the skip path is pooled by the operator for CPUs.
         emulates: ``attn.proj`` multiplies in bfloat16 for a CPU without such instructions.
     """
@@ -69,22 +69,18 @@ class Plan:
 
 
 def plan_of(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | None:
-    """What fits this call; None for the plain forward, and the log says why, once."""
+    """Return the plan of this call; None for the plain forward, with the reason logged once."""
     device = tokens.device.type
-    reason = _why_plain(block, device)
-    plan = None
-    if reason is None:
-        plan = _on_cpu(block, tokens, thw) if device == "cpu" else _on_cuda(block, tokens, thw)
-        reason = plan if isinstance(plan, str) else None
-    if reason is None:
-        assert isinstance(plan, Plan)
+    build = _on_cpu if device == "cpu" else _on_cuda
+    plan = _why_plain(block, device) or build(block, tokens, thw)
+    if isinstance(plan, Plan):
         return plan
-    log_once("a block", reason)
+    log_once("a block", plan)
     return None
 
 
 def emulates_bfloat16(layer: nn.Module, x: Tensor) -> bool:
-    """Whether autocast wants bfloat16 of this layer on a CPU that has no instructions for it."""
+    """Return whether a layer is in bfloat16 by autocast on a CPU without instructions for it."""
     return (
         x.device.type == "cpu"
         and casting.compute_dtype() == torch.bfloat16
@@ -94,29 +90,29 @@ def emulates_bfloat16(layer: nn.Module, x: Tensor) -> bool:
     )
 
 
-def log_once(what: str, reason: str) -> None:
+def log_once(subject: str, reason: str) -> None:
     """Log, the first time in this process, that something runs in plain PyTorch.
 
     Not from within a graph that is being compiled, which could not hold it.
     """
     if not torch.compiler.is_compiling():
-        _log(what, reason)
+        _log(subject, reason)
 
 
 @functools.cache
-def _log(what: str, reason: str) -> None:
-    logger.info("%s runs in plain PyTorch: %s", what, reason)
+def _log(subject: str, reason: str) -> None:
+    logger.info("%s runs in plain PyTorch: %s", subject, reason)
 
 
 def _why_plain(block: FastBlock, device: str) -> str | None:
-    """Why there is no fast form for this block on any device of this kind."""
+    """Return the reason why this block has no fast form on this type of device, or None."""
     if torch.compiler.is_exporting():
-        return "what is exported must run where this package is not installed"
+        return "an exported graph must run where this package is not installed"
     if device not in ("cpu", "cuda"):
         return f"there are fast forms for CPU and CUDA devices, not for {device!r}"
     if not torch.compiler.is_compiling() and global_hooks._has_any_global_hook():
         return "there are hooks for all modules"
-    if not _is_own(block.attn, MultiScaleAttention):
+    if not _is_unmodified(block.attn, MultiScaleAttention):
         return "attn is hooked or replaced"
     pools = (block.attn.pool_q, block.attn.pool_k, block.attn.pool_v)
     if not all(pool is None or isinstance(pool, HeadPool) for pool in pools):
@@ -126,13 +122,14 @@ def _why_plain(block: FastBlock, device: str) -> str | None:
 
 def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
     dtype = casting.compute_dtype() if torch.is_autocast_enabled("cpu") else tokens.dtype
-    known = dtype in native.DTYPES and tokens.dtype in (torch.float32, dtype)
-    if not known:
-        return f"the fast forms for CPUs know float32 and bfloat16, not {dtype}"
+    if dtype not in native.DTYPES or tokens.dtype not in (torch.float32, dtype):
+        return f"the fast forms for CPUs support float32 and bfloat16, not {dtype}"
     attn, compiled = block.attn, torch.compiler.is_compiling()
-    native_fits = native.is_there() and native.fits(block.spec.head_dim)
+    native_fits = native.is_built() and native.fits(block.spec.head_dim)
     pools = (
-        native_fits and _pools_are_own(attn) and max(map(max, _kernels(attn))) <= native.MAX_KERNEL
+        native_fits
+        and _pools_are_unmodified(attn)
+        and max(map(max, _kernels(attn))) <= native.MAX_KERNEL
     )
     q_thw, k_thw = _grids(attn, thw)
     blockwise = native_fits and _blockwise_pays(attn, dtype, q_thw, k_thw)
@@ -144,9 +141,9 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
         attention="blockwise" if blockwise else "folded",
         pools=pools,
         pools_again=blockwise and pools and torch.is_grad_enabled() and not compiled,
-        projects=tokenwise and _projections_are_own(block),
-        mlp=tokenwise and not block.spec.widens_in_mlp and _mlp_is_own(block),
-        skips=native.is_there() and _skip_fits(block),
+        projects=tokenwise and _projections_are_unmodified(block),
+        mlp=tokenwise and not block.spec.widens_in_mlp and _mlp_is_unmodified(block),
+        skips=native.is_built() and _skip_fits(block),
         emulates=emulates_bfloat16(attn.proj, tokens),
     )
 
@@ -159,7 +156,7 @@ def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
     reason = why_no_attention(folded_width(block.spec.head_dim, attn.tables, k_thw), dtype, "cuda")
     if reason is not None:
         return reason
-    pools = _pools_are_own(attn)
+    pools = _pools_are_unmodified(attn)
     if pools:
         sample = (block.spec.num_prefix_tokens + math.prod(thw)) * 3 * block.spec.dim_att
         reason = why_no_pooling(dtype, sample, block.spec.head_dim, _kernels(attn), "cuda")
@@ -170,7 +167,7 @@ def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
 
 
 def _grids(attn: MultiScaleAttention, thw: THW) -> tuple[THW, THW]:
-    """Of the pooled queries and keys."""
+    """The grids of the pooled queries and keys."""
     q_thw, k_thw = (
         thw if pool is None else pooled_thw(thw, pool.kernel_size, pool.stride)
         for pool in (attn.pool_q, attn.pool_k)
@@ -183,7 +180,7 @@ def _kernels(attn: Any) -> list[tuple[int, ...]]:
 
 
 def _blockwise_pays(attn: MultiScaleAttention, dtype: torch.dtype, q_thw: THW, k_thw: THW) -> bool:
-    """Whether attention in blocks is the fastest, and takes these sizes.
+    """Return whether blockwise attention is the fastest and supports these sizes.
 
     In float32, heads of few scores are faster together, in PyTorch's fused attention. In bfloat16
     that attention is faster where the products are in hardware, and very slow elsewhere.
@@ -196,36 +193,36 @@ def _blockwise_pays(attn: MultiScaleAttention, dtype: torch.dtype, q_thw: THW, k
     return pays and sum(k_thw) <= native.MAX_WIDTH and k_thw[1] * k_thw[2] <= native.MAX_PLANE
 
 
-def _pools_are_own(attn: MultiScaleAttention) -> bool:
-    """Whether one operator can pool and normalise queries, keys and values."""
+def _pools_are_unmodified(attn: MultiScaleAttention) -> bool:
+    """Return whether one operator can pool and normalise queries, keys and values."""
     pools = (attn.pool_q, attn.pool_k, attn.pool_v)
     norms = (attn.norm_q, attn.norm_k, attn.norm_v)
-    return all(_is_own(pool, HeadPool) for pool in pools) and all(map(_is_bare_norm, norms))
+    return all(_is_unmodified(pool, HeadPool) for pool in pools) and all(map(_is_bare_norm, norms))
 
 
-def _projections_are_own(block: FastBlock) -> bool:
-    """Whether norm and projections can run some tokens at a time, and leave out clips.
+def _projections_are_unmodified(block: FastBlock) -> bool:
+    """Return whether norm and projections can run by blocks of tokens and skip clips.
 
-    A dropout draws its mask before the branch is dropped, for the dropped clips, too.
+    A dropout draws its mask before the branch is dropped, for the dropped clips too.
     """
     return (
         not _drops(block.attn.dropout)
-        and _is_own(block.drop_path, DropPath)
+        and _is_unmodified(block.drop_path, DropPath)
         and _is_bare_norm(block.norm1)
         and _is_bare(block.attn.qkv, nn.Linear)
         and (not block.spec.widens_in_attention or _is_bare(block.proj, nn.Linear))
     )
 
 
-def _mlp_is_own(block: FastBlock) -> bool:
+def _mlp_is_unmodified(block: FastBlock) -> bool:
     layers = block.mlp
     return (
-        _is_own(layers, Mlp)
-        and _is_own(layers.act, nn.GELU)
+        _is_unmodified(layers, Mlp)
+        and _is_unmodified(layers.act, nn.GELU)
         and layers.act.approximate == "none"
-        and _is_own(layers.dropout, nn.Dropout)
+        and _is_unmodified(layers.dropout, nn.Dropout)
         and not _drops(layers.dropout)
-        and _is_own(block.drop_path, DropPath)
+        and _is_unmodified(block.drop_path, DropPath)
         and _is_bare_norm(block.norm2)
         and _is_bare(layers.fc1, nn.Linear)
         and _is_bare(layers.fc2, nn.Linear)
@@ -233,12 +230,12 @@ def _mlp_is_own(block: FastBlock) -> bool:
 
 
 def _drops(dropout: nn.Module) -> bool:
-    """Whether something in the place of a dropout may change what it is given."""
+    """Return whether a layer used as a dropout may change its input."""
     return not isinstance(dropout, nn.Dropout) or (dropout.training and dropout.p > 0.0)
 
 
 def _skip_fits(block: FastBlock) -> bool:
-    kernel = [step + 1 if step > 1 else 1 for step in block.spec.stride_q]
+    kernel = kernel_of_stride(block.spec.stride_q)
     return (
         block.spec.dim_att % native.LANES == 0
         and max(kernel) <= native.MAX_KERNEL
@@ -246,11 +243,11 @@ def _skip_fits(block: FastBlock) -> bool:
     )
 
 
-def _is_own(layer: Any, *classes: type) -> bool:
-    """Whether calling this layer runs the forward of one of these very classes, and nothing else.
+def _is_unmodified(layer: Any, *classes: type) -> bool:
+    """Return whether a call of this layer runs only the forward of one of these classes.
 
     Adapters, quantisation and parametrizations change the class or replace the layer; pruning and
-    whoever wants to look on register hooks; some tools replace ``forward`` itself.
+    inspection tools register hooks; some tools replace ``forward`` itself.
     """
     return type(layer) in classes and not (
         layer._forward_hooks
@@ -262,8 +259,8 @@ def _is_own(layer: Any, *classes: type) -> bool:
 
 
 def _is_bare(layer: Any, *classes: type) -> bool:
-    """The same of a layer with its own, whole float32 weight and bias."""
-    return _is_own(layer, *classes) and all(
+    """``_is_unmodified``, and weight and bias are plain float32 parameters."""
+    return _is_unmodified(layer, *classes) and all(
         one is None or (type(one) in (nn.Parameter, Tensor) and one.dtype == torch.float32)
         for one in (layer.weight, layer.bias)
     )

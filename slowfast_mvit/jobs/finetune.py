@@ -1,45 +1,48 @@
-"""Fine-tuning on one's own videos with one command; what is not said follows from what is there.
+"""Fine-tuning on user videos with one command; what is not set follows from videos and weights.
 
-    folder  -> classes, training and held-out videos                        own_videos.py
-    weights -> the model they are of, and its clips, or a published size    own_weights.py
-    both, the recipe and the command's words -> Config -> train -> test -> results by class
+    folder  -> classes, training and held-out videos
+    weights -> their model and its clips, or a published size               pretrained_weights.py
+    both, the recipe and the arguments -> Config -> train -> test -> results by class
 
-All of it is an ordinary config in the end: ``OUTPUT_DIR/config.yaml`` says what was chosen, and
-``slowfast-mvit train`` and ``test`` do the same with it.
+All of it is an ordinary config in the end, written to ``OUTPUT_DIR/config.yaml``; with it
+``slowfast-mvit train`` and ``test`` do the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from slowfast_mvit import builders
 from slowfast_mvit.annotations.class_names import folded
 from slowfast_mvit.config import Config, load_config, load_config_text, trusted_configs
 from slowfast_mvit.config.config import KEYS
-from slowfast_mvit.errors import ConfigError, UserError, in_one_message
+from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.lists.catalog import open_list
+from slowfast_mvit.errors import ConfigError, ListError, UserError, in_one_message
 from slowfast_mvit.evaluation.results import load_results
 from slowfast_mvit.jobs.pretrained_weights import model_of
 from slowfast_mvit.jobs.report import REPORT_FILE, RESULTS_FILE
 from slowfast_mvit.jobs.test import test_job
 from slowfast_mvit.jobs.train import train_job
-from slowfast_mvit.jobs.user_data import UserData, read_user_data
-from slowfast_mvit.runtime.checkpoint import OUR_KEY
-from slowfast_mvit.runtime.checkpoint_files import best_path, checkpoint_path, newest_first
+from slowfast_mvit.runtime.checkpoint import OUR_KEY, best_path, checkpoint_path, newest_first
 from slowfast_mvit.runtime.distributed import is_main
 from slowfast_mvit.storage import is_remote, local_copy, read_torch
 
 logger = logging.getLogger(__name__)
 
 RECIPE = "Finetune/small.yaml"
-MIXED_FROM = 1000  # training videos; with fewer, mixing them takes longer than a fine-tuning lasts
+MIXED_FROM = 1000  # training videos; with fewer, mixing takes longer than a fine-tuning lasts
+PROBE_RATE = 5  # times the rate of fine-tuning: a classifier alone can learn faster
 _DEPTH_OF_RECIPE = 16  # blocks of S
-PROBE_RATE = 5  # times the rate of fine-tuning: a classifier alone can move faster
+_NUM_PROBLEMS_SHOWN = 20
 
-# Besides all of MVIT: what the weights were trained to see.
+# Besides all of MVIT: the input of the weights.
 _OF_THE_MODEL = (
     "MODEL.ACT_CHECKPOINT",
     "DATA.NUM_FRAMES",
@@ -52,37 +55,32 @@ _OF_THE_MODEL = (
     "DATA.STD",
     "DATA.REVERSE_INPUT_CHANNEL",
 )
-# What a run cannot change half-way.
+# Keys that must not change when a run resumes.
 _OF_THE_RUN = ("TRAIN.CHECKPOINT_FILE_PATH", "TRAIN.FREEZE", "MODEL.NUM_CLASSES")
-# A class whose name holds one of these becomes another one in a mirror.
+# A class with one of these words in its name becomes another one in a mirror.
 _SIDES = {
     *("left", "right", "leftwards", "rightwards"),
     *("clockwise", "anticlockwise", "counterclockwise"),
 }
 _EVERYTHING_BUT_HEAD = "[!h]*"  # no other parameter's name begins with an h
 
-Words = dict[str, Any]
-
 
 def finetune_config(arguments: argparse.Namespace) -> Config:
-    """The config of a run: the recipe, what follows from videos and weights, and what was said.
+    """Build the config of a run: the recipe, the keys of videos and weights, the arguments.
 
     Args:
         arguments: of ``add_finetune_arguments``.
 
     Raises:
-        UserError: what is wrong with the folder and with the weights, at once; or a value is out
-            of range.
+        UserError: the problems of the folder and of the weights, at once; or a value is out of
+            range.
     """
-    videos, source = _both(
-        lambda: read_user_data(arguments.data),
-        lambda: model_of(arguments.weights, arguments.variant),
-    )
+    videos, source = _read_inputs(arguments)
     recipe = load_config(RECIPE)
-    words = {
-        **_words_of_model(source),
-        **_words_of_videos(videos),
-        **_words_of_training(recipe, videos, epochs=arguments.epochs, batch=arguments.batch_size),
+    keys = {
+        **_keys_of_model(source),
+        **_keys_of_videos(videos),
+        **_keys_of_training(recipe, videos, epochs=arguments.epochs, batch=arguments.batch_size),
         "SOLVER.LAYER_DECAY": _layer_decay(recipe, source),
         "DATA.PATH_TO_DATA_DIR": arguments.data,
         "TRAIN.CHECKPOINT_FILE_PATH": arguments.weights,
@@ -90,8 +88,13 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
         "OUTPUT_DIR": arguments.out or f"runs/finetune/{Path(arguments.data).resolve().name}",
     }
     if arguments.linear_probe:
-        words |= _words_of_probe(words)
-    overrides = [f"{key}={value}" for key, value in words.items()] + arguments.overrides
+        keys |= {
+            "TRAIN.FREEZE": [_EVERYTHING_BUT_HEAD],
+            "SOLVER.BASE_LR": PROBE_RATE * keys["SOLVER.BASE_LR"],
+            "MVIT.DROPPATH_RATE": 0.0,  # no noise in fixed features
+            "MODEL.DROPOUT_RATE": 0.0,
+        }
+    overrides = [f"{key}={value}" for key, value in keys.items()] + arguments.overrides
     config = load_config(RECIPE, overrides)
     _require_same_run(config, videos.class_names)
     logger.info(
@@ -105,41 +108,110 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
 
 
 def finetune_job(config: Config) -> None:
-    """Train, test on the videos that were held out, and say the results by class."""
+    """Train, test on the held-out videos, and log the results by class."""
     train_job(config, then_tests=config.test.enable)
-    if not config.test.enable:
-        return
-    test_job(config)
-    if is_main() and len(builders.test_plans(config)) == 1:  # several have a folder each
-        _tell(config)
+    if config.test.enable:
+        test_job(config)
+        if is_main() and len(builders.test_plans(config)) == 1:  # several have a folder each
+            _log_results(config)
 
 
-def _both(
-    look_at_videos: Callable[[], UserData], look_at_weights: Callable[[], Config]
-) -> tuple[UserData, Config]:
-    """Both answers, or both problems."""
-    problems: list[UserError] = []
-    videos = source = None
+def _read_inputs(arguments: argparse.Namespace) -> tuple[UserData, Config]:
+    """Read videos and weights, and report the problems of both at once."""
+    inputs, problems = list[Any](), list[UserError]()
+    for read in (
+        lambda: read_user_data(arguments.data),
+        lambda: model_of(arguments.weights, arguments.variant),
+    ):
+        try:
+            inputs.append(read())
+        except UserError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0] if len(problems) == 1 else UserError("\n".join(map(str, problems)))
+    return inputs[0], inputs[1]
+
+
+# Videos
+
+
+class UserData(NamedTuple):
+    """The content of a folder of user videos.
+
+    Attributes:
+        dataset: row of the catalog that reads it.
+        class_names: in the order of the labels; "class 3" where it has no name.
+        num_train: videos to train on.
+        num_val: videos held out, for validation and testing.
+    """
+
+    dataset: str
+    class_names: tuple[str, ...]
+    num_train: int
+    num_val: int
+
+
+def read_user_data(folder: str) -> UserData:
+    """Read the lists of a folder, as training will, and check them for training a classifier.
+
+    Args:
+        folder: of folders of classes, or of ``train.csv`` and ``val.csv``.
+
+    Raises:
+        ListError: all problems, at once.
+    """
+    dataset = "csv" if (Path(folder) / "train.csv").is_file() else "folder"
+    logging.disable(logging.INFO)  # training reads the same lists again and logs the rest
     try:
-        videos = look_at_videos()
-    except UserError as error:
-        problems.append(error)
-    try:
-        source = look_at_weights()
-    except UserError as error:
-        problems.append(error)
-    if videos is None or source is None:
-        if len(problems) == 1:
-            raise problems[0]
-        raise UserError("\n".join(str(problem) for problem in problems))
-    return videos, source
+        train = open_list(dataset, "train", data_dir=folder)
+        held_out = open_list(dataset, "val", data_dir=folder)
+    finally:
+        logging.disable(logging.NOTSET)
+    names = _class_names(train, held_out)
+    in_train, in_val = (
+        np.bincount(videos.labels, minlength=len(names)) for videos in (train, held_out)
+    )
+    has_splits = dataset == "csv" or (Path(folder) / "train").is_dir()
+    problems = list(_problems(names, in_train.tolist(), in_val.tolist(), has_splits))
+    if problems:
+        raise ListError(in_one_message(folder, problems, limit=_NUM_PROBLEMS_SHOWN))
+    for name, num_val in zip(names, in_val, strict=True):
+        if not num_val:
+            logger.warning("%s: no video of class %r is held out: it is not tested", folder, name)
+    return UserData(dataset, names, num_train=len(train), num_val=len(held_out))
 
 
-# What the weights tell
+def _class_names(train: VideoList, held_out: VideoList) -> tuple[str, ...]:
+    num_seen = int(max(train.labels.max(), held_out.labels.max())) + 1
+    if train.class_names is not None and len(train.class_names) >= num_seen:
+        return train.class_names
+    logger.warning(
+        "%s: the classes have no names. Write them into classes.txt in its folder, one a line in "
+        "the order of the labels",
+        train.source,
+    )
+    return tuple(f"class {label}" for label in range(num_seen))
 
 
-def _words_of_model(source: Config) -> Words:
-    """The keys that describe a model and what it sees, but for those its variant is to fill."""
+def _problems(
+    names: Sequence[str], in_train: Sequence[int], in_val: Sequence[int], has_splits: bool
+) -> Iterator[str]:
+    if len(names) == 1:
+        yield f"there is one class, {names[0]!r}: a classifier needs two or more"
+    for name, num_train, num_val in zip(names, in_train, in_val, strict=True):
+        if not num_train + num_val:
+            yield f"class {name!r} has no videos. Add some, or remove the class"
+        elif not num_train:
+            yield f"class {name!r} has no videos to train on, but {num_val} held out"
+        elif not num_val and not has_splits:
+            yield f"class {name!r} has a single video, so none can be held out. Add another"
+
+
+# Weights
+
+
+def _keys_of_model(source: Config) -> dict[str, Any]:
+    """Return the keys of a model and its input, except those that its variant fills."""
     return {
         name: key.value_in(source)
         for name, key in KEYS.items()
@@ -149,21 +221,21 @@ def _words_of_model(source: Config) -> Words:
 
 
 def _layer_decay(recipe: Config, source: Config) -> float:
-    """The recipe's, which is S's; closer to 1 in a deeper model, so that its first block is not
-    slower than that of S. It would stand still in L: 0.75 to the power of 48 is a millionth."""
+    """Return the recipe's decay, which is for S; closer to 1 in a deeper model.
+
+    So its first block learns as fast as that of S; in L it would not: 0.75 to the power of 48 is a
+    millionth.
+    """
     depth: int = builders.model_arguments(source)["depth"]
     decay: float = recipe.solver.layer_decay ** min(1.0, _DEPTH_OF_RECIPE / depth)
     return round(decay, 3)
 
 
-# What the videos tell
-
-
-def _words_of_videos(videos: UserData) -> Words:
+def _keys_of_videos(videos: UserData) -> dict[str, Any]:
     sided = [name for name in videos.class_names if _SIDES & set(folded(name).split())]
     if sided:
         logger.info(
-            "videos are not mirrored (DATA.RANDOM_FLIP), since that would make another class of %s",
+            "videos are not mirrored (DATA.RANDOM_FLIP), since that would change the class of %s",
             ", ".join(map(repr, sided)),
         )
     return {
@@ -175,10 +247,10 @@ def _words_of_videos(videos: UserData) -> Words:
     }
 
 
-def _words_of_training(
+def _keys_of_training(
     recipe: Config, videos: UserData, *, epochs: int | None, batch: int | None
-) -> Words:
-    """Epochs and batch, and what goes with them in proportion."""
+) -> dict[str, Any]:
+    """Return epochs, batch, and the keys in proportion to them."""
     for flag, number in (("--epochs", epochs), ("--batch-size", batch)):
         if number is not None and number < 1:
             raise ConfigError(f"{flag} {number}: expected a whole number of at least 1")
@@ -196,24 +268,14 @@ def _words_of_training(
     }
 
 
-def _words_of_probe(words: Words) -> Words:
-    """The keys of a linear probe: fixed features, so no noise in them, and a faster classifier."""
-    return {
-        "TRAIN.FREEZE": [_EVERYTHING_BUT_HEAD],
-        "SOLVER.BASE_LR": PROBE_RATE * words["SOLVER.BASE_LR"],
-        "MVIT.DROPPATH_RATE": 0.0,
-        "MODEL.DROPOUT_RATE": 0.0,
-    }
-
-
-# What is in OUTPUT_DIR
+# OUTPUT_DIR
 
 
 def _require_same_run(config: Config, class_names: Sequence[str]) -> None:
-    """Refuse to go on with a run that was begun with other classes, weights or parameters.
+    """Refuse to resume a run that was started with other classes, weights or parameters.
 
     Raises:
-        ConfigError: there is such a run in ``OUTPUT_DIR``; says in what it differs.
+        ConfigError: there is such a run in ``OUTPUT_DIR``; lists the differences.
     """
     folder = config.output_dir
     if is_remote(folder) or not config.train.auto_resume or not newest_first(folder):
@@ -232,15 +294,12 @@ def _require_same_run(config: Config, class_names: Sequence[str]) -> None:
         problems.append(f"classes: were {', '.join(names)}; are {', '.join(class_names)}")
     if problems:
         raise ConfigError(
-            in_one_message(f"{folder}: holds another run, which this one is not", problems)
-            + "\nChoose another folder with --out, or take that one away"
+            in_one_message(f"{folder}: contains a run that this one cannot resume", problems)
+            + "\nChoose another folder with --out, or remove that one"
         )
 
 
-# What came out
-
-
-def _tell(config: Config) -> None:
+def _log_results(config: Config) -> None:
     folder = config.output_dir.rstrip("/")
     result = load_results(local_copy(f"{folder}/{RESULTS_FILE}"))
     width = max(map(len, result.per_class))
@@ -249,19 +308,19 @@ def _tell(config: Config) -> None:
         for name, rate in sorted(result.per_class.items(), key=lambda item: -item[1])
     ]
     logger.info(
-        "%.1f %% of %d held-out videos are right; by class:\n%s\n"
+        "%.1f %% of %d held-out videos are correct; by class:\n%s\n"
         "report:  %s/%s\npredict: slowfast-mvit predict VIDEO --weights %s",
         result.top1,
         result.num_videos,
         "\n".join(lines),
         folder,
         REPORT_FILE,
-        _tested_weights(config, folder),
+        _evaluated_weights(config, folder),
     )
 
 
-def _tested_weights(config: Config, folder: str) -> str:
-    """Return what ``predict --weights`` needs to give the answers that were tested."""
+def _evaluated_weights(config: Config, folder: str) -> str:
+    """Return the arguments of ``predict --weights`` for the weights that were tested."""
     if config.test.weights == "best":
         return str(best_path(folder))
     # A run that stopped early has no checkpoint of the last epoch.

@@ -1,4 +1,4 @@
-"""A video file in, named probabilities out."""
+"""Prediction: named probabilities of a video file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from slowfast_mvit import builders
-from slowfast_mvit.data.loading.eval_items import read_views
-from slowfast_mvit.data.views.transforms import normalise
+from slowfast_mvit.data.loading.items import read_views
+from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.log import setup_logging
@@ -23,7 +23,7 @@ class Prediction:
 
     Attributes:
         label: its index.
-        name: its name, or "class 17" where the model knows no names.
+        name: its name, or "class 17" where the model has no names.
         prob: its probability, 0 to 1.
     """
 
@@ -34,31 +34,26 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(
-    model: MViT,
-    path: str | Path,
-    *,
-    top_k: int = 5,
-    num_clips: int = 5,
-    num_crops: int = 1,
+    model: MViT, path: str | Path, *, top_k: int = 5, num_clips: int = 5, num_crops: int = 1
 ) -> list[Prediction]:
-    """The classes that a video most probably shows.
+    """Return the most probable classes of a video.
 
     Args:
         model: with an ``input_spec``, as ``build_model`` and training set it; runs where it is.
         path: a video file, a folder of frames, or an image.
-        top_k: classes to give, best first; all of them if there are fewer.
+        top_k: number of classes, best first; all of them if there are fewer.
         num_clips: clips spread over the video, whose probabilities are averaged.
         num_crops: 1 (centre) or 3 crops of each clip.
 
     Raises:
         DecodeError: the video cannot be read.
-        ConfigError: the model does not say what its input is like, or a number above is impossible.
+        ConfigError: the model has no ``input_spec``, or a number above is impossible.
     """
     spec = model.input_spec
     if spec is None:
         raise ConfigError(
-            "this model does not say what frames it takes. Build it with build_model(config), or "
-            "set model.input_spec as in slowfast_mvit.builders.input_spec"
+            "this model has no input_spec (frames and pixels). Build it with build_model(config), "
+            "or set model.input_spec as in slowfast_mvit.builders.input_spec"
         )
     if top_k < 1 or num_clips < 1 or num_crops not in (1, 3):
         raise ConfigError(
@@ -70,7 +65,7 @@ def predict(
         sampling_rate=spec["sampling_rate"],
         target_fps=spec["target_fps"],
         policy=spec["policy"],
-        segment_clips=spec.get("segment_clips", "same"),  # older checkpoints do not say it
+        segment_clips=spec.get("segment_clips", "same"),  # older checkpoints lack it
         offset_sampling=True,
     )
     plan = ViewPlan(
@@ -101,11 +96,11 @@ def predict_job(
 ) -> None:
     """Print the best classes of one video."""
     setup_logging()
-    logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)  # only the answer is wanted
+    logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)  # print the prediction alone
     model = builders.model_of_checkpoint(weights, config_file, ema=ema)
     if model.input_spec is None:
         raise ConfigError(
-            f"{weights}: does not say what frames and pixels it takes. Name the config it was "
+            f"{weights}: has no input_spec (frames and pixels). Name the config it was "
             "trained with, as in --cfg Kinetics/MVITv2_S_16x4.yaml"
         )
     for prediction in predict(model, video, top_k=top_k, num_clips=num_clips):

@@ -1,4 +1,4 @@
-"""The files that a test leaves: results, scores, and the report with the frames the model saw."""
+"""The files of a test: results, scores, and the report with the frames that the model saw."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class TestOutput:
     """The test of one view plan, and the folder for its files.
 
     Attributes:
-        config: what was tested.
+        config: of the test.
         plan: the views of each video.
         videos: the list.
         folder: gets the files.
         run_dir: of the training run whose curves the report shows.
-        notes: lines for the head of the report, such as the weights that were tested.
+        notes: lines for the head of the report, such as the evaluated weights.
     """
 
     config: Config
@@ -87,19 +87,13 @@ def write_clip_counts(
     plans: Sequence[ViewPlan], results: Sequence[EvalResult], folder: Path
 ) -> None:
     """Write accuracy against the number of clips into ``folder``, and log it as a table."""
-    rows = [
-        {
-            "num_clips": plan.num_clips,
-            "num_crops": plan.num_crops,
-            "top1": result.top1,
-            "top5": result.top5,
-        }
-        for plan, result in zip(plans, results, strict=True)
-    ]
-    write_text_atomically(folder / CLIP_COUNTS_FILE, json.dumps(rows, indent=2) + "\n")
-    lines = [f"{'views':>18}   top-1 %   top-5 %"]
+    rows, lines = list[dict[str, float]](), [f"{'views':>18}   top-1 %   top-5 %"]
     for plan, result in zip(plans, results, strict=True):
-        lines.append(f"{plan!s:>18}   {result.top1:7.2f}   {result.top5:7.2f}")
+        top1, top5 = result.top1, result.top5
+        views = {"num_clips": plan.num_clips, "num_crops": plan.num_crops}
+        rows.append({**views, "top1": top1, "top5": top5})
+        lines.append(f"{plan!s:>18}   {top1:7.2f}   {top5:7.2f}")
+    write_text_atomically(folder / CLIP_COUNTS_FILE, json.dumps(rows, indent=2) + "\n")
     logger.info("accuracy by number of clips:\n%s", "\n".join(lines))
 
 
@@ -107,24 +101,20 @@ def report_job(output_dir: str) -> None:
     """Write the report again from the files of a test; ``output_dir`` may be remote."""
     setup_logging()
     with output_folder(output_dir) as folder:
-        _write_again(folder)
-
-
-def _write_again(output_dir: Path) -> None:
-    if not (output_dir / RESULTS_FILE).is_file():
-        raise UserError(
-            f"{output_dir}: no {RESULTS_FILE} there. Give the OUTPUT_DIR of a finished test"
-        )
-    config = load_config(output_dir / CONFIG_FILE)
-    result = load_results(output_dir / RESULTS_FILE)
-    scores = load_scores(output_dir / SCORES_FILE)
-    clips, crops = (len(np.unique(column)) for column in scores.views.T)
-    plan = builders.view_plan(config, num_clips=clips, num_crops=crops)
-    videos = builders.build_videos(config, "test")
-    has_curves = StatsLog(output_dir).path.is_file() or is_remote(config.output_dir)
-    run_dir = output_dir if has_curves else Path(config.output_dir)
-    report = _write_report(TestOutput(config, plan, videos, output_dir, run_dir), result, scores)
-    logger.info("report: %s", report)
+        if not (folder / RESULTS_FILE).is_file():
+            raise UserError(
+                f"{folder}: no {RESULTS_FILE} there. Give the OUTPUT_DIR of a finished test"
+            )
+        config = load_config(folder / CONFIG_FILE)
+        result = load_results(folder / RESULTS_FILE)
+        scores = load_scores(folder / SCORES_FILE)
+        clips, crops = (len(np.unique(column)) for column in scores.views.T)
+        plan = builders.view_plan(config, num_clips=clips, num_crops=crops)
+        videos = builders.build_videos(config, "test")
+        has_curves = StatsLog(folder).path.is_file() or is_remote(config.output_dir)
+        run_dir = folder if has_curves else Path(config.output_dir)
+        report = _write_report(TestOutput(config, plan, videos, folder, run_dir), result, scores)
+        logger.info("report: %s", report)
 
 
 def _write_report(output: TestOutput, result: EvalResult, scores: VideoScores) -> Path:
@@ -144,7 +134,7 @@ def _write_report(output: TestOutput, result: EvalResult, scores: VideoScores) -
 
 
 def _frames_of_hardest(output: TestOutput, scores: VideoScores) -> Mapping[str, list[np.ndarray]]:
-    """The frames of the middle view of the videos that the model found hardest."""
+    """Return the frames of the middle view of the hardest videos."""
     wanted = {scores.video_ids[row] for row in hardest_videos(scores, NUM_HARDEST)}
     frames = {}
     for video in output.videos:

@@ -1,4 +1,4 @@
-"""The start of every job: its ranks agree, and open the output folder and the log."""
+"""The start of every job: compare the ranks, open the output folder and the log."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -20,16 +20,16 @@ from slowfast_mvit.jobs.report import CONFIG_FILE
 from slowfast_mvit.runtime.distributed import (
     from_main,
     gather_objects,
-    is_launched,
     is_main,
     num_nodes,
+    on_main,
     pick_device,
     process_group,
     require_agreement,
     wait_for_all,
     world_size,
 )
-from slowfast_mvit.runtime.launch_environment import attempts_share_a_store
+from slowfast_mvit.runtime.launch_environment import attempts_share_a_store, is_launched
 from slowfast_mvit.runtime.log import setup_logging
 from slowfast_mvit.runtime.run_state import recorded_run_state
 from slowfast_mvit.storage import (
@@ -41,7 +41,7 @@ from slowfast_mvit.storage import (
 
 logger = logging.getLogger(__name__)
 
-# A network file system may keep for half a minute that a file was not there a moment ago.
+# A network file system may cache for half a minute that a file does not exist.
 APPEARS_WITHIN_S = 60.0
 
 
@@ -52,8 +52,7 @@ def run_in_group(configs: Sequence[Config], run: Callable[[Config], None]) -> No
             run(config)
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A run of one config, as each rank has it.
 
     Attributes:
@@ -73,24 +72,23 @@ def started(config: Config, *, is_last_job: bool = True) -> Iterator[Run]:
 
     Args:
         config: of the job.
-        is_last_job: whether the run is finished when this job is.
+        is_last_job: no other job of the run follows.
 
     Raises:
         UserError: on every process: they differ in config or code, or do not share ``OUTPUT_DIR``.
-        ConfigError: ``NUM_SHARDS`` is not the number of nodes that take part.
+        ConfigError: ``NUM_SHARDS`` is not the number of nodes.
     """
     register_path_handlers(config.path_handlers)
     device = pick_device(config.num_gpus)
     with process_group(device):
         _require_shards(config)
-        require_agreement(
-            {
-                "the version of slowfast_mvit": __version__,
-                "the version of torch": torch.__version__,
-                "the digest of the config": config.digest(),
-                "OUTPUT_DIR": config.output_dir,
-            }
-        )
+        fingerprint = {
+            "the version of slowfast_mvit": __version__,
+            "the version of torch": torch.__version__,
+            "the digest of the config": config.digest(),
+            "OUTPUT_DIR": config.output_dir,
+        }
+        require_agreement(fingerprint)
         with shared_output_folder(
             config.output_dir,
             is_main=is_main(),
@@ -99,7 +97,7 @@ def started(config: Config, *, is_last_job: bool = True) -> Iterator[Run]:
             wait_for_all=wait_for_all,
         ) as output_dir:
             if not is_remote(config.output_dir):
-                require_shared_folder(output_dir)
+                _require_shared_folder(output_dir)
             setup_logging(output_dir)
             _log_group(device)
             try:
@@ -111,27 +109,27 @@ def started(config: Config, *, is_last_job: bool = True) -> Iterator[Run]:
                 raise
 
 
-def require_shared_folder(folder: Path) -> None:
-    """Make sure that all processes see the files that the main one writes to ``folder``.
+def _require_shared_folder(folder: Path) -> None:
+    """Check that all processes see the files that the main one writes to ``folder``.
 
     Raises:
         UserError: on every process: the main one cannot write there, or names those that do not
-            see it.
+            see its files.
     """
     if world_size() == 1:
         return
-    path = folder / f".seen-by-all-{uuid.uuid4().hex}"
-    problem = ""
-    if is_main():
+
+    def create() -> Path:
+        path = folder / f".seen-by-all-{uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path.touch()
         except OSError as error:
-            problem = f"OUTPUT_DIR {folder}: cannot be written to ({error})"
-    path, problem = from_main((path, problem))
-    if problem:
-        raise UserError(problem)
-    blind = [number for number, sees in enumerate(gather_objects(_appears(path))) if not sees]
+            raise UserError(f"OUTPUT_DIR {folder}: cannot be written to ({error})") from error
+        return path
+
+    path = on_main(create)
+    blind = [number for number, seen in enumerate(gather_objects(_appears(path))) if not seen]
     if is_main():
         path.unlink()
     if blind:
@@ -153,7 +151,7 @@ def _appears(path: Path) -> bool:
 
 def _names_in(folder: Path) -> list[str]:
     try:
-        return os.listdir(folder)  # unlike a question for one file, this asks the server again
+        return os.listdir(folder)  # unlike Path.exists(), this is not answered from a cache
     except OSError:
         return []
 
@@ -162,32 +160,44 @@ def _require_shards(config: Config) -> None:
     if config.num_shards == 1 or config.num_shards == num_nodes():
         return
     if is_launched():
-        found = f"the launcher started {num_nodes()} of {world_size()} processes in all"
+        launched = f"the launcher started {num_nodes()} of {world_size()} processes in all"
         todo = f"Set NUM_SHARDS {num_nodes()} or leave it out: the launcher's number counts"
     else:
-        found = "this process was started alone, without a process group"
+        launched = "this process was started alone, without a process group"
         todo = (
             f"Start it on each node with slowfast-mvit launch --nnodes {config.num_shards} "
             "--rdzv_endpoint HOST:PORT -- train --cfg ..., HOST being the first node"
         )
-    raise ConfigError(f"NUM_SHARDS is {config.num_shards} nodes, but {found}. {todo}")
+    raise ConfigError(f"NUM_SHARDS is {config.num_shards} nodes, but {launched}. {todo}")
 
 
 def _log_group(device: torch.device) -> None:
     if world_size() == 1:
         return
-    nodes = "1 node" if num_nodes() == 1 else f"{num_nodes()} nodes"
     over = "gloo" if device.type == "cpu" else "nccl"
-    logger.info("%d processes on %s have met, over %s", world_size(), nodes, over)
+    logger.info(
+        "%d processes on %s joined the process group, over %s",
+        world_size(),
+        nodes_of_run(),
+        over,
+    )
     if attempts_share_a_store():
         logger.warning(
-            "if a process dies, torchrun will start all again, and they will wait in vain for the "
-            "dead ones: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each node, or use "
+            "if a process dies, torchrun will restart all, and they will wait in vain for the dead "
+            "ones: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each node, or use "
             "slowfast-mvit launch, which does"
         )
 
 
+def nodes_of_run() -> str:
+    """Return the number of nodes as text."""
+    return "1 node" if num_nodes() == 1 else f"{num_nodes()} nodes"
+
+
 def write_config(config: Config, output_dir: Path) -> None:
-    """Write the resolved config beside the checkpoints; last, so that a typing error in the data
-    or the weights does not replace that of a finished run."""
+    """Write the resolved config to the folder of the run.
+
+    After all checks, so that a typo in the data or the weights does not replace that of a finished
+    run.
+    """
     write_text_atomically(output_dir / CONFIG_FILE, config.to_yaml())

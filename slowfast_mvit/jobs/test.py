@@ -1,17 +1,19 @@
-"""Testing, from a config to the files in ``OUTPUT_DIR``.
+"""Testing, and merging the parts of a test, from a config to the files in ``OUTPUT_DIR``.
 
-    which videos have no record yet -> a contiguous part of them on each rank -> a record each
-    -> (when all ranks are through, on the main one) results, scores and report of each plan
+    videos without a record -> a contiguous part of them on each rank -> a record each
+    -> (when all ranks have finished, on the main one) results, scores and report of each plan
 
-A test that was killed is started again with the same command, on any number of processes.
+A killed test resumes with the same command, on any number of processes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,41 +21,45 @@ import numpy as np
 import torch
 
 from slowfast_mvit import builders
-from slowfast_mvit.config import Config
+from slowfast_mvit.config import Config, load_config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loading.loader import part_of
 from slowfast_mvit.engine.failed_videos import record_failed_videos
 from slowfast_mvit.engine.test import score_videos
-from slowfast_mvit.errors import ConfigError, MissingViewsError
+from slowfast_mvit.errors import ConfigError, MissingViewsError, UserError, in_one_message
 from slowfast_mvit.evaluation.ensemble import ensemble, views_of_plan
 from slowfast_mvit.evaluation.records import (
+    DIGEST_LENGTH,
     Outcome,
     Part,
+    Records,
+    begin_records,
+    differences,
     finished_videos,
     join_records,
+    part_numbers,
     record_writer,
-)
-from slowfast_mvit.evaluation.run_fingerprint import (
-    begin_records,
     records_folder,
+    records_in,
     remove_records,
     run_fingerprint,
 )
-from slowfast_mvit.jobs.evaluated_checkpoint import load_evaluated_checkpoint
-from slowfast_mvit.jobs.report import TestOutput, write_clip_counts, write_results
+from slowfast_mvit.jobs.checkpoints import load_evaluated_checkpoint
+from slowfast_mvit.jobs.report import CONFIG_FILE, TestOutput, write_clip_counts, write_results
 from slowfast_mvit.jobs.run import APPEARS_WITHIN_S, Run, started, write_config
 from slowfast_mvit.runtime.distributed import (
-    from_main,
     is_main,
     num_nodes,
+    on_main,
     rank,
     require_agreement,
     wait_for_all,
     world_size,
 )
-from slowfast_mvit.runtime.log import progress
+from slowfast_mvit.runtime.log import Progress, setup_logging
 from slowfast_mvit.runtime.stopping import stop_requests
-from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores, ViewPlan, ViewScores
+from slowfast_mvit.storage import output_folder, register_path_handlers
+from slowfast_mvit.structures import EvalResult, FailedVideo, ViewPlan
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +67,7 @@ WHOLE = Part(1, 1)
 
 
 def parse_part(text: str) -> Part:
-    """The second of four parts for "2/4".
+    """Parse "2/4", the second of four parts.
 
     Raises:
         ConfigError: the text is something else.
@@ -113,9 +119,8 @@ def _test(run: Run, part: Part) -> None:
         begin_records(output_dir, fingerprint, weights)
         views = " and ".join(map(str, plans))
         logger.info("testing %d videos, %s each, %s", len(videos), views, weights)
-    # Only the main process looks: another might already see what a third one has just written.
-    missing = from_main(_missing(videos, folder, all_views(plans), part) if is_main() else None)
-    assert missing is not None
+    # Only the main process reads the records: others could see later ones of a third process.
+    missing = on_main(lambda: _missing(videos, folder, _all_views(plans), part))
     scored = score_videos(
         model,
         builders.build_test_loader(config, videos, *plans, indices=missing.tolist()),
@@ -126,11 +131,11 @@ def _test(run: Run, part: Part) -> None:
     _record(scored, len(missing), folder, part)
     wait_for_all("the scores of all ranks")
     if part != WHOLE:
-        logger.info("part %d of %d is scored: when all are, run slowfast-mvit merge", *part)
+        logger.info("part %d of %d is scored; after the last run slowfast-mvit merge", *part)
     elif is_main():
-        outcomes = _join_all(folder, all_views(plans), len(videos))
-        require_every_video(outcomes, videos, "Do all nodes write to one shared OUTPUT_DIR?")
-        write_test(config, videos, outcomes, weights=weights, output_dir=output_dir)
+        outcomes = _join_all(folder, _all_views(plans), len(videos))
+        _require_every_video(outcomes, videos, "Do all nodes write to one shared OUTPUT_DIR?")
+        _write_test(config, videos, outcomes, weights=weights, output_dir=output_dir)
         remove_records(folder)
     wait_for_all("the results")
 
@@ -140,19 +145,19 @@ def _record(scored: Iterator[Outcome], num_missing: int, folder: Path, part: Par
     share = part_of(num_missing, rank(), world_size())
     what = "testing" if world_size() == 1 else f"testing, rank {rank()} of {world_size()}"
     with record_writer(folder, part=part, rank=rank()) as record, stop_requests() as stop:
-        for outcome in progress(scored, total=share.stop - share.start, what=what, log_period=200):
+        for outcome in Progress(scored, total=share.stop - share.start, what=what, log_period=200):
             record(outcome)
-            stop.raise_if_asked()
+            stop.raise_if_requested()
 
 
 def _missing(videos: VideoList, folder: Path, views: np.ndarray, part: Part) -> np.ndarray:
-    """The indices of the videos of a part that are not scored yet, ascending."""
+    """Return the indices of the videos of a part that are not scored yet, ascending."""
     wanted = range(len(videos))[part_of(len(videos), part.number - 1, part.num_parts)]
     finished = finished_videos(folder, views)
     missing = [index for index in wanted if videos[index].video_id not in finished]
     if len(missing) < len(wanted):
         logger.info(
-            "%d of them were scored before: going on with %d",
+            "%d of them were scored before: resuming with %d",
             len(wanted) - len(missing),
             len(missing),
         )
@@ -160,7 +165,7 @@ def _missing(videos: VideoList, folder: Path, views: np.ndarray, part: Part) -> 
 
 
 def _join_all(folder: Path, views: np.ndarray, num_videos: int) -> dict[str, Outcome]:
-    """The records of all ranks; those of other nodes may take a while to be seen here."""
+    """Return the records of all ranks; those of other nodes may take a while to appear here."""
     deadline_s = time.monotonic() + (APPEARS_WITHIN_S if num_nodes() > 1 else 0.0)
     while True:
         outcomes = join_records([folder], views)
@@ -169,21 +174,16 @@ def _join_all(folder: Path, views: np.ndarray, num_videos: int) -> dict[str, Out
         time.sleep(1.0)
 
 
-def all_views(plans: Sequence[ViewPlan]) -> np.ndarray:
-    """(V, 2) int64: the (clip, crop) of the views of all plans, in turn, as records hold them."""
+def _all_views(plans: Sequence[ViewPlan]) -> np.ndarray:
+    """Return (V, 2) int64, the (clip, crop) of the views of all plans, in the order of records."""
     return torch.cat([plan.views() for plan in plans]).numpy()
 
 
-def require_every_video(outcomes: Mapping[str, Outcome], videos: VideoList, hint: str) -> None:
-    """Refuse to call something a test of a list from which videos are missing.
-
-    Args:
-        outcomes: what became of each video.
-        videos: the list.
-        hint: what to do about it.
+def _require_every_video(outcomes: Mapping[str, Outcome], videos: VideoList, hint: str) -> None:
+    """Require an outcome of every video of the list.
 
     Raises:
-        MissingViewsError: names how many and the first.
+        MissingViewsError: names the number of missing videos and the first, and adds ``hint``.
     """
     missing = [video.video_id for video in videos if video.video_id not in outcomes]
     if missing:
@@ -193,7 +193,7 @@ def require_every_video(outcomes: Mapping[str, Outcome], videos: VideoList, hint
         )
 
 
-def write_test(
+def _write_test(
     config: Config,
     videos: VideoList,
     outcomes: Mapping[str, Outcome],
@@ -201,42 +201,106 @@ def write_test(
     weights: str,
     output_dir: Path,
 ) -> None:
-    """Write the files of a test: into its folder, or with several plans into a folder for each.
-
-    Args:
-        config: what was tested.
-        videos: the list.
-        outcomes: of every video.
-        weights: description of the weights that were tested.
-        output_dir: of the test.
-    """
+    """Write the files of a test into ``output_dir``; of several plans into a folder for each."""
     plans = builders.test_plans(config)
     ordered = [outcomes[video.video_id] for video in videos]
     results = list[EvalResult]()
     for number, plan in enumerate(plans):
         output = TestOutput(config, plan, videos, output_dir, output_dir, [weights])
         if len(plans) > 1:
-            output = replace(
-                output,
-                config=builders.config_of_plan(config, plan),
-                folder=output_dir / f"test_{plan.num_clips}_clips",
-            )
-            write_config(output.config, output.folder)
+            folder = output_dir / f"test_{plan.num_clips}_clips"
+            output = replace(output, config=builders.config_of_plan(config, plan), folder=folder)
+            write_config(output.config, folder)
         failed = [outcome for outcome in ordered if isinstance(outcome, FailedVideo)]
         record_failed_videos(output.folder / "failed_videos.csv", failed)
-        scores = _average(views_of_plan(ordered, plans, number), output, failed)
+        failed_ids = {video.video_id for video in failed}
+        scores = ensemble(
+            views_of_plan(ordered, plans, number),
+            views=plan.views().numpy(),
+            video_ids=[v.video_id for v in videos if v.video_id not in failed_ids],
+            method=output.config.data.ensemble_method,
+        )
         results.append(write_results(output, scores, failed))
     if len(plans) > 1:
         write_clip_counts(plans, results, output_dir)
 
 
-def _average(
-    scores: Iterable[ViewScores], output: TestOutput, failed: Sequence[FailedVideo]
-) -> VideoScores:
-    failed_ids = {video.video_id for video in failed}
-    return ensemble(
-        scores,
-        views=output.plan.views().numpy(),
-        video_ids=[v.video_id for v in output.videos if v.video_id not in failed_ids],
-        method=output.config.data.ensemble_method,
+def merge_job(output_dirs: Sequence[str]) -> None:
+    """Write the results of a test whose parts are in one or several folders, into the first.
+
+    The records are not deleted.
+
+    Args:
+        output_dirs: each the ``OUTPUT_DIR`` of one or several jobs; may be remote.
+
+    Raises:
+        UserError: there are no records, or those of different tests.
+        MissingViewsError: videos are missing, or have two different results.
+    """
+    setup_logging()
+    with contextlib.ExitStack() as stack:
+        _merge([stack.enter_context(output_folder(path)) for path in dict.fromkeys(output_dirs)])
+
+
+def _merge(output_dirs: Sequence[Path]) -> None:
+    tests = list[Records]()
+    for folder in output_dirs:
+        records = records_in(folder)
+        if not records:
+            raise UserError(
+                f"{folder}: no records of a test there. Give the OUTPUT_DIR of jobs that were "
+                "started with slowfast-mvit test --part; a test of the whole list needs no merge"
+            )
+        tests += records
+    first, fingerprint = output_dirs[0], tests[0].fingerprint
+    problems = [
+        f"{folder} differs in {name}: {other.get(name)}, not {fingerprint.get(name)}"
+        for folder, other, _ in tests[1:]
+        for name in differences(fingerprint, other)
+    ]
+    if problems:
+        headline = f"{tests[0].folder} and others contain records of different tests, never joined"
+        raise UserError(
+            in_one_message(headline, problems) + "\nDelete the folders of the test that is not "
+            "wanted, or run its parts again with equal settings"
+        )
+    config = load_config(first / CONFIG_FILE)
+    register_path_handlers(config.path_handlers)
+    videos = builders.build_videos(config, "test")
+    today = {"config": config.digest(), "list": videos.digest()[:DIGEST_LENGTH]}
+    changed = differences({name: fingerprint[name] for name in today}, today)
+    if changed:
+        raise UserError(
+            f"{first / CONFIG_FILE}: changed since the test: {' and '.join(changed)}. Restore the "
+            "config and the list, or test again"
+        )
+
+    folders = [test.folder for test in tests]
+    outcomes = join_records(folders, _all_views(builders.test_plans(config)))
+    _require_every_video(outcomes, videos, _what_to_run(first, folders, videos, outcomes))
+    logger.info(
+        "joined the records of %d videos from %d files of parts", len(outcomes), len(folders)
     )
+    _write_test(config, videos, outcomes, weights=tests[0].weights, output_dir=first)
+    logger.info(
+        "the records are not deleted; when they are no longer needed, delete %s",
+        ", ".join(str(folder.parent) for folder in folders),
+    )
+
+
+def _what_to_run(
+    output_dir: Path, folders: Sequence[Path], videos: VideoList, outcomes: Mapping[str, Outcome]
+) -> str:
+    """Return the commands that score the missing videos."""
+    missing = {i for i, video in enumerate(videos) if video.video_id not in outcomes}
+    command = f"slowfast-mvit test --cfg {shlex.quote(str(output_dir / CONFIG_FILE))}"
+    numbers = {part.num_parts for part in part_numbers(folders)}
+    if len(numbers) != 1 or numbers == {1}:  # a test of the whole list scores what is missing
+        return f"Run: {command}"
+    num_parts = numbers.pop()
+    lines = [
+        f"  {command} --part {number + 1}/{num_parts}"
+        for number in range(num_parts)
+        if missing.intersection(range(len(videos))[part_of(len(videos), number, num_parts)])
+    ]
+    return "\n".join(["Run these, then merge again:", *lines])

@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 import yaml
@@ -18,40 +17,37 @@ from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.engine.data_stall import DataStallHint
 from slowfast_mvit.engine.reporter import ReportedLoader, Reporter
-from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
+from slowfast_mvit.engine.state import Training, TrainingState
 from slowfast_mvit.engine.test import validate
-from slowfast_mvit.engine.train import Training, train
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.engine.validation import Validate
-from slowfast_mvit.jobs.initial_checkpoint import (
-    LOAD_REPORT,
-    explained_resume,
-    require_epochs_left,
-    write_load_report,
-)
-from slowfast_mvit.jobs.run import Run, started, write_config
-from slowfast_mvit.jobs.training_summary import log_model, log_plan
+from slowfast_mvit.jobs.checkpoints import checkpoint_to_resume, explained_resume
+from slowfast_mvit.jobs.run import Run, nodes_of_run, started, write_config
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.objectives import Loss
-from slowfast_mvit.runtime.checkpoint import latest_checkpoint, training_epoch
-from slowfast_mvit.runtime.checkpoint_files import newest_first
 from slowfast_mvit.runtime.compiling import compile_where_it_helps
 from slowfast_mvit.runtime.distributed import (
     is_main,
     local_world_size,
     num_nodes,
-    on_main,
     require_agreement,
+    world_size,
 )
-from slowfast_mvit.runtime.launch_environment import available_cores
+from slowfast_mvit.runtime.launch_environment import available_cores, is_launched
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.metric_writers import MetricWriter, TensorBoard, Wandb
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
-from slowfast_mvit.runtime.precision import loss_scaler
-from slowfast_mvit.storage import local_copy
+from slowfast_mvit.runtime.precision import lacks_instructions, loss_scaler
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_INSTRUCTIONS = {
+    "bf16": "it is no faster than fp32 and less exact, and ten times slower with dropout inside of "
+    "the blocks (MVIT.DROPOUT_RATE) or MODEL.ACT_CHECKPOINT selective",
+    "fp16": "its products take about a hundred times as long as those of fp32",
+}
 
 
 def train_job(config: Config, *, then_tests: bool = False) -> None:
@@ -59,8 +55,8 @@ def train_job(config: Config, *, then_tests: bool = False) -> None:
 
     Args:
         config: what to train.
-        then_tests: whether a test follows. Its list is read before training begins, so that nobody
-            hears of a mistake in it when training is done.
+        then_tests: a test follows. Its list is read before training starts, so that errors in it
+            are reported at once.
     """
     with started(config, is_last_job=not then_tests) as run:
         _train(run, then_tests)
@@ -77,18 +73,25 @@ def _train(run: Run, then_tests: bool) -> None:
     settings = _settings(config)
     num_steps = steps_in_epoch(loader, settings.accum_steps)
 
-    torch.manual_seed(config.rng_seed)  # every rank begins with the same weights
+    torch.manual_seed(config.rng_seed)  # every rank starts with the same weights
     model = builders.build_model(config)
     model.input_spec = builders.input_spec(config, videos.class_names)
-    resume_from = _starting_point(run, model)
-    _freeze(config, model)
+    resume_from = checkpoint_to_resume(config, run.output_dir, model)
+    frozen = builders.freeze_parameters(config, model)
+    if frozen:
+        num_all, names = sum(1 for _ in model.parameters()), ", ".join(frozen)
+        logger.info(
+            "TRAIN.FREEZE: %d of %d parameters are not trained: %s", len(frozen), num_all, names
+        )
     model.to(run.device)
     average = moving_average(model, config.train.ema_decay) if config.train.ema_decay else None
     if config.model.compile:
         compile_where_it_helps(model)
     module, evaluated = _parallel(run, model, average)
     objective = builders.build_objective(config)
-    log_model(config, model)
+    if config.log_model_info:
+        num_params = sum(parameter.numel() for parameter in model.parameters())
+        logger.info("model: %d blocks, %s parameters", len(model.blocks), f"{num_params:,}")
     log_plan(run, num_steps=num_steps, num_train=len(videos), num_val=len(val_videos))
     if is_main():
         write_config(config, run.output_dir)
@@ -101,7 +104,7 @@ def _train(run: Run, then_tests: bool) -> None:
         scaler = loss_scaler(run.device, settings.precision)
         train(
             Training(
-                RunState(model, module, optimizer, scaler, average),
+                TrainingState(model, module, optimizer, scaler, average),
                 objective,
                 builders.build_schedule(config, num_nodes()),
                 loader,
@@ -120,7 +123,7 @@ def _train(run: Run, then_tests: bool) -> None:
 def _validation(
     run: Run, videos: VideoList, loss: Loss, evaluated: Callable[[], nn.Module]
 ) -> Validate:
-    """Return what the loop calls to validate; ``evaluated`` gives the model."""
+    """Return the validation of the loop; ``evaluated`` returns the model."""
     config, loader = run.config, builders.build_val_loader(run.config, videos)
 
     def validate_epoch(epoch: int, should_stop: Callable[[], None]) -> Mapping[str, float]:
@@ -163,21 +166,10 @@ def _settings(config: Config) -> TrainSettings:
     )
 
 
-def _freeze(config: Config, model: MViT) -> None:
-    frozen = builders.freeze_parameters(config, model)
-    if frozen:
-        logger.info(
-            "TRAIN.FREEZE: %d of %d parameters are not trained: %s",
-            len(frozen),
-            sum(1 for _ in model.parameters()),
-            ", ".join(frozen),
-        )
-
-
 def _parallel(
     run: Run, model: MViT, average: AveragedModel | None
 ) -> tuple[nn.Module, Callable[[], nn.Module]]:
-    """The module that training calls, and what gives the model that is validated."""
+    """Return the module to train, and a function that returns the model to validate."""
     config = run.config
     parallel = partial(
         parallelise,
@@ -187,43 +179,10 @@ def _parallel(
     )
     module = parallel(model, find_unused=config.model.detach_final_fc)
     if average is None:
-        return module, lambda: evaluation_model(module, model)
+        return module, partial(evaluation_model, module, model)
     if config.train.strategy == "fsdp":
         parallel(average.module)
-    return module, lambda: evaluation_model(average.module, average.module)
-
-
-def _starting_point(run: Run, model: MViT) -> Path | None:
-    """The checkpoint to resume from, or None after loading the initial weights into the model."""
-    config, output_dir = run.config, run.output_dir
-    newest = on_main(lambda: _newest(config, output_dir))
-    path = config.train.checkpoint_file_path
-    if newest is not None or not path:
-        return newest
-    last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
-    if last_epoch is None:
-        report = builders.load_start_weights(config, model)
-        write_load_report(report, output_dir / LOAD_REPORT)
-        return None
-    require_epochs_left(config, last_epoch)
-    return local_copy(path)
-
-
-def _newest(config: Config, output_dir: Path) -> Path | None:
-    """The most recent checkpoint of this run."""
-    if config.train.auto_resume:
-        return latest_checkpoint(output_dir)
-    left = newest_first(output_dir)
-    if left:
-        logger.warning(
-            "TRAIN.AUTO_RESUME is False, but %s holds %d checkpoints of a run before, up to "
-            "%s. This run begins anew beside them; a later resume would take those that are "
-            "furthest on. Choose another OUTPUT_DIR, or move them away",
-            output_dir,
-            len(left),
-            left[0].name,
-        )
-    return None
+    return module, partial(evaluation_model, average.module, average.module)
 
 
 @contextlib.contextmanager
@@ -238,34 +197,117 @@ def opened_reporter(run: Run, *, steps_per_epoch: int) -> Iterator[Reporter]:
         UserError: one of them is not installed.
     """
     config, output_dir = run.config, run.output_dir
-    if not is_main():
-        yield Reporter(StatsLog(output_dir))
-        return
+    writers = list[MetricWriter]()
+    if is_main():
+        hint = DataStallHint(
+            num_workers=config.data_loader.num_workers * local_world_size(),
+            num_cores=available_cores(),
+            can_fuse=config.aug.enable and config.aug.aa_method != "fused",
+        )
+        writers.append(hint)
+    if is_main() and config.tensorboard.enable:
+        board = TensorBoard(
+            output_dir / (config.tensorboard.log_dir or "tensorboard"),
+            steps_per_epoch=steps_per_epoch,
+            config_text=config.to_yaml(),
+        )
+        writers.append(board)
+    if is_main() and config.wandb.enable:
+        wandb = Wandb(
+            output_dir,
+            project=config.wandb.project,
+            config=yaml.safe_load(config.to_yaml()),
+            steps_per_epoch=steps_per_epoch,
+        )
+        writers.append(wandb)
     with contextlib.ExitStack() as stack:
-        writers: list[MetricWriter] = [_hint(config)]
-        if config.tensorboard.enable:
-            board = TensorBoard(
-                output_dir / (config.tensorboard.log_dir or "tensorboard"),
-                steps_per_epoch=steps_per_epoch,
-                config_text=config.to_yaml(),
-            )
-            writers.append(board)
-        if config.wandb.enable:
-            wandb = Wandb(
-                output_dir,
-                project=config.wandb.project,
-                config=yaml.safe_load(config.to_yaml()),
-                steps_per_epoch=steps_per_epoch,
-            )
-            writers.append(wandb)
         for writer in writers:
             stack.callback(writer.close)
         yield Reporter(StatsLog(output_dir), writers)
 
 
-def _hint(config: Config) -> DataStallHint:
-    return DataStallHint(
-        num_workers=config.data_loader.num_workers * local_world_size(),
-        num_cores=available_cores(),
-        can_fuse=config.aug.enable and config.aug.aa_method != "fused",
+# The plan of a run, logged before it starts, so that a wrong batch size or rate is noticed
+
+
+def log_plan(run: Run, *, num_steps: int, num_train: int, num_val: int) -> None:
+    """Log ranks, effective batch size and learning rate, and how they are derived.
+
+    Args:
+        num_steps: steps of the optimizer in an epoch.
+        num_train: videos in the training list.
+        num_val: videos in the validation list.
+    """
+    config, device = run.config, run.device
+    logger.info(
+        "training on %s videos (%s), validating on %s: %d epochs of %s steps, clips of %s",
+        f"{num_train:,}",
+        config.train.dataset,
+        f"{num_val:,}",
+        config.solver.max_epoch,
+        f"{num_steps:,}",
+        builders.clip_spec(config, config.train.dataset),
+    )
+    logger.info("%s", _describe_processes(config, device))
+    logger.info("%s", _describe_batch(config))
+    logger.info("%s", _describe_rate(config))
+    if config.num_gpus > 0 and device.type == "cpu":
+        logger.warning(
+            "NUM_GPUS is %d, but torch sees no GPU here (no driver, or a torch built for CPUs?), "
+            "so the CPU does the work. NUM_GPUS 0 asks for that",
+            config.num_gpus,
+        )
+    if lacks_instructions(device, config.train.precision):
+        logger.warning(
+            "TRAIN.PRECISION is %s, for which this CPU has no instructions: %s. Take "
+            "TRAIN.PRECISION fp32",
+            config.train.precision,
+            WITHOUT_INSTRUCTIONS[config.train.precision],
+        )
+    if config.num_gpus > 1 and not is_launched():
+        logger.warning(
+            "NUM_GPUS is %d, but this process trains alone on one device (%s): all %d videos of "
+            "TRAIN.BATCH_SIZE go through it, and the learning rate stays %r",
+            config.num_gpus,
+            device,
+            config.train.batch_size,
+            config.solver.base_lr,
+        )
+
+
+def _describe_processes(config: Config, device: torch.device) -> str:
+    """Describe the processes, their device, precision and strategy."""
+    if world_size() == 1:
+        return f"one process, on {device} in {config.train.precision}"
+    strategy = {"ddp": "each with the whole model", "fsdp": "each with a part of the weights"}
+    return (
+        f"{world_size()} processes ({nodes_of_run()} x {local_world_size()}), "
+        f"{strategy[config.train.strategy]} ({config.train.strategy}), on {device.type} in "
+        f"{config.train.precision}"
+    )
+
+
+def _describe_batch(config: Config) -> str:
+    """Describe the effective batch of one step of the optimizer."""
+    accum, views = config.train.grad_accum_steps, config.aug.num_sample
+    num_videos = builders.videos_per_process(config) * world_size() * accum
+    factors = [f"{builders.videos_per_process(config)} videos a process"]
+    if world_size() > 1:
+        factors.append(f"{world_size()} processes")
+    if accum > 1:
+        factors.append(f"{accum} batches a step (TRAIN.GRAD_ACCUM_STEPS)")
+    clips = f", {num_videos * views} clips (AUG.NUM_SAMPLE {views})" if views > 1 else ""
+    return (
+        f"effective batch: {num_videos} videos{clips} a step = {' x '.join(factors)}; "
+        f"TRAIN.BATCH_SIZE {config.train.batch_size} counts the videos of a node"
+    )
+
+
+def _describe_rate(config: Config) -> str:
+    """Describe the peak learning rate, which may scale with the number of nodes."""
+    solver = config.solver
+    if not solver.base_lr_scale_num_shards:
+        return f"learning rate: {solver.base_lr!r} (SOLVER.BASE_LR, whatever the number of nodes)"
+    return (
+        f"learning rate: {solver.base_lr * num_nodes()!r} = SOLVER.BASE_LR {solver.base_lr!r} x "
+        f"{nodes_of_run()} (SOLVER.BASE_LR_SCALE_NUM_SHARDS)"
     )

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from slowfast_mvit.engine.reporter import describe
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import UserError, printable
 from slowfast_mvit.evaluation.results import load_results
 from slowfast_mvit.jobs.report import REPORT_FILE, RESULTS_FILE
-from slowfast_mvit.runtime.log import Record, done_of, duration, parse_record, printable
+from slowfast_mvit.runtime.log import Record, done_of, duration, parse_record
 from slowfast_mvit.runtime.run_state import RunState, read_run_state
 
 REFRESH_S = 2.0

@@ -1,9 +1,9 @@
-"""The agent of a node, which starts the ranks there, monitors and restarts them.
+"""The agent of a node, which starts, monitors and restarts the ranks there.
 
-It is the elastic agent of torch, the one that ``torchrun`` runs. ``torch.distributed.launcher`` has
-no way to set three things, so the agent is built here: ranks that ended with a user error or were
-asked to stop are not restarted; ranks have the whole shutdown timeout to save also when they are
-stopped because another crashed or a node joins; SIGHUP stops them as SIGTERM does.
+It is the elastic agent of torch, as in ``torchrun``. ``torch.distributed.launcher`` has no options
+for three things, so the agent is built here: ranks that ended with a user error or were stopped are
+not restarted; ranks have the whole shutdown timeout to save also when they are stopped because
+another crashed or a node joins; SIGHUP stops them as SIGTERM does.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ RENDEZVOUS_FAILED = 1  # not a user error: the first node may have been lost, an
 # Statuses after which ranks are not restarted.
 FINAL = (USER_ERROR, *(128 + n for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)))
 
-# Passed on to the ranks, which save and end. torchrun leaves out SIGUSR1, Slurm's early warning.
+# Forwarded to the ranks, which save and end. torchrun omits SIGUSR1, Slurm's early warning.
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 # A node that is silent for 2 x 3 s counts as lost, and the others wait 3 s for one more to join;
-# torch's own 15 s and 30 s would leave them idle for three quarters of a minute.
+# with torch's defaults of 15 s and 30 s they would be idle for three quarters of a minute.
 RENDEZVOUS = {
     "last_call_timeout": 3,
     "keep_alive_interval": 2,
@@ -60,14 +60,14 @@ class Launch:
     Attributes:
         num_processes: ranks on this node, the same on each.
         min_nodes: nodes without which the run does not start, or resume.
-        max_nodes: nodes that take part at most.
+        max_nodes: the most nodes that take part.
         endpoint: ``host:port`` of the rendezvous; empty for one node.
         node_rank: number of this node, where it is fixed; None where the rendezvous assigns it,
             and nodes can come and go.
         run_id: name of the run, the same on all nodes; empty for a random one.
         max_restarts: restarts of all ranks after one has crashed.
-        shutdown_timeout_s: time that ranks have to save when asked to stop.
-        local_addr: address of this node, for those that cannot tell it from the host name.
+        shutdown_timeout_s: time for ranks to save when they are stopped.
+        local_addr: address of this node, where others cannot resolve its host name.
         rendezvous: settings of torch's rendezvous, in place of those in ``RENDEZVOUS``.
     """
 
@@ -87,10 +87,10 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
     """Run ``command`` as the ranks of this node until they have ended.
 
     Returns:
-        0 if all ranks succeeded; 2 if one ended with a user error; 128 + n if signal n asked them
-        to stop, or killed one; 1 if the rendezvous failed; else the status of the first failure.
+        0 if all ranks succeeded; 2 if one ended with a user error; 128 + n if signal n stopped
+        them, or killed one; 1 if the rendezvous failed; else the status of the first failure.
     """
-    # Else restarted ranks find the addresses of the dead ones, and use up the restarts.
+    # Else restarted ranks read the addresses of the dead ones, and use up the restarts.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = SIGNALS
     _announce_rendezvous(launch)
@@ -101,18 +101,21 @@ def run_agent(launch: Launch, command: Sequence[str]) -> int:
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except RendezvousError as error:
-        print(
-            f"launch: rendezvous failed at {launch.endpoint or 'localhost'}: not all nodes joined, "
-            f"or one was lost: {error} Is the first node up, and can the others reach that port?",
-            file=sys.stderr,
+        _print(
+            f"rendezvous failed at {launch.endpoint or 'localhost'}: not all nodes joined, or one "
+            f"was lost: {error} Is the first node up, and can the others reach that port?"
         )
         return RENDEZVOUS_FAILED
     if not failures:
         return 0
     status = status_of(failures)
     if status not in FINAL:
-        print(f"launch: {_first_as_text(failures)}. Giving up", file=sys.stderr)
+        _print(f"{_first_as_text(failures)}. Giving up")
     return status
+
+
+def _print(message: str) -> None:
+    print(f"launch: {message}", file=sys.stderr, flush=True)
 
 
 def _announce_rendezvous(launch: Launch) -> None:
@@ -128,17 +131,13 @@ def _announce_rendezvous(launch: Launch) -> None:
         socket.getaddrinfo(host.strip("[]"), int(port))
     except OSError as error:
         raise UserError(
-            f"{launch.endpoint}: no host of that name can be found from here ({error}). Give the "
+            f"{launch.endpoint}: this host name cannot be resolved from here ({error}). Give the "
             "first node's name or address, as the other nodes know it"
         ) from error
-    nodes = f"{launch.min_nodes}"
-    if launch.max_nodes > launch.min_nodes:
-        nodes += f" to {launch.max_nodes}"
-    print(
-        f"launch: waiting at {launch.endpoint} for {nodes} nodes, up to "
-        f"{RENDEZVOUS_TIMEOUT_S // 60} minutes",
-        file=sys.stderr,
-        flush=True,
+    more = f" to {launch.max_nodes}" if launch.max_nodes > launch.min_nodes else ""
+    _print(
+        f"waiting at {launch.endpoint} for {launch.min_nodes}{more} nodes, up to "
+        f"{RENDEZVOUS_TIMEOUT_S // 60} minutes"
     )
 
 
@@ -154,12 +153,12 @@ def _run(spec: WorkerSpec, launch: Launch) -> Failures:
         is_interrupted = True
         raise
     finally:
-        if not is_interrupted:  # else the other nodes may go on
+        if not is_interrupted:  # else the other nodes may continue
             spec.rdzv_handler.shutdown()
 
 
 def worker_spec(launch: Launch, command: Sequence[str]) -> WorkerSpec:
-    """Return what torch's agent is to run, with the handler of its rendezvous."""
+    """Return the specification of the ranks for torch's agent, with the rendezvous handler."""
     # The host name of a single node may be unknown to every name server.
     local_addr = launch.local_addr or ("127.0.0.1" if launch.max_nodes == 1 else None)
     is_static = launch.node_rank is not None
@@ -217,11 +216,9 @@ class _Agent(LocalElasticAgent):
             if status_of(self._failures) in FINAL:
                 raise ChildFailedError("rank", self._failures)
             self._num_restarts += 1
-            print(
-                f"launch: {_first_as_text(self._failures)}. Restarting all ranks "
-                f"({self._num_restarts} of {worker_group.spec.max_restarts})",
-                file=sys.stderr,
-                flush=True,
+            _print(
+                f"{_first_as_text(self._failures)}. Restarting all ranks "
+                f"({self._num_restarts} of {worker_group.spec.max_restarts})"
             )
         super()._restart_workers(worker_group)
 

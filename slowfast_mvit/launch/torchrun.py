@@ -1,7 +1,7 @@
 """Starting the ranks of a run: ``slowfast-mvit launch``, and ``NUM_GPUS`` and ``NUM_SHARDS``.
 
-A process that is started here runs the same command line again; its environment says that it is one
-of several, and it starts none itself.
+A process that is started here runs the same command line; by the variables in its environment it is
+one of several, and it starts no others.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def launch_as_configured(
 
     Args:
         configs: all that one command is to run.
-        words: that command, as ``slowfast-mvit`` understands it.
+        words: that command, as ``slowfast-mvit`` parses it.
         init_method: rendezvous of the nodes, as PySlowFast writes it: ``tcp://host:port``.
 
     Returns:
-        The exit status; None where nothing has to be started: this process is one of several
-        already, or the only one.
+        The exit status; None if no process has to be started: this one is already one of several,
+        or the only one.
 
     Raises:
         ConfigError: several nodes without a rendezvous, or with one of a wrong form; or configs
@@ -61,13 +61,13 @@ def launch_as_configured(
     """
     if is_launched():
         return None
-    asked = {(config.num_gpus, config.num_shards, config.shard_id) for config in configs}
-    if len(asked) > 1:
+    requested = {(config.num_gpus, config.num_shards, config.shard_id) for config in configs}
+    if len(requested) > 1:
         raise ConfigError(
             "the configs of one command must agree in NUM_GPUS, NUM_SHARDS and SHARD_ID, "
-            f"as one group of processes runs them all; got {sorted(asked)}. Run them one by one"
+            f"as one group of processes runs them all; got {sorted(requested)}. Run them one by one"
         )
-    [(num_gpus, num_shards, shard_id)] = asked
+    [(num_gpus, num_shards, shard_id)] = requested
     num_processes = max(1, min(num_gpus, _num_gpus()))
     if 1 < num_processes < num_gpus:
         print(

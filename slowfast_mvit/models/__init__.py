@@ -5,11 +5,11 @@ tables.py      index and resampling of relative position tables
 rel_pos.py     decomposed relative positions      positions.py   absolute positions
 pooling.py     pooling of tokens without moving them
 attention.py   pooling attention                  folded.py      its scores as one ordinary call
-blocks.py      attention + MLP + skip path        checkpointing.py  what training keeps of a block
+blocks.py      attention + MLP + skip path        checkpointing.py  activation checkpointing
 specs.py       the record of a block              mvit.py        the whole model
 variants.py    the published models, by name
 
-``slowfast_mvit.fast`` gives blocks that compute the same faster; ``create_model`` is there.
+``slowfast_mvit.fast`` has faster blocks with the same results, and ``create_model``.
 """
 
 from slowfast_mvit.models.mvit import MViT

@@ -129,7 +129,7 @@ class MultiScaleAttention(nn.Module):
         return self.dropout(self.proj(out.flatten(2))), q_thw
 
     def split_heads(self, qkv: Tensor) -> Tensor:
-        """Return what ``self.qkv`` gives, (B, L, 3*N*D), as (B, L, 3, N, D)."""
+        """Return the output of ``self.qkv``, (B, L, 3*N*D), as (B, L, 3, N, D)."""
         return qkv.unflatten(-1, (3, self.num_heads, -1))  # type: ignore[no-any-return]
 
     def pool(self, qkv: Tensor, thw: THW) -> tuple[Tensor, Tensor, Tensor, THW, THW]:

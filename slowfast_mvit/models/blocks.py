@@ -1,4 +1,4 @@
-"""One block of an MViT: pooling attention, then an MLP, each beside a skip path.
+"""One block of an MViT: pooling attention, then an MLP, each with a skip path.
 
 Letters used in shapes:
     B batch   P prefix tokens (0, or 1 for the class token)   T, H, W token grid

@@ -1,18 +1,18 @@
-"""Activation checkpointing: what a block keeps for its backward pass and what it recomputes.
+"""Activation checkpointing: tensors that a block saves for its backward pass, or recomputes.
 
-    activation_checkpointing   kept of each block                    MiB for a clip of S 16x4
+    activation_checkpointing   saved of each block                   MiB for a clip of S 16x4
                                                                      in float32    in bf16
     False                      all that the backward pass reads         820          506
-    "selective"                what goes in, what linear layers give    565          302
-    True                       what goes in                              54           46
+    "selective"                inputs, and outputs of linear layers     565          302
+    True                       inputs                                    54           46
 
 (On a CPU; ``bytes_kept`` in ``tests/models/test_checkpointing.py`` counts them.) Dropout and drop
 path draw the same masks again, and gradients are the same bits; with "selective" on a CPU they may
-be rounded otherwise, as linear layers and norms are not computed together there.
+be rounded differently, as linear layers and norms are not computed together there.
 
-With "selective" an autocast context holds one forward pass, as that of a training step does: what a
-second one finds cast already would have to be cast in the backward pass, where torch does not
-expect it and stops.
+With "selective" an autocast context must contain one forward pass only, as in a training step: a
+second one would find weights that are cast already, which the backward pass would have to cast
+again; torch raises an error there.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from slowfast_mvit.models.tables import THW
 
 RunBlock = Callable[[nn.Module, Tensor, THW], tuple[Tensor, THW]]
 
-# What a linear layer becomes when it is recorded for the backward pass, with a bias and without.
-# Products inside an attention are others, so they are computed again.
+# Recorded operators of a linear layer, with a bias and without. Products inside an attention are
+# other operators, so they are computed again.
 _LINEAR_LAYERS = [torch.ops.aten.addmm.default, torch.ops.aten.mm.default]
 
 
 def run_block(block: nn.Module, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
-    """The block, keeping everything.
+    """Run the block and save all that its backward pass reads.
 
     Args:
-        block: takes tokens (B, P + T*H*W, C) and their grid (T, H, W), and gives such a pair.
-        tokens, thw: what it takes.
+        block: from tokens (B, P + T*H*W, C) and their grid (T, H, W) to such a pair.
+        tokens, thw: its inputs.
     """
     out: tuple[Tensor, THW] = block(tokens, thw)
     return out
@@ -48,7 +48,7 @@ def run_block(block: nn.Module, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
 def run_block_keeping_products(block: nn.Module, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
     """``run_block``, but pooling, norms, attention and activations are computed again.
 
-    Linear layers are most of the arithmetic and give less than half of what is kept otherwise.
+    Linear layers are most of the arithmetic; their outputs are less than half of all tensors saved.
     """
     out: tuple[Tensor, THW] = checkpoint(
         block,

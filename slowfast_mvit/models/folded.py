@@ -2,7 +2,7 @@
 
 The score of query i and key j is ``scale * q_i . k_j`` plus one offset for each axis, which depends
 on the query and on the key's position along that axis. Let u_i be the offsets of query i, for every
-position of every axis (kT + kH + kW numbers), and e_j the one-hot positions of key j side by side.
+position of every axis (kT + kH + kW numbers), and e_j the one-hot positions of key j, concatenated.
 Then the offsets of the pair are u_i . e_j, and
 
     score(i, j)  =  [scale * q_i, u_i] . [k_j, e_j]
@@ -31,7 +31,7 @@ def folded_attention(
     k_thw: THW,
     num_prefix_tokens: int,
 ) -> Tensor:
-    """softmax(scale * q k^T + offsets) v, the offsets being given for each axis.
+    """softmax(scale * q k^T + offsets) v, with offsets for each axis.
 
     Args:
         q: (B, N, Lq, D).
@@ -41,7 +41,7 @@ def folded_attention(
         offsets: for time, height and width, the offset of each query for each position along that
             axis, (B, N, Lq - num_prefix_tokens, kT or kH or kW), or None for an axis without.
         k_thw: the grid of the keys.
-        num_prefix_tokens: leading queries and keys that get no offset.
+        num_prefix_tokens: leading queries and keys without offset.
 
     Returns:
         (B, N, Lq, D).
@@ -54,17 +54,10 @@ def folded_attention(
     folded = torch.cat([offset for offset in offsets if offset is not None], dim=-1)
     extra = _up_to_multiple_of_8(head_dim + folded.shape[-1]) - head_dim
     folded = F.pad(folded, (0, extra - folded.shape[-1], num_prefix_tokens, 0))
-    positions = one_hot_keys(
-        k_thw,
-        axes,
-        num_prefix_tokens=num_prefix_tokens,
-        width=extra,
-        dtype=k.dtype,
-        device=k.device,
-    )
+    positions = one_hot_keys(k_thw, axes, num_prefix_tokens=num_prefix_tokens, width=extra, like=k)
     q = torch.cat([q * scale, folded], dim=-1)  # (B, N, Lq, D + extra)
     k = torch.cat([k, positions.expand(*k.shape[:2], -1, -1)], dim=-1)
-    # Fused kernels want one width for all three.
+    # Fused kernels need one width for all three.
     out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, extra)), scale=1.0)
     return out[..., :head_dim]
 

@@ -23,7 +23,7 @@ def initialise(module: nn.Module) -> None:
     """Give the parameters of one layer their first values; for ``nn.Module.apply``.
 
     Weights are normal with standard deviation 0.02, the depthwise pooling filters too. Biases of
-    linear layers and LayerNorms start at 0.02, not 0: that is what the published models did.
+    linear layers and LayerNorms start at 0.02, not 0, as in the published models.
     The bias of a convolution keeps PyTorch's own first value.
     """
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
@@ -90,9 +90,9 @@ class PatchEmbed(nn.Module):
         if not any(missing):
             return self.proj(pixels)  # type: ignore[no-any-return]
         padded = F.pad(pixels, [zeros for axis in reversed(missing) for zeros in (0, axis)])
-        kept = [(length + 2 * pad - size) // step + 1 for length, size, step, pad in sizes]
+        sizes_out = [(length + 2 * pad - size) // step + 1 for length, size, step, pad in sizes]
         grid: Tensor = self.proj(padded)
-        for axis, length in enumerate(kept, start=2):
+        for axis, length in enumerate(sizes_out, start=2):
             grid = grid.narrow(axis, 0, length)
         return grid
 
@@ -116,7 +116,7 @@ class Mlp(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth: in training a sample loses the whole branch with probability ``rate``.
 
-    What is kept is divided by ``1 - rate``, so the expected value does not change.
+    The other samples are divided by ``1 - rate``, so the expected value does not change.
     """
 
     def __init__(self, rate: float) -> None:
@@ -144,7 +144,7 @@ class DropPath(nn.Module):
 
 
 class Head(nn.Module):
-    """Dropout and a linear classifier; gives logits, in training and evaluation alike."""
+    """Dropout and a linear classifier; returns logits in training and evaluation."""
 
     def __init__(self, dim: int, num_classes: int, *, dropout: float) -> None:
         super().__init__()
@@ -157,5 +157,5 @@ class Head(nn.Module):
 
 
 def with_prefix(prefix: Tensor, patches: Tensor) -> Tensor:
-    """Prefix tokens (B, P, ...) put before the tokens of the grid; P may be 0."""
+    """Prefix tokens (B, P, ...) and the tokens of the grid, concatenated; P may be 0."""
     return torch.cat([prefix, patches], dim=1) if prefix.shape[1] else patches

@@ -50,15 +50,15 @@ class MViT(nn.Module):
         patch_padding: its padding, likewise.
         abs_pos: None, "separate" (one embedding for place, one for time) or "joint" embeddings.
         rel_pos_zero_init: relative positions start at 0 instead of small random values.
-        mean_pooling: classify by the mean of the tokens, without the class token's; the norm then
-            comes after the mean.
+        mean_pooling: classify by the mean of the tokens, without the class token; the norm is then
+            after the mean.
         norm_stem: a norm before the first block.
         dropout: rate of the dropout after the embedding.
         head_dropout: rate of the dropout before the classifier.
         head_init_scale: factor of the classifier's first weights.
-        detach_head: no gradients from the classifier to what is below it (linear probing).
+        detach_head: no gradients from the classifier to the trunk (linear probing).
         attention: "folded", or "plain" with every score written out.
-        activation_checkpointing: what training keeps of each block, and what it computes again in
+        activation_checkpointing: tensors that training saves of each block, or computes again in
             the backward pass: False, "selective" or True, see ``models.checkpointing``.
 
     Attributes:
@@ -70,9 +70,9 @@ class MViT(nn.Module):
             checkpointing, or patch sizes differ in length.
 
     Source: the function, the names and the order of the parameters are PySlowFast's, so its weights
-    load unchanged. ``tests/models/test_against_pyslowfast.py`` holds outputs and gradients against
-    PySlowFast's own; ``_torchvision``, ``_timm`` and ``_pytorchvideo`` beside it, against those
-    libraries. Unlike PySlowFast's, this model gives logits in evaluation too.
+    load unchanged. ``tests/models/test_against_pyslowfast.py`` compares outputs and gradients with
+    PySlowFast's own; ``_torchvision``, ``_timm`` and ``_pytorchvideo`` next to it, with those
+    libraries. Unlike PySlowFast's, this model returns logits in evaluation too.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class MViT(nn.Module):
             pixels: (B, 3, T, H, W), normalised; for an image model (B, 3, H, W) will do.
 
         Returns:
-            Logits (B, K), in training and evaluation alike.
+            Logits (B, K), in training and evaluation.
         """
         features = self.forward_features(pixels)
         if self.detach_head:
@@ -141,7 +141,7 @@ class MViT(nn.Module):
         return logits
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """Return what the head classifies by, (B, C')."""
+        """Return the features that the head classifies, (B, C')."""
         tokens, thw = self.patch_embed(pixels)
         if self.num_prefix_tokens:
             tokens = with_prefix(self.cls_token.expand(len(tokens), -1, -1), tokens)

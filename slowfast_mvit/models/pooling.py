@@ -1,8 +1,8 @@
-"""Pooling of tokens where they lie.
+"""Pooling of tokens without moving them.
 
-Tokens are stored (B, T*H*W, C), the channels of a token side by side. Seen as (B, T, H, W, C) that
-is the channels-last layout in which convolutions and poolings run fastest, so nothing is moved
-before or after; in particular the heads need not be folded into the batch first.
+Tokens are stored as (B, T*H*W, C), the channels of a token in adjacent places. Seen as
+(B, T, H, W, C) that is the channels-last layout in which convolutions and poolings are fastest, so
+nothing is moved before or after; in particular the heads need not be folded into the batch first.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def is_smaller_than_a_window(
 
     On such grids oneDNN (PyTorch 2.11 and 2.14, CPUs with AVX-512) computes a wrong weight gradient
     of a depthwise convolution over channels-last bfloat16 tokens: it reads and writes outside of
-    its buffers, which gives values of up to 1e36 or NaN, and sometimes a crash. A kernel of
+    its buffers, with results of up to 1e36 or NaN, and sometimes a crash. A kernel of
     3 frames over 2 frames shows it with any frame size, a stride of 8 over 7 columns with many
     batch sizes, and float32 with a kernel of 7 frames. The gradients of contiguous tokens are
     right, and on these small grids they take less time, copy included.
@@ -76,7 +76,7 @@ class HeadPool(nn.Conv3d):
         super().__init__(head_dim, head_dim, kernel, stride, groups=head_dim, bias=False)
 
     def forward(self, heads: Tensor, thw: THW) -> tuple[Tensor, THW]:  # type: ignore[override]
-        """Pool heads (B, T*H*W, N, D) of the grid; gives them with their grid."""
+        """Pool heads (B, T*H*W, N, D) of the grid; return them with their grid."""
         return depthwise_pool(heads, thw, self.weight, self.stride)
 
 
@@ -84,8 +84,8 @@ def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
     """The largest value of each channel around every stride-th position.
 
     The window is one wider than the stride, on axes with a stride above 1. Without a stride in
-    time each frame is pooled for itself: the same values and gradients as pooling in three
-    dimensions, but deterministic on CUDA, and smaller indices are kept for the backward pass.
+    time each frame is pooled separately: the same values and gradients as pooling in three
+    dimensions, but deterministic on CUDA, and smaller indices are saved for the backward pass.
 
     Args:
         tokens: (B, T*H*W, C).
@@ -95,7 +95,7 @@ def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
     Returns:
         (B, T'*H'*W', C).
     """
-    kernel = tuple(step + 1 if step > 1 else 1 for step in stride)
+    kernel = kernel_of_stride(stride)
     padding = tuple(size // 2 for size in kernel)
     grid = tokens.unflatten(1, thw)
     if stride[0] == 1:
@@ -104,6 +104,12 @@ def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
         return pooled.permute(0, 2, 3, 1).reshape(tokens.shape[0], -1, tokens.shape[2])
     pooled = F.max_pool3d(grid.permute(0, 4, 1, 2, 3), kernel, stride, padding)
     return pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+def kernel_of_stride(stride: Sequence[int]) -> THW:
+    """The kernel one wider than the stride, on axes with a stride above 1."""
+    t, h, w = (step + 1 if step > 1 else 1 for step in stride)
+    return t, h, w
 
 
 def pooled_thw(thw: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> THW:

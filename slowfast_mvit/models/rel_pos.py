@@ -2,7 +2,7 @@
 
 The score of a query and a key gets an offset for each axis: the product of the query with a learned
 vector that depends on their distance along that axis. Three short tables, one each for time, height
-and width, stand in for one over all three.
+and width, replace one over all three.
 
 Letters used in shapes: B batch, N heads, D head width; T, H, W the grid of the queries and
 kT, kH, kW that of the keys.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slowfast_mvit.models.tables import THW, gather_table
 
-# For each axis: the queries, the rows for each query and key position, and what comes out.
+# For each axis: the queries, the rows for each query and key position, and the result.
 _PRODUCTS = (
     "bnthwd,tkd->bnthwk",
     "bnthwd,hkd->bnthwk",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slowfast_mvit.errors import ConfigError, in_one_message
+from slowfast_mvit.models.pooling import kernel_of_stride
 from slowfast_mvit.models.tables import THW
 
 
@@ -19,11 +20,11 @@ class BlockSpec:
     """One block.
 
     Attributes:
-        dim: width of the tokens that come in.
-        dim_att: width of the attention and of what it gives; a multiple of ``num_heads``.
-        dim_out: width of the tokens that go out.
+        dim: width of the input tokens.
+        dim_att: width of the attention and of its output; a multiple of ``num_heads``.
+        dim_out: width of the output tokens.
         num_heads: number of heads.
-        input_thw: token grid (frames, rows, columns) of the tokens that come in, at the training
+        input_thw: token grid (frames, rows, columns) of the input, at the training
             resolution and rounded down; sizes the relative position tables and nothing else.
         kernel_q: query pooling kernel, or None where queries are not pooled.
         stride_q: query pooling stride; the grid of the tokens shrinks by it.
@@ -36,7 +37,7 @@ class BlockSpec:
         rel_pos_spatial: relative positions for height and width.
         rel_pos_temporal: relative positions for time.
         residual_pooling: the attention adds the pooled queries to its output.
-        residual_cls_token: it adds that of the class token, too.
+        residual_cls_token: it adds that of the class token too.
         dropout: rate of the dropouts in the attention and in the MLP.
     """
 
@@ -77,7 +78,7 @@ class BlockSpec:
 
 def pooling_kernel(stride: THW, kernel: THW | None) -> THW | None:
     """The kernel of a pooling, one wider than the stride if None; None if there is no pooling."""
-    kernel = kernel or as_thw([step + 1 if step > 1 else 1 for step in stride])
+    kernel = kernel or kernel_of_stride(stride)
     return kernel if math.prod(kernel) > 1 or math.prod(stride) > 1 else None
 
 
@@ -102,7 +103,7 @@ def check_specs(specs: Sequence[BlockSpec]) -> None:
 
     Raises:
         ConfigError: heads do not divide a width, or a kernel does not pool queries to the grid of
-            the skip path. Names all of them.
+            the skip path. The message names all of them.
     """
     problems = []
     for block, spec in enumerate(specs):
@@ -112,8 +113,11 @@ def check_specs(specs: Sequence[BlockSpec]) -> None:
             )
         # Pooling by an even kernel rounds up where one by an odd kernel rounds down.
         kernel = spec.kernel_q or (1, 1, 1)
-        for axis, size, step in zip("thw", kernel, spec.stride_q, strict=True):
-            if size % 2 != (step + 1 if step > 1 else 1) % 2:
+        skip_kernel = kernel_of_stride(spec.stride_q)
+        for axis, size, step, skip_size in zip(
+            "thw", kernel, spec.stride_q, skip_kernel, strict=True
+        ):
+            if size % 2 != skip_size % 2:
                 problems.append(
                     f"block {block}: a query kernel of {size} and a stride of {step} along {axis} "
                     "do not give the grid of the skip path; use a kernel of stride + 1, or an odd "

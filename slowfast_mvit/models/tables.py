@@ -4,7 +4,7 @@ A table holds one row for each distance between a query and a key along one axis
 a grid of L positions. Where queries and keys are pooled by different strides, the positions of the
 coarser grid count for more, and distances are cut to whole rows.
 
-What depends on lengths alone is computed once for each device and kept.
+Tensors that depend on lengths only are computed once for each device and cached.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 THW = tuple[int, int, int]  # a token grid: (frames, rows, columns)
 
-_MEMORY_SIZE = 512  # tensors; a video model of any size needs fewer than 20 for each input size
-_memory: dict[tuple[object, ...], Tensor] = {}
+_CACHE_SIZE = 512  # tensors; a video model of any size needs fewer than 20 for each input size
+_cache: dict[tuple[object, ...], Tensor] = {}
 
 
 def resample_table(table: Tensor, length: int) -> Tensor:
@@ -38,8 +38,8 @@ def index_table(q_length: int, k_length: int) -> Tensor:
     """The row of a table of ``2 * max(q_length, k_length) - 1`` rows for each query and key.
 
     The order of the operations and their float32 rounding are PySlowFast's. They decide 103 of the
-    780 entries for 78 queries and 10 keys (MViTv2-L at 312 pixels), which come out one row lower
-    than exact arithmetic would have them; its weights were trained with those rows.
+    780 entries for 78 queries and 10 keys (MViTv2-L at 312 pixels), which are one row lower
+    than in exact arithmetic; its weights were trained with those rows.
 
     Returns:
         (q_length, k_length) int64, on the CPU.
@@ -60,7 +60,7 @@ def gather_table(table: Tensor, q_length: int, k_length: int) -> Tensor:
         table: (rows, D); resampled first if these lengths need another number of rows.
     """
     table = resample_table(table, 2 * max(q_length, k_length) - 1)
-    return table[_kept(_index_on_device, q_length, k_length, table.device)]
+    return table[_cached(_index_on_device, q_length, k_length, table.device)]
 
 
 def one_hot_keys(
@@ -69,41 +69,41 @@ def one_hot_keys(
     *,
     num_prefix_tokens: int,
     width: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    like: Tensor,
 ) -> Tensor:
-    """For each key its position along each axis, one-hot, side by side.
+    """For each key its position along each axis, one-hot, in adjacent columns.
 
     Args:
         k_thw: the grid of the keys.
         axes: which axes, of 0 (time), 1 (height) and 2 (width), in this order.
-        num_prefix_tokens: rows of zeros put before those of the grid.
-        width: columns; those beyond the axes' lengths are zeros.
+        num_prefix_tokens: leading rows of zeros.
+        width: columns; those beyond the lengths of the axes are zeros.
+        like: a tensor with the dtype and the device of the result.
 
     Returns:
         (num_prefix_tokens + T*H*W, width).
     """
-    return _kept(_one_hot_keys, k_thw, axes, num_prefix_tokens, width, dtype, device)
+    return _cached(_one_hot_keys, k_thw, axes, num_prefix_tokens, width, like.dtype, like.device)
 
 
-def _kept(make: Callable[..., Tensor], *lengths: object) -> Tensor:
-    """Return what ``make`` gives, from memory if it gave it before.
+def _cached(make: Callable[..., Tensor], *lengths: object) -> Tensor:
+    """Return the result of ``make``, cached.
 
-    Two kinds of tensor must not be remembered: those of a graph being traced, which are none
+    Two kinds of tensor must not be cached: those of a graph being traced, which are invalid
     afterwards, and those of ``torch.inference_mode``, which training could not use.
     """
     if torch.compiler.is_compiling():
         return make(*lengths)
     key = (make, *lengths)
-    if key not in _memory:
+    if key not in _cache:
         with torch.inference_mode(False):
             made = make(*lengths)
         if type(made) is not Tensor:  # FakeTensorMode and the like
             return made
-        if len(_memory) >= _MEMORY_SIZE:
-            _memory.clear()
-        _memory[key] = made
-    return _memory[key]
+        if len(_cache) >= _CACHE_SIZE:
+            _cache.clear()
+        _cache[key] = made
+    return _cache[key]
 
 
 def _index_on_device(q_length: int, k_length: int, device: torch.device) -> Tensor:

@@ -1,8 +1,7 @@
-"""The published models by name, and what each of them costs.
+"""The published models by name, with their parameters and FLOPs.
 
-A size says where in the network something changes: four stages, each of which but the first begins
-by halving the grid and doubling the width and the heads. A variant is a size made into a model for
-clips or images.
+A size has four stages; each of them but the first begins by halving the grid and doubling the width
+and the heads. A variant is a size made into a model for clips or images.
 
 To add a model, add a row to ``VARIANTS`` with its parameters and FLOPs; a test counts them.
 """
@@ -196,7 +195,7 @@ VARIANTS = {
         trunk={"abs_pos": "separate"},
     ),
     # MViTv2 for images, ImageNet-1K. The published weights of L widen in the MLP, unlike L for
-    # clips; the 42.1 GFLOPs published beside them are those of widening in attention.
+    # clips; the 42.1 GFLOPs published with them are those of widening in attention.
     "mvitv2_t_in1k": Variant("T", num_params=24_173_320, gflops=4.7042, drop_path=0.1, **_IN1K),
     "mvitv2_s_in1k": Variant("S", num_params=34_870_216, gflops=6.9983, drop_path=0.1, **_IN1K),
     "mvitv2_b_in1k": Variant("B", num_params=51_472_744, gflops=10.1587, drop_path=0.3, **_IN1K),
@@ -227,7 +226,7 @@ def variant_arguments(
     drop_path: float | None = None,
     head_dropout: float | None = None,
 ) -> dict[str, Any]:
-    """Return what ``MViT`` takes for a published model; None stands for what was published.
+    """Return the arguments of ``MViT`` for a published model; None stands for the published value.
 
     Args:
         name: one of ``list_models()``.
@@ -237,7 +236,7 @@ def variant_arguments(
         head_dropout: dropout before the classifier.
 
     Raises:
-        ConfigError: if there is no such model; says which is nearest.
+        ConfigError: if there is no such model; the message names the nearest one.
     """
     variant = pick(VARIANTS, name, "model")
     input_size = variant.input_size if input_size is None else as_thw(input_size)

@@ -12,9 +12,9 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     The first step is copied. Call ``update_parameters(model)`` after each.
 
     Args:
-        model: on its device already: how often the average was updated is counted on the CPU, so
-            that no step waits for a GPU to say it.
-        decay: share of the average that stays, from 0 to 1, such as 0.9999.
+        model: on its device already: the number of updates is counted on the CPU, so that
+            no step waits for a GPU.
+        decay: share of the average that is kept, from 0 to 1, such as 0.9999.
     """
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     return average.requires_grad_(False)

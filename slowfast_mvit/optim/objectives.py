@@ -1,4 +1,4 @@
-"""Objectives: what training minimises. The loop calls one and knows nothing of the task."""
+"""Training objectives. The loop calls one and does not depend on the task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(wide), targets)
 
 
-# One function serves both of PySlowFast's names: torch's takes indices and shares alike.
+# One function serves both of PySlowFast's names: torch's accepts both indices and shares.
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "soft_cross_entropy": cross_entropy}
 
 
@@ -53,7 +53,7 @@ class Recognition:
 
     Attributes:
         prepare: makes inputs (B*V, 3, T, S, S) float and targets of a batch on its device; may mix
-            and erase, drawing from the generator it is given.
+            and erase, drawing from the generator.
         loss: a function of ``LOSSES``.
     """
 

@@ -25,7 +25,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         patterns: of whole names, as in the shell: "patch_embed.*", "blocks.[0-3].*".
 
     Returns:
-        The names of what was frozen, in the model's order.
+        The names of the frozen parameters, in the model's order.
 
     Raises:
         ConfigError: a pattern matches no parameter, or nothing is left to train.
@@ -140,9 +140,9 @@ def build_optimizer(
 
     A step is one kernel ("fused"). On a GPU it also leaves a step out by itself whose float16
     gradients overflowed, where any other has to wait until the GPU knows. On a CPU it reads and
-    writes each number once: over S, 29 ms of one core for AdamW where torch's default takes 132,
-    18 for SGD where that takes 84. It rounds Adam's last bits otherwise than that does, SGD's not.
-    SGD with dampening takes torch's default.
+    writes each number once: over S, 29 ms of one core for AdamW where torch's default needs 132,
+    18 for SGD where that needs 84. It rounds the last bits of Adam differently, those of SGD not.
+    SGD with dampening uses torch's default.
 
     Args:
         groups: from ``parameter_groups``.
@@ -161,7 +161,7 @@ def build_optimizer(
     try:
         return build(groups, lr=lr, fused=fused, betas=betas, **sgd_only)
     except ValueError as error:
-        raise ConfigError(f"SOLVER: {method} cannot be set up so: {error}") from error
+        raise ConfigError(f"SOLVER: {method} cannot be built with these values: {error}") from error
 
 
 def _sgd(
@@ -175,8 +175,8 @@ def _sgd(
 ) -> Optimizer:
     """SGD whose momentum starts at zero, not with the first gradient, where a step is one kernel.
 
-    Without dampening that is the same. Torch's own fused step takes memory as it comes for the
-    first momentum, and goes on with that if it leaves this step out (torch 2.14).
+    Without dampening that is the same. Torch's own fused step starts from uninitialised
+    memory for the first momentum, and keeps it if this step is skipped (torch 2.14).
     """
     fused = None if dampening else fused
     optimizer = SGD(groups, fused=fused, momentum=momentum, dampening=dampening, **options)

@@ -24,7 +24,7 @@ def cosine(
     """Half a cosine wave from ``base_lr`` at ``start_epoch`` down to ``end_lr`` at ``max_epoch``.
 
     Args:
-        start_epoch: where the wave begins: the length of the warm-up where
+        start_epoch: start of the wave: the length of the warm-up where
             ``SOLVER.COSINE_AFTER_WARMUP`` is set, else 0.
 
     Raises:
@@ -35,7 +35,7 @@ def cosine(
             f"SOLVER.COSINE_END_LR ({end_lr!r}) must be below SOLVER.BASE_LR ({base_lr!r})"
         )
     if start_epoch >= max_epoch:
-        # The run ends within its warm-up, which still needs a goal to rise to.
+        # The run ends within its warm-up, which still needs a rate to rise to.
         return lambda epoch: base_lr
     wave = CosineParamScheduler(base_lr, end_lr)
     return lambda epoch: float(wave((epoch - start_epoch) / (max_epoch - start_epoch)))
@@ -58,7 +58,7 @@ def relative_steps(*, base_lr: float, steps: Sequence[float], lrs: Sequence[floa
 
 
 def with_warmup(schedule: Schedule, *, warmup_epochs: float, start_lr: float) -> Schedule:
-    """Rise evenly from ``start_lr`` to what ``schedule`` has after the warm-up, then follow it."""
+    """Rise linearly from ``start_lr`` to the rate after the warm-up, then follow ``schedule``."""
     if warmup_epochs <= 0:
         return schedule
     rise = LinearParamScheduler(start_lr, schedule(warmup_epochs))

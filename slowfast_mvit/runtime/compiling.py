@@ -1,11 +1,11 @@
-"""``torch.compile`` for training: one graph of the whole model, where it may help."""
+"""``torch.compile`` for training: one graph of the whole model, on GPUs."""
 
 from __future__ import annotations
 
 import logging
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from slowfast_mvit.errors import UserError
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def compile_where_it_helps(model: nn.Module) -> None:
-    """``compile_model`` on a GPU; on a CPU a warning that the model runs as it is.
+    """Compile on a GPU; on a CPU log a warning that the model runs uncompiled.
 
     Raises:
         UserError: this machine has no working compiler.
@@ -25,16 +25,16 @@ def compile_where_it_helps(model: nn.Module) -> None:
     logger.warning(
         "MODEL.COMPILE True: not on a CPU, where a compiled model is no faster. A training step of "
         "S took 6.6 s of one core instead of 6.5, after a minute of compiling (torch 2.14). The "
-        "model runs as it is; MODEL.COMPILE False asks for that"
+        "model runs uncompiled; MODEL.COMPILE False asks for that"
     )
 
 
 def compile_model(model: nn.Module, *, backend: str = "inductor") -> None:
-    """Compile the model when it is first called, in place; names stay as they are.
+    """Compile the model when it is first called, in place; names do not change.
 
-    Training is one graph, evaluation another; each is made once more when the batch changes in
-    size, then for all sizes. Of blocks compiled one by one S would have 16 graphs in training, as
-    each has a drop rate of its own, and 7 in evaluation.
+    Training is one graph, evaluation another; each is compiled once more when the batch size
+    changes, then for all sizes. Compiled block by block S would have 16 graphs in training, as each
+    has another drop rate, and 7 in evaluation.
 
     Args:
         model: not wrapped by ``parallelise`` yet, on its device.
@@ -43,12 +43,8 @@ def compile_model(model: nn.Module, *, backend: str = "inductor") -> None:
     Raises:
         UserError: this machine has no working compiler.
     """
-    _require_compiler(next(model.parameters()).device, backend)
-    model.compile(backend=backend)
-
-
-def _require_compiler(device: torch.device, backend: str) -> None:
-    trial = torch.compile(_plus_one, backend=backend)
+    device = next(model.parameters()).device
+    trial = torch.compile(lambda numbers: numbers + 1, backend=backend)
     try:
         trial(torch.zeros(1, device=device))
     except Exception as error:  # a compiler that is missing or broken fails in many ways
@@ -59,7 +55,4 @@ def _require_compiler(device: torch.device, backend: str) -> None:
             f"({reason}). Install a C++ compiler (g++) and Python's headers, for a GPU triton "
             "too; or set MODEL.COMPILE False"
         ) from error
-
-
-def _plus_one(numbers: Tensor) -> Tensor:
-    return numbers + 1
+    model.compile(backend=backend)

@@ -1,4 +1,4 @@
-"""The rank and device of this process, and the exchange of objects between ranks.
+"""Rank and device of this process, and the exchange of objects between ranks.
 
 Each function works in a run of one process too, without a process group.
 """
@@ -25,56 +25,33 @@ from slowfast_mvit.runtime.launch_environment import (
     place_of_process,
 )
 
-__all__ = [
-    "from_main",
-    "gather_objects",
-    "is_launched",
-    "is_main",
-    "local_rank",
-    "local_world_size",
-    "num_nodes",
-    "on_main",
-    "pick_device",
-    "process_group",
-    "rank",
-    "require_agreement",
-    "sum_over_ranks",
-    "wait_for_all",
-    "world_size",
-]
-
 T = TypeVar("T")
 
-# Longer than any step, shorter than a night: how long a collective waits for a rank that is silent.
+# The timeout of collectives: longer than any step, shorter than a night.
 COLLECTIVE_LIMIT = datetime.timedelta(minutes=10)
 DEPARTURES = "ranks that have left the group"
-LONGEST_PAUSE_S = 0.5  # between two looks whether all ranks are there
+MAX_PAUSE_S = 0.5  # between two checks of whether all ranks have arrived
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 def rank() -> int:
-    """This process's number in the run; 0 where there is only one."""
+    """Return this process's number in the run; 0 where there is only one."""
     return distributed.get_rank() if _several() else 0
 
 
 def world_size() -> int:
-    """Return how many processes the run has."""
+    """Return the number of processes of the run."""
     return distributed.get_world_size() if _several() else 1
 
 
-def local_rank() -> int:
-    """This process's number on its node; 0 where there is only one."""
-    return place_of_process().local_rank if _several() else 0
-
-
 def local_world_size() -> int:
-    """Return how many processes of the run this node has."""
+    """Return the number of processes of the run on this node."""
     return place_of_process().local_world_size if _several() else 1
 
 
 def num_nodes() -> int:
-    """Return how many nodes the run has."""
+    """Return the number of nodes of the run."""
     return world_size() // local_world_size()
 
 
@@ -84,11 +61,11 @@ def is_main() -> bool:
 
 
 def pick_device(num_gpus: int) -> torch.device:
-    """The device of this process: its own GPU, or the CPU.
+    """Return the device of this process: its GPU, or the CPU.
 
     Args:
         num_gpus: ``NUM_GPUS``; 0 asks for the CPU. With more, and no GPU here, it is the CPU too;
-            the caller knows the batch size and says what that means.
+            the caller warns.
 
     Raises:
         UserError: this node runs more processes than it has GPUs.
@@ -109,8 +86,8 @@ def pick_device(num_gpus: int) -> torch.device:
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the group that the environment describes; without a launcher, do nothing.
 
-    Inside another, or where a launcher's own code has joined already (Ray Train), it does nothing
-    either: a process joins once.
+    Inside another group, or where a launcher (Ray Train) has joined already, do nothing either: a
+    process joins once.
 
     Args:
         device: of this process. With a GPU, tensors on it travel by nccl and those in memory by
@@ -120,24 +97,26 @@ def process_group(device: torch.device) -> Iterator[None]:
         UserError: the environment is incomplete, or the group that was joined before cannot carry
             tensors of this device.
     """
-    if _several():
-        _require_backend(device)
-        yield
-        return
-    place = place_of_process()
-    if not is_launched():
-        yield
-        return
-    _join(place, device)
+    joins = is_launched() and not _several()
+    if joins:
+        _join(place_of_process(), device)
+    elif _several() and device.type == "cuda" and "nccl" not in distributed.get_backend_config():
+        raise UserError(
+            f"the process group of this run ({distributed.get_backend_config()}) was joined for "
+            f"CPUs and cannot carry tensors of {device}: configs of one command must have "
+            "NUM_GPUS 0 all, or none"
+        )
     try:
         yield
     except Stopped:  # all ranks agreed on it
-        _leave()
+        if joins:
+            _leave()
         raise
-    # Not after an error: nccl would wait for ranks that do not know of it, and gloo would tell them
-    # before this one has said what it is.
-    _leave()
-    distributed.destroy_process_group()
+    if joins:
+        # Not after an error: nccl would wait for the other ranks, and gloo would make them fail
+        # before this one has reported its error.
+        _leave()
+        distributed.destroy_process_group()
 
 
 def _leave() -> None:
@@ -157,11 +136,11 @@ def _join(place: Place, device: torch.device) -> None:
     die_with_agent()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # Keep the last collectives, for the file that tells after a time-out who was missing.
+        # Keep the last collectives, for the report of missing ranks after a timeout.
         os.environ.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000")
     store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_LIMIT))
-    # A store of the agent outlives its processes: those of the next attempt would find in it the
-    # addresses of the dead. (Several nodes: see ``attempts_share_a_store``.)
+    # The agent's store outlives its processes: the next attempt would find the addresses of dead
+    # ranks in it. (Several nodes: see ``attempts_share_a_store``.)
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = PrefixStore(f"attempt {attempt}", store)
@@ -175,20 +154,11 @@ def _join(place: Place, device: torch.device) -> None:
     )
 
 
-def _require_backend(device: torch.device) -> None:
-    config = distributed.get_backend_config()
-    if device.type == "cuda" and "nccl" not in config:
-        raise UserError(
-            f"the process group of this run ({config}) was joined for CPUs and cannot carry "
-            f"tensors of {device}: configs of one command must have NUM_GPUS 0 all, or none"
-        )
-
-
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sums of each number over all ranks, in one collective.
+    """Sum each number over all ranks, in one collective.
 
     Args:
-        values: of any shape and device, the same on each rank. For one process it is given back.
+        values: of any shape and device, the same on each rank. One process gets it back.
     """
     if world_size() == 1:
         return values
@@ -198,7 +168,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def gather_objects(item: T) -> list[T]:
-    """The item of each rank, in their order, on every rank; small ones, as they are pickled."""
+    """Return the items of all ranks in order, on every rank; small ones, as they are pickled."""
     if world_size() == 1:
         return [item]
     items: list[Any] = [None] * world_size()
@@ -207,7 +177,7 @@ def gather_objects(item: T) -> list[T]:
 
 
 def from_main(item: T) -> T:
-    """The main process's item, on every rank; a small one, as it is pickled."""
+    """Return the main process's item, on every rank; a small one, as it is pickled."""
     if world_size() == 1:
         return item
     items = [item]
@@ -216,7 +186,7 @@ def from_main(item: T) -> T:
 
 
 def on_main(compute: Callable[[], T]) -> T:
-    """Return on every rank what the main process computes; a small object, as it is pickled.
+    """Compute on the main process and return it on every rank; small, as it is pickled.
 
     Raises:
         UserError: on every rank, where ``compute`` raises one on the main process.
@@ -233,35 +203,35 @@ def on_main(compute: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def require_agreement(facts: Mapping[str, str]) -> None:
-    """Compare what all ranks must have in common.
+def require_agreement(fingerprint: Mapping[str, str]) -> None:
+    """Compare values that all ranks must have in common.
 
     Args:
-        facts: name -> value, such as ``{"torch": "2.10.0"}``; the same names on each rank.
+        fingerprint: name -> value, such as ``{"torch": "2.10.0"}``; the same names on each rank.
 
     Raises:
-        UserError: on every rank, naming the first that differs from rank 0 and the first fact.
+        UserError: on every rank, naming the first rank and value that differ from rank 0.
     """
-    everywhere = gather_objects(dict(facts))
-    for number, theirs in enumerate(everywhere):
+    everywhere = gather_objects(dict(fingerprint))
+    for number, values in enumerate(everywhere):
         for name, expected in everywhere[0].items():
-            if theirs.get(name) != expected:
+            if values.get(name) != expected:
                 raise UserError(
-                    f"rank {number} differs from rank 0 in {name}: {theirs.get(name)} there, "
+                    f"rank {number} differs from rank 0 in {name}: {values.get(name)} there, "
                     f"{expected} on rank 0. All processes of a run need the same code, config and "
-                    "data: start them from one folder that all nodes see, or copy it anew"
+                    "data: start them from one folder that all nodes share, or copy it again"
                 )
 
 
 def wait_for_all(what: str, should_stop: Callable[[], None] | None = None) -> None:
-    """Wait until every rank has come here, as long as it takes.
+    """Wait until every rank has arrived here, without a timeout.
 
-    For what one rank does alone and may take longer than a collective waits, such as writing a
-    large file to a slow disk.
+    For work of one rank that may exceed the timeout of collectives, such as writing a large file
+    to a slow disk.
 
     Args:
-        what: all ranks wait for, in words; the same on each rank.
-        should_stop: called now and then; ends the wait by raising something. A rank that has been
+        what: the event, as text; the same on each rank.
+        should_stop: called now and then; ends the wait by an exception. A rank that has been
             asked to stop must not wait for one that is gone.
     """
     if world_size() == 1:
@@ -269,15 +239,15 @@ def wait_for_all(what: str, should_stop: Callable[[], None] | None = None) -> No
     store = _get_default_store()
     key = f"wait for all: {what}"
     arrivals = store.add(key, 1)
-    meeting = f"{key} {(arrivals - 1) // world_size()}"
+    barrier = f"{key} {(arrivals - 1) // world_size()}"
     if arrivals % world_size() == 0:
-        store.set(meeting, "all here")
-    pause_s = 0.01  # asking, unlike a wait of the store's own, lets Python note signals
-    while not store.check([meeting]):
+        store.set(barrier, "all here")
+    pause_s = 0.01  # unlike store.wait(), polling lets Python handle signals
+    while not store.check([barrier]):
         if should_stop is not None:
             should_stop()
         time.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
 
 def _several() -> bool:

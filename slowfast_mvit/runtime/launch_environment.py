@@ -1,6 +1,6 @@
 """The variables that a launcher (torchrun, Ray, a script) sets for this process.
 
-Read before torch is imported, so that a process that is told to be one of many knows it at once.
+Read before torch is imported, so that the process knows its rank from the start.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from slowfast_mvit.errors import UserError, in_one_message
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
-_SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused")
+_LOST_RANK_ERRORS = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The rank of a process.
 
     Attributes:
@@ -37,11 +36,6 @@ class Place:
     local_rank: int = 0
     local_world_size: int = 1
 
-    @property
-    def num_nodes(self) -> int:
-        """Nodes of the run."""
-        return self.world_size // self.local_world_size
-
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether a launcher has started this process as one of a run."""
@@ -49,14 +43,14 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def place_of_process(environment: Mapping[str, str] = os.environ) -> Place:
-    """The place that the launcher gave this process; that of a single process without one.
+    """Return the ranks that the launcher gave this process; without one, those of a single process.
 
     Raises:
         UserError: variables are missing or contradict each other; names all that do.
     """
     if not is_launched(environment):
         return Place()
-    missing = [name for name in (*NUMBERS, *MEETING_POINT) if not environment.get(name)]
+    missing = [name for name in (*NUMBERS, *RENDEZVOUS) if not environment.get(name)]
     problems = [f"{name} is not set" for name in missing]
     values = dict[str, int]()
     for name in (*NUMBERS, "MASTER_PORT"):
@@ -65,8 +59,15 @@ def place_of_process(environment: Mapping[str, str] = os.environ) -> Place:
             values[name] = int(text)
         elif text:
             problems.append(f"{name} is {text!r}, not a whole number")
-    if not problems:
-        problems = _contradictions(values)
+    pairs = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    for number, count in () if problems else pairs:
+        if not values[number] < values[count]:
+            problems.append(f"{number} is {values[number]}, but {count} is {values[count]}")
+    if not problems and values["WORLD_SIZE"] % values["LOCAL_WORLD_SIZE"]:
+        problems.append(
+            f"WORLD_SIZE is {values['WORLD_SIZE']}, not a multiple of LOCAL_WORLD_SIZE, "
+            f"{values['LOCAL_WORLD_SIZE']}: each node must run the same number of processes"
+        )
     if problems:
         raise UserError(
             in_one_message("the environment of a process that a launcher started", problems)
@@ -76,20 +77,6 @@ def place_of_process(environment: Mapping[str, str] = os.environ) -> Place:
     return Place(*(values[name] for name in NUMBERS))
 
 
-def _contradictions(values: Mapping[str, int]) -> list[str]:
-    problems = []
-    for number, count in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
-        if not values[number] < values[count]:
-            problems.append(f"{number} is {values[number]}, but {count} is {values[count]}")
-    world_size, local_world_size = values["WORLD_SIZE"], values["LOCAL_WORLD_SIZE"]
-    if not problems and world_size % local_world_size:
-        problems.append(
-            f"WORLD_SIZE is {world_size}, not a multiple of LOCAL_WORLD_SIZE, {local_world_size}: "
-            "each node must run the same number of processes"
-        )
-    return problems
-
-
 def available_cores() -> int:
     """Return the number of CPU cores this process may use, which a scheduler may limit."""
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
@@ -97,10 +84,10 @@ def available_cores() -> int:
 
 
 def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether ranks that are started again would find the addresses of the dead ones.
+    """Return whether restarted ranks would find the addresses of the dead ones.
 
-    Torch's agents of several nodes keep one store for all attempts, unless told not to. Each counts
-    the attempts for itself, so that the count cannot tell them apart; on one node it can.
+    Torch's agents of several nodes keep one store for all attempts, unless set otherwise. Each
+    counts its own attempts, so the count does not identify an attempt; on one node it does.
     """
     return (
         environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -109,19 +96,19 @@ def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
     )
 
 
-def tells_of_lost_rank(error: RuntimeError) -> bool:
-    """Return whether a collective failed because another rank is gone, whose own words say why."""
+def is_lost_rank_error(error: RuntimeError) -> bool:
+    """Return whether a collective failed because another rank is lost; that rank reports why."""
     text = str(error)
-    # By gloo, when they compute; by the store, when one waits for the other.
-    speaks = "gloo/transport" in text or type(error).__name__ == "DistNetworkError"
-    return speaks and any(sign in text for sign in _SIGNS_OF_LOSS)
+    # From gloo in a collective, from the store in a wait.
+    is_connection_error = "gloo/transport" in text or type(error).__name__ == "DistNetworkError"
+    return is_connection_error and any(sign in text for sign in _LOST_RANK_ERRORS)
 
 
 def die_with_agent(environment: Mapping[str, str] = os.environ) -> None:
     """Let Linux kill this process when the torchrun agent that started it is killed.
 
-    Without this, the ranks of a killed agent go on computing and saving beside those of the job
-    that the scheduler starts in its place.
+    Without this, the ranks of a killed agent would compute and save in parallel to those of the
+    job that the scheduler starts in its place.
     """
     if "TORCHELASTIC_RUN_ID" in environment and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

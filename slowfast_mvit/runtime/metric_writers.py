@@ -1,23 +1,22 @@
 """Curves of a run for programs that draw them: TensorBoard, Weights & Biases.
 
-Names of curves are PySlowFast's where it has one. All of them are drawn over the steps of the
-optimizer since the run began, so that curves of runs with other epochs can be laid over each other.
+Names of curves are PySlowFast's where it has one. The x axis counts the steps of the optimizer
+since the start of the run, so that runs with epochs of other lengths can be compared.
 """
 
 from __future__ import annotations
 
 import importlib
 import secrets
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from slowfast_mvit.errors import UserError
-from slowfast_mvit.runtime.log import done_of
+from slowfast_mvit.runtime.log import Record, done_of
 from slowfast_mvit.storage import write_text_atomically
-
-Record = Mapping[str, Any]
 
 # Kind of record -> field -> curve.
 CURVES = {
@@ -46,32 +45,32 @@ RUN_ID_FILE = "wandb_run_id.txt"
 
 
 class MetricWriter(Protocol):
-    """Takes the records of a run as they are made; only the main process has any."""
+    """A destination of the records of a run; only the main process has any."""
 
     def write(self, record: Record) -> None:
-        """Take a record of ``json_stats.log``."""
+        """Write a record of ``json_stats.log``."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write the rest and close."""
 
 
 def points(record: Record) -> dict[str, float]:
-    """Curve -> the value that a record adds to it."""
+    """Return curve -> the value that a record adds to it."""
     values = {**record, "waiting": share_waiting(record)}
     return {
-        curve: _number(values[field])
+        curve: float(str(values[field]).split("/")[0].removesuffix("G"))  # 3.21 of 3.21/15.60G
         for field, curve in CURVES.get(record["_type"], {}).items()
         if values.get(field) is not None
     }
 
 
 def share_waiting(record: Record) -> float | None:
-    """The share of the time that training waited for data, 0 to 1; None where none is told."""
+    """Return the share of time that training waited for data, 0 to 1; None where not recorded."""
     return record["dt_data"] / record["dt"] if record.get("dt") else None
 
 
 def step_of(record: Record, steps_per_epoch: int) -> int:
-    """Steps of the optimizer since the run began, at the end of what a record tells of."""
+    """Return the steps of the optimizer from the start of the run to the end of a record."""
     epoch = done_of(record, "epoch")
     if "iter" in record:
         return (epoch - 1) * steps_per_epoch + done_of(record, "iter")
@@ -79,14 +78,14 @@ def step_of(record: Record, steps_per_epoch: int) -> int:
 
 
 class TensorBoard:
-    """Writes event files for TensorBoard."""
+    """Event files for TensorBoard."""
 
     def __init__(self, folder: str | Path, *, steps_per_epoch: int, config_text: str) -> None:
         """
         Args:
-            folder: of the event files; one more is added each time a run goes on.
+            folder: of the event files; one more is added each time a run resumes.
             steps_per_epoch: steps of the optimizer.
-            config_text: the resolved config, shown beside the curves.
+            config_text: the resolved config, shown next to the curves.
 
         Raises:
             UserError: TensorBoard is not installed.
@@ -96,17 +95,17 @@ class TensorBoard:
         )
         self._folder = Path(folder)
         self._steps_per_epoch = steps_per_epoch
-        self._config_text = config_text
+        self._config_text = textwrap.indent(config_text.rstrip(), "    ")  # code in Markdown
         self._writer: Any = None
 
     def write(self, record: Record) -> None:
         """Add a point to each curve that the record has a value for."""
         step = step_of(record, self._steps_per_epoch)
         if self._writer is None:
-            # What an earlier process wrote from here on was not saved, and is told again.
-            first_told = step if "iter" in record else step + 1
-            self._writer = self._summaries.SummaryWriter(str(self._folder), purge_step=first_told)
-            self._writer.add_text("config", _as_code(self._config_text), step)
+            # Points of an interrupted process after its checkpoint are written again.
+            first_step = step if "iter" in record else step + 1
+            self._writer = self._summaries.SummaryWriter(str(self._folder), purge_step=first_step)
+            self._writer.add_text("config", self._config_text, step)
         for curve, value in points(record).items():
             self._writer.add_scalar(curve, value, step)
         self._writer.flush()
@@ -118,7 +117,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """Sends the curves to Weights & Biases, or keeps them in ``wandb/`` where it is offline."""
+    """Curves for Weights & Biases, sent there, or written to ``wandb/`` where it is offline."""
 
     def __init__(
         self,
@@ -130,7 +129,7 @@ class Wandb:
     ) -> None:
         """
         Args:
-            output_dir: names the run; keeps its id, with which it goes on when it is resumed.
+            output_dir: names the run; contains its id, under which it is resumed.
             project: that the run belongs to.
             config: the resolved config, as nested plain values.
             steps_per_epoch: steps of the optimizer.
@@ -169,14 +168,14 @@ class Wandb:
 
 
 def _run_id(path: Path) -> str:
-    """The id kept in a file; a new one where there is no file."""
+    """Return the id in a file; a new one where there is no file."""
     if not path.is_file():
         write_text_atomically(path, secrets.token_hex(8) + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 
 def _optional(module: str, *, key: str, extra: str) -> ModuleType:
-    """Import a module that ``key`` needs and that not everybody has."""
+    """Import an optional module that ``key`` needs."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -184,15 +183,3 @@ def _optional(module: str, *, key: str, extra: str) -> ModuleType:
             f"{key} is True, but {extra} cannot be imported ({error}). Install it with "
             f"pip install 'slowfast_mvit[{extra}]', or set {key} False"
         ) from error
-
-
-def _as_code(text: str) -> str:
-    """Text that TensorBoard's Markdown shows as it is."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-def _number(value: float | str) -> float:
-    """A number as it is, and the first of a text such as ``3.21/15.60G``."""
-    if isinstance(value, str):
-        return float(value.split("/")[0].removesuffix("G"))
-    return value

@@ -1,14 +1,14 @@
-"""One model on many processes: who holds which weights, and the whole of them when asked.
+"""One model on many processes: distribute the weights, and gather them.
 
-    strategy   each process holds       exchanged in each step
+    strategy   on each process          exchanged in each step
     ddp        all of the weights       gradients                         (DistributedDataParallel)
     fsdp       its slice of each        weights, block by block, and      (FSDP2, ``fully_shard``)
                weight, gradient and     slices of the gradients
                optimizer state
 
-Weights keep their names and their float32 values under both, and the mean over processes of the
-gradients is the gradient of the mean loss. So checkpoints do not depend on the strategy:
-``whole_state`` and ``whole_optimizer_state`` gather what goes into a file, in the main process;
+The names and the float32 values of weights are the same under both, and the mean over processes of
+the gradients is the gradient of the mean loss. So checkpoints do not depend on the strategy:
+``whole_state`` and ``whole_optimizer_state`` gather the content of a file in the main process;
 ``fill_module`` and ``fill_optimizer`` broadcast it from there.
 """
 
@@ -17,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -26,22 +27,20 @@ from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
-    get_optimizer_state_dict,
     set_model_state_dict,
-    set_optimizer_state_dict,
 )
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from slowfast_mvit.errors import pick
-from slowfast_mvit.runtime.distributed import from_main, is_main, world_size
+from slowfast_mvit.runtime.distributed import is_main, on_main, world_size
 from slowfast_mvit.runtime.precision import PRECISIONS
 
-# Under this name a sharded model keeps what makes an empty, whole one like it.
+# The attribute of a sharded model that creates an empty, whole one like it.
 _NEW_WHOLE = "_new_whole_model"
 _GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -56,20 +55,20 @@ def parallelise(
     precision: str = "fp32",
     find_unused: bool = False,
 ) -> nn.Module:
-    """Let all processes of the group train one model; every one starts from rank 0's weights.
+    """Spread one model over all processes of the group; all start from rank 0's weights.
 
     Build the optimizer afterwards: ``fsdp`` replaces the parameters, names and order stay. A moving
-    average of the weights has to be a copy made before; give it to this function as well under
+    average of the weights has to be a copy made before; pass it to this function as well under
     ``fsdp``, so that it is cut into the same slices.
 
     Args:
         model: on ``device``, compiled already if it is to be (``ddp`` only).
         strategy: a name in ``STRATEGIES``.
-        precision: what autocast computes the forward pass in, see ``runtime.precision``.
-        find_unused: some parameters that want gradients may get none in a step; costs time.
+        precision: of the forward pass, see ``runtime.precision``.
+        find_unused: some parameters may get no gradient in a step; costs time.
 
     Returns:
-        What to call in training; ``model`` itself in a run of one process.
+        The module to call in training; ``model`` itself in a run of one process.
 
     Raises:
         ConfigError: there is no such strategy or precision.
@@ -85,7 +84,7 @@ def _wrap_ddp(
     model: nn.Module, device: torch.device, dtype: torch.dtype | None, find_unused: bool
 ) -> nn.Module:
     # The gradient of a pooling filter counts its axis of length 1 with another stride, which is no
-    # other layout; the models have no buffers that would be sent around in each step.
+    # other layout; the models have no buffers to send around in each step.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         model,
@@ -108,102 +107,85 @@ def _shard(
         distributed.broadcast(tensor.data, src=0)
     empty = copy.deepcopy(model).to("meta")
     model.__dict__[_NEW_WHOLE] = lambda: copy.deepcopy(empty).to_empty(device=device)
-    # FSDP warns that a change in place of what a linear layer gives would go unnoticed. The models
-    # make none: the gradients are compared with those of one process in test_parallel.py.
+    # FSDP warns that it would not notice a change in place of the output of a linear layer. The
+    # models make none: the gradients are compared with those of one process in test_parallel.py.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world_size(),))
-    blocks = getattr(model, "blocks", [])
-    for block in blocks:
-        linear_layers = [] if dtype is None else _linear_layers(block)
-        if linear_layers:
-            fully_shard(linear_layers, **_sharding(mesh, dtype))
-        fully_shard(block, **_sharding(mesh, None))
-    fully_shard(model, **_sharding(mesh, None))
+    # Autocast casts inputs: to cast them here would round the residual stream as well.
+    exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+    rounded = replace(exact, param_dtype=dtype, reduce_dtype=torch.float32)
+    for block in getattr(model, "blocks", []):
+        linear_layers: list[nn.Module] = [
+            layer for layer in block.modules() if isinstance(layer, nn.Linear)
+        ]
+        if dtype is not None and linear_layers:
+            fully_shard(linear_layers, mesh=mesh, mp_policy=rounded)
+        fully_shard(block, mesh=mesh, mp_policy=exact)
+    fully_shard(model, mesh=mesh, mp_policy=exact)
     return model
 
 
-def _sharding(mesh: DeviceMesh, dtype: torch.dtype | None) -> dict[str, Any]:
-    # Autocast casts inputs: to cast them here would round the residual stream as well.
-    policy = MixedPrecisionPolicy(
-        param_dtype=dtype,
-        reduce_dtype=None if dtype is None else torch.float32,
-        cast_forward_inputs=False,
-    )
-    return {"mesh": mesh, "mp_policy": policy}
-
-
-def _linear_layers(block: nn.Module) -> list[nn.Module]:
-    inside = (layer for child in block.children() for layer in child.modules())
-    return [layer for layer in inside if isinstance(layer, nn.Linear)]
-
-
-STRATEGIES: dict[str, Callable[[nn.Module, torch.device, torch.dtype | None, bool], nn.Module]] = {
-    "ddp": _wrap_ddp,
-    "fsdp": _shard,
-}
+STRATEGIES = {"ddp": _wrap_ddp, "fsdp": _shard}
 
 
 @contextlib.contextmanager
 def gradients_stay_local(module: nn.Module) -> Iterator[None]:
-    """Around forward and backward of every batch of a step but the last: nothing is exchanged.
+    """Exchange no gradients inside: for every batch of a step but the last.
 
     Gradients add up in each process until a backward pass outside of this context.
     """
-    if isinstance(module, DistributedDataParallel):
-        with module.no_sync():
-            yield
-    elif isinstance(module, FSDPModule):
+    if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(False)
         try:
             yield
         finally:
             module.set_requires_gradient_sync(True)
     else:
-        yield
+        with contextlib.ExitStack() as stack:
+            if isinstance(module, DistributedDataParallel):
+                stack.enter_context(module.no_sync())
+            yield
 
 
 def evaluation_model(module: nn.Module, model: nn.Module) -> nn.Module:
-    """Return what evaluation calls, with as many batches in each process as it happens to have.
+    """Return the model to evaluate, whatever the number of batches of each process.
 
     Args:
         module: from ``parallelise``.
-        model: what was given to it.
+        model: the argument of ``parallelise``.
 
     Returns:
         ``model``; under ``fsdp`` a whole copy with the weights of now, in float32, made by all
-        processes together. It is to be dropped after use.
+        processes together. Drop it after use.
     """
     if not isinstance(module, FSDPModule):
         return model
     copied: nn.Module = module.__dict__[_NEW_WHOLE]()
-    weights: dict[str, Any] = get_model_state_dict(
-        module, options=StateDictOptions(full_state_dict=True)
-    )
-    copied.load_state_dict(weights)
+    copied.load_state_dict({name: whole(tensor) for name, tensor in module.state_dict().items()})
     for target, buffer in zip(copied.buffers(), module.buffers(), strict=True):
-        target.copy_(buffer)  # those too that no state dict holds
+        target.copy_(buffer)  # a state dict may leave some out
     return copied
 
 
 def bare_model(module: nn.Module) -> nn.Module:
-    """The model that ``parallelise`` wrapped, with its own names."""
+    """Return the model that ``parallelise`` wrapped, with its plain names."""
     wrappers = (DistributedDataParallel, nn.DataParallel)
     return module.module if isinstance(module, wrappers) else module
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor that slices make up, in every process; any other tensor as it is."""
+    """Return the whole of a sliced tensor, in every process; any other value as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The L2 norm of all gradients together, (), the same in every process."""
+    """Return the L2 norm of all gradients together, (), the same in every process."""
     gradients = (p.grad for p in parameters if p.grad is not None)
     return whole(get_total_norm(gradients))
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what DistributedDataParallel or torch.compile put into it."""
+    """Return a parameter's name without the prefixes of wrappers."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
@@ -217,25 +199,27 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def whole_optimizer_state(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     """Gather ``optimizer.state_dict()`` on the CPU; empty except in the main process.
 
     All processes call it together.
 
     Args:
-        module: from ``parallelise``.
-        optimizer: over its parameters.
+        optimizer: over the parameters of a model from ``parallelise``.
     """
-    groups = optimizer.state_dict()["param_groups"]
-    if not optimizer.state:  # PyTorch would take a step to have something to gather
-        return {"state": {}, "param_groups": groups} if is_main() else {}
-    named: Any = get_optimizer_state_dict(bare_model(module), optimizer, options=_GATHER)
+    content = optimizer.state_dict()
+    state = {
+        index: {name: _gathered(value) for name, value in values.items()}
+        for index, values in content["state"].items()
+    }
+    return {**content, "state": state} if is_main() else {}
+
+
+def _gathered(value: Any) -> Any:
+    value = whole(value)
     if not is_main():
-        return {}
-    names = [name for group in named["param_groups"] for name in group["params"]]
-    indices = {name: index for index, name in enumerate(names)}
-    state = {indices[name]: values for name, values in named["state"].items()}
-    return {"state": state, "param_groups": groups}
+        return None  # to save memory
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def fill_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -244,70 +228,56 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     All processes call it together.
 
     Args:
-        module: from ``parallelise``, or the model that was given to it.
+        module: from ``parallelise``, or the argument of it.
         state: in the main process, tensors with plain names and the shapes of the model's; not read
             in the others.
     """
-    set_model_state_dict(bare_model(module), dict(state), options=_broadcast())
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=world_size() > 1)
+    set_model_state_dict(bare_model(module), dict(state), options=options)
 
 
-def fill_optimizer(module: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def fill_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Load what ``whole_optimizer_state`` returned, in place; the settings but ``lr`` stay.
 
     All processes call it together.
 
     Args:
-        module: from ``parallelise``.
-        optimizer: over its parameters.
+        optimizer: over the parameters of a model from ``parallelise``.
         state: in the main process, what fits the optimizer; not read in the others.
     """
-    groups = [dict(group) for group in optimizer.param_groups]
-    parameters = [p for group in groups for p in group["params"]]
-    described, rates = from_main(_described(state) if is_main() else ({}, []))
-
-    # PyTorch fills what an optimizer holds already. Where it holds nothing, PyTorch would take a
-    # step first, which leaves a state also for parameters that have none in the file.
-    optimizer.state.clear()
-    for index, values in described.items():
-        like = parameters[index].detach()
-        optimizer.state[parameters[index]] = {
-            name: torch.zeros_like(like) if value is None else value
-            for name, value in values.items()
-        }
-    if any(value is None for values in described.values() for value in values.values()):
-        bare = bare_model(module)
-        named = _with_names(bare, groups, state["state"]) if is_main() else {}
-        set_optimizer_state_dict(bare, optimizer, named, options=_broadcast())
-    for group, own, lr in zip(optimizer.param_groups, groups, rates, strict=True):
-        # PyTorch has made lists of tuples. A run that is at its end saves the last rate again.
-        group.update(own, lr=lr)
+    parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+    rates = on_main(lambda: [group["lr"] for group in state["param_groups"]])
+    loaded = on_main(lambda: _without_tensors(state["state"]))
+    for index, values in loaded.items():
+        for name, value in values.items():
+            if value is None:
+                full = state["state"][index][name] if is_main() else None
+                values[name] = _share(full, parameters[index])
+    groups = optimizer.state_dict()["param_groups"]
+    for group, lr in zip(groups, rates, strict=True):
+        group["lr"] = lr  # a run that has finished saves it again
+    optimizer.load_state_dict({"state": loaded, "param_groups": groups})
 
 
-def _described(state: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], list[float]]:
-    """The small values of an optimizer's state, None for each tensor, and the learning rates."""
-    described = {
+def _without_tensors(state: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return the small values of an optimizer's state, None for each tensor."""
+    return {
         index: {
             name: None if isinstance(value, Tensor) and value.ndim else value
             for name, value in values.items()
             if value is not None
         }
-        for index, values in state["state"].items()
-    }
-    return described, [group["lr"] for group in state["param_groups"]]
-
-
-def _with_names(
-    model: nn.Module, groups: list[dict[str, Any]], state: Mapping[int, Any]
-) -> dict[str, Any]:
-    """An optimizer's state by the names of parameters, as PyTorch wants it."""
-    names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
-    named_groups = [{"params": [names[p] for p in group["params"]]} for group in groups]
-    in_order = [name for group in named_groups for name in group["params"]]
-    return {
-        "state": {name: state.get(index, {}) for index, name in enumerate(in_order)},
-        "param_groups": named_groups,
+        for index, values in state.items()
     }
 
 
-def _broadcast() -> StateDictOptions:
-    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=world_size() > 1)
+def _share(full: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return the main process's tensor ``full``, cut into slices as ``parameter`` is."""
+    share = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    if full is not None:
+        share.copy_(full)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(share, parameter.device_mesh, parameter.placements)
+    if world_size() > 1:
+        distributed.broadcast(share, src=0)
+    return share

@@ -1,4 +1,4 @@
-"""The number formats that training and testing may compute in."""
+"""Number formats of training and testing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from slowfast_mvit.errors import pick
 
-# What autocast computes matrix products in; None leaves everything in float32.
+# The dtype of matrix products under autocast; None leaves everything in float32.
 PRECISIONS: dict[str, torch.dtype | None] = {
     "fp32": None,
     "bf16": torch.bfloat16,
@@ -15,7 +15,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a forward pass runs in a format of ``PRECISIONS``.
+    """Return the autocast context of a format of ``PRECISIONS``.
 
     Raises:
         ConfigError: there is no such format.
@@ -25,10 +25,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def lacks_instructions(device: torch.device, precision: str) -> bool:
-    """Return whether torch has to imitate products of a format of ``PRECISIONS`` on this CPU.
+    """Return whether torch emulates products of a format of ``PRECISIONS`` on this CPU.
 
-    They then take about a hundred times as long as in float32 (AVX2, torch 2.14), but for those in
-    bfloat16 that ``fast.cpu.casting`` multiplies as float32. Of other devices nothing is said.
+    They then take about a hundred times as long as in float32 (AVX2, torch 2.14), except those in
+    bfloat16 that ``fast.cpu.casting`` multiplies as float32. False for other devices.
     """
     check = _INSTRUCTION_CHECKS.get(precision)
     has_products = torch.backends.mkldnn.is_available()  # of formats without instructions as well
@@ -44,5 +44,5 @@ _INSTRUCTION_CHECKS = {
 
 
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Keeps small float16 gradients from vanishing; does nothing in the other formats."""
+    """Return a scaler against underflow of float16 gradients; disabled in other formats."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -1,7 +1,7 @@
-"""``OUTPUT_DIR/run_state.json``: whether a run is running, and how it ended.
+"""``OUTPUT_DIR/run_state.json``: running, finished, stopped or failed.
 
-Written atomically when a job begins and when it ends. A killed process leaves "running" behind, and
-readers tell by the age of the other files; the numbers of the run stay in ``json_stats.log``.
+Written atomically when a job begins and when it ends. A killed process leaves "running" behind;
+readers detect it by the age of the other files. The metrics of the run are in ``json_stats.log``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from slowfast_mvit.errors import Stopped
 from slowfast_mvit.runtime.distributed import is_main
@@ -22,14 +21,13 @@ RUN_STATE_FILE = "run_state.json"
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
-@dataclass(frozen=True)
-class RunState:
+class RunState(NamedTuple):
     """The state of a run.
 
     Attributes:
         status: "stopped" after a signal, "failed" after an error.
-        time_s: of the change to it, seconds since 1970.
-        detail: the message of what stopped or failed it, else empty.
+        time_s: of the change to this status, seconds since 1970.
+        detail: the message of the signal or error, else empty.
     """
 
     status: Status
@@ -39,11 +37,11 @@ class RunState:
 
 @contextlib.contextmanager
 def recorded_run_state(output_dir: Path, *, is_last_job: bool = True) -> Iterator[None]:
-    """Record that a job is running, and how it ended; only the main process writes.
+    """Record the start and the end of a job; only the main process writes.
 
     Args:
         output_dir: local folder of the run.
-        is_last_job: whether the run is finished when this job is.
+        is_last_job: no other job of the run follows.
     """
     _write(output_dir, "running")
     try:
@@ -70,4 +68,4 @@ def read_run_state(output_dir: Path) -> RunState | None:
 def _write(output_dir: Path, status: Status, detail: str = "") -> None:
     if is_main():
         state = RunState(status, round(time.time(), 3), detail)
-        write_text_atomically(output_dir / RUN_STATE_FILE, json.dumps(asdict(state)) + "\n")
+        write_text_atomically(output_dir / RUN_STATE_FILE, json.dumps(state._asdict()) + "\n")

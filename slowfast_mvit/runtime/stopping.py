@@ -1,7 +1,7 @@
-"""Being asked to stop: by a scheduler that wants the machine back, or by Ctrl-C.
+"""Stop requests: signals of a scheduler that preempts the run, or Ctrl-C.
 
-A signal is only noted when it comes. The training loop asks between two steps whether one came, to
-whichever process, saves, and ends; nothing is ever saved in the middle of a step.
+The handler only records the signal. The training loop checks between two steps whether any process
+got one, saves, and ends; nothing is ever saved in the middle of a step.
 """
 
 from __future__ import annotations
@@ -20,77 +20,71 @@ from torch import distributed
 from slowfast_mvit.errors import Stopped
 from slowfast_mvit.runtime.distributed import is_main, world_size
 
-# What asks a run to stop: a scheduler (Slurm, Kubernetes, torchrun), Slurm's early warning, Ctrl-C.
+# Of a scheduler (Slurm, Kubernetes, torchrun), of Slurm's early warning, of Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
-    """The stop requests of this run. Made by ``stop_requests``."""
+    """The stop requests of a run. Created by ``stop_requests``."""
 
     def __init__(self) -> None:
-        self.asked = 0  # the number of the signal that came to this process
+        self.requested = 0  # the number of the signal that this process got
         self._group: distributed.ProcessGroup | None = None
         self._agreement: torch.Tensor | None = None
-        self._under_way: distributed.Work | None = None
+        self._exchange: distributed.Work | None = None
         if world_size() > 1:
-            # Gloo, and so the CPU: asking must not wait for what a GPU is still computing.
+            # Gloo, and so the CPU: the check must not wait for the GPU.
             self._group = distributed.new_group(backend="gloo")  # type: ignore[assignment]
 
     def agreed(self) -> int:
-        """The number of the signal that came to any process, or 0; the same on all of them.
+        """Return the number of the signal that any process got, or 0; the same on all of them.
 
-        Every process must call this once after each step. With several, the answer is of the step
-        before: it travels while the next step is computed, and nobody waits for it.
+        Every process must call this once after each step. With several, the result is of the step
+        before: the exchange overlaps with the next step, and no process waits for it.
         """
         if self._group is None:
-            return self.asked
-        answer = 0
-        if self._under_way is not None and self._agreement is not None:
-            self._under_way.wait()
-            answer = int(self._agreement)
-        self._agreement = torch.tensor(self.asked)
-        self._under_way = distributed.all_reduce(
+            return self.requested
+        result = 0
+        if self._exchange is not None and self._agreement is not None:
+            self._exchange.wait()
+            result = int(self._agreement)
+        self._agreement = torch.tensor(self.requested)
+        self._exchange = distributed.all_reduce(
             self._agreement, distributed.ReduceOp.MAX, group=self._group, async_op=True
         )
-        return answer
+        return result
 
-    def finish(self) -> None:
-        """Wait for the last answer, which nobody wants any more."""
-        if self._under_way is not None:
-            self._under_way.wait()
-        self._under_way = None
-
-    def raise_if_asked(self) -> None:
-        """End here if this process has been asked to; for where nothing has to be saved.
+    def raise_if_requested(self) -> None:
+        """Stop at once if this process got a signal; for code that has nothing to save.
 
         Raises:
-            Stopped: a signal came.
+            Stopped: it got one.
         """
-        if self.asked:
-            raise Stopped(self.asked)
+        if self.requested:
+            raise Stopped(self.requested)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
-            if self.asked == signal.SIGINT:
+            if self.requested == signal.SIGINT:
                 raise KeyboardInterrupt
             if is_main():
-                words = b"\nStopping after this step, and saving. Ctrl-C again to stop at once.\n"
-                os.write(sys.stderr.fileno(), words)
-        self.asked = number
+                message = b"\nStopping after this step, and saving. Ctrl-C again to stop at once.\n"
+                os.write(sys.stderr.fileno(), message)
+        self.requested = number
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note signals that ask to stop while this runs; the second Ctrl-C is not waited for.
+    """Record stop signals inside; the second Ctrl-C stops at once.
 
-    Outside the main thread Python cannot note signals. There (Ray trains in such a thread) the run
-    goes on until it is killed, and loses what it did since its last checkpoint.
+    Outside the main thread Python cannot handle signals. There (Ray trains in such a thread) the
+    run continues until it is killed, and loses the steps since its last checkpoint.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request._note) for number in SIGNALS}
+    before = {number: signal.signal(number, request._record) for number in SIGNALS}
     try:
         yield request
     finally:

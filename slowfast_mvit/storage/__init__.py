@@ -1,4 +1,4 @@
-"""Files: written atomically or line by line, read safely, and fetched or sent through iopath."""
+"""Files: written atomically or line by line, read safely, and fetched or uploaded with iopath."""
 
 from slowfast_mvit.storage.append_log import AppendLog, whole_lines
 from slowfast_mvit.storage.archives import read_npz
@@ -8,8 +8,14 @@ from slowfast_mvit.storage.atomic import (
     write_atomically,
     write_text_atomically,
 )
-from slowfast_mvit.storage.outputs import output_folder, shared_output_folder, upload_changes
-from slowfast_mvit.storage.remote import is_remote, local_copy, register_path_handlers
+from slowfast_mvit.storage.remote import (
+    is_remote,
+    local_copy,
+    output_folder,
+    register_path_handlers,
+    shared_output_folder,
+    upload_changes,
+)
 from slowfast_mvit.storage.shard_paths import leads_to_file, split_path
 from slowfast_mvit.storage.tables import csv_text, safe_cell
 from slowfast_mvit.storage.torch_files import read_torch, save_torch

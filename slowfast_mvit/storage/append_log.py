@@ -1,7 +1,7 @@
 """Logs that grow line by line and survive a kill or a power cut at any moment.
 
-One process writes such a log, others may read it meanwhile. A last line without its end is torn:
-it is not read, and cut off before the next line is written.
+One process writes such a log, others may read it at the same time. A last line without its end is
+torn: it is not read, and cut off before the next line is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class AppendLog:
 
     Args:
         path: of the log; it and its folder are made.
-        durable: whether the disk has each line then, too, so that a power cut loses none.
+        durable: whether each line is on the disk then, too, so that a power cut loses none.
 
     Attributes:
         is_empty: whether the log had no line when it was opened.
@@ -40,7 +40,7 @@ class AppendLog:
             self._file.truncate(self._file.readall().rfind(b"\n") + 1)
 
     def append(self, lines: bytes) -> None:
-        """Append one line or several, each with its end.
+        """Append one or several lines, each with its end.
 
         Raises:
             OSError: the disk is full.
@@ -51,7 +51,7 @@ class AppendLog:
             self.sync()
 
     def sync(self) -> None:
-        """Wait until the disk has all lines."""
+        """Wait until all lines are on the disk."""
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> AppendLog:
@@ -62,8 +62,6 @@ class AppendLog:
 
 
 def whole_lines(path: str | Path) -> Iterator[bytes]:
-    """The lines of a log, each with its end; a torn last line is left out."""
+    """Yield the lines of a log, each with its end, without a torn last line."""
     with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
+        yield from (line for line in file if line.endswith(b"\n"))

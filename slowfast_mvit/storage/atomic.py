@@ -1,4 +1,4 @@
-"""Files that are wholly there or not at all, however the process that writes them ends.
+"""Files that exist completely or not at all, even if the process that writes them is killed.
 
 Each is written under a temporary name and renamed when it is complete. A killed process leaves a
 hidden file, ``.tmp-<machine>-<process>-<digest of the name>``.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from slowfast_mvit.storage.outputs import upload_changes
+from slowfast_mvit.storage.remote import upload_changes
 
 _LEFT_OVER = re.compile(r"\.tmp-.*-([0-9a-f]{16})(\.pyth)?")
 
@@ -27,13 +27,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     A crash at any moment leaves the old file or the new one, never a part.
 
     Args:
-        path: where the file goes; its folder is made.
+        path: of the file; its folder is made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The machine, since processes of others may write here and have the same number. A digest,
-    # since the name may already be as long as a name may be, and PySlowFast resumes from whatever
-    # has "checkpoint" in its name.
+    # The machine, since processes of other machines may write here and have the same number. A
+    # digest, since the name may already be of the maximal length, and PySlowFast resumes from any
+    # file with "checkpoint" in its name.
     suffix = ".pyth" if path.suffix == ".pyth" else ""  # ``remove_unfinished`` of checkpoints
     owner = f"{platform.node()}-{os.getpid()}"
     temporary = path.with_name(f".tmp-{owner}-{_digest(path.name)}{suffix}")
@@ -52,7 +52,7 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     """Write a file through ``atomic_path``.
 
     Args:
-        path: where the file goes; its folder is made.
+        path: of the file; its folder is made.
         write: called with a binary file to fill.
 
     Returns:
@@ -69,7 +69,7 @@ def write_text_atomically(path: str | Path, text: str) -> Path:
 
 
 def remove_left_overs(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left of these files, and of no others.
+    """Remove the temporary files that killed processes left of these files, and no others.
 
     Each folder is read once, since that of Something-Something has 220,847 files.
     """
@@ -77,11 +77,10 @@ def remove_left_overs(paths: Iterable[Path]) -> None:
     for path in paths:
         left_over_of.setdefault(path.parent, set()).add(_digest(path.name))
     for folder, digests in left_over_of.items():
-        if folder.is_dir():
-            for name in os.listdir(folder):
-                match = _LEFT_OVER.fullmatch(name)
-                if match and match[1] in digests:
-                    (folder / name).unlink(missing_ok=True)
+        for path in folder.glob(".tmp-*"):
+            match = _LEFT_OVER.fullmatch(path.name)
+            if match and match[1] in digests:
+                path.unlink(missing_ok=True)
 
 
 def _digest(name: str) -> str:
@@ -89,10 +88,9 @@ def _digest(name: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

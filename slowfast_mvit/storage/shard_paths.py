@@ -1,4 +1,4 @@
-"""Paths that lead into a tar shard: ``shards/train-000003.tar/abc.mp4``."""
+"""Paths of members of a tar shard: ``shards/train-000003.tar/abc.mp4``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from slowfast_mvit.errors import DecodeError
 
 
 def split_path(path: Path) -> tuple[Path, str] | None:
-    """The shard and the member that a path names; None for other paths.
+    """Return the shard and the member of a path; None for other paths.
 
     Raises:
-        DecodeError: when the path climbs out of its shard.
+        DecodeError: when the path leads out of its shard.
     """
     if f".tar{os.sep}" not in os.fspath(path):
         return None
@@ -26,5 +26,5 @@ def split_path(path: Path) -> tuple[Path, str] | None:
 
 
 def leads_to_file(path: Path) -> bool:
-    """Return whether a path exists; of one into a shard, whether the shard does."""
+    """Return whether a path exists; for a member of a shard, whether the shard does."""
     return os.path.exists(path) or split_path(path) is not None

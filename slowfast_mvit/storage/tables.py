@@ -1,4 +1,4 @@
-"""Tables as CSV that a spreadsheet opens without running names of files as formulas."""
+"""CSV tables that a spreadsheet opens without running file names as formulas."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from collections.abc import Iterable, Sequence
 
 
 def csv_text(rows: Iterable[Sequence[object]], *, line_end: str = "\n") -> str:
-    """The rows as lines of CSV, each cell as ``safe_cell`` writes it."""
+    """Return the rows as lines of CSV, each text as ``safe_cell`` writes it."""
     text = io.StringIO()
-    csv.writer(text, lineterminator=line_end).writerows(map(_cells, rows))
+    writer = csv.writer(text, lineterminator=line_end)
+    for row in rows:
+        writer.writerow(safe_cell(cell) if isinstance(cell, str) else cell for cell in row)
     return text.getvalue()
 
 
-def _cells(row: Sequence[object]) -> list[object]:
-    return [safe_cell(value) if isinstance(value, str) else value for value in row]
-
-
 def safe_cell(text: str) -> str:
-    """The text on one line, with bytes that are not UTF-8 escaped, and no formula."""
+    """Return the text on one line, with bytes that are not UTF-8 escaped, and not a formula."""
     safe = text.encode("utf-8", "backslashreplace").decode()
     safe = safe.replace("\r", "\\r").replace("\n", "\\n")
     return f"'{safe}" if safe.startswith(("=", "+", "-", "@", "\t")) else safe

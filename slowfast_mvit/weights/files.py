@@ -18,7 +18,7 @@ from torch import Tensor
 from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
 from slowfast_mvit.storage import local_copy, read_torch
 from slowfast_mvit.storage.archives import is_zip
-from slowfast_mvit.storage.signatures import described_mistake, is_safetensors
+from slowfast_mvit.storage.torch_files import describe_other_file, is_safetensors
 from slowfast_mvit.weights.input_specs import checked_input_spec
 
 # Keys of the state dict of a file: PySlowFast and this project, mmengine and Lightning, timm.
@@ -192,7 +192,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        reason = described_mistake(path) or f"{error}. Copy or download it again"
+        reason = describe_other_file(path) or f"{error}. Copy or download it again"
         if is_zip(path):
             reason = "it is a file of torch.save. Name it .pth"
         raise WeightsError(

@@ -16,7 +16,7 @@ if str(ROOT) not in sys.path:  # the scripts are next to the package, not in it
 from data_prep import from_folder, imagenet, kinetics, ssv2  # noqa: E402
 from slowfast_mvit.annotations.files import VIDEO_SUFFIXES  # noqa: E402
 from slowfast_mvit.annotations.kinetics import is_replacement, read_rows  # noqa: E402
-from slowfast_mvit.annotations.problems import Problem  # noqa: E402
+from slowfast_mvit.annotations.records import Problem  # noqa: E402
 from slowfast_mvit.data.lists.catalog import open_list  # noqa: E402
 from slowfast_mvit.errors import ListError, UserError  # noqa: E402
 
@@ -127,11 +127,11 @@ def test_kinetics(tmp_path, annotations, layout):
     if annotations == "class names":
         words += ["--classes", str(videos / "annotations/classes.txt")]
 
-    ours = trained("kinetics", videos / "annotations", videos, ["train"])
-    theirs = scripted(kinetics.main, words, tmp_path / "out", videos)
+    in_training = trained("kinetics", videos / "annotations", videos, ["train"])
+    from_script = scripted(kinetics.main, words, tmp_path / "out", videos)
 
-    assert ours == theirs
-    assert len(ours["train"]) == 3 - (layout == "one is missing")
+    assert in_training == from_script
+    assert len(in_training["train"]) == 3 - (layout == "one is missing")
 
 
 def test_a_comma_without_quotes_is_repaired_with_a_warning(tmp_path, caplog):
@@ -161,15 +161,17 @@ def test_problems_of_kinetics(tmp_path, text, kinds):
     write(tmp_path / "annotations", {"train.csv": text.encode() if isinstance(text, str) else text})
     write(tmp_path, CLIPS)
 
-    ours = problems_of(lambda: open_list("kinetics", "train", data_dir=tmp_path / "annotations"))
-    theirs = problems_of(lambda: kinetics.plan_kinetics("other", videos=tmp_path))
+    in_training = problems_of(
+        lambda: open_list("kinetics", "train", data_dir=tmp_path / "annotations")
+    )
+    from_script = problems_of(lambda: kinetics.plan_kinetics("other", videos=tmp_path))
 
-    assert ours == theirs
-    assert [kind for _, _, kind, _ in ours] == kinds
+    assert in_training == from_script
+    assert [kind for _, _, kind, _ in in_training] == kinds
 
 
 @pytest.mark.parametrize("text", [HEADER.replace(",", ";"), "label,youtube_id,split\n", HEADER])
-def test_annotation_files_of_kinetics_that_hold_nothing(tmp_path, text):
+def test_empty_annotation_files_of_kinetics(tmp_path, text):
     write(tmp_path / "annotations", {"train.csv": text})
 
     for read in (
@@ -211,11 +213,11 @@ def test_ssv2(tmp_path, layout, start):
     tree = ssv2_tree(tmp_path, ENTRIES[1:], SSV2_LAYOUTS[layout], start)
     words = ["--annotations", str(tree / "labels"), "--videos", str(tree / "v")]
 
-    ours = trained("ssv2", tree / "labels", tree / "v", ["train", "val"])
-    theirs = scripted(ssv2.main, [*words, "--num-classes", "2"], tmp_path / "out", tree / "v")
+    in_training = trained("ssv2", tree / "labels", tree / "v", ["train", "val"])
+    from_script = scripted(ssv2.main, [*words, "--num-classes", "2"], tmp_path / "out", tree / "v")
 
-    assert ours == theirs
-    assert [sorted(ours[split].values()) for split in ("train", "val")] == [[0, 1], [1]]
+    assert in_training == from_script
+    assert [sorted(in_training[split].values()) for split in ("train", "val")] == [[0, 1], [1]]
 
 
 def test_an_ssv2_video_listed_twice_and_one_that_is_missing(tmp_path):
@@ -223,24 +225,24 @@ def test_an_ssv2_video_listed_twice_and_one_that_is_missing(tmp_path):
     tree = ssv2_tree(tmp_path, entries, "{}.mp4")
     words = ["--annotations", str(tree / "labels"), "--videos", str(tree / "v")]
 
-    ours = trained("ssv2", tree / "labels", tree / "v", ["train", "val"])
-    theirs = scripted(ssv2.main, [*words, "--num-classes", "2"], tmp_path / "out", tree / "v")
+    in_training = trained("ssv2", tree / "labels", tree / "v", ["train", "val"])
+    from_script = scripted(ssv2.main, [*words, "--num-classes", "2"], tmp_path / "out", tree / "v")
 
-    assert ours == theirs
-    assert list(ours["train"]) == ["2.mp4", "3.mp4"]
+    assert in_training == from_script
+    assert list(in_training["train"]) == ["2.mp4", "3.mp4"]
 
 
 def test_problems_of_ssv2(tmp_path):
     tree = ssv2_tree(tmp_path, [{"template": "a"}, ENTRIES[0], "x", {"id": {}}], "{}.mp4")
     folder = tree / "labels"
 
-    ours = problems_of(lambda: open_list("ssv2", "train", data_dir=folder))
-    theirs = problems_of(
+    in_training = problems_of(lambda: open_list("ssv2", "train", data_dir=folder))
+    from_script = problems_of(
         lambda: ssv2.plan_ssv2(videos=tree / "v", annotations=folder, num_classes=2)
     )
 
-    assert ours == theirs
-    assert [(line, kind) for _, line, kind, _ in ours] == [(1, "id"), (3, "id"), (4, "id")]
+    assert in_training == from_script
+    assert [(line, kind) for _, line, kind, _ in in_training] == [(1, "id"), (3, "id"), (4, "id")]
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[", '[{"id": "1"}'])
@@ -297,13 +299,13 @@ def test_class_folders(tmp_path, names):
     if "splits" not in names:
         words += ["--val-fraction", "0"]
 
-    ours = trained("folder", videos, videos, ["train", "val"])
-    theirs = scripted(from_folder.main, words, tmp_path / "out", videos)
+    in_training = trained("folder", videos, videos, ["train", "val"])
+    from_script = scripted(from_folder.main, words, tmp_path / "out", videos)
 
     if "splits" not in names:  # each has a rule of its own for what is held out
-        ours = {"train": ours["train"] | ours["val"]}
-    assert ours == theirs
-    assert ours["train"]
+        in_training = {"train": in_training["train"] | in_training["val"]}
+    assert in_training == from_script
+    assert in_training["train"]
 
 
 def second_file(name: str) -> str:
@@ -324,12 +326,12 @@ def second_file(name: str) -> str:
 def test_problems_of_class_folders(tmp_path, names, kinds, caplog):
     write(tmp_path / "v", dict.fromkeys(names) | dict.fromkeys(map(second_file, names)))
 
-    theirs = problems_of(lambda: from_folder.rows_of_folders(tmp_path / "v"))
+    from_script = problems_of(lambda: from_folder.rows_of_folders(tmp_path / "v"))
     caplog.clear()
     open_list("folder", "train", data_dir=tmp_path / "v")
 
-    assert {kind for _, _, kind, _ in theirs} == kinds
-    for _, _, _, message in theirs:
+    assert {kind for _, _, kind, _ in from_script} == kinds
+    for _, _, _, message in from_script:
         assert message in caplog.text
 
 
@@ -345,11 +347,11 @@ def test_imagenet(tmp_path, inside):
     write(tmp_path / "i", dict.fromkeys([*names, "train/n01440764/notes.txt", "README"]))
     words = ["--images", str(tmp_path / "i"), "--num-classes", "2"]
 
-    ours = trained("imagenet", tmp_path / "i", tmp_path / "i", ["train", "val"])
-    theirs = scripted(imagenet.main, words, tmp_path / "out", tmp_path / "i")
+    in_training = trained("imagenet", tmp_path / "i", tmp_path / "i", ["train", "val"])
+    from_script = scripted(imagenet.main, words, tmp_path / "out", tmp_path / "i")
 
-    assert ours == theirs
-    assert [len(ours[split]) for split in ("train", "val")] == [4, 1]
+    assert in_training == from_script
+    assert [len(in_training[split]) for split in ("train", "val")] == [4, 1]
 
 
 def test_cells_that_a_row_lacks_at_its_end_are_empty(tmp_path):

@@ -10,7 +10,7 @@ from benchmarks import videos
 
 @pytest.fixture
 def small(monkeypatch):
-    """A second and a half of small pictures instead of ten of large ones."""
+    """A second and a half of small frames instead of ten of large ones."""
     monkeypatch.setattr(videos, "SIZES_PX", ((64, 112),))
     monkeypatch.setattr(videos, "SECONDS", 1.5)
 

@@ -56,7 +56,7 @@ def test_each_step_of_the_loop_follows_a_bare_one(monkeypatch):
 
 
 def test_the_median_round_counts():
-    loader = end_to_end.InTurns(None, None, 6)
+    loader = end_to_end.AlternatingLoader(None, None, 6)
     loader.bare = [Seconds(1.0, 1.0)] * 6
     loader.loop = [Seconds(1.25, 2.0)] * 4 + [Seconds(50.0, 50.0)] * 2
 

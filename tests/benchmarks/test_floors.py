@@ -1,4 +1,4 @@
-"""The floor of decoding is what it says: from the key frame to the last wanted frame."""
+"""The floor of decoding: from the key frame to the last wanted frame."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import av
 import pytest
 
-from benchmarks import floors
+from benchmarks import decode
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +33,22 @@ def video(tmp_path_factory):
     [([0], 0, 1), ([13, 17], 10, 8), ([19, 12, 25], 10, 16), ([30, 39], 30, 10)],
 )
 def test_the_span_runs_from_the_key_frame_to_the_last_wanted_frame(video, indices, key, num_frames):
-    span = floors.span_of(video, indices)
+    span = decode.span_of(video, indices)
 
     assert span.key_s == pytest.approx(key / 20)
     assert span.num_frames == num_frames
-    assert floors.libav_floor(video, indices) == num_frames
+    assert decode.libav_floor(video, indices) == num_frames
 
 
-@pytest.mark.skipif(not floors.has_program(), reason="there is no ffmpeg program here")
+@pytest.mark.skipif(not decode.has_program(), reason="there is no ffmpeg program here")
 @pytest.mark.parametrize("indices", [[0], [13, 17], [19, 12, 25], [30, 39]])
 def test_the_program_decodes_that_span(video, indices):
-    span = floors.span_of(video, indices)
+    span = decode.span_of(video, indices)
 
-    command = floors.program_command(video, span.key_s, span.num_frames, output="framecrc")
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = decode.program_command(video, span.key_s, span.num_frames, output="framecrc")
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    crcs = [line.split(",")[-1] for line in told.splitlines() if not line.startswith("#")]
+    crcs = [line.split(",")[-1] for line in printed.splitlines() if not line.startswith("#")]
     first = max(indices) + 1 - span.num_frames
     assert len(crcs) == len(set(crcs)) == span.num_frames
     assert crcs == all_crcs(video)[first : first + span.num_frames]
@@ -56,7 +56,7 @@ def test_the_program_decodes_that_span(video, indices):
 
 def all_crcs(video) -> list[str]:
     command = ["ffmpeg", "-v", "error", "-i", str(video), "-fps_mode", "passthrough"]
-    told = subprocess.run(
+    printed = subprocess.run(
         [*command, "-f", "framecrc", "-"], capture_output=True, text=True, check=True
     ).stdout
-    return [line.split(",")[-1] for line in told.splitlines() if not line.startswith("#")]
+    return [line.split(",")[-1] for line in printed.splitlines() if not line.startswith("#")]

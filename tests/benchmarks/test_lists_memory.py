@@ -32,8 +32,8 @@ print(json.dumps(measure_case("csv", folder, methods=("fork", "spawn"))))
 def test_650_000_videos_cost_under_150_mb_and_nothing_in_a_worker(tmp_path):
     command = [sys.executable, "-c", MEASURE, str(tmp_path)]
 
-    told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    measured = json.loads(told.stdout.splitlines()[-1])
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    measured = json.loads(output.stdout.splitlines()[-1])
 
     assert measured["num_videos"] == 650_000
     assert measured["peak_mb"] < 150

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 from torchvision.models.video import mvit_v2_s
 
-from benchmarks import alone, contenders, model, operations, passes
-from benchmarks.operations import Need, Step
-from benchmarks.passes import Case
+from benchmarks import contenders, lower_bounds, model
+from benchmarks.lower_bounds import Case, Need, Step
 from benchmarks.timing import Rounds
 
 TINY_CLIP = (2, 32, 32)
@@ -27,8 +25,8 @@ def quickly_drawn(monkeypatch):
 
 @pytest.mark.parametrize(("size", "gmac"), [("S", 64.4569), ("B", 225.1700), ("L", 2828.1012)])
 def test_a_forward_pass_has_twice_the_published_multiply_adds(size, gmac):
-    operations_counted = operations.count_operations(
-        size, operations.published_input(size), mode="infer"
+    operations_counted = lower_bounds.count_operations(
+        size, lower_bounds.published_input(size), mode="infer"
     )
 
     assert operations_counted / 2e9 == pytest.approx(gmac, abs=1e-4)
@@ -36,7 +34,7 @@ def test_a_forward_pass_has_twice_the_published_multiply_adds(size, gmac):
 
 def test_a_training_step_has_three_times_as_many_but_no_gradients_of_pixels():
     forward, both = (
-        operations.count_operations("S", (16, 224, 224), mode) for mode in ("infer", "train")
+        lower_bounds.count_operations("S", (16, 224, 224), mode) for mode in ("infer", "train")
     )
 
     # 96 filters of 3 x 3 x 7 x 7, at 8 x 56 x 56 places
@@ -49,11 +47,11 @@ def test_a_step_reads_again_and_moves_gradients_in_training():
     assert step.moved("infer") == 50
     # forward 50, 4 kept and read, 30 read again, gradients of 20 read, of 30 written
     assert step.moved("train") == 50 + 8 + 30 + 20 + 30
-    assert replace(step, has_gradient=False).moved("train") == 50 + 8 + 30 + 20
+    assert step._replace(has_gradient=False).moved("train") == 50 + 8 + 30 + 20
 
 
 def test_the_first_block_moves_what_the_rule_says():
-    patches, *block = operations.steps_of("S", (16, 224, 224))[:6]
+    patches, *block = lower_bounds.steps_of("S", (16, 224, 224))[:6]
     num, num_k = 1 + 8 * 56 * 56, 1 + 8 * 7 * 7
     tokens, pooled_qkv = 96 * num, 96 * (num + 2 * num_k)
 
@@ -67,14 +65,9 @@ def test_the_first_block_moves_what_the_rule_says():
     ]
 
 
-def test_grids_are_rounded_up_as_poolings_do():
-    assert operations.pooled((20, 78, 78), (3, 3, 3), (1, 8, 8)) == (20, 10, 10)
-    assert operations.pooled((8, 56, 56), None, (1, 1, 1)) == (8, 56, 56)
-
-
 def test_a_batch_needs_more_but_reads_weights_once():
     one, two = (
-        operations.need("S", "infer", "bf16", input_size=TINY_CLIP, batch=batch) for batch in (1, 2)
+        lower_bounds.need(Case("S", TINY_CLIP, "infer", "bf16", batch=batch)) for batch in (1, 2)
     )
 
     assert two.operations == 2 * one.operations
@@ -88,7 +81,7 @@ def test_the_floor_is_the_slower_of_computing_and_moving():
 
 
 def test_linear_layers_are_named_by_rows_and_columns():
-    shapes = operations.linear_shapes("S", (16, 224, 224))
+    shapes = lower_bounds.linear_shapes("S", (16, 224, 224))
 
     assert (25089, 96, 288) in shapes  # qkv of the first block
     assert (393, 768, 3072) in shapes  # fc1 of the last
@@ -115,14 +108,14 @@ def first_weights(built):
     ids=["as they are", "with checkpointing"],
 )
 def test_contenders_agree_and_train(names, checkpointing):
-    case = replace(TINY, checkpointing=checkpointing)
+    case = TINY._replace(checkpointing=checkpointing)
     cases = dict.fromkeys(names, case)
     models = contenders.build_all(cases)
 
     apart = contenders.differences({name: built.eval() for name, built in models.items()}, cases)
     before = {name: first_weights(built).clone() for name, built in models.items()}
     for built in models.values():
-        passes.work_of(built.train(), case)()
+        contenders.work_of(built.train(), case)()
 
     assert apart["torchvision"] == 0
     assert max(apart.values()) < 1e-4
@@ -131,7 +124,7 @@ def test_contenders_agree_and_train(names, checkpointing):
 
 
 def test_models_that_differ_are_not_timed():
-    cases = dict.fromkeys(("ours", "torchvision"), replace(TINY, mode="infer"))
+    cases = dict.fromkeys(("ours", "torchvision"), TINY._replace(mode="infer"))
     models = contenders.build_all(cases)
     with torch.no_grad():
         models["ours"].head.projection.weight.add_(torch.randn(400, 768))
@@ -142,7 +135,7 @@ def test_models_that_differ_are_not_timed():
 
 def test_the_first_clip_is_the_same_in_any_batch():
     (one, one_label), (two, two_labels) = (
-        passes.random_clips(replace(TINY, batch=batch)) for batch in (1, 2)
+        contenders.random_clips(TINY._replace(batch=batch)) for batch in (1, 2)
     )
 
     assert torch.equal(one[0], two[0])
@@ -169,14 +162,14 @@ def test_compiled_contenders_take_the_batch_of_the_same_model(monkeypatch):
     )
     names = ["ours", "torchvision", "ours_compiled", "torchvision_compiled"]
 
-    cases = model.batches(names, replace(TINY, device=torch.device("cuda")), None)
+    cases = model.batches(names, TINY._replace(device=torch.device("cuda")), None)
 
     assert [cases[name].batch for name in names] == [8, 2, 8, 2]
     assert {case.batch for case in model.batches(names, TINY, None).values()} == {1}
 
 
 def test_a_fresh_process_reports_its_peak():
-    result = alone.run_alone("ours", replace(TINY, mode="infer"))
+    result = contenders.run_alone("ours", TINY._replace(mode="infer"))
 
     assert result["peak_mb"] > 4 * 34e6 / 1e6  # the weights
     assert result["clock_s"] > 0
@@ -187,13 +180,15 @@ def test_a_fresh_process_reports_its_peak():
 def tiny(monkeypatch):
     """S on a clip of two frames, a round of each, and no processes for memory."""
     peaks = {"ours": 500.0, "torchvision": 1000.0}
-    monkeypatch.setattr(model, "published_input", lambda size: TINY_CLIP)
-    monkeypatch.setattr(model, "SMALL_CLIP", TINY_CLIP)
+    monkeypatch.setattr(lower_bounds, "published_input", lambda size: TINY_CLIP)
+    monkeypatch.setattr(lower_bounds, "SMALL_CLIP", TINY_CLIP)
     monkeypatch.setattr(model, "MODELS", {"S": "mvitv2_s_16x4"})
     once = Rounds.exactly(1)
     monkeypatch.setattr(model, "QUICK_ROUNDS", {"infer": once, "train": once})
-    monkeypatch.setattr(model, "run_alone", lambda name, case, num_runs: {"peak_mb": peaks[name]})
-    monkeypatch.setattr(model, "copy_bandwidth", lambda device: 1e10)
+    monkeypatch.setattr(
+        contenders, "run_alone", lambda name, case, num_runs: {"peak_mb": peaks[name]}
+    )
+    monkeypatch.setattr(lower_bounds, "copy_bandwidth", lambda device: 1e10)
 
 
 def test_the_last_line_holds_the_ratios_and_where_they_come_from(tiny, tmp_path, capsys):
@@ -220,9 +215,9 @@ def test_a_faster_model_has_a_ratio_above_one():
     slow = {"batch": 2, "clock_s": 4.0, "cpu_s": 8.0, "clips_per_s": 0.5}
     fast = {"batch": 4, "clock_s": 2.0, "cpu_s": 4.0, "clips_per_s": 2.0}
 
-    told = model.ratios({"infer_fp32": {"ours": fast, "torchvision": slow}}, {})
+    result = model.ratios({"infer_fp32": {"ours": fast, "torchvision": slow}}, {})
 
-    assert told == {
+    assert result == {
         "infer_fp32_vs_torchvision": 4.0,
         "infer_fp32_vs_torchvision_in_cpu_time": 4.0,
     }

@@ -10,7 +10,7 @@ from crops import eval_views
 
 from slowfast_mvit.data.video.readers import open_reader
 from slowfast_mvit.data.views.sampling import eval_indices, train_indices
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.randomness import generator
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 

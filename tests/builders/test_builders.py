@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from slowfast_mvit import builders
+from slowfast_mvit.builders.data import channel_statistics
 from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.config import load_config, shipped_configs
 from slowfast_mvit.errors import ConfigError
@@ -78,7 +79,7 @@ def test_strides_given_block_by_block_replace_those_of_the_variant():
     assert builders.model_arguments(config).get("pool_kv_stride_adaptive") is None
 
 
-def test_three_crops_are_cut_from_a_smaller_picture_than_one():
+def test_three_crops_are_cut_from_a_smaller_frame_than_one():
     config = load_config(S)
 
     one = builders.view_plan(config, num_clips=5, num_crops=1)
@@ -88,7 +89,7 @@ def test_three_crops_are_cut_from_a_smaller_picture_than_one():
     assert (three.scale_px, three.crop_px) == (224, 224)
 
 
-def test_segments_always_use_the_small_picture():
+def test_segments_always_use_the_small_frame():
     plan = builders.view_plan(load_config("SSv2/MVITv2_S_16x4.yaml"), num_clips=1, num_crops=1)
 
     assert plan.scale_px == plan.crop_px == 224
@@ -111,7 +112,7 @@ def test_several_numbers_of_clips_are_tested_one_after_another(overrides, counts
 def test_reversed_channels_reverse_the_statistics_and_not_the_frames():
     config = load_config("SSv2/MVITv2_L_40x3.yaml")
 
-    mean, std = builders.channel_statistics(config)
+    mean, std = channel_statistics(config)
 
     assert mean == (0.406, 0.456, 0.485)
     assert std == (0.225, 0.224, 0.229)

@@ -110,7 +110,7 @@ def test_a_mistake_leaves_the_config_of_a_finished_run_alone(trained, tiny_confi
     assert (trained / "config.yaml").read_text() == before
 
 
-def test_a_mistake_in_the_test_list_is_told_before_training(tiny_config, motion_data, tmp_path):
+def test_an_error_in_the_test_list_is_reported_before_training(tiny_config, motion_data, tmp_path):
     for name in ("train.csv", "val.csv"):
         shutil.copy(motion_data / name, tmp_path / name)
     (tmp_path / "test.csv").write_text("a.mp4 0\na.mp4 0\n")
@@ -122,7 +122,7 @@ def test_a_mistake_in_the_test_list_is_told_before_training(tiny_config, motion_
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
-def test_every_problem_of_a_config_is_told_at_once(tiny_config, capsys):
+def test_all_problems_of_a_config_are_reported_in_one_error(tiny_config, capsys):
     words = ["MVIT.DEPHT", "3", "SOLVER.BASE_LR", "fast", "SOLVER.LR_POLICY", "cosin"]
 
     assert main(["train", "--cfg", str(tiny_config), *words]) == 2
@@ -145,7 +145,7 @@ def test_testing_without_weights_is_said_loudly(tiny_config, capsys):
     assert "random weights" in (tiny_config.parent / "out" / "report.html").read_text()
 
 
-def test_an_unreadable_video_is_listed_beside_the_accuracy(tiny_config, motion_data, tmp_path):
+def test_an_unreadable_video_is_listed_next_to_the_accuracy(tiny_config, motion_data, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     lines = (motion_data / "val.csv").read_text().splitlines()

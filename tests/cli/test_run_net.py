@@ -60,7 +60,7 @@ def test_a_run_killed_and_stopped_within_epochs_ends_as_one_that_was_not(tiny_co
     for part in ("model_state", "ema_state"):
         for name, tensor in expected[part].items():
             assert torch.equal(actual[part][name], tensor), name
-    assert steps_told(folder / "broken") == steps_told(folder / "whole")
+    assert logged_steps(folder / "broken") == logged_steps(folder / "whole")
 
 
 def wait_for(output_dir: Path, pattern: str, process: subprocess.Popen) -> None:
@@ -69,7 +69,7 @@ def wait_for(output_dir: Path, pattern: str, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def steps_told(output_dir: Path) -> list[tuple]:
+def logged_steps(output_dir: Path) -> list[tuple]:
     """What the log says of each step but for times."""
     return [
         (record["epoch"], record.get("iter"), record["_type"], record["loss"], record["top1_err"])

@@ -43,32 +43,32 @@ def test_a_checkpoint_is_shown_on_one_screen(checkpoint, capsys):
     assert main(["weights", "inspect", str(checkpoint)]) == 0
 
     text = capsys.readouterr().out
-    printed = lines_of(text)
+    content = lines_of(text)
     assert text.startswith(f"{checkpoint}\n") and len(text.splitlines()) < 20
-    assert printed["source"] == "this project"
-    assert printed["model"] == "none of the published models"
-    assert printed["blocks"] == "2, 8 to 16 channels, growing in attention, 1 to 2 heads"
-    assert printed["input"] == "video, 4 frames of 32 x 32 px"
-    assert (printed["classes"], printed["class token"]) == ("8", "yes")
-    assert printed["inside too"] == "optimizer, moving average, config, 8 class names, epoch 2"
-    assert printed["values"].endswith("tensors, float32")
+    assert content["source"] == "this project"
+    assert content["model"] == "none of the published models"
+    assert content["blocks"] == "2, 8 to 16 channels, growing in attention, 1 to 2 heads"
+    assert content["input"] == "video, 4 frames of 32 x 32 px"
+    assert (content["classes"], content["class token"]) == ("8", "yes")
+    assert content["inside too"] == "optimizer, moving average, config, 8 class names, epoch 2"
+    assert content["values"].endswith("tensors, float32")
 
 
 def test_what_a_file_is_goes_into_json(image_weights, capsys):
     assert main(["weights", "inspect", str(image_weights), "--json"]) == 0
 
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["source"] == "timm" and printed["model"]["variant"] == "mvitv2_t_in1k"
-    assert printed["model"]["input_size"] == [1, 224, 224] and printed["model"]["num_classes"] == 10
-    assert printed["num_values"] == 24_173_320 - 990 * 769  # as published, with 1000 classes
-    assert printed["inside"] == {
+    content = json.loads(capsys.readouterr().out)
+    assert content["source"] == "timm" and content["model"]["variant"] == "mvitv2_t_in1k"
+    assert content["model"]["input_size"] == [1, 224, 224] and content["model"]["num_classes"] == 10
+    assert content["num_values"] == 24_173_320 - 990 * 769  # as published, with 1000 classes
+    assert content["inside"] == {
         "epoch": None,
         "optimizer": False,
         "moving_average": False,
         "config": False,
         "class_names": 0,
     }
-    assert len(printed["sha256"]) == 64
+    assert len(content["sha256"]) == 64
 
 
 def test_a_pre_trained_backbone_is_printed_with_what_was_left_out(tmp_path, capsys):
@@ -80,9 +80,9 @@ def test_a_pre_trained_backbone_is_printed_with_what_was_left_out(tmp_path, caps
 
     assert main(["weights", "inspect", str(tmp_path / "a.pyth")]) == 0
 
-    printed = lines_of(capsys.readouterr().out)
-    assert printed["model"] == "the backbone of maskfeat_s_16x4"
-    assert printed["left out"] == "mask_token" and printed["classes"] == "no head"
+    content = lines_of(capsys.readouterr().out)
+    assert content["model"] == "the backbone of maskfeat_s_16x4"
+    assert content["left out"] == "mask_token" and content["classes"] == "no head"
 
 
 @pytest.mark.parametrize("words", [["inspect"], ["convert", "--to", "timm"]], ids=["show", "write"])
@@ -93,8 +93,8 @@ def test_a_file_that_is_no_weights_gives_one_message(tmp_path, capsys, words):
 
     assert main(["weights", words[0], str(page), *out, *words[1:]]) == 2
 
-    printed = capsys.readouterr().err
-    assert "it is a web page" in printed and len(printed.splitlines()) == 1
+    content = capsys.readouterr().err
+    assert "it is a web page" in content and len(content.splitlines()) == 1
 
 
 def test_another_network_is_refused(tmp_path, capsys):
@@ -109,10 +109,10 @@ def test_a_file_is_converted_there_and_back(image_weights, tmp_path, capsys):
     folder, back = tmp_path / "folder", tmp_path / "back.pth"
 
     assert main(["weights", "convert", str(image_weights), str(folder)]) == 0
-    printed = capsys.readouterr().out
+    content = capsys.readouterr().out
     assert main(["weights", "convert", str(folder), str(back), "--to", "timm"]) == 0
 
-    assert "tensors from timm names" in printed and "without an input spec" in printed
+    assert "tensors from timm names" in content and "without an input spec" in content
     before, after = (torch.load(path, weights_only=True) for path in (image_weights, back))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -123,7 +123,7 @@ def test_a_converted_folder_predicts(checkpoint, motion_data, tmp_path, capsys):
 
     assert main(["weights", "convert", str(checkpoint), str(folder), "--ema"]) == 0
     assert main(["weights", "convert", str(checkpoint), str(folder)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main(["predict", str(video), "--weights", str(folder), "--top-k", "2"]) == 0
 
     assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()} <= set("abcdefgh")
@@ -138,7 +138,7 @@ def test_a_folder_that_does_not_say_what_it_takes_asks_for_the_config(
 
     assert main(["predict", video, "--weights", str(folder)]) == 2
 
-    assert "does not say what frames and pixels it takes" in capsys.readouterr().err
+    assert "has no input_spec (frames and pixels)" in capsys.readouterr().err
 
 
 def test_the_moving_average_predicts_on_request(checkpoint, motion_data, tmp_path, capsys):
@@ -170,9 +170,9 @@ def test_classes_get_names_from_a_file(tiny_config, motion_data, tmp_path, capsy
     assert "Name the config" in capsys.readouterr().err
     assert main([*words, *cfg, *names]) == 0
 
-    printed = json.loads((tmp_path / "folder" / "config.json").read_text())
+    content = json.loads((tmp_path / "folder" / "config.json").read_text())
     expected = (motion_data / "classes.txt").read_text().splitlines()
-    assert printed["input_spec"]["class_names"] == expected
+    assert content["input_spec"]["class_names"] == expected
 
 
 OPTIONS = ("--json", "--ema", "--cfg", "--class-names", "--to", "--overwrite")
@@ -182,5 +182,5 @@ def test_the_examples_in_the_help_name_every_option(capsys):
     with pytest.raises(SystemExit):
         main(["weights", "--help"])
 
-    printed = capsys.readouterr().out
-    assert all(option in printed for option in OPTIONS)
+    content = capsys.readouterr().out
+    assert all(option in content for option in OPTIONS)

@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.loading.items import TrainVideos
 from slowfast_mvit.data.loading.loader import train_loader
-from slowfast_mvit.data.loading.train_items import TrainVideos
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.structures import ClipSpec
 
 
@@ -17,7 +18,8 @@ def main(folder, start_method):
         ClipSpec(num_frames=2, sampling_rate=2),
         transform=TrainTransform(crop_px=16, scales_px=(16, 16)),
     )
-    loader = train_loader(dataset, batch_size=1, seed=0, num_workers=2, start_method=start_method)
+    workers = WorkerSettings(2, start_method=start_method)
+    loader = train_loader(dataset, batch_size=1, seed=0, workers=workers)
     for epoch in range(1_000_000):
         for _ in loader.epoch(epoch):
             if epoch == 0:

@@ -1,4 +1,4 @@
-"""The three ways to work out what was drawn: against PIL in their order, and each other."""
+"""The three methods for the same draws: against PIL in their order, and each other."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from slowfast_mvit.data.views import affine, exact, fused, opencv
-from slowfast_mvit.data.views.operations import KINDS, Step
-from slowfast_mvit.data.views.randaugment import parse_randaugment
-from slowfast_mvit.data.views.transforms import METHODS, TrainTransform
+from slowfast_mvit.data.views import exact, fused, geometry, pixels
+from slowfast_mvit.data.views.randaugment import OPERATIONS, Step, parse_randaugment
+from slowfast_mvit.data.views.train_views import METHODS, TrainTransform
 
 SPEC = "rand-m7-n4-mstd0.5-inc1"
 RESIZED_CROP = {"area_range": (0.08, 1.0), "aspect_range": (0.75, 1.3333)}
@@ -76,8 +75,8 @@ def test_a_part_is_that_part_of_the_whole(interpolation):
 def test_large_frames_are_fetched_in_portions(monkeypatch):
     frames, steps = smooth_frames().numpy(), [Step("Rotate", 21.3)]
     expected = exact.on_whole_frames(frames, steps, "bicubic")
-    monkeypatch.setattr(affine, "_PIXELS_AT_ONCE", 2 * 96 * 130)
-    monkeypatch.setattr(affine, "_FETCHED_AT_ONCE", 1000)
+    monkeypatch.setattr(geometry, "_PIXELS_AT_ONCE", 2 * 96 * 130)
+    monkeypatch.setattr(geometry, "_FETCHED_AT_ONCE", 1000)
 
     in_portions = exact.on_whole_frames(frames, steps, "bicubic")
 
@@ -170,7 +169,7 @@ def difference_of_fused(steps, crop, seed=5):
     draws = type(drawn)(tuple(steps), drawn.cut, drawn.flip)
     views = []
     for name in ("exact", "fused"):
-        view = np.empty((3, 3, 64, 64), dtype=np.uint8).transpose(1, 2, 3, 0)  # as clips lie
+        view = np.empty((3, 3, 64, 64), dtype=np.uint8).transpose(1, 2, 3, 0)  # as in a clip
         METHODS[name](frames.numpy(), draws, "bilinear", view)
         views.append(view.astype(int))
     return np.abs(views[0] - views[1]).mean()
@@ -181,7 +180,7 @@ BOUNDS = {"Posterize": 6.0, "AutoContrast": 4.0, "Equalize": 4.0}
 
 
 @pytest.mark.parametrize("crop", CROPS.values(), ids=CROPS)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_fused_is_close_to_exact_for_one_operation(name, crop):
     assert difference_of_fused([Step(name, ONE_OF_EACH[name])], crop) < BOUNDS.get(name, 2.0)
 
@@ -220,18 +219,17 @@ def test_fused_is_close_to_exact_for_most_draws():
     assert np.percentile(differences, 90) < 5.0
 
 
-@pytest.mark.parametrize("means", [fused.PLAIN, fused.OPENCV], ids=["plain", "OpenCV"])
-def test_grey_from_outside_is_changed_by_later_operations_only(means):
-    if means is fused.OPENCV:
+@pytest.mark.parametrize("backend", [fused.PLAIN, fused.OPENCV], ids=["plain", "OpenCV"])
+def test_grey_from_outside_is_changed_by_later_operations_only(backend):
+    if backend is fused.OPENCV:
         pytest.importorskip("cv2", reason="OpenCV is not installed")
     frames = np.full((1, 40, 40, 3), 200, dtype=np.uint8)
-    to_picture = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    cut = geometry.Cut((40, 40), (0, 0, 40, 40))
     steps = [Step("Invert", 0), Step("TranslateXRel", 0.5), Step("Brightness", 0.5)]
     steps += [Step("TranslateYRel", 0.25), Step("Invert", 0)]
     view = np.empty((3, 1, 40, 40), dtype=np.uint8).transpose(1, 2, 3, 0)
 
-    pixels = fused.sample(frames, steps, to_picture, 40, means)
-    fused.finish(pixels, frames, steps, to_picture, view, means)
+    fused.write_view(frames, steps, cut, view, mirrored=False, backend=backend)
 
     assert set(np.unique(view[0, :30, :20])) == {255 - (255 - 200) // 2}
     assert set(np.unique(view[0, :30, 20:])) == {255 - 128 // 2}
@@ -243,13 +241,13 @@ def test_opencv_does_the_same_within_two_levels():
     frames = smooth_frames().numpy()
     planes = smooth_frames().permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0).numpy()
     tables = np.random.default_rng(0).integers(0, 256, (3, 3, 256), dtype=np.uint8)
-    turned = (0.9, 0.2, -3.7, -0.25, 0.8, 21.3)
-    plain, quick = fused.PLAIN, fused.OPENCV
+    rotated = (0.9, 0.2, -3.7, -0.25, 0.8, 21.3)
+    plain, fast = fused.PLAIN, fused.OPENCV
 
     pairs = [
-        (plain.sample(frames, turned, 64), quick.sample(frames, turned, 64)),
-        *((plain.colour(frames, f), quick.colour(frames, f)) for f in (0.37, 1.63)),
-        *((plain.sharpness(frames, f), quick.sharpness(frames, f)) for f in (0.37, 1.63)),
+        (plain.sample(frames, rotated, 64), fast.sample(frames, rotated, 64)),
+        *((plain.colour(frames, f), fast.colour(frames, f)) for f in (0.37, 1.63)),
+        *((plain.sharpness(frames, f), fast.sharpness(frames, f)) for f in (0.37, 1.63)),
     ]
 
     for expected, actual in pairs:
@@ -258,16 +256,16 @@ def test_opencv_does_the_same_within_two_levels():
         assert difference.max() <= 2
         assert difference.mean() <= 0.7
     looked_up = np.empty_like(planes)
-    quick.look_up(planes, tables, looked_up)
-    for pixels in (frames, frames[:, :, ::-1]):
+    fast.look_up(planes, tables, looked_up)
+    for view in (frames, frames[:, :, ::-1]):
         written = np.empty_like(planes)
-        quick.write(pixels, written)
-        np.testing.assert_array_equal(written, pixels)
+        pixels.write_planes(view, written)
+        np.testing.assert_array_equal(written, view)
     np.testing.assert_array_equal(looked_up, plain.look_up(frames, tables, np.empty_like(frames)))
 
 
 def test_fused_does_without_opencv(monkeypatch):
-    monkeypatch.setattr(opencv, "is_here", lambda: False)
+    monkeypatch.setattr(pixels, "has_opencv", lambda: False)
     monkeypatch.setitem(sys.modules, "cv2", None)  # any import of it fails
 
     for seed in range(8):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from slowfast_mvit.data.views.colour_jitter import Adjustments, ColourJitter
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.views.train_views import TrainTransform, adjust, draw_adjustments
 
 
 def clip():
@@ -17,7 +16,7 @@ def clip():
 
 
 def test_factors_are_uniform_and_orders_all_occur():
-    draws = [ColourJitter(0.4).draw(np.random.default_rng(seed)).factors for seed in range(600)]
+    draws = [draw_adjustments(0.4, np.random.default_rng(seed)) for seed in range(600)]
 
     values = np.array([factor for factors in draws for _, factor in factors])
     assert values.min() == pytest.approx(0.6, abs=0.01)
@@ -30,7 +29,7 @@ def test_all_frames_are_adjusted_alike_in_the_drawn_order():
     adjusted = clip()
     frames = adjusted.transpose(0, 1).clone()
 
-    Adjustments((("saturation", 0.7), ("brightness", 1.3), ("contrast", 0.8))).apply_to(adjusted)
+    adjust(adjusted, [("saturation", 0.7), ("brightness", 1.3), ("contrast", 0.8)])
 
     expected = F.adjust_contrast(F.adjust_brightness(F.adjust_saturation(frames, 0.7), 1.3), 0.8)
     assert torch.equal(adjusted.transpose(0, 1), expected)

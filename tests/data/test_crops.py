@@ -1,4 +1,4 @@
-"""Crops: where they lie, against golden offsets, and how they are resized."""
+"""Crops: their places, against golden offsets, and their resizing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from slowfast_mvit.data.views import crops
-from slowfast_mvit.data.views.affine import Window
+from slowfast_mvit.data.views import geometry, pixels
+from slowfast_mvit.data.views.eval_views import crop_boxes
+from slowfast_mvit.data.views.geometry import Window
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "sampling_and_schedules.json"
 CROPS = json.loads(REFERENCE.read_text())["uniform_crop"]
@@ -25,14 +26,12 @@ def smooth_clip():
 
 
 @pytest.mark.parametrize("case", CROPS, ids=lambda case: f"{case['in']} to {case['short_side']}")
-def test_test_crops_lie_where_they_do_in_pyslowfast(case):
-    clip = torch.zeros(1, 3, *case["in"], dtype=torch.uint8)
+def test_test_crops_are_at_the_same_places_as_in_pyslowfast(case):
+    size = pixels.short_side_at(tuple(case["in"]), case["short_side"])
+    boxes = crop_boxes(*size, case["crop"], num_crops=3)
+    centre = crop_boxes(*size, case["crop"], num_crops=1)
 
-    resized = crops.resize_short_side(clip, case["short_side"])
-    boxes = crops.crop_boxes(*resized.shape[-2:], case["crop"], num_crops=3)
-    centre = crops.crop_boxes(*resized.shape[-2:], case["crop"], num_crops=1)
-
-    assert list(resized.shape[-2:]) == case["resized"]
+    assert list(size) == case["resized"]
     assert [list(box) for box in boxes] == case["yx_offsets_idx0_1_2"]
     assert centre == boxes[1:2]
 
@@ -40,17 +39,18 @@ def test_test_crops_lie_where_they_do_in_pyslowfast(case):
 def test_resizing_is_bilinear_without_antialiasing():
     clip = smooth_clip()
 
-    resized = crops.resize_short_side(clip, 30)
+    resized = pixels.resize_frames(clip.permute(0, 2, 3, 1).numpy(), (30, 40), "clip")
 
     expected = F.interpolate(clip.float(), size=(30, 40), mode="bilinear", align_corners=False)
-    assert (resized.float() - expected).abs().max() <= 1.0
+    difference = torch.from_numpy(resized).permute(0, 3, 1, 2).float() - expected
+    assert difference.abs().max() <= 1.0
 
 
 def test_the_short_side_is_drawn_uniformly_or_inversely():
     rng = np.random.default_rng(0)
 
-    plain = [crops.draw_short_side((256, 320), False, rng) for _ in range(4000)]
-    inverse = [crops.draw_short_side((256, 320), True, rng) for _ in range(4000)]
+    plain = [geometry.draw_short_side((256, 320), False, rng) for _ in range(4000)]
+    inverse = [geometry.draw_short_side((256, 320), True, rng) for _ in range(4000)]
 
     assert (min(plain), max(plain)) == (min(inverse), max(inverse)) == (256, 320)
     assert np.mean(plain) == pytest.approx(288, abs=1)
@@ -60,7 +60,7 @@ def test_the_short_side_is_drawn_uniformly_or_inversely():
 def test_crop_boxes_have_the_drawn_area_and_aspect():
     rng = np.random.default_rng(0)
     boxes = np.array(
-        [crops.draw_crop(256, 256, (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(3000)]
+        [geometry.draw_crop(256, 256, (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(3000)]
     )
 
     area = boxes[:, 2] * boxes[:, 3] / 256**2
@@ -85,14 +85,16 @@ def test_crop_boxes_have_the_drawn_area_and_aspect():
 def test_a_crop_that_never_fits_falls_back_to_the_centre(size, box):
     always_too_large = (4.0, 4.0)
 
-    fallen_back = crops.draw_crop(*size, always_too_large, (0.75, 4 / 3), np.random.default_rng(0))
+    fallen_back = geometry.draw_crop(
+        *size, always_too_large, (0.75, 4 / 3), np.random.default_rng(0)
+    )
 
     assert fallen_back == box
 
 
 def test_random_crops_reach_every_offset_but_the_last():
     cuts = [
-        crops.draw_random_cut((8, 10), 8, (8, 8), False, np.random.default_rng(seed))
+        geometry.draw_random_cut((8, 10), 8, (8, 8), False, np.random.default_rng(seed))
         for seed in range(60)
     ]
 
@@ -100,10 +102,10 @@ def test_random_crops_reach_every_offset_but_the_last():
 
 
 CUTS = {
-    "a part": crops.Cut((57, 83), (5, 20, 31, 44)),
-    "a crop of it larger": crops.Cut((64, 93), (3, 50, 40, 40)),
-    "a crop of it smaller": crops.Cut((41, 59), (0, 19, 40, 40)),
-    "its far end": crops.Cut((64, 93), (24, 53, 40, 40)),
+    "a part": geometry.Cut((57, 83), (5, 20, 31, 44)),
+    "a crop of it larger": geometry.Cut((64, 93), (3, 50, 40, 40)),
+    "a crop of it smaller": geometry.Cut((41, 59), (0, 19, 40, 40)),
+    "its far end": geometry.Cut((64, 93), (24, 53, 40, 40)),
 }
 
 
@@ -113,18 +115,18 @@ def test_a_view_needs_only_its_source_box(cut):
     top, left, height, width = box = cut.source_box((57, 83))
     part = frames[:, top : top + height, left : left + width]
 
-    whole = crops.cut_out(Window(frames, (0, 0, 57, 83), (57, 83)), cut, 40)
-    from_part = crops.cut_out(Window(part, box, (57, 83)), cut, 40)
+    whole = geometry.cut_out(Window(frames, (0, 0, 57, 83), (57, 83)), cut, 40)
+    from_part = geometry.cut_out(Window(part, box, (57, 83)), cut, 40)
 
     assert whole.shape == (2, 40, 40, 3)
     assert np.array_equal(from_part, whole)
 
 
 def test_a_view_is_mapped_to_its_box():
-    cut = crops.Cut((128, 128), (32, 16, 64, 32))  # of a picture of 64 x 64, doubled
+    cut = geometry.Cut((128, 128), (32, 16, 64, 32))  # of a frame of 64 x 64, doubled
 
-    a, _, c, _, e, f = cut.to_picture((64, 64), side=8)
-    mirrored = cut.to_picture((64, 64), side=8, mirrored=True)
+    a, _, c, _, e, f = cut.to_frame((64, 64), side=8)
+    mirrored = cut.to_frame((64, 64), side=8, mirrored=True)
 
     assert (c, c + 8 * a) == (8, 24)  # the left and right edge
     assert (f, f + 8 * e) == (16, 48)  # the upper and lower edge

@@ -99,21 +99,21 @@ WRITTEN = {
     ),
     "late start": ("a.mp4", lambda path: write_video(path, pts=list(range(50, 80)))),
     "edit list": ("a.mp4", edited),
-    "turned by 90": ("a.mp4", lambda path: rotated(path, 90)),
-    "turned by 180": ("a.mp4", lambda path: rotated(path, 180)),
-    "turned by 270": ("a.mp4", lambda path: rotated(path, 270)),
+    "rotated by 90": ("a.mp4", lambda path: rotated(path, 90)),
+    "rotated by 180": ("a.mp4", lambda path: rotated(path, 180)),
+    "rotated by 270": ("a.mp4", lambda path: rotated(path, 270)),
     "second stream": (
         "a.mkv",
         lambda path: write_second_stream(path, codec="libx264", is_cover=False, first=False),
     ),
-    "cover picture first": (
+    "cover image first": (
         "a.mp4",
         lambda path: write_second_stream(path, codec="mjpeg", is_cover=True, first=True),
     ),
     "mirrored": ("a.mp4", lambda path: with_display_matrix(path, (-1, 0, 0, 1))),
     "upside down, mirrored": ("a.mp4", lambda path: with_display_matrix(path, (1, 0, 0, -1))),
-    "turned and mirrored": ("a.mp4", lambda path: with_display_matrix(path, (0, 1, 1, 0))),
-    "turned by 30": ("a.mp4", lambda path: with_display_matrix(path, (0.87, 0.5, -0.5, 0.87))),
+    "rotated and mirrored": ("a.mp4", lambda path: with_display_matrix(path, (0, 1, 1, 0))),
+    "rotated by 30": ("a.mp4", lambda path: with_display_matrix(path, (0.87, 0.5, -0.5, 0.87))),
     "matrix of zeros": ("a.mp4", lambda path: with_display_matrix(path, (0, 0, 0, 0))),
     "every packet marked as a key frame": ("a.mp4", all_marked_as_key_frames),
     "B frames, times of decoding": (
@@ -160,11 +160,11 @@ UNTIMED = "do not say when they are shown"
 MIRRORED = {
     "mirrored": lambda frame: frame.flip(1),
     "upside down, mirrored": lambda frame: frame.flip(0),
-    "turned and mirrored": lambda frame: frame.transpose(0, 1),
+    "rotated and mirrored": lambda frame: frame.transpose(0, 1),
 }
 SHOWN_AS = {**MIRRORED, "matrix of zeros": lambda frame: frame}
 MID_GROUP = ("begins in mid-group", "begins in mid-group, mp4")
-ODD_ANGLE = {"turned by 30": "turned by 30 degrees"}
+ODD_ANGLE = {"rotated by 30": "rotation of 30 degrees, not a multiple of 90"}
 REFUSED = {
     "pyav": ODD_ANGLE,
     "torchcodec": {

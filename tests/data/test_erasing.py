@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from slowfast_mvit.data.views.erasing import random_erase
+from slowfast_mvit.data.views.batch_augmentation import random_erase
 from slowfast_mvit.errors import ConfigError
 
 

@@ -12,12 +12,16 @@ from videos import REAL_VIDEOS, picture, sequential_frames, write_video
 
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.lists.catalog import open_list
-from slowfast_mvit.data.loading import eval_items
-from slowfast_mvit.data.loading.eval_items import EvalVideos
-from slowfast_mvit.data.loading.items import ItemKey, batch_shape, read_batch
-from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.loading import items
+from slowfast_mvit.data.loading.items import (
+    EvalVideos,
+    ItemKey,
+    TrainVideos,
+    batch_shape,
+    read_batch,
+)
 from slowfast_mvit.data.views.sampling import eval_indices
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 
@@ -58,7 +62,7 @@ def test_a_test_item_holds_every_crop_of_every_clip(folder):
 
 def test_a_test_video_is_opened_and_decoded_once(folder, monkeypatch):
     calls = []
-    open_reader = eval_items.open_reader
+    open_reader = items.open_reader
 
     class Counting:
         def __init__(self, reader):
@@ -80,7 +84,7 @@ def test_a_test_video_is_opened_and_decoded_once(folder, monkeypatch):
         def __exit__(self, *error):
             return self.opened.__exit__(*error)
 
-    monkeypatch.setattr(eval_items, "open_reader", Opening)
+    monkeypatch.setattr(items, "open_reader", Opening)
 
     EvalVideos(videos(folder, "good_0.mp4"), CLIP, PLAN)[ItemKey(0, 0, 0)]
 
@@ -132,7 +136,7 @@ def test_an_unreadable_training_video_is_replaced_by_the_same_one_each_time(fold
         assert item.record == same.record and torch.equal(item.pixels, same.pixels)
         assert item.record.label > 0  # the label is that of the video seen
         assert {failure.video_id for failure in item.failures} == {"broken.mp4"}
-        assert str(folder / "broken.mp4") in item.failures[0].reason
+        assert str(folder / "broken.mp4") in item.failures[0].message
 
 
 def test_a_readable_video_is_found_among_many_that_are_not(folder):

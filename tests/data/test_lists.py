@@ -1,4 +1,4 @@
-"""Lists of videos: what is read from them, and what is said about their mistakes."""
+"""Lists of videos: their content, and the messages about their mistakes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import re
 
 import pytest
 
+from slowfast_mvit.annotations.class_names import read_class_names
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.lists.catalog import check_flip, find_dataset, open_list, read_class_names
+from slowfast_mvit.data.lists.catalog import check_flip, find_dataset, open_list
 from slowfast_mvit.errors import ConfigError, ListError
 from slowfast_mvit.structures import VideoRecord
 
@@ -68,7 +69,7 @@ def test_reads_each_form_of_a_line(tmp_path, text, expected):
     assert pairs(videos) == expected
 
 
-def test_separates_fields_as_the_config_says(tmp_path):
+def test_fields_are_separated_as_in_the_config(tmp_path):
     videos = read(write_list(tmp_path, "my clip.mp4,1\n"), separator=",")
 
     assert pairs(videos) == [("my clip.mp4", 1)]
@@ -131,7 +132,7 @@ def test_a_wrong_separator_is_noticed(tmp_path, separator, written):
 
 
 @pytest.mark.parametrize("separator", ["", '"', "\n"])
-def test_what_cannot_separate_is_refused(tmp_path, separator):
+def test_an_unusable_separator_is_refused(tmp_path, separator):
     write_list(tmp_path, "a.mp4 1\n")
 
     with pytest.raises(ConfigError, match="PATH_LABEL_SEPARATOR"):
@@ -182,7 +183,7 @@ def test_only_local_files_may_be_listed(tmp_path, path):
         read(tmp_path)
 
 
-def test_a_file_whose_name_sounds_like_a_protocol_can_be_listed(tmp_path):
+def test_a_file_named_like_a_protocol_can_be_listed(tmp_path):
     write_list(tmp_path, "take:2.mp4 0\n")
     with pytest.raises(
         ListError, match=re.escape("if that is a file's name, write './take:2.mp4'")
@@ -216,7 +217,7 @@ def test_lines_in_another_encoding_are_named(tmp_path):
     ],
     ids=["gzip", "UTF-16", "Excel", "HDF5"],
 )
-def test_a_list_that_is_no_text_is_called_what_it_is(tmp_path, content, what):
+def test_a_list_that_is_no_text_is_reported_with_its_format(tmp_path, content, what):
     write_list(tmp_path, content)
 
     with pytest.raises(ListError, match=f"train.csv: not a text in UTF-8, but .*{what}"):
@@ -234,7 +235,7 @@ def test_a_list_that_may_not_be_read_is_an_error_of_the_user(tmp_path, monkeypat
         read(tmp_path)
 
 
-def test_a_missing_list_names_what_is_there(tmp_path):
+def test_a_missing_list_is_reported_with_the_files_that_exist(tmp_path):
     write_list(tmp_path, "a.mp4 0\n", name="trian.csv")
 
     with pytest.raises(ListError, match=r"train.csv: no such file. Did you mean trian.csv\?"):
@@ -315,7 +316,7 @@ def test_a_long_list_is_kept_in_few_bytes():
     assert len(pickle.dumps(videos)) < 20_000 * (len(names[0]) + 8 + 8) + 2_000
 
 
-def test_class_names_are_found_beside_the_list(tmp_path, caplog):
+def test_class_names_are_found_next_to_the_list(tmp_path, caplog):
     write_list(tmp_path, "a.mp4 0\nb.mp4 1\n")
     (tmp_path / "classes.txt").write_text("ride a bike\nswim\n")
 
@@ -324,7 +325,7 @@ def test_class_names_are_found_beside_the_list(tmp_path, caplog):
     assert "names 2 classes, but MODEL.NUM_CLASSES is 3" in caplog.text
     (tmp_path / "val.csv").write_text("a.mp4 2\n")
     assert read(tmp_path, "val").class_names is None
-    assert "has 3 classes, but the names beside it are 2" in caplog.text
+    assert "has 3 classes, but there are 2 names next to it" in caplog.text
     with pytest.raises(ListError, match="names 2 classes, expected 3"):
         read(tmp_path, "val", class_names_path=tmp_path / "classes.txt")
     with pytest.raises(ListError, match="names 2 classes, expected 3"):

@@ -76,7 +76,7 @@ def test_without_folders_of_splits_a_fifth_of_each_class_is_held_out(tmp_path, c
     assert val[0].path == str(tmp_path / val[0].video_id)
 
 
-def test_files_that_come_later_hardly_move_what_is_held_out(tmp_path):
+def test_files_that_are_added_later_hardly_change_the_held_out_files(tmp_path):
     touch(tmp_path, *(f"a/{i:02d}.mp4" for i in range(50)))
     before = set(read(tmp_path, "val"))
     touch(tmp_path, "a/50.mp4")
@@ -86,7 +86,7 @@ def test_files_that_come_later_hardly_move_what_is_held_out(tmp_path):
     assert len(before & after) >= 9
 
 
-def test_a_class_of_two_files_still_holds_one_out_and_single_files_are_refused(tmp_path):
+def test_one_of_two_files_is_held_out_and_single_files_are_refused(tmp_path):
     touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/3.mp4")
 
     assert len(read(tmp_path, "val")) == 1
@@ -108,7 +108,7 @@ def test_another_number_of_folders_than_classes_is_refused(tmp_path, name):
         assert "remove what is no class (n1, n2)" in str(caught.value)
 
 
-def test_a_class_without_a_video_is_told_of(tmp_path, caplog):
+def test_a_class_without_a_video_is_reported(tmp_path, caplog):
     touch(tmp_path, "train/run/1.mp4", "val/run/2.mp4", "val/swim/3.mp4")
 
     train = read(tmp_path)
@@ -117,7 +117,7 @@ def test_a_class_without_a_video_is_told_of(tmp_path, caplog):
     assert "no videos of class swim" in caplog.text
 
 
-def test_given_names_say_which_folder_is_which_class(tmp_path):
+def test_class_names_give_the_indices_of_folders(tmp_path):
     touch(tmp_path, "train/Ride_a_bike/1.mp4", "train/swim/2.mp4")
     (tmp_path / "classes.txt").write_text("swim\nrun\nride a bike\n")
 
@@ -152,7 +152,7 @@ def test_a_folder_that_is_no_class_is_named(tmp_path):
     touch(tmp_path, "train/swim/1.mp4", "train/backup/2.mp4")
     (tmp_path / "classes.txt").write_text("swim\nrun\n")
 
-    with pytest.raises(ListError, match="folder 'backup' is no class"):
+    with pytest.raises(ListError, match="folder 'backup' is not among the class names"):
         read(tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_long_lists_take_little_memory_while_they_are_read(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "text", ["", "{}", "[", '[{"im_path": "a.jpg", "class": 0}', "[1,]", "[1] 2", "[" * 50_000]
 )
-def test_what_is_no_list_in_json_is_refused(tmp_path, text):
+def test_json_that_is_no_list_is_refused(tmp_path, text):
     (tmp_path / "train.json").write_text(text)
 
     with pytest.raises(ListError, match=r"train.json: not a list in JSON"):

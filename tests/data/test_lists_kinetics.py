@@ -1,4 +1,4 @@
-"""Kinetics as it is published: annotation files beside videos in any of the usual layouts."""
+"""Kinetics as it is published: annotation files next to videos in any of the usual layouts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_finds_the_videos_in_each_layout(tmp_path, files):
     assert relative_paths(videos, tmp_path / "videos") == files
 
 
-def test_the_folder_of_annotations_may_lie_among_the_videos(tmp_path):
+def test_the_folder_of_annotations_may_be_among_the_videos(tmp_path):
     write(tmp_path / "annotations", "validate.csv", [row.replace("train", "val") for row in ROWS])
     touch(tmp_path, *(f"val/{stem}.mp4" for stem in STEMS))
 
@@ -97,7 +97,7 @@ def test_of_several_copies_the_one_in_the_folder_of_its_class_is_taken(tmp_path)
     assert relative_paths(read(tmp_path), tmp_path) == [f"testifying/{STEMS[0]}.mp4"]
 
 
-def test_replacements_come_before_damaged_files(tmp_path):
+def test_replacements_are_preferred_to_damaged_files(tmp_path):
     write(tmp_path)
     folder = "replacement/replacement_for_corrupted_k400"
     replacements = [f"{folder}/{STEMS[0]}.mp4", f"{folder}/{STEMS[1][:11]}.mp4"]
@@ -129,7 +129,7 @@ def test_all_splits_count_classes_alike(tmp_path):
     assert val.labels.tolist() == [3, 2]
 
 
-def test_given_class_names_decide_the_numbers_however_they_are_spelled(tmp_path):
+def test_class_names_in_any_spelling_give_the_indices(tmp_path):
     write(tmp_path)
     touch(tmp_path, *(f"{stem}.mp4" for stem in STEMS))
     names = ["Testifying", "abseiling", "massaging_persons_head", "stretching then lifting"]
@@ -169,7 +169,7 @@ def test_numbers_in_one_list_and_names_in_another_need_class_names(tmp_path):
     (tmp_path / "train.csv").write_text("a.mp4 0\n")
     write(tmp_path, "val.csv")
 
-    with pytest.raises(ListError, match=r"val.csv gives classes by name and train.csv by number"):
+    with pytest.raises(ListError, match=r"val.csv: gives classes by name, and train.csv by number"):
         read(tmp_path, "val")
 
 
@@ -240,7 +240,7 @@ def test_all_problems_are_reported_at_once_with_their_lines(tmp_path):
     assert "line 3: label 'testifyin' is not among the class names. Did you mean" in message
     assert "line 4: time_start 'one' and time_end '11' must be seconds" in message
     assert "line 5: time_end '1' is not after time_start '11'" in message
-    assert "line 6: youtube_id 'a/b' holds more than" in message
+    assert "line 6: youtube_id 'a/b' contains more than" in message
     assert "line 7: '---QUuC4vJs_000002_000012' has no label" in message
 
 
@@ -279,7 +279,7 @@ def test_a_test_list_without_labels_gives_way_to_the_validation_list(tmp_path, c
             "line 2: not a text in UTF-8",
         ),
         (f"{HEADER}\n{ROWS[0]}\n".replace(",", ";").encode(), "with commas between them"),
-        (f'{HEADER}\n"{ROWS[0]}\n"{ROWS[1]}\n'.encode(), "line 2: holds a line break"),
+        (f'{HEADER}\n"{ROWS[0]}\n"{ROWS[1]}\n'.encode(), "line 2: contains a line break"),
     ],
     ids=["only a header", "columns", "encoding", "semicolons", "quotes"],
 )

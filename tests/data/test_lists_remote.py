@@ -108,7 +108,7 @@ def test_a_folder_without_lists_is_refused(desk):
 
 
 class BusyServer(http.server.SimpleHTTPRequestHandler):
-    """Has val.csv, and is not able to say whether it has test.csv."""
+    """Has val.csv, and fails for test.csv."""
 
     asked: ClassVar[list[str]] = []
 
@@ -159,10 +159,10 @@ def test_a_server_that_is_gone_is_asked_once(tmp_path, monkeypatch):
         ({"path_prefix": "desk://videos"}, "videos are read from a mounted file system"),
         ({"name": "folder", "path_prefix": "/v"}, "must be on a mounted file system"),
         ({"data_dir": "https://", "path_prefix": "/v"}, "names no folder"),
-        ({"data_dir": "nowhere://lists", "path_prefix": "/v"}, "nothing here reads nowhere://"),
+        ({"data_dir": "nowhere://lists", "path_prefix": "/v"}, "no handler for nowhere://"),
     ],
     ids=["no prefix", "remote prefix", "class folders", "no host", "unknown protocol"],
 )
-def test_what_cannot_be_remote_is_refused(desk, settings, problem):
+def test_unusable_remote_paths_are_refused(desk, settings, problem):
     with pytest.raises(ConfigError, match=problem):
         read(**settings)

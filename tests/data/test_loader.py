@@ -12,10 +12,10 @@ import torch
 from videos import write_video
 
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loading.eval_items import EvalVideos
+from slowfast_mvit.data.loading.items import EvalVideos, TrainVideos
 from slowfast_mvit.data.loading.loader import eval_loader, train_loader
-from slowfast_mvit.data.loading.train_items import TrainVideos
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import DecodeError, ListError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 
@@ -42,14 +42,19 @@ def videos(folder, names=range(NUM_VIDEOS)):
     )
 
 
-def train(folder, *, batch_size=3, names=range(NUM_VIDEOS), **settings):
+def train(folder, *, batch_size=3, names=range(NUM_VIDEOS), num_workers=0, method="", **settings):
+    workers = WorkerSettings(num_workers, start_method=method)
     dataset = TrainVideos(videos(folder, names), CLIP, transform=TRANSFORM, num_views=2, seed=5)
-    return train_loader(dataset, batch_size=batch_size, seed=5, **settings)
+    return train_loader(dataset, batch_size=batch_size, seed=5, workers=workers, **settings)
 
 
-def evaluate(folder, names=range(NUM_VIDEOS), batch_size=4, **settings):
+def evaluate(folder, names=range(NUM_VIDEOS), batch_size=4, num_workers=0, **settings):
+    workers = WorkerSettings(num_workers)
     return eval_loader(
-        EvalVideos(videos(folder, names), CLIP, PLAN), batch_size=batch_size, **settings
+        EvalVideos(videos(folder, names), CLIP, PLAN),
+        batch_size=batch_size,
+        workers=workers,
+        **settings,
     )
 
 
@@ -73,7 +78,7 @@ def ids(batches):
 def test_batches_do_not_depend_on_the_workers(folder, num_workers, start_method):
     names = [0, 1, 2, "broken", *range(3, NUM_VIDEOS)]
     here = train(folder, names=names)
-    elsewhere = train(folder, names=names, num_workers=num_workers, start_method=start_method)
+    elsewhere = train(folder, names=names, num_workers=num_workers, method=start_method)
 
     expected = [digest(here.epoch(epoch)) for epoch in (0, 1)]
 
@@ -146,7 +151,7 @@ def test_an_epoch_that_is_still_held_gives_way_to_the_next(folder):
     next(held)
 
     assert digest(loader.epoch(1)) == expected
-    with pytest.raises(RuntimeError, match="epoch 0 was left when another one was begun"):
+    with pytest.raises(RuntimeError, match="epoch 0 ended when another one was started"):
         next(held)
     assert digest(loader.epoch(1)) == expected
 
@@ -239,7 +244,7 @@ class Broken:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_our_own_mistakes_are_not_taken_for_lost_workers(folder, num_workers):
     dataset = TrainVideos(videos(folder), CLIP, transform=Broken())
-    loader = train_loader(dataset, batch_size=2, seed=0, num_workers=num_workers)
+    loader = train_loader(dataset, batch_size=2, seed=0, workers=WorkerSettings(num_workers))
 
     with pytest.raises(RuntimeError, match="a bug") as caught:
         list(loader.epoch(0))

@@ -13,10 +13,10 @@ from lethal_reader import times_opened
 from videos import write_video
 
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loading.eval_items import EvalVideos
+from slowfast_mvit.data.loading.items import EvalVideos, TrainVideos
 from slowfast_mvit.data.loading.loader import eval_loader, train_loader
-from slowfast_mvit.data.loading.train_items import TrainVideos
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import ConfigError, DecodeError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 
@@ -50,7 +50,8 @@ def train(folder, names, *, transform=TRANSFORM, batch_size=3, timeout_s=60.0, *
         seed=5,
         backend="lethal_reader:open_lethal",
     )
-    return train_loader(dataset, batch_size=batch_size, seed=5, timeout_s=timeout_s, **settings)
+    workers = WorkerSettings(timeout_s=timeout_s, **settings)
+    return train_loader(dataset, batch_size=batch_size, seed=5, workers=workers)
 
 
 def seen(batches):
@@ -82,8 +83,8 @@ def test_a_video_that_kills_its_reader_is_replaced_and_never_opened_again(
         str(folder / "kills_too.mp4"),
     ]
     failures = [failure for batch in batches[2] for failure in batch.failures]
-    (reason,) = {failure.reason for failure in failures if failure.video_id == "kills.mp4"}
-    assert reason.startswith(f"{folder / 'kills.mp4'}: brings down the process that reads it")
+    (message,) = {failure.message for failure in failures if failure.video_id == "kills.mp4"}
+    assert message.startswith(f"{folder / 'kills.mp4'}: crashes the process that reads it")
 
 
 def test_a_video_that_hangs_its_reader_is_replaced(folder, caplog):
@@ -93,19 +94,19 @@ def test_a_video_that_hangs_its_reader_is_replaced(folder, caplog):
     loader = train(folder, names, num_workers=2, timeout_s=FAST_S)
 
     assert seen(loader.epoch(0)) == expected
-    assert "sleeps.mp4: gives nothing within DATA_LOADER.TIMEOUT_S" in caplog.text
+    assert "sleeps.mp4: not read within DATA_LOADER.TIMEOUT_S" in caplog.text
 
 
 def test_a_test_video_that_kills_its_reader_is_listed_as_failed(folder):
     names = [GOOD[0], "kills.mp4", *GOOD[1:4]]
     dataset = EvalVideos(videos(folder, names), CLIP, PLAN, backend="lethal_reader:open_lethal")
 
-    batches = list(eval_loader(dataset, batch_size=2, num_workers=1).epoch(0))
+    batches = list(eval_loader(dataset, batch_size=2, workers=WorkerSettings(1)).epoch(0))
 
     assert [batch.video_ids for batch in batches] == [("0.mp4",), ("1.mp4", "2.mp4"), ("3.mp4",)]
     (failure,) = batches[0].failures
     assert failure.video_id == "kills.mp4"
-    assert "brings down the process that reads it" in failure.reason
+    assert "crashes the process that reads it" in failure.reason
 
 
 class KilledOnce:

@@ -7,8 +7,9 @@ import torch
 from videos import write_video
 
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loading.eval_items import EvalVideos
+from slowfast_mvit.data.loading.items import EvalVideos
 from slowfast_mvit.data.loading.loader import eval_loader, pinned
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 
@@ -70,7 +71,9 @@ def test_batches_on_a_cuda_machine_are_page_locked_and_the_same(tmp_path, num_wo
     dataset = EvalVideos(listed, ClipSpec(num_frames=2, sampling_rate=2), plan)
     expected = list(eval_loader(dataset, batch_size=2).epoch(0))
 
-    loader = eval_loader(dataset, batch_size=2, num_workers=num_workers, pin_memory=True)
+    loader = eval_loader(
+        dataset, batch_size=2, workers=WorkerSettings(num_workers, pin_memory=True)
+    )
 
     for batch, same in zip(loader.epoch(0), expected, strict=True):
         assert batch.pixels.is_pinned() and batch.labels.is_pinned()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from slowfast_mvit.data.views import mixup
-from slowfast_mvit.data.views.mixup import mix, smooth
+from slowfast_mvit.data.views import batch_augmentation
+from slowfast_mvit.data.views.batch_augmentation import mix, smooth
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "sampling_and_schedules.json"
 GOLDEN = json.loads(REFERENCE.read_text())["mixup_numpy_seeded"]
@@ -87,7 +87,7 @@ def test_both_switched_off_leaves_the_clips_alone():
 
 
 def test_a_lone_clip_is_kept_and_one_warning_given(caplog):
-    mixup._warn_of_lone_clip.cache_clear()
+    batch_augmentation._warn_of_lone_clip.cache_clear()
     clips = torch.rand(1, 3, 1, 4, 4)
 
     for seed in range(5):

@@ -8,8 +8,7 @@ from PIL import Image
 from videos import picture
 
 from slowfast_mvit.data.views.exact import on_whole_frames
-from slowfast_mvit.data.views.operations import KINDS, Geometry, Step
-from slowfast_mvit.data.views.randaugment import ARGUMENTS as RANDAUGMENT
+from slowfast_mvit.data.views.randaugment import OPERATIONS, Geometry, Step
 
 timm_operations = pytest.importorskip("timm.data.auto_augment", reason="timm is the oracle")
 
@@ -53,8 +52,8 @@ def by_timm(name, images, argument, interpolation):
     )
 
 
-NO_GEOMETRY = [name for name, kind in KINDS.items() if not isinstance(kind, Geometry)]
-GEOMETRY = [name for name, kind in KINDS.items() if isinstance(kind, Geometry)]
+NO_GEOMETRY = [name for name, row in OPERATIONS.items() if not isinstance(row.kind, Geometry)]
+GEOMETRY = [name for name, row in OPERATIONS.items() if isinstance(row.kind, Geometry)]
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -91,7 +90,7 @@ def test_a_geometric_operation_is_at_most_one_level_from_pil(name, size, interpo
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_with_drawn_arguments_few_pixels_differ_from_pil(name, interpolation):
     rng = np.random.default_rng(0)
-    drawn = [RANDAUGMENT[name](level, True, rng) for level in rng.uniform(0, 1, 8)]
+    drawn = [OPERATIONS[name].argument(level, True, rng) for level in rng.uniform(0, 1, 8)]
 
     found = list(differences(name, frames(61, 80), drawn, interpolation))
 

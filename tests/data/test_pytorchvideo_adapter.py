@@ -15,15 +15,14 @@ from torch.utils.data import DataLoader, SequentialSampler
 from videos import sequential_frames, write_video
 
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loading.eval_items import EvalVideos
-from slowfast_mvit.data.loading.items import ItemKey
+from slowfast_mvit.data.loading.items import EvalVideos, ItemKey
 from slowfast_mvit.data.loading.pytorchvideo_adapter import (
     clip_batch,
     labeled_video_dataset,
     read_sampled_clips,
     spread_frames,
 )
-from slowfast_mvit.data.views.transforms import scaled_planes
+from slowfast_mvit.data.views.eval_views import scaled_planes
 from slowfast_mvit.errors import ConfigError, DecodeError
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 

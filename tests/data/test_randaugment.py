@@ -1,4 +1,4 @@
-"""RandAugment: what specifications say, and what is drawn."""
+"""RandAugment: specifications and draws."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slowfast_mvit.data.views.operations import KINDS
-from slowfast_mvit.data.views.randaugment import ARGUMENTS, WEIGHTS, RandAugment, parse_randaugment
+from slowfast_mvit.data.views.randaugment import OPERATIONS, RandAugment, parse_randaugment
 from slowfast_mvit.errors import ConfigError
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "sampling_and_schedules.json"
@@ -23,20 +22,20 @@ class FirstDrawOfRandomSeed0:
         return 0.8444218515250481
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_levels_mean_what_they_mean_in_pyslowfast(name):
     draws = FirstDrawOfRandomSeed0()
     increasing_name = name + "Increasing" if name + "Increasing" in LEVEL_ARGUMENTS else name
     plain, increasing = LEVEL_ARGUMENTS[name], LEVEL_ARGUMENTS[increasing_name]
+    argument = OPERATIONS[name].argument
 
-    assert ARGUMENTS[name](0.7, False, draws) == pytest.approx((plain or [0])[0])
-    assert ARGUMENTS[name](0.7, True, draws) == pytest.approx((increasing or [0])[0])
+    assert argument(0.7, False, draws) == pytest.approx((plain or [0])[0])
+    assert argument(0.7, True, draws) == pytest.approx((increasing or [0])[0])
 
 
 def test_every_operation_is_there():
-    assert len(ARGUMENTS) == 15
-    assert set(ARGUMENTS) == set(KINDS) == set(WEIGHTS)
-    assert sum(WEIGHTS.values()) == 1000
+    assert len(OPERATIONS) == 15
+    assert sum(row.weight for row in OPERATIONS.values()) == 1000
 
 
 def test_the_published_specification_is_understood():
@@ -78,7 +77,7 @@ def test_half_of_the_operations_are_done_each_as_often_as_another():
 
     names, counts = np.unique([step.name for step in steps], return_counts=True)
     assert len(steps) == pytest.approx(3000 * 4 / 2, rel=0.03)
-    assert set(names) == set(ARGUMENTS)
+    assert set(names) == set(OPERATIONS)
     assert counts == pytest.approx(len(steps) / 15, rel=0.2)
 
 

@@ -12,10 +12,10 @@ from crops import eval_views
 from videos import REAL_VIDEOS, sequential_frames, write_video
 
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.loading import eval_items
-from slowfast_mvit.data.loading.eval_items import EvalVideos, read_views
-from slowfast_mvit.data.loading.items import ItemKey
+from slowfast_mvit.data.loading import items
+from slowfast_mvit.data.loading.items import EvalVideos, ItemKey, read_views
 from slowfast_mvit.data.loading.loader import eval_loader
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
 from slowfast_mvit.data.views.sampling import at_even_rate, eval_indices
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
 
@@ -67,7 +67,7 @@ def test_a_clip_that_two_plans_share_is_there_once(video):
 
 
 def test_several_plans_open_and_decode_a_video_once(video, monkeypatch):
-    asked, open_reader = [], eval_items.open_reader
+    asked, open_reader = [], items.open_reader
 
     class Asking:
         def __init__(self, path, backend):
@@ -83,7 +83,7 @@ def test_several_plans_open_and_decode_a_video_once(video, monkeypatch):
         def __exit__(self, *error):
             return self.opened.__exit__(*error)
 
-    monkeypatch.setattr(eval_items, "open_reader", Asking)
+    monkeypatch.setattr(items, "open_reader", Asking)
 
     read_views(record_of(video), CLIP, *plans_of(OLD_COUNTS))
 
@@ -171,7 +171,7 @@ def test_a_clip_of_uneven_rate_shows_what_is_shown_at_its_moments(tmp_path):
     even = torch.stack(list(frames_at_even_rate(path, "1770/89")))[:60]  # 59 steps in 89 / 30 s
     clip = ClipSpec(num_frames=8, sampling_rate=3)
 
-    with eval_items.open_reader(path) as reader:
+    with items.open_reader(path) as reader:
         numbers = at_even_rate(range(60), reader.times_s)
         meant = eval_indices(clip, 60, reader.fps, num_clips=3)
     (plan,) = plans_of([3])
@@ -190,7 +190,7 @@ def test_a_clip_spans_its_time_whatever_rate_the_file_claims(tmp_path, suffix, c
     path = write_video(tmp_path / f"recorded.{suffix}", 101, fps=1000, pts=shown_at_ms, codec=codec)
     clip = ClipSpec(num_frames=16, sampling_rate=4, offset_sampling=True)
 
-    with eval_items.open_reader(path) as reader:
+    with items.open_reader(path) as reader:
         meant = eval_indices(clip, reader.num_frames, reader.fps, num_clips=3)
         times_s = [reader.times_s[at_even_rate(indices, reader.times_s)] for indices in meant]
 
@@ -209,7 +209,7 @@ def test_batches_keep_their_places_through_workers(tmp_path, video):
     dataset = EvalVideos(videos, CLIP, *plans)
 
     for num_workers in (0, 1):
-        (batch,) = eval_loader(dataset, batch_size=3, num_workers=num_workers).epoch(0)
+        (batch,) = eval_loader(dataset, batch_size=3, workers=WorkerSettings(num_workers)).epoch(0)
 
         assert batch.video_ids == ("short.mp4", "long.mp4")
         assert batch.views.tolist() == torch.cat([plan.views() for plan in plans]).tolist()

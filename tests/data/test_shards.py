@@ -19,8 +19,8 @@ from slowfast_mvit.annotations.csv_lists import read_csv
 from slowfast_mvit.annotations.records import ListSource
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.video import shards
-from slowfast_mvit.data.video.opening import open_plain_file
 from slowfast_mvit.data.video.readers import READERS, open_reader, read_image
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError
 
 LONG = "a folder/" + "long name " * 20 + "ä 日本.bin"  # more than the 100 letters of a tar header
@@ -165,7 +165,7 @@ def test_links_folders_and_devices_are_refused(tmp_path):
     text = shards.index_text(offsets.items(), path.stat().st_size, path)  # a forged index
     Path(f"{path}.index").write_bytes(text)
     for name in kinds:
-        with pytest.raises(DecodeError, match=r"not a plain file|no header where"):
+        with pytest.raises(DecodeError, match=r"not a plain file|no header at"):
             open_plain_file(path / name)
 
 
@@ -178,7 +178,7 @@ def test_names_that_lead_outside_or_repeat_are_not_indexed(tmp_path):
     with tarfile.open(twice, "w") as archive:
         for _ in range(2):
             archive.addfile(tarfile.TarInfo("x y"))
-    with pytest.raises(DecodeError, match="holds x y more than once"):
+    with pytest.raises(DecodeError, match="contains x y more than once"):
         open_plain_file(twice / "x y")
 
 
@@ -199,9 +199,9 @@ def test_a_wrong_or_damaged_index_is_an_error_and_not_another_video(tmp_path):
     with_index(whole.replace(b"index 1: ", b"index 1: 1"), "the index of another shard")
     with_index(head + b"7.bin x\n", "damaged")
     with_index(head + b"7.bin 512", "damaged")
-    with_index(head + b"7.bin 100\n", "no header where it says|the end where it says")
-    with_index(head + b"7.bin 0\n", r"'0\.bin' where it says that 7\.bin starts")
-    with_index(head + b"7.bin 99999999999\n", "where it says that 7.bin starts")
+    with_index(head + b"7.bin 100\n", "no header at the offset|the end at the offset")
+    with_index(head + b"7.bin 0\n", r"'0\.bin' at the offset of 7\.bin")
+    with_index(head + b"7.bin 99999999999\n", "at the offset of 7.bin")
     for cut in range(len(head) + 1, len(whole), 17):
         index.write_bytes(whole[:cut])
         try:
@@ -221,7 +221,7 @@ def test_a_damaged_or_shortened_shard_is_an_error(tmp_path):
     with pytest.raises(DecodeError, match=r"ends within '2\.bin'"):
         open_plain_file(path / "0.bin")
     path.write_bytes(whole[:4608])  # between the third and the fourth
-    with pytest.raises(DecodeError, match="without the mark of its end"):
+    with pytest.raises(DecodeError, match="without the end-of-archive mark"):
         open_plain_file(path / "0.bin")
     path.write_bytes(whole[:5000])  # within the header of the fourth
     with pytest.raises(DecodeError, match="damaged at byte 4,608"):
@@ -238,7 +238,7 @@ def test_a_shard_without_index_is_limited_read_once_and_again_when_changed(tmp_p
     path = write_tar(tmp_path / "a.tar", {"a": b"1", "b": b"2"}, index=False)
     for name in "abab":
         open_plain_file(path / name).close()
-    assert caplog.text.count("has no index beside it") == 1
+    assert caplog.text.count("has no index and is scanned") == 1
 
     write_tar(path, {"a": b"1", "b": b"2", "c" * 90: b"3"}, index=False)
     os.utime(path, ns=(1, 1))

@@ -16,7 +16,7 @@ from slowfast_mvit.data.lists import shared_arrays
 from slowfast_mvit.data.lists.shared_arrays import SharedArray
 
 
-def test_strings_come_back_as_they_were():
+def test_strings_are_returned_unchanged():
     given = ["a", "", "naïve 日本.mp4", b"caf\xe9".decode("utf-8", "surrogateescape")] * 700
 
     kept = Strings(iter(given))
@@ -36,7 +36,7 @@ def test_there_may_be_none_or_none_with_letters(given):
 
 
 @pytest.mark.parametrize("hashed", [hash, lambda string: 7, len], ids=["hash", "one", "few"])
-def test_repeats_are_equal_strings_whatever_their_hashes(monkeypatch, hashed):
+def test_repeats_are_equal_strings_also_with_equal_hashes(monkeypatch, hashed):
     monkeypatch.setattr(columns, "hash", hashed, raising=False)
 
     found = list(repeats(Strings(["b", "a", "cc", "b", "d", "a", "b"])))
@@ -44,7 +44,7 @@ def test_repeats_are_equal_strings_whatever_their_hashes(monkeypatch, hashed):
     assert found == [(3, 0), (5, 1), (6, 0)]
 
 
-def test_files_are_found_by_name_whatever_their_hashes(monkeypatch):
+def test_files_are_found_by_name_also_with_equal_hashes(monkeypatch):
     monkeypatch.setattr(columns, "hash", lambda stem: 7, raising=False)
 
     files = KeyIndex(["x/a.mp4", "b.mkv", "y/a.webm", "c.mp4"], stem)
@@ -84,7 +84,7 @@ def test_spawned_workers_get_one_file_without_a_name_and_no_copies(monkeypatch):
         first._values[0] = 7
 
 
-def test_elsewhere_a_pickle_holds_the_numbers():
+def test_outside_of_spawning_a_pickle_contains_the_numbers():
     array = SharedArray(np.array([3, 1, 2]))
 
     part = array[1:]

@@ -1,4 +1,4 @@
-"""The scripts lie beside the package, not in it."""
+"""The scripts are next to the package, not in it."""
 
 import multiprocessing
 import sys

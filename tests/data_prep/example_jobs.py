@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 from data_prep.command_line import exit_status
-from data_prep.jobs import JobInput, run_jobs
-from data_prep.journal import Record
-from data_prep.parts import Shard
+from data_prep.jobs import JobInput, Work, run_jobs
+from data_prep.journal import Part, Record
 from slowfast_mvit.errors import DecodeError
 
 
@@ -33,17 +32,15 @@ def digest(job: JobInput, *, pause_s: float = 0.0) -> Record:
     return {"sha256": hashlib.sha256(content).hexdigest()}
 
 
-if __name__ == "__main__":  # folder, records, shard: a run that a test kills
-    folder, out, shard = sys.argv[1:]
+if __name__ == "__main__":  # folder, records, part: a run that a test kills
+    folder, out, part = sys.argv[1:]
 
     def main() -> int:
         run_jobs(
             [JobInput(path.name, path) for path in Path(folder).iterdir()],
-            digest,
+            Work("digest", digest, {"pause_s": 0.03}),
             Path(out),
-            job="digest",
-            settings={"pause_s": 0.03},
-            shard=Shard.parse(shard),
+            part=Part.parse(part),
             num_workers=2,
         )
         return 0

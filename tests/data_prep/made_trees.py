@@ -15,7 +15,7 @@ HEADER = "label,youtube_id,time_start,time_end,split\n"
 
 
 def put(root: Path, *names: str, content: bytes = b"not empty") -> None:
-    """Make files of this content, and the folders they lie in."""
+    """Make files of this content, and their folders."""
     for name in names:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def put_video(file: Path, num_frames: int = 8) -> Path:
         stream = container.add_stream("mpeg4", rate=8)
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
         for level in range(num_frames):
-            picture = np.full((32, 32, 3), 16 * level, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((32, 32, 3), 16 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return file

@@ -1,4 +1,4 @@
-"""Broken and shortened videos are told from odd ones, and every field says what ffmpeg says."""
+"""Broken and shortened videos are detected, odd ones are not, and fields agree with ffmpeg."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_video(
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no encoder {codec}")
     noise = np.random.Generator(np.random.Philox(key=[3, 0]))
-    picture = noise.integers(0, 255, size=(96, 128, 3), dtype=np.uint8)
+    image = noise.integers(0, 255, size=(96, 128, 3), dtype=np.uint8)
     options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=12)
@@ -42,7 +42,7 @@ def write_video(
         for name, value in stream_fields.items():
             setattr(stream, name, value)
         for number in range(num_frames):
-            part = np.ascontiguousarray(picture[number : number + 48, number : number + 64])
+            part = np.ascontiguousarray(image[number : number + 48, number : number + 64])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(part, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -52,7 +52,7 @@ def check(path: Path) -> dict:
     return check_videos.check(JobInput(path.name, path))
 
 
-def test_the_record_of_a_good_video_says_what_is_in_it(tmp_path):
+def test_the_record_of_a_good_video_has_all_its_properties(tmp_path):
     path = write_video(tmp_path / "a.mp4")
 
     assert check(path) == {
@@ -89,8 +89,8 @@ def test_a_video_that_ends_early_fails(tmp_path, codec, suffix):
         assert record["reason"]
 
 
-def test_a_webm_cut_between_two_packets_is_known_by_its_length(tmp_path):
-    """No decoder finds anything wrong with it; the header says how long it was."""
+def test_a_webm_cut_between_two_packets_is_detected_by_its_length(tmp_path):
+    """No decoder finds anything wrong with it; its duration is in the header."""
     path = write_video(tmp_path / "a.webm", codec="libvpx", bit_rate=200_000)
     with av.open(str(path)) as container:
         positions = [packet.pos for packet in container.demux() if packet.pos]
@@ -99,7 +99,7 @@ def test_a_webm_cut_between_two_packets_is_known_by_its_length(tmp_path):
     record = check(path)
 
     assert record["status"] == "failed"
-    assert "frames last" in record["reason"] and "4.00 s that the header says" in record["reason"]
+    assert "frames last" in record["reason"] and "4.00 s in the header" in record["reason"]
 
 
 @pytest.mark.parametrize("damage", ["flipped", "zeros", "hole"])
@@ -127,7 +127,7 @@ def test_damaged_packets_fail_with_the_number_of_good_frames(tmp_path, damage):
 @pytest.mark.parametrize(
     "content", [b"", b"<html>404</html>", bytes(1000), b"#EXTM3U\nfile:///a.ts\n"]
 )
-def test_what_is_no_video_fails(tmp_path, content):
+def test_a_file_that_is_no_video_fails(tmp_path, content):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
 

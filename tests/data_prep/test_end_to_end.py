@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from data_prep import check_videos, from_folder, pack_shards, resize_videos
-from data_prep.journal import read_records
-from data_prep.parts import Shard, part_path
+from data_prep.journal import Part, part_path, read_records
 from slowfast_mvit.config import load_config
 from slowfast_mvit.jobs.test import test_job as run_test_job
 from slowfast_mvit.jobs.train import train_job
@@ -56,7 +55,7 @@ def copy_real_videos(folder: Path) -> None:
 
 
 def kill_in_the_middle(script: str, words: list[str], journal: Path) -> None:
-    """Run a script and end it without notice once its journal holds a record."""
+    """Run a script and kill it once its journal has a record."""
     program = [sys.executable, str(ROOT / "data_prep" / script), *words]
     process = subprocess.Popen(program, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while process.poll() is None and not (
@@ -85,16 +84,16 @@ def test_videos_become_an_accuracy_through_every_script(write, tmp_path, tiny_co
     num_listed = sum(len((lists / f"{s}.csv").read_text().splitlines()) for s in ("train", "val"))
     assert num_listed == 2 * NUM_VIDEOS - 1
 
-    # Resize in two shards; the first is killed and run again.
+    # Resize in two parts; the first is killed and run again.
     resized = tmp_path / "resize.jsonl"
     words = [str(raw), "--to", str(small), "--out", str(resized), "--short-side", "48"]
     words += ["--list", str(lists / "train.csv"), "--list", str(lists / "val.csv")]
     words += ["--workers", "1", "--preset", "veryslow"]
     kill_in_the_middle(
-        "resize_videos.py", [*words, "--shard", "0/2"], part_path(resized, Shard(0, 2))
+        "resize_videos.py", [*words, "--part", "0/2"], part_path(resized, Part(0, 2))
     )
-    for shard in ("0/2", "1/2"):
-        assert resize_videos.main([*words, "--shard", shard]) == 0
+    for part in ("0/2", "1/2"):
+        assert resize_videos.main([*words, "--part", part]) == 0
     assert resize_videos.main([*words, "--merge"]) == 0
     assert len(list(read_records(resized))) == num_listed
 

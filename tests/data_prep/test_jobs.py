@@ -20,11 +20,9 @@ import example_jobs
 import pytest
 
 from data_prep import jobs
-from data_prep.command_line import add_arguments, exit_status, run_command
-from data_prep.jobs import JobInput, run_jobs
-from data_prep.journal import read_part, read_records
-from data_prep.merging import merge
-from data_prep.parts import Shard, part_path
+from data_prep.command_line import add_arguments, exit_status, parse, run_command
+from data_prep.jobs import JobInput, Work, run_jobs
+from data_prep.journal import Part, merge, part_path, read_part, read_records
 from data_prep.sources import inputs_from_paths, inputs_in_folder
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.storage import atomic_path
@@ -43,9 +41,10 @@ def folder(tmp_path) -> Path:
     return root
 
 
-def run(folder: Path, out: Path, **options) -> dict[str, int]:
-    options = {"job": "digest", "settings": {}, **options}
-    return dict(run_jobs(inputs_in_folder(folder), example_jobs.digest, out, **options))
+def run(folder: Path, out: Path, work: dict | None = None, **options) -> dict[str, int]:
+    """Run ``example_jobs.digest`` on a folder, with these fields of its ``Work``."""
+    digest = Work(**{"name": "digest", "function": example_jobs.digest, **(work or {})})
+    return dict(run_jobs(inputs_in_folder(folder), digest, out, **options))
 
 
 def test_videos_of_a_folder_are_found_sorted_linked_ones_too_and_without_hidden_ones(
@@ -66,15 +65,11 @@ def test_paths_are_read_line_by_line_and_keep_their_spaces(tmp_path):
     ]
 
 
-def test_a_name_given_twice_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"'a\.mp4' is given twice"):
-        run_jobs(
-            inputs_from_paths(["a.mp4", "a.mp4"], tmp_path),
-            example_jobs.digest,
-            tmp_path / "out.jsonl",
-            job="digest",
-            settings={},
-        )
+def test_a_name_listed_twice_is_refused(tmp_path):
+    inputs = inputs_from_paths(["a.mp4", "a.mp4"], tmp_path)
+
+    with pytest.raises(UserError, match=r"'a\.mp4' is listed twice"):
+        run_jobs(inputs, Work("digest", example_jobs.digest), tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -138,7 +133,7 @@ def test_workers_that_are_killed_before_they_have_a_file_are_replaced(
     assert len(killed) == num_killed
 
 
-def test_what_is_missing_is_named_with_its_extra(folder, tmp_path, monkeypatch):
+def test_missing_pebble_is_reported_with_its_extra(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pebble", None)
 
     with pytest.raises(UserError, match=r"pip install 'slowfast_mvit\[data_prep\]'"):
@@ -152,36 +147,36 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_file(folder, tmp_path):
     with pytest.raises(UserError, match=r"a\.mp4: .*No space left on device.*Make room"):
         run(folder, out)
 
-    recorded = read_part(part_path(out, Shard()))[1]
+    recorded = read_part(part_path(out, Part()))[1]
     assert NAMES[0] not in {record["path"] for record in recorded}
     (folder / NAMES[0]).write_text("fine now")
     assert run(folder, out) == {"ok": 5}
 
 
 def test_left_overs_of_killed_processes_go_and_those_of_others_stay(folder, tmp_path):
-    with pytest.raises(KeyError), atomic_path(tmp_path / "a.mp4") as ours:
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a.mp4") as of_job:
         raise KeyError
     with pytest.raises(KeyError), atomic_path(tmp_path / "x-a.mp4") as of_another:
         raise KeyError
-    for path in (ours, of_another):
+    for path in (of_job, of_another):
         path.write_text("half a file")
 
-    run(folder, tmp_path / "out.jsonl", outputs=lambda job: [tmp_path / job.name])
+    run(folder, tmp_path / "out.jsonl", {"outputs": lambda job: [tmp_path / job.name]})
 
-    assert (ours.exists(), of_another.exists()) == (False, True)
+    assert (of_job.exists(), of_another.exists()) == (False, True)
 
 
 def test_a_second_run_does_only_what_is_new_changed_or_failed_on_request(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     (folder / NAMES[0]).write_text("broken")
     run(folder, out)
-    before = {r["path"]: r for r in read_part(part_path(out, Shard()))[1]}
+    before = {r["path"]: r for r in read_part(part_path(out, Part()))[1]}
 
     (folder / NAMES[1]).write_text("other content")
     (folder / "new.mp4").write_text("new")
     (folder / NAMES[4]).unlink()
     run(folder, out)
-    after = read_part(part_path(out, Shard()))[1]
+    after = read_part(part_path(out, Part()))[1]
     by_path = {record["path"]: record for record in after}
 
     assert len(after) == len(by_path) == 5
@@ -196,14 +191,14 @@ def test_a_second_run_does_only_what_is_new_changed_or_failed_on_request(folder,
 def test_a_torn_last_line_is_cut_and_its_file_done_again(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     run(folder, out)
-    journal = part_path(out, Shard())
+    journal = part_path(out, Part())
     whole = journal.read_bytes()
     expected = merge(out)
 
     for cut in (1, 20, 200, len(whole) - 10):
         journal.write_bytes(whole[:-cut])
         if cut == len(whole) - 10:  # within the first line: nothing to go by
-            with pytest.raises(UserError, match="holds no records"):
+            with pytest.raises(UserError, match="contains no records"):
                 run(folder, out)
             continue
         run(folder, out)
@@ -213,40 +208,40 @@ def test_a_torn_last_line_is_cut_and_its_file_done_again(folder, tmp_path):
 def test_a_damaged_line_and_other_settings_are_refused_with_their_place(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     run(folder, out)
-    journal = part_path(out, Shard())
+    journal = part_path(out, Part())
 
     with pytest.raises(UserError, match=r"pause_s was None there and is 0\.01 now"):
-        run(folder, out, settings={"pause_s": 0.01})
+        run(folder, out, {"settings": {"pause_s": 0.01}})
     with pytest.raises(UserError, match="it is of digest, not other"):
-        run(folder, out, job="other")
+        run(folder, out, {"name": "other"})
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([*lines[:2], "{dam\n", *lines[2:]]))
-    with pytest.raises(UserError, match=r"shard-0-of-1\.jsonl: line 3 is damaged"):
+    with pytest.raises(UserError, match=r"part-0-of-1\.jsonl: line 3 is damaged"):
         run(folder, out)
 
 
 def test_two_processes_cannot_write_one_part(folder, tmp_path):
     import fcntl
 
-    lock = part_path(tmp_path / "out.jsonl", Shard()).with_suffix(".lock")
+    lock = part_path(tmp_path / "out.jsonl", Part()).with_suffix(".lock")
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is writing it"):
             run(folder, tmp_path / "out.jsonl")
 
 
-def test_shards_divide_the_files_and_merge_wants_all_of_them(folder, tmp_path):
+def test_parts_divide_the_files_and_merge_needs_all_of_them(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     run(folder, tmp_path / "whole.jsonl")
     expected = merge(tmp_path / "whole.jsonl")
     for index in (0, 2):
-        run(folder, out, shard=Shard(index, 3))
+        run(folder, out, part=Part(index, 3))
 
-    with pytest.raises(UserError, match=r"out\.shard-1-of-3\.jsonl is missing"):
+    with pytest.raises(UserError, match=r"out\.part-1-of-3\.jsonl is missing"):
         merge(out)
     assert not out.exists()
 
-    run(folder, out, shard=Shard(1, 3))
+    run(folder, out, part=Part(1, 3))
     assert merge(out) == expected
     assert list(read_records(out)) == expected
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -255,12 +250,12 @@ def test_shards_divide_the_files_and_merge_wants_all_of_them(folder, tmp_path):
 def test_merge_refuses_unfinished_overlapping_and_foreign_parts(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     for index in range(2):
-        run(folder, out, shard=Shard(index, 2))
-    first, second = (part_path(out, Shard(index, 2)) for index in range(2))
+        run(folder, out, part=Part(index, 2))
+    first, second = (part_path(out, Part(index, 2)) for index in range(2))
     lines = second.read_text().splitlines(keepends=True)
 
     second.write_text("".join(lines[:-1]))
-    with pytest.raises(UserError, match=r"shard-1-of-2\.jsonl holds \d of \d records"):
+    with pytest.raises(UserError, match=r"part-1-of-2\.jsonl contains \d of \d records"):
         merge(out)
 
     stranger = first.read_text().splitlines(keepends=True)[1]
@@ -269,29 +264,29 @@ def test_merge_refuses_unfinished_overlapping_and_foreign_parts(folder, tmp_path
         merge(out)
 
     second.write_bytes(first.read_bytes())
-    with pytest.raises(UserError, match=r"shard-1-of-2\.jsonl holds shard 0/2, another part"):
+    with pytest.raises(UserError, match=r"part-1-of-2\.jsonl contains part 0/2"):
         merge(out)
 
     second.write_text("".join([lines[0].replace('"num_inputs": 5', '"num_inputs": 6'), *lines[1:]]))
     merge(out)  # the digest of the names decides; both parts have the same
     (folder / "new.mp4").write_text("new")
-    run(folder, out, shard=Shard(1, 2))
+    run(folder, out, part=Part(1, 2))
     with pytest.raises(UserError, match="made from another list of files"):
         merge(out)
 
 
 @pytest.mark.parametrize("text", ["2/2", "x", "1", "-1/2", "1/0"])
-def test_a_shard_that_does_not_exist_is_refused(text):
+def test_a_part_that_does_not_exist_is_refused(text):
     with pytest.raises(UserError, match="expected i/N"):
-        Shard.parse(text)
+        Part.parse(text)
 
 
-def test_a_task_of_a_slurm_array_knows_its_shard():
+def test_a_task_of_a_slurm_array_has_its_part():
     slurm = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0"}
 
-    assert Shard.from_environment({}) == Shard(0, 1)
-    assert Shard.from_environment(slurm) == Shard(3, 8)
-    assert Shard.from_environment({**slurm, "SLURM_ARRAY_TASK_MAX": "7"}) == Shard(3, 8)
+    assert Part.from_environment({}) == Part(0, 1)
+    assert Part.from_environment(slurm) == Part(3, 8)
+    assert Part.from_environment({**slurm, "SLURM_ARRAY_TASK_MAX": "7"}) == Part(3, 8)
 
 
 @pytest.mark.parametrize(
@@ -304,19 +299,19 @@ def test_a_task_of_a_slurm_array_knows_its_shard():
 )
 def test_an_array_with_gaps_or_another_start_is_refused(array):
     with pytest.raises(UserError, match="--array=0-<N-1>"):
-        Shard.from_environment({"SLURM_ARRAY_TASK_COUNT": "8", **array})
+        Part.from_environment({"SLURM_ARRAY_TASK_COUNT": "8", **array})
 
 
 def command(words: list[str], folder: Path, **more) -> int:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    inputs = inputs_in_folder(folder)
-    options = parser.parse_args([*words, "--workers", "1"])
-    more = {"job": "digest", "settings": {}, "command": ["script.py", *words], **more}
-    return run_command(options, inputs, example_jobs.digest, **more)
+    options = parse(parser, "script.py", words)
+    options.workers = 1
+    inputs, work = inputs_in_folder(folder), Work("digest", example_jobs.digest)
+    return run_command(options, inputs, work, **more)
 
 
-def test_the_exit_status_tells_of_too_many_failures(folder, tmp_path, capsys):
+def test_too_many_failures_give_exit_status_1(folder, tmp_path, capsys):
     (folder / NAMES[0]).write_text("broken")
     words = ["--out", str(tmp_path / "out.jsonl")]
 
@@ -336,17 +331,17 @@ def test_records_replace_no_list_and_no_video(folder, out):
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_ray_runs_each_shard_as_a_task_or_says_what_is_missing(folder, tmp_path, monkeypatch):
+def test_ray_runs_each_part_as_a_task_or_names_what_is_missing(folder, tmp_path, monkeypatch):
     """What Ray sends to a node must need nothing there: the tasks run the script as a program."""
     out = tmp_path / "out.jsonl"
     words = ["--out", str(out)]
 
     def task(words_of_task: list[str], *, cwd: str, **streams) -> types.SimpleNamespace:
         assert words_of_task[:-1] == [
-            *(sys.executable, "script.py", *words, "--ray", "2", "--ray", "0", "--shard")
+            *(sys.executable, "script.py", *words, "--ray", "2", "--ray", "0", "--part")
         ]
-        shard = words_of_task[-1]
-        status = command([*words, "--shard", shard], folder) if shard not in broken else 2
+        part = words_of_task[-1]
+        status = command([*words, "--part", part], folder) if part not in broken else 2
         return types.SimpleNamespace(returncode=status, stdout=b"...\nwhat went wrong\n")
 
     def remote(**resources):
@@ -360,7 +355,7 @@ def test_ray_runs_each_shard_as_a_task_or_says_what_is_missing(folder, tmp_path,
         command([*words, "--ray", "2"], folder)
     monkeypatch.setitem(sys.modules, "ray", ray)
     broken = ["1/2"]
-    with pytest.raises(UserError, match="shard 1/2 ended with status 2: what went wrong"):
+    with pytest.raises(UserError, match="part 1/2 ended with status 2: what went wrong"):
         command([*words, "--ray", "2"], folder)
     broken, seen = [], []
     assert command([*words, "--ray", "2"], folder, finish=seen.extend) == 0
@@ -386,9 +381,9 @@ def test_mistakes_end_with_status_2_and_ctrl_c_with_advice(capsys):
         assert exit_status(interrupted) == 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    told = capsys.readouterr().err
-    assert "lists/train.csv: Permission denied" in told
-    assert "Run the same command again to go on" in told
+    errors = capsys.readouterr().err
+    assert "lists/train.csv: Permission denied" in errors
+    assert "Run the same command again to resume" in errors
 
 
 def test_a_storm_of_kills_leaves_one_record_a_file(tmp_path):
@@ -396,20 +391,20 @@ def test_a_storm_of_kills_leaves_one_record_a_file(tmp_path):
     folder.mkdir()
     for number in range(40):
         (folder / f"{number}.mp4").write_text(f"content {number}")
-    run(folder, tmp_path / "calm.jsonl", settings={"pause_s": 0.0})
+    run(folder, tmp_path / "calm.jsonl", {"settings": {"pause_s": 0.0}})
     expected = merge(tmp_path / "calm.jsonl")
     out = tmp_path / "out.jsonl"
     draw = random.Random(0)
 
-    for shard in ("0/2", "1/2"):
-        words = [sys.executable, example_jobs.__file__, str(folder), str(out), shard]
+    for part in ("0/2", "1/2"):
+        words = [sys.executable, example_jobs.__file__, str(folder), str(out), part]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         kills, status = 0, None
         while status != 0:
             process = subprocess.Popen(
                 words, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
             )
-            journal = part_path(out, Shard.parse(shard))
+            journal = part_path(out, Part.parse(part))
             before = journal.stat().st_size if journal.exists() else 0
             with contextlib.suppress(subprocess.TimeoutExpired):
                 while kills < 3 and (not journal.exists() or journal.stat().st_size == before):

@@ -1,4 +1,4 @@
-"""Shards hold what was packed, byte for byte and the same each time, and lists lead into them."""
+"""Shards contain the packed files, byte for byte and the same each time, and lists name them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from data_prep import pack_shards
-from data_prep.jobs import JobInput
 from data_prep.journal import read_records
+from data_prep.pack_shards import ShardInput
 from slowfast_mvit.annotations.csv_lists import read_csv_file
 from slowfast_mvit.annotations.records import ListSource
 from slowfast_mvit.data.lists import VideoList
-from slowfast_mvit.data.video.opening import open_plain_file
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError
 
 CONTENTS = {
@@ -163,9 +163,9 @@ def test_shards_of_another_division_are_named(videos, tmp_path, capsys):
 
     pack(videos, tmp_path / "to", *words, "--shard-count", "1")
 
-    told = capsys.readouterr().out
-    assert "remove them: train-000001.tar\n" in told
-    assert "remove them: train-small-000001.tar\n" in told
+    printed = capsys.readouterr().out
+    assert "remove them: train-000001.tar\n" in printed
+    assert "remove them: train-small-000001.tar\n" in printed
 
 
 def test_lists_that_cannot_be_written_into_one_folder_are_refused(videos, tmp_path):
@@ -175,10 +175,10 @@ def test_lists_that_cannot_be_written_into_one_folder_are_refused(videos, tmp_pa
     (other / "train.csv").write_text("a.mp4 0\n")
     lists = ("--list", videos / "train.csv", "--list", other / "train.csv")
 
-    with pytest.raises(UserError, match="2 problems") as told:
+    with pytest.raises(UserError, match="2 problems") as caught:
         pack(videos, tmp_path / "to", *lists)
-    assert "would both become train. Rename one" in str(told.value)
-    assert "labels have more than one meaning" in str(told.value)
+    assert "would both become train. Rename one" in str(caught.value)
+    assert "labels have more than one meaning" in str(caught.value)
     with pytest.raises(UserError, match=r"train\.csv would be overwritten"):
         pack(videos, videos, "--list", videos / "train.csv")
     assert (videos / "train.csv").read_text() == LIST
@@ -212,11 +212,10 @@ def test_missing_and_empty_videos_are_named_all_at_once(videos, tmp_path):
 
 
 def test_a_video_that_changes_while_it_is_packed_leaves_no_shard(videos, tmp_path):
-    plan = tmp_path / "plan"
-    plan.write_text('["a.mp4", "%s", 5, 0]\n' % (videos / "a.mp4"))
+    shard = ShardInput("s.tar", tmp_path / "s.tar", [("a.mp4", str(videos / "a.mp4"), 5, 0)])
 
     with pytest.raises(DecodeError, match=r"a\.mp4: has changed"):
-        pack_shards.pack(JobInput("s.tar", plan), to=str(tmp_path))
+        pack_shards.pack(shard, to=str(tmp_path))
 
     assert not list(tmp_path.glob("*.tar*")) and not list(tmp_path.glob(".tmp*"))
 
@@ -255,7 +254,7 @@ def test_a_webdataset_becomes_a_list(tmp_path, capsys):
     ("members", "problem"),
     [
         ({"k.mp4": b"v"}, "neither k.cls nor k.json"),
-        ({"k.mp4": b"v", "k.cls": b"cat"}, "k.cls holds 'cat', not a class index"),
+        ({"k.mp4": b"v", "k.cls": b"cat"}, "k.cls is 'cat', not a class index"),
         ({"k.mp4": b"v", "k.json": b"{"}, "k.json is not JSON"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from made_trees import adds_up, listed, put, reasons, rows, summary, write
 
 from data_prep import from_folder
-from data_prep.plan_split import assign_splits
+from data_prep.from_folder import assign_splits
 from slowfast_mvit.annotations.records import Row
 from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ListError, UserError
@@ -65,7 +65,7 @@ def test_videos_deeper_in_a_class_folder_and_folders_of_frames_belong_to_it(tmp_
     assert not (tmp_path / "out" / "val.csv").exists()
 
 
-def test_images_in_class_folders_are_items_of_their_own(tmp_path):
+def test_images_in_class_folders_are_items(tmp_path):
     put(tmp_path / "v", "cat/1.jpg", "cat/2.PNG", "dog/1.jpeg")
 
     run(tmp_path / "v", tmp_path / "out", "--val-fraction", "0")
@@ -106,7 +106,7 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path):
     assert paths(tmp_path / "out", "train") == ["a/1.mp4", "b/2.mp4"]
 
 
-def test_all_problems_of_the_folders_are_told_at_once(tmp_path):
+def test_all_problems_of_the_folders_are_reported_at_once(tmp_path):
     put(tmp_path / "v", "astray.mp4", "a/1.mp4", "a/1.avi", "jump_rope/2.mp4", "Jump Rope/3.mp4")
     (tmp_path / "v" / "empty").mkdir()
 
@@ -117,7 +117,7 @@ def test_all_problems_of_the_folders_are_told_at_once(tmp_path):
         "  'astray.mp4' is in no class folder",
         "  class folders 'Jump Rope' and 'jump_rope' differ only in spelling",
         "  'a/1.avi' and 'a/1.mp4' differ only in suffix. Keep one of them",
-        "  class folder 'empty' holds no videos. Fill it or remove it",
+        "  class folder 'empty' contains no videos. Fill it or remove it",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -208,7 +208,7 @@ def test_videos_of_one_source_stay_on_one_side(tmp_path):
     assert cameras["train"].isdisjoint(cameras["val"])
 
 
-def test_a_source_on_both_sides_of_given_splits_is_told(tmp_path):
+def test_a_source_in_two_existing_splits_is_reported(tmp_path):
     put(tmp_path / "v", "train/a/cam1_1.mp4", "train/b/cam2_1.mp4", "val/a/cam1_2.mp4")
 
     run(tmp_path / "v", tmp_path / "out", "--group-by", "cam[0-9]")
@@ -282,8 +282,10 @@ def test_rows_without_a_file_a_label_or_a_single_meaning_are_left_out(tmp_path):
 
     run(tmp_path / "v", tmp_path / "out", "--labels", str(table), "--val-fraction", "0")
 
-    told = [(r["video"], r["reason"], r["detail"]) for r in rows(tmp_path / "out" / "missing.csv")]
-    assert told == [
+    left_out = [
+        (r["video"], r["reason"], r["detail"]) for r in rows(tmp_path / "out" / "missing.csv")
+    ]
+    assert left_out == [
         ("1", "no file", "may be any of x/1.mp4, y/1.mp4"),
         ("2.mp4", "no label", "the table gives no label"),
         ("3.mp4", "duplicate", "line 4"),
@@ -310,11 +312,11 @@ def test_a_file_that_a_table_names_in_two_ways_is_listed_once(tmp_path):
     [
         ("1.mp4,a\n2.mp4,b\n".encode("utf-16"), "UTF-16"),
         (b"1.mp4,a\n2.mp4,caf\xe9\n", "line 2: not a text in UTF-8"),
-        (b"1.mp4,a\n2\0.mp4,b\n", "line 2: holds a zero byte"),
+        (b"1.mp4,a\n2\0.mp4,b\n", "line 2: contains a zero byte"),
         (b"1.mp4,a\n2.mp4," + b"b" * 200_000, "line 2: not CSV"),
     ],
 )
-def test_a_table_that_is_no_text_is_refused_with_what_it_is(tmp_path, content, message):
+def test_a_table_that_is_no_text_is_refused_with_its_format(tmp_path, content, message):
     put(tmp_path / "v", "1.mp4", "2.mp4")
     (tmp_path / "t.csv").write_bytes(content)
 
@@ -330,7 +332,7 @@ def test_labels_that_differ_only_in_spelling_are_refused(tmp_path):
         run(tmp_path / "v", tmp_path / "out", "--labels", str(table))
 
 
-def test_all_problems_of_a_table_are_told_at_once(tmp_path):
+def test_all_problems_of_a_table_are_reported_at_once(tmp_path):
     put(tmp_path / "v", "1.mp4")
     table = write(tmp_path / "t.csv", "1.mp4,a\n1.mp4,b\n,c\n2.mp4,a,sometimes\n3.mp4,a,train,9\n")
 

@@ -109,7 +109,7 @@ def test_the_matlab_table_of_the_first_devkit_is_read(tmp_path):
         ),
     ],
 )
-def test_names_are_those_of_people_and_two_cranes_are_told_apart(tmp_path, name, text):
+def test_names_are_english_and_two_cranes_are_distinguished(tmp_path, name, text):
     put(tmp_path / "i", *TRAIN)
 
     run(tmp_path / "i", tmp_path / "out", "--names", str(write(tmp_path / name, text)))

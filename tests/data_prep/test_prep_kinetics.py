@@ -82,7 +82,7 @@ LISTED_ONLY = ("ids alone", "times without zeros", "folders of frames")
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - set(LISTED_ONLY)))
-def test_the_lists_say_what_reading_the_annotations_says(annotated, tmp_path, layout):
+def test_the_lists_equal_the_annotations_read_in_training(annotated, tmp_path, layout):
     put(annotated, *LAYOUTS[layout], "train/xxxxxxxxxxx_000001_000011.mp4")
     replacement = "replacement/replacement_for_corrupted_k400/bbbbbbbbbbb_000003_000013.mp4"
     put(annotated, replacement)
@@ -91,9 +91,11 @@ def test_the_lists_say_what_reading_the_annotations_says(annotated, tmp_path, la
 
     for split in ("train", "val"):
         native = open_list("kinetics", split, data_dir=annotated / "annotations")
-        ours = open_list("kinetics", split, data_dir=tmp_path / "out", path_prefix=str(annotated))
-        assert ours.class_names == native.class_names
-        assert {(v.path, v.label) for v in ours} == {(v.path, v.label) for v in native}
+        prepared = open_list(
+            "kinetics", split, data_dir=tmp_path / "out", path_prefix=str(annotated)
+        )
+        assert prepared.class_names == native.class_names
+        assert {(v.path, v.label) for v in prepared} == {(v.path, v.label) for v in native}
 
 
 def test_a_replacement_overrides_the_corrupted_clip(annotated, tmp_path):
@@ -117,7 +119,7 @@ def test_a_replacement_of_other_times_is_matched_by_its_id(annotated, tmp_path):
     assert "replacement/bbbbbbbbbbb_000000_000010.mp4 2" in listed(tmp_path / "out" / "train.csv")
 
 
-def test_two_clips_of_one_video_are_told_apart_by_their_times(tmp_path):
+def test_two_clips_of_one_video_are_distinguished_by_their_times(tmp_path):
     text = HEADER + "a,aaaaaaaaaaa,0,10,train\nb,aaaaaaaaaaa,20,30,train\n"
     write(tmp_path / "k" / "annotations" / "train.csv", text)
     put(tmp_path / "k", "aaaaaaaaaaa_000020_000030.mp4", "aaaaaaaaaaa.mp4")
@@ -130,7 +132,7 @@ def test_two_clips_of_one_video_are_told_apart_by_their_times(tmp_path):
     assert missing["detail"] == "there is aaaaaaaaaaa.mp4, of the same id"
 
 
-def test_what_is_left_out_is_told_with_its_reason(annotated, tmp_path):
+def test_videos_that_are_left_out_are_reported_with_their_reason(annotated, tmp_path):
     put(annotated, CVDF[1], CVDF[3])
     put(annotated, CVDF[2], content=b"")
     (annotated / "train" / "-a_1_2bcdef_000008_000018.mp4").symlink_to("nowhere.mp4")
@@ -263,7 +265,7 @@ def test_classes_spelled_in_two_ways_are_one_class(annotated, tmp_path):
     assert listed(tmp_path / "out" / "val.csv") == ["val/ddddddddddd_000003_000013.mp4 1"]
 
 
-def test_a_given_class_list_fixes_the_labels(annotated, tmp_path):
+def test_a_class_list_fixes_the_labels(annotated, tmp_path):
     put(annotated, *CVDF)
     classes = write(tmp_path / "classes", "passing_American_football_(in_game)\nabseiling\nzumba\n")
 
@@ -291,18 +293,18 @@ def test_a_release_must_have_its_number_of_classes(tmp_path, version, number):
     assert listed(tmp_path / "out" / "train.csv") == ["id000000007_000000_000010.mp4 7"]
 
 
-def test_public_counts_are_shown_beside_what_was_found(tmp_path, capsys):
+def test_public_counts_are_shown_next_to_the_counts_of_the_folder(tmp_path, capsys):
     text = HEADER + "".join(f"class {i:03d},id{i:09d},0,10,val\n" for i in range(400))
     write(tmp_path / "k" / "annotations" / "val.csv", text)
     put(tmp_path / "k", *(f"id{i:09d}_000000_000010.mp4" for i in range(399)))
 
     run(tmp_path / "k", tmp_path / "out", version="k400")
 
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     public = "(public: CVDF 19,881, mmaction2 19,796, PySlowFast 19,761)"
-    assert f"399 of 400 val videos present {public}" in told
-    assert "the val annotations have 400 rows, the public ones 19,906" in told
-    assert "classes without a video: 1 (class 399)" in told
+    assert f"399 of 400 val videos present {public}" in printed
+    assert "the val annotations have 400 rows, the public ones 19,906" in printed
+    assert "classes without a video: 1 (class 399)" in printed
 
 
 def test_an_unknown_version_is_refused_with_the_nearest():
@@ -310,7 +312,7 @@ def test_an_unknown_version_is_refused_with_the_nearest():
         kinetics.find_version("k40")
 
 
-def test_all_problems_of_an_annotation_file_are_told_at_once(tmp_path):
+def test_all_problems_of_an_annotation_file_are_reported_at_once(tmp_path):
     file = write(
         tmp_path / "clips.csv",
         HEADER + "a,,0,10,train\na,bbbbbbbbbbb,x,10,train\n\na,ccccccccccc,10,10,train\n"
@@ -340,7 +342,7 @@ def test_an_annotation_that_is_no_text_is_refused_and_folders_are_passed_over(tm
         read_annotations(tmp_path / "val.csv")
 
 
-def test_annotations_are_read_as_they_come(tmp_path):
+def test_annotations_are_read_in_all_published_forms(tmp_path):
     text = (
         "\ufefflabel,youtube_id,time_start,time_end,split,is_cc\r\n"
         'sword fighting,aaaaaaaaaaa,8.0,18.0,train,0\r\n"a, b",bbbbbbbbbbb,1,11,validate,1\r\n'
@@ -408,7 +410,7 @@ def test_a_second_run_writes_the_same_bytes_and_removes_lists_of_before(annotate
 def test_annotations_are_never_overwritten(annotated):
     put(annotated, *CVDF)
 
-    with pytest.raises(UserError, match=r"already holds train.csv, val.csv"):
+    with pytest.raises(UserError, match=r"already contains train.csv, val.csv"):
         run(annotated, annotated / "annotations")
 
     assert (annotated / "annotations" / "train.csv").read_text() == TRAIN
@@ -429,7 +431,7 @@ def test_the_script_runs_from_any_folder_and_ends_without_a_traceback(tmp_path):
     assert ended.stderr.startswith("nowhere/annotations: no such file or folder")
 
 
-def test_the_incomplete_files_of_k600_are_told_where_nothing_else_is_there(tmp_path):
+def test_incomplete_files_of_k600_are_reported_where_there_are_no_others(tmp_path):
     text = HEADER + "".join(f"class {i:03d},id{i:09d},0,10,train\n" for i in range(600))
     write(tmp_path / "k" / "annotations" / "train.csv", text)
     put(tmp_path / "k", "id000000007_000000_000010.mp4")

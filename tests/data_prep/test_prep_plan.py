@@ -1,4 +1,4 @@
-"""What the scripts for lists share: names of any kind, checked files, and what is written when."""
+"""The shared parts of the scripts for lists: names of any kind, checked files, written files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from made_trees import adds_up, all_bytes, listed, put, put_video, reasons, rows, summary, write
 
 from data_prep import check_videos, from_folder, plan_write
-from data_prep.plan import list_tree
+from data_prep.planning import list_tree
 from slowfast_mvit.annotations.csv_lists import list_line, usable_path
 from slowfast_mvit.annotations.records import split_named_in
 from slowfast_mvit.data.lists.catalog import open_list
@@ -45,7 +45,7 @@ ODD_NAMES = (
 )  # fmt: skip
 
 
-def test_names_of_any_kind_come_back_from_the_list(tmp_path):
+def test_names_of_any_kind_are_read_back_from_the_list(tmp_path):
     folder = tmp_path / "vi deos" / "the 'class' \"a\""
     names = [name if "." in name else f"{name}/1.jpg" for name in ODD_NAMES]
     put(folder, *names)
@@ -63,7 +63,7 @@ def test_names_of_any_kind_come_back_from_the_list(tmp_path):
     assert reasons(tmp_path / "out") == {}
 
 
-def test_names_that_no_list_can_hold_are_left_out_and_told(tmp_path):
+def test_names_that_no_list_can_contain_are_left_out_and_reported(tmp_path):
     bad = ["new\nline.mp4", "carriage\rreturn.mp4", os.fsdecode(b"latin-\xe9.mp4")]
     put(tmp_path / "v" / "a", "good.mp4", *bad, "ends in space /1.jpg")
     put(tmp_path / "v" / "b", "good.mp4")
@@ -154,11 +154,11 @@ def test_folders_that_cannot_be_read_are_all_named(tmp_path, monkeypatch):
 # Writing
 
 
-def test_lists_of_somebody_else_are_not_overwritten(tmp_path):
+def test_lists_of_another_origin_are_not_overwritten(tmp_path):
     put(tmp_path / "v", "a/1.mp4", "b/2.mp4")
     write(tmp_path / "out" / "val.csv", "mine")
 
-    with pytest.raises(UserError, match=r"already holds val.csv, not written by this script"):
+    with pytest.raises(UserError, match=r"already contains val.csv, not written by this script"):
         run(tmp_path / "v", tmp_path / "out")
 
     assert (tmp_path / "out" / "val.csv").read_text() == "mine"
@@ -199,7 +199,7 @@ def records(videos: Path, out: Path) -> Path:
     return out
 
 
-def test_only_files_that_were_found_good_are_listed(tmp_path):
+def test_only_good_files_are_listed(tmp_path):
     videos = tmp_path / "v"
     for name in ("a/good.mp4", "a/changed.mp4", "b/good.mp4"):
         put_video(videos / name)
@@ -211,13 +211,13 @@ def test_only_files_that_were_found_good_are_listed(tmp_path):
     run(videos, tmp_path / "out", "--records", str(file))
 
     assert listed(tmp_path / "out" / "train.csv") == ["a/good.mp4 0", "b/good.mp4 1"]
-    told = {row["path"]: row for row in rows(tmp_path / "out" / "missing.csv")}
-    assert {path: row["reason"] for path, row in told.items()} == {
+    left_out = {row["path"]: row for row in rows(tmp_path / "out" / "missing.csv")}
+    assert {path: row["reason"] for path, row in left_out.items()} == {
         "a/changed.mp4": "not checked",
         "b/broken.mp4": "unreadable",
         "b/new.mp4": "not checked",
     }
-    assert told["b/broken.mp4"]["detail"].startswith("failed: ")
+    assert left_out["b/broken.mp4"]["detail"].startswith("failed: ")
     assert adds_up(tmp_path / "out")
 
 
@@ -233,7 +233,7 @@ def test_records_may_name_files_from_where_they_were_made(tmp_path, monkeypatch,
     assert listed(tmp_path / "out" / "train.csv") == ["a/1.mp4 0", "b/2.mp4 1"]
 
 
-def test_the_same_content_on_both_sides_is_told(tmp_path):
+def test_the_same_content_in_two_splits_is_reported(tmp_path):
     for name in ("train/a/1.mp4", "train/b/2.mp4", "train/b/3.mp4", "val/a/4.mp4"):
         put_video(tmp_path / "v" / name, num_frames=5 if name[-5] in "14" else int(name[-5]))
     file = records(tmp_path / "v", tmp_path / "check.jsonl")
@@ -274,11 +274,11 @@ def test_files_are_verified_in_parts_and_the_lists_written_when_all_are_done(tmp
     put(videos, "b/frames/1.jpg")
     verify = ["--verify", "--workers", "1"]
 
-    assert run(videos, out, *verify, "--shard", "0/2") == 0
+    assert run(videos, out, *verify, "--part", "0/2") == 0
     assert not (out / "train.csv").exists()
-    with pytest.raises(UserError, match=r"shard-1-of-2.jsonl is missing"):
+    with pytest.raises(UserError, match=r"part-1-of-2.jsonl is missing"):
         run(videos, out, *verify, "--merge")
-    assert run(videos, out, *verify, "--shard", "1/2") == 0
+    assert run(videos, out, *verify, "--shard", "1/2") == 0  # as in earlier versions
     assert run(videos, out, *verify, "--merge") == 0
 
     assert listed(out / "train.csv") == [*(f"a/{i}.mp4 0" for i in range(4)), "b/frames 1"]
@@ -301,10 +301,10 @@ def test_images_are_verified_by_reading_them(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shard", "0/2"], "Add --verify"),
+        (["--part", "0/2"], "Add --verify"),
         (["--merge"], "Add --verify"),
         (["--verify", "--records", "x.jsonl"], "not both"),
-        (["--verify", "--shard", "2/2"], "i from 0 to N - 1"),
+        (["--verify", "--part", "2/2"], "i from 0 to N - 1"),
         (["--records", "nowhere.jsonl"], r"nowhere.jsonl: no such file"),
         (["--records", __file__], r"test_prep_plan.py: line 1 is not a record"),
     ],

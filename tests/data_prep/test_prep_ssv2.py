@@ -78,19 +78,19 @@ def test_both_releases_are_listed_in_every_layout(tmp_path, names, prefix):
     assert rows(tmp_path / "out" / "extra.csv") == []
 
 
-def test_the_lists_say_what_reading_the_json_files_says(tmp_path):
+def test_the_lists_equal_the_json_files_read_in_training(tmp_path):
     labels = annotate(tmp_path / "labels")
     put(tmp_path / "videos", *(f"{i}.webm" for i in ALL))
 
     run(labels, tmp_path / "videos", tmp_path / "out")
 
     for split in ("train", "val"):
-        native, ours = (
+        native, prepared = (
             open_list("ssv2", split, data_dir=folder, path_prefix=str(tmp_path / "videos"))
             for folder in (labels, tmp_path / "out")
         )
-        assert ours.class_names == native.class_names
-        assert [(v.path, v.label) for v in ours] == [(v.path, v.label) for v in native]
+        assert prepared.class_names == native.class_names
+        assert [(v.path, v.label) for v in prepared] == [(v.path, v.label) for v in native]
 
 
 def test_the_answers_of_the_newer_release_label_the_test_videos(tmp_path):
@@ -110,7 +110,7 @@ def notes(out: Path) -> list[str]:
     return found
 
 
-def test_what_is_missing_and_what_nobody_named_is_told(tmp_path):
+def test_missing_videos_and_extra_files_are_reported(tmp_path):
     labels = annotate(tmp_path / "labels")
     entry = {"id": "4", "template": "Throwing [something]"}
     train = json.loads((labels / "train.json").read_text())
@@ -120,8 +120,8 @@ def test_what_is_missing_and_what_nobody_named_is_told(tmp_path):
 
     run(labels, tmp_path / "videos", tmp_path / "out")
 
-    told = [(row["video"], row["reason"]) for row in rows(tmp_path / "out" / "missing.csv")]
-    assert told == [
+    left_out = [(row["video"], row["reason"]) for row in rows(tmp_path / "out" / "missing.csv")]
+    assert left_out == [
         ("21", "no label"),
         ("22", "no label"),
         ("1", "duplicate"),
@@ -164,7 +164,7 @@ def test_another_number_of_classes_is_refused(tmp_path):
         ssv2.plan_ssv2(videos=tmp_path, annotations=labels)
 
 
-def test_all_entries_without_an_id_are_told_at_once(tmp_path):
+def test_all_entries_without_an_id_are_reported_at_once(tmp_path):
     labels = annotate(tmp_path / "labels")
     write(labels / "train.json", '[{"template": "a"}, {"id": "1"}, "x", {"id": {}}]')
     put(tmp_path / "videos", "1.webm")
@@ -187,7 +187,7 @@ def test_an_entry_whose_template_is_null_has_no_label(tmp_path):
     assert reasons(tmp_path / "out")["1"] == "no label"
 
 
-def test_a_folder_without_labels_says_what_is_expected(tmp_path):
+def test_a_folder_without_labels_names_the_expected_files(tmp_path):
     put(tmp_path, "1.webm")
 
     with pytest.raises(UserError, match=r"no labels.json or something-something-v2-labels.json"):

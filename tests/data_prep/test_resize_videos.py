@@ -30,7 +30,7 @@ needs_real_videos = pytest.mark.skipif(
 
 
 def scene(number: int, height: int, width: int) -> np.ndarray:
-    """A smooth picture (H, W, 3) with four different corners and a bar that moves down."""
+    """A smooth image (H, W, 3) with four different corners and a bar that moves down."""
     y, x = np.mgrid[0:height, 0:width]
     image = np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], axis=-1)
     top = 5 * number % (height - 8)
@@ -124,7 +124,7 @@ def test_sizes_can_be_enlarged_or_fixed_and_odd_ones_are_refused():
         pytest.param((0, 1, 1, 0), id="rows and columns exchanged"),
     ],
 )
-def test_a_copy_is_upright_however_its_source_is_shown(tmp_path, matrix):
+def test_a_copy_is_upright_for_all_rotations_of_its_source(tmp_path, matrix):
     source = write_video(tmp_path / "a.mp4", pts=tuple(range(4)))
     data = bytearray(source.read_bytes())
     start = data.index(b"tkhd") + 44  # its matrix (a, b, u, c, d, v, x, y, w), ISO 14496-12, 8.3.2
@@ -143,7 +143,7 @@ def test_a_copy_is_upright_however_its_source_is_shown(tmp_path, matrix):
     ("codec", "suffix"),
     [("libx264", ".mp4"), ("libvpx", ".webm"), ("mpeg4", ".avi"), ("mpeg2video", ".mpg")],
 )
-def test_a_copy_shows_the_pictures_of_its_source_at_its_times(tmp_path, codec, suffix):
+def test_a_copy_shows_the_frames_of_its_source_at_its_times(tmp_path, codec, suffix):
     rate = 25 if codec == "mpeg2video" else 12
     source = write_video(tmp_path / f"a{suffix}", codec=codec, rate=rate)
 
@@ -274,9 +274,9 @@ def test_options_that_x264_does_not_know_are_refused_before_anything_is_written(
     (tmp_path / "videos" / "a.mp4").write_bytes(b"?")
     words = (tmp_path / "videos", "--to", tmp_path / "to", "--out", tmp_path / "out.jsonl")
 
-    with pytest.raises(UserError, match="3 problems") as told:
+    with pytest.raises(UserError, match="3 problems") as caught:
         command(*words, "--crf", "nan", "--keyint", "0", "--preset", "mediun")
-    assert "--preset mediun: Did you mean medium?" in str(told.value)
+    assert "--preset mediun: Did you mean medium?" in str(caught.value)
     with pytest.raises(SystemExit):
         command(*words, "--size", "340")
     (tmp_path / "videos" / "a.mp4").unlink()
@@ -295,11 +295,12 @@ def test_the_copy_is_as_good_as_that_of_the_ffmpeg_program(tmp_path):
 
     resize(source, tmp_path / "to", short_side_px=128, crf=23.0)
 
-    (ours, _), (theirs, _), (whole, _) = map(
+    (copy, _), (reference, _), (whole, _) = map(
         all_frames, (tmp_path / "to" / "a.mp4", tmp_path / "program.mp4", source)
     )
     scaled = torch.nn.functional.interpolate(whole, (128, 170), mode="bicubic", antialias=True)
-    psnr = [10 * math.log10(255**2 / float((x - scaled).square().mean())) for x in (ours, theirs)]
+    errors = [float((frames - scaled).square().mean()) for frames in (copy, reference)]
+    psnr = [10 * math.log10(255**2 / error) for error in errors]
     assert psnr[0] == pytest.approx(psnr[1], abs=0.2)
     assert psnr[0] > 30
 

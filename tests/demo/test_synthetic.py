@@ -1,9 +1,8 @@
-"""The motion data set: real files, equal for everybody, classes that only motion tells apart."""
+"""The motion data set: real files, equal on all machines, classes that differ only in motion."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import av
@@ -21,7 +20,7 @@ from slowfast_mvit.demo.motion_scenes import (
     draw_scene,
     render,
 )
-from slowfast_mvit.demo.synthetic import FPS, encode, main, write_motion_dataset
+from slowfast_mvit.demo.synthetic import FPS, encode, write_motion_dataset
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.randomness import SYNTHETIC, generator
 
@@ -45,7 +44,7 @@ def decoded(path: Path) -> np.ndarray:
 
 
 def one_shape(class_name: str) -> np.ndarray:
-    """Frames (F, H, W) of a square in the middle, its right half white, that does as told."""
+    """Frames (F, H, W) of a square whose right half is white, with the motion of the class."""
     square = np.array([[1, 0, 0.6], [-1, 0, 0.6], [0, 1, 0.6], [0, -1, 0.6]], dtype=np.float32)
     texture = np.full((TEXTURE_PX, TEXTURE_PX, 3), 100, dtype=np.float32)
     texture[:, TEXTURE_PX // 2 :] = 255
@@ -275,7 +274,7 @@ def test_folder_with_other_data_is_refused(folder, tmp_path):
         write_motion_dataset(tmp_path, num_train=8, num_val=8)
     with pytest.raises(ConfigError, match="is a file"):
         write_motion_dataset(tmp_path / "notes.txt", num_train=8, num_val=8)
-    with pytest.raises(ConfigError, match="holds another motion data set"):
+    with pytest.raises(ConfigError, match="contains another motion data set"):
         write_motion_dataset(folder, num_train=NUM_TRAIN, num_val=NUM_VAL, seed=5)
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -285,15 +284,3 @@ def test_folder_with_other_data_is_refused(folder, tmp_path):
 def test_unknown_class_names_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'move left'"):
         rendered(0, "move-left")
-
-
-def test_command_line(tmp_path, capsys):
-    words = [str(tmp_path), "--num-train", "8", "--num-val", "8", "--num-processes", "1"]
-
-    assert main(words) == 0
-    assert json.loads((tmp_path / "dataset.json").read_text())["num_train"] == 8
-    assert "8 training and 8 held-out videos" in capsys.readouterr().out
-    assert main([str(tmp_path)]) == 2
-    assert "holds another motion data set" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])

@@ -65,7 +65,7 @@ def test_numbers_that_belong_together_agree():
 
 
 def test_there_is_time_to_save_and_room_for_the_pixels_of_the_loader():
-    from slowfast_mvit.cli.launch_flags import LAUNCH_FLAGS
+    from slowfast_mvit.cli.flags import LAUNCH_FLAGS
 
     assert POD["terminationGracePeriodSeconds"] > LAUNCH_FLAGS["--shutdown_timeout"]["default"]
     volumes = {volume["name"]: volume for volume in POD["volumes"]}
@@ -75,7 +75,7 @@ def test_there_is_time_to_save_and_room_for_the_pixels_of_the_loader():
 
 
 def test_its_command_can_be_given():
-    from slowfast_mvit.cli.launch_flags import LAUNCH_FLAGS
+    from slowfast_mvit.cli.flags import LAUNCH_FLAGS
 
     command = CONTAINER["command"]
     assert command[:2] == ["slowfast-mvit", "launch"]

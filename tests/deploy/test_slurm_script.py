@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from slowfast_mvit.cli.launch_flags import LAUNCH_FLAGS
+from slowfast_mvit.cli.flags import LAUNCH_FLAGS
 from slowfast_mvit.config import load_config, split_cfg_words
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,10 +15,11 @@ from pathlib import Path
 from tiny_run import tiny_net, tiny_train
 
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.loading.items import TrainVideos
 from slowfast_mvit.data.loading.loader import train_loader
-from slowfast_mvit.data.loading.train_items import TrainVideos
+from slowfast_mvit.data.loading.worker_pool import WorkerSettings
 from slowfast_mvit.data.video.readers import open_reader
-from slowfast_mvit.data.views.transforms import TrainTransform
+from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.errors import DecodeError
 from slowfast_mvit.structures import ClipSpec
 
@@ -37,7 +38,7 @@ def open_lethal(path):
 
 
 class Noting:
-    """A loader that notes what it hands out, and tells when it comes to the second epoch's end."""
+    """A loader that records its batches, and prints a line at the end of the second epoch."""
 
     def __init__(self, loader, note, at_the_end_of_two):
         self.loader = loader
@@ -70,8 +71,8 @@ def failing_run(videos, output_dir, *, at_the_end_of_two=lambda: None, num_worke
         backend="failing_run:open_lethal",
     )
     Path(output_dir).mkdir(exist_ok=True)
-    workers = {"num_workers": num_workers, "start_method": "fork"}  # the quickest to start
-    loader = train_loader(dataset, batch_size=5, seed=3, **workers)
+    workers = WorkerSettings(num_workers, start_method="fork")  # starts fastest
+    loader = train_loader(dataset, batch_size=5, seed=3, workers=workers)
     noting = Noting(loader, Path(output_dir) / "batches.txt", at_the_end_of_two)
     settings = {"max_epoch": 3, "max_failed_fraction": 0.5, **settings}
     tiny_train(tiny_net(), output_dir, loader=noting, **settings)

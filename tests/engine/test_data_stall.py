@@ -1,4 +1,4 @@
-"""What is said when training waits for data."""
+"""The measured wait for data, and the hint."""
 
 import time
 
@@ -25,49 +25,49 @@ def hint(**changes):
 
 
 def test_two_slow_windows_after_the_first_of_a_process_give_a_hint(caplog, clock):
-    told = hint()
+    data_hint = hint()
 
-    told.write(record(0.9))
-    told.write(record(0.9))
+    data_hint.write(record(0.9))
+    data_hint.write(record(0.9))
     assert caplog.text == ""
-    told.write(record(0.34))
+    data_hint.write(record(0.34))
 
     (line,) = [entry.getMessage() for entry in caplog.records]
     assert line == (
-        "training waits for data 34 % of the time: 8 workers on 32 cores read too slowly. To do, "
-        "in this order: raise DATA_LOADER.NUM_WORKERS; make the videos small once, with "
+        "training waits for data 34 % of the time: 8 workers on 32 cores read too slowly. "
+        "Remedies, in this order: raise DATA_LOADER.NUM_WORKERS; make the videos small once, with "
         "data_prep/resize_videos.py; set AUG.AA_METHOD fused"
     )
 
 
 def test_a_hint_is_repeated_after_a_while_and_not_in_each_line(caplog, clock):
-    told = hint()
+    data_hint = hint()
     for _ in range(5):
-        told.write(record(0.5))
+        data_hint.write(record(0.5))
         clock[0] += 10
     assert len(caplog.records) == 1
 
     clock[0] += HINT_PERIOD_S
-    told.write(record(0.5))
+    data_hint.write(record(0.5))
 
     assert len(caplog.records) == 2
 
 
 def test_a_slow_window_here_and_there_gives_no_hint(caplog, clock):
-    told = hint()
+    data_hint = hint()
 
     for share in (0.9, 0.5, 0.0, 0.5, 0.1, 0.5):
-        told.write(record(share))
+        data_hint.write(record(share))
 
     assert caplog.text == ""
 
 
 def test_a_tenth_of_the_time_is_no_reason_for_a_hint(caplog, clock):
-    told = hint()
+    data_hint = hint()
 
     for _ in range(3):
-        told.write(record(0.1))
-        told.write(record(0.9, kind="train_epoch"))
+        data_hint.write(record(0.1))
+        data_hint.write(record(0.9, kind="train_epoch"))
 
     assert caplog.text == ""
 
@@ -80,11 +80,11 @@ def test_a_tenth_of_the_time_is_no_reason_for_a_hint(caplog, clock):
         ({"can_fuse": False}, "resize_videos.py", "AA_METHOD"),
     ],
 )
-def test_the_advice_is_what_can_be_done(caplog, clock, changes, said, unsaid):
-    told = hint(**changes)
+def test_the_hint_lists_the_possible_remedies(caplog, clock, changes, said, unsaid):
+    data_hint = hint(**changes)
 
     for _ in range(3):
-        told.write(record(0.5))
+        data_hint.write(record(0.5))
 
     assert said in caplog.text and unsaid not in caplog.text
 
@@ -93,9 +93,9 @@ def test_only_the_time_between_wanting_and_getting_counts(clock):
     wait = DataStallTimer(torch.device("cpu"))
     for waited_s in (0.5, 0.25):
         clock[0] += 3
-        wait.wanted()
+        wait.start()
         clock[0] += waited_s
-        wait.arrived()
+        wait.stop()
 
     assert wait.take() == 0.75
     assert wait.take() == 0.0
@@ -113,8 +113,8 @@ def test_on_a_gpu_only_a_wait_without_work_counts(num_products, least_s, most_s)
 
     for _ in range(num_products):
         torch.mm(matrix, matrix)  # much longer together than the host waits
-    wait.wanted()
+    wait.start()
     time.sleep(0.05)
-    wait.arrived()
+    wait.stop()
 
     assert least_s <= wait.take() < most_s

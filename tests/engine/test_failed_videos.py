@@ -12,7 +12,7 @@ import pytest
 from failing_run import BAD, failing_run
 from tiny_run import Batches, add_and_check, clip_batch, prepare_views, tiny_net, tiny_train
 
-from slowfast_mvit.engine.failed_videos import FailureLimit, in_kinds, record_failed_videos
+from slowfast_mvit.engine.failed_videos import FailureLimit, record_failed_videos, summarise_reasons
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.optim.objectives import cross_entropy
@@ -36,9 +36,9 @@ def videos(tmp_path, motion_data):
     return folder
 
 
-def failed(name, reason="{path}: truncated"):
+def failed(name, reason="truncated"):
     path = f"/data/{name}.mp4"
-    return FailedVideo(name, path, reason.format(path=path))
+    return FailedVideo(name, path, reason, path)
 
 
 def rows_of(path):
@@ -72,13 +72,13 @@ def test_a_killed_run_with_failures_goes_on_as_the_unbroken_one(tmp_path, videos
     assert sorted(row["video_id"] for row in rows) == sorted(BAD)
     assert {(row["split"], row["epoch"]) for row in rows} <= {("train", "1"), ("train", "2")}
     (kills,) = [row["reason"] for row in rows if row["video_id"] == "kills.mp4"]
-    assert "brings down the process that reads it" in kills
+    assert "crashes the process that reads it" in kills
 
 
 def test_an_epoch_ends_with_its_failures_by_kind(tmp_path, caplog):
     failures = [
-        failed("x", "{path}: 12 of 30 frames"),
-        failed("y", "{path}: 7 of 250 frames"),
+        failed("x", "12 of 30 frames"),
+        failed("y", "7 of 250 frames"),
         failed("z"),
     ]
     batches = [clip_batch("abcdef", failures=failures), clip_batch("abcdef")]
@@ -94,9 +94,9 @@ def test_an_epoch_ends_with_its_failures_by_kind(tmp_path, caplog):
 
 
 def test_rare_kinds_of_reasons_are_summed_up():
-    failures = [failed(letter, f"{{path}}: {letter}") for letter in "aabbccdef"]
+    failures = [failed(letter, letter) for letter in "aabbccdef"]
 
-    assert in_kinds(failures) == "2 x a; 2 x b; 2 x c; 3 x other reasons"
+    assert summarise_reasons(failures) == "2 x a; 2 x b; 2 x c; 3 x other reasons"
 
 
 def test_a_limit_of_zero_stops_at_the_first_failure(tmp_path):
@@ -161,7 +161,7 @@ def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path, num_lost):
     record_failed_videos(path, failures)
 
     assert [row["video_id"] for row in rows_of(path)] == ["x", "y", "z"]
-    assert rows_of(path)[1]["reason"] == r"sizes (H, W, 3):\n(2, 4, 3)"
+    assert rows_of(path)[1]["reason"] == r"/data/y.mp4: sizes (H, W, 3):\n(2, 4, 3)"
     assert path.read_text().count("\n") == 4  # a line for each
 
 

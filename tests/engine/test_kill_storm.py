@@ -25,14 +25,13 @@ from tiny_run import (
     tiny_train,
 )
 
-from slowfast_mvit.data.views.mixup import mix
+from slowfast_mvit.data.views.batch_augmentation import mix
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.errors import Stopped
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
 from slowfast_mvit.randomness import generator
-from slowfast_mvit.runtime.checkpoint import latest_checkpoint
-from slowfast_mvit.runtime.checkpoint_files import best_path, checkpoint_path
+from slowfast_mvit.runtime.checkpoint import best_path, checkpoint_path, latest_checkpoint
 from slowfast_mvit.runtime.distributed import rank, world_size
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
@@ -67,15 +66,15 @@ class Stream:
 
     num_videos = 6 * STEPS
 
-    def __init__(self, tell):
-        self.tell = tell
+    def __init__(self, report):
+        self.report = report
 
     def __len__(self):
         return STEPS
 
     def epoch(self, epoch, start_step=0):
         for step in range(start_step, STEPS):
-            self.tell((epoch, step))
+            self.report((epoch, step))
             lost = [FailedVideo("lost", "/data/lost.mp4", "truncated")]
             failures = lost if (epoch, step) in ((0, 1), (3, 5)) else []
             number = (epoch * STEPS + step) * world_size() + rank()
@@ -86,7 +85,9 @@ def prepare_mixed(batch, rng):
     return mix(*prepare_noisy(batch, rng), rng, num_classes=NUM_CLASSES)
 
 
-def whole_run(output_dir, *, tell=lambda place: None, strategy="ddp", precision="fp32", **changes):
+def whole_run(
+    output_dir, *, report=lambda place: None, strategy="ddp", precision="fp32", **changes
+):
     """Train from wherever the run is to its end."""
     model = tiny_net()
     average = moving_average(model, 0.9)
@@ -98,7 +99,7 @@ def whole_run(output_dir, *, tell=lambda place: None, strategy="ddp", precision=
         output_dir,
         module=module,
         objective=Recognition(prepare_mixed, cross_entropy),
-        loader=Stream(tell),
+        loader=Stream(report),
         average=average,
         validate=lambda epoch, should_stop: validate(
             evaluation_model(average.module, average.module),
@@ -117,9 +118,9 @@ def whole_run(output_dir, *, tell=lambda place: None, strategy="ddp", precision=
 
 
 def live(output_dir, link, kill_at_call, stop_at, changes):
-    """One life, in a process of its own; tells of each step it comes to."""
+    """Train in another process, and report each step."""
 
-    def tell(place):
+    def report(place):
         link.send(place)
         if place == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -129,7 +130,7 @@ def live(output_dir, link, kill_at_call, stop_at, changes):
     if kill_at_call:
         die_at_call(kill_at_call)
     try:
-        whole_run(output_dir, tell=tell, **changes)
+        whole_run(output_dir, report=report, **changes)
     except Stopped as stopped:
         os._exit(128 + stopped.signal_number)
 
@@ -170,7 +171,7 @@ class Life:
                 self.places.append(self.link.recv())
 
     def send(self, signal_number):
-        with contextlib.suppress(ProcessLookupError):  # it has ended, as its exit status tells
+        with contextlib.suppress(ProcessLookupError):  # it has ended, by its exit status
             os.kill(self.process.pid, signal_number)
 
     def end(self):
@@ -224,7 +225,7 @@ def assert_same_run(broken, unbroken, num_epochs=EPOCHS):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """A run of each precision that nobody disturbed."""
+    """An uninterrupted run of each precision."""
     folder = tmp_path_factory.mktemp("unbroken")
     for precision in ("fp32", "fp16"):
         with Life(folder / precision, precision=precision) as life:
@@ -264,7 +265,7 @@ def test_kills_before_each_step_of_writing_change_no_bit(tmp_path, num_epochs):
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken", num_epochs=num_epochs)
 
 
-def test_what_a_killed_run_left_of_checkpoints_is_deleted(tmp_path):
+def test_unfinished_checkpoints_of_a_killed_run_are_deleted(tmp_path):
     path = tmp_path / "mid_epoch" / ".tmp-1-epoch_00001_step_00000003.pyth"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"half")
@@ -274,7 +275,7 @@ def test_what_a_killed_run_left_of_checkpoints_is_deleted(tmp_path):
     assert not any(tmp_path.glob("mid_epoch/*"))
 
 
-def test_a_run_that_is_asked_to_stop_loses_no_step(tmp_path, unbroken):
+def test_a_stopped_run_loses_no_step(tmp_path, unbroken):
     rng, places = generator(5, 0, 0, 0), []
     for _ in range(5):
         with Life(tmp_path) as life:
@@ -291,7 +292,7 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(tmp_path, unbroken):
     assert_same_run(tmp_path, unbroken / "fp32")
 
 
-def test_a_run_that_is_asked_to_stop_in_its_last_step_saves_what_it_would_have(tmp_path, unbroken):
+def test_a_run_stopped_in_its_last_step_saves_the_same_checkpoint(tmp_path, unbroken):
     last_step = (EPOCHS - 1, STEPS - 1)
     with Life(tmp_path, stop_at=last_step) as life:
         assert life.end() == 128 + signal.SIGTERM
@@ -304,7 +305,7 @@ def test_a_run_that_is_asked_to_stop_in_its_last_step_saves_what_it_would_have(t
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_ranks_of_which_one_is_killed_go_on_to_the_same_bits(tmp_path, strategy):
+def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(tmp_path, strategy):
     run_ranks(live_as_rank, 2, tmp_path / "unbroken", None, strategy)
 
     for place in ((0, 5), (1, 8)):
@@ -323,4 +324,4 @@ def live_as_rank(output_dir, place_of_death, strategy):
         if place == place_of_death and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    whole_run(output_dir, tell=die, strategy=strategy, max_epoch=2)
+    whole_run(output_dir, report=die, strategy=strategy, max_epoch=2)

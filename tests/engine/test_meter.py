@@ -7,7 +7,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from slowfast_mvit.engine import rank_sums
+from slowfast_mvit.engine import meter as meter_module
 from slowfast_mvit.engine.meter import EpochMeter
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.optim.objectives import Outcome, cross_entropy
@@ -32,14 +32,14 @@ def samples(step):
 
 
 def measure(meter, step, *, part=slice(None), num_batches=1, spoil=1.0, grad_norm=None):
-    """Let a meter see a part of the samples of a step, in micro-batches."""
+    """Measure a part of the samples of a step, in micro-batches."""
     logits, labels = (tensor[part] for tensor in samples(step))
     names = [f"video {place}" for place in range(8)][part]
     for batch in range(num_batches):
         some = slice(batch * len(labels) // num_batches, (batch + 1) * len(labels) // num_batches)
         loss = cross_entropy(logits[some], labels[some]) * spoil
-        meter.batch_wanted()
-        meter.batch_arrived()
+        meter.data_stall.start()
+        meter.data_stall.stop()
         meter.add(Outcome(loss, logits[some], labels[some]), names[some])
     meter.end_step(
         step, 0.1 / (step + 1), torch.tensor(step + 1.0 if grad_norm is None else grad_norm)
@@ -48,9 +48,9 @@ def measure(meter, step, *, part=slice(None), num_batches=1, spoil=1.0, grad_nor
 
 def settle(meter, counts=None):
     """Sum over the ranks, as the loop does before a line or a checkpoint; the summed counts."""
-    totals = rank_sums.sum_measured(meter.take_unread(), counts or {})
-    meter.add_totals(totals)
-    return totals.counts
+    counts = meter.sum_over_ranks(counts or {})
+    meter.require_finite()
+    return counts
 
 
 def read(meter, counts=None):
@@ -63,12 +63,12 @@ def without_clocks(record):
     return {name: value for name, value in record.items() if name not in CLOCKS}
 
 
-def test_a_line_tells_of_the_steps_since_the_last():
+def test_a_line_reports_the_steps_since_the_last():
     meter = epoch_meter()
     for step in range(3):
         measure(meter, step)
     losses = [cross_entropy(*samples(step)).item() for step in range(3)]
-    right = sum(int((x.argmax(1) == y).sum()) for x, y in map(samples, range(3)))
+    correct = sum(int((x.argmax(1) == y).sum()) for x, y in map(samples, range(3)))
 
     record = read(meter, {"num_failed": 2})
 
@@ -79,7 +79,7 @@ def test_a_line_tells_of_the_steps_since_the_last():
         "lr": 0.1 / 3,
         "loss": pytest.approx(sorted(losses)[1], abs=1e-14),
         "grad_norm": 2.0,
-        "top1_err": pytest.approx(100 * (1 - right / 24)),
+        "top1_err": pytest.approx(100 * (1 - correct / 24)),
         "top5_err": record["top5_err"],
         "num_skipped": 0,
         "num_failed": 2,
@@ -91,14 +91,14 @@ def test_a_line_tells_of_the_steps_since_the_last():
 
 
 def records_of_a_rank(num_batches):
-    """What a rank that sees its share of each step reads, and how often it summed."""
+    """The records of a rank that gets its share of each step, and the number of its sums."""
     sums = []
     share = 8 // distributed.world_size()
     start = share * distributed.rank()
     meter, records = epoch_meter(), []
     with pytest.MonkeyPatch.context() as patch:
-        summed = rank_sums.sum_over_ranks
-        patch.setattr(rank_sums, "sum_over_ranks", lambda x: sums.append(x) or summed(x))
+        summed = meter_module.sum_over_ranks
+        patch.setattr(meter_module, "sum_over_ranks", lambda x: sums.append(x) or summed(x))
         for step in range(NUM_STEPS):
             measure(meter, step, part=slice(start, start + share), num_batches=num_batches)
             if step % 2:
@@ -111,7 +111,7 @@ def numbers(record):
 
 
 @pytest.mark.parametrize("num_batches", [1, 2])
-def test_two_ranks_tell_what_one_tells(num_batches):
+def test_two_ranks_report_the_numbers_of_one(num_batches):
     alone, _ = records_of_a_rank(1)
 
     (first, num_sums), (second, _) = run_ranks(records_of_a_rank, 2, num_batches)
@@ -120,9 +120,11 @@ def test_two_ranks_tell_what_one_tells(num_batches):
     assert [without_clocks(record) for record in first] == [without_clocks(r) for r in second]
     assert [record.pop("num_failed") for record in first[:-1]] == [3, 7]
     assert [record.pop("num_failed") for record in alone[:-1]] == [1, 3]
-    for theirs, ours in zip(map(without_clocks, first), map(without_clocks, alone), strict=True):
-        assert numbers(theirs) == pytest.approx(numbers(ours), rel=1e-14)
-        assert theirs.keys() == ours.keys()
+    for actual, expected in zip(
+        map(without_clocks, first), map(without_clocks, alone), strict=True
+    ):
+        assert numbers(actual) == pytest.approx(numbers(expected), rel=1e-14)
+        assert actual.keys() == expected.keys()
 
 
 def message_of_a_rank(spoiled_rank, grad_norm):
@@ -146,7 +148,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_with_its_videos():
     assert "rank 0" not in first
 
 
-def test_a_gradient_that_is_not_finite_stops_all_with_everybodys_videos():
+def test_a_gradient_that_is_not_finite_stops_all_with_the_videos_of_all():
     first, second = run_ranks(message_of_a_rank, 2, None, math.inf)
 
     assert first == second
@@ -166,7 +168,7 @@ def test_steps_that_a_loss_scaler_skips_are_counted_and_left_out_of_the_mean():
     assert meter.summary(0.1)["grad_norm"] == 4.0
 
 
-def test_an_epoch_that_was_cut_off_is_told_as_one_that_was_not():
+def test_an_interrupted_epoch_is_reported_as_an_uninterrupted_one():
     unbroken, broken = epoch_meter(), epoch_meter()
     for step in range(2):
         measure(unbroken, step)
@@ -182,21 +184,21 @@ def test_an_epoch_that_was_cut_off_is_told_as_one_that_was_not():
     for meter in (unbroken, resumed):
         measure(meter, 2)
 
-    expected, found = read(unbroken, {"num_failed": 1}), read(resumed, {"num_failed": 1})
-    assert without_clocks(found) == without_clocks(expected)
+    expected, actual = read(unbroken, {"num_failed": 1}), read(resumed, {"num_failed": 1})
+    assert without_clocks(actual) == without_clocks(expected)
     assert without_clocks(resumed.summary(0.1)) == without_clocks(unbroken.summary(0.1))
-    assert found["iter"] == "3/4"
+    assert actual["iter"] == "3/4"
     assert resumed.sums.seconds >= broken.sums.seconds + state["seconds"]
 
 
-def test_time_without_a_batch_is_told_and_nothing_else(monkeypatch):
+def test_waiting_for_data_is_the_time_without_a_batch(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     meter = epoch_meter()
     for step in range(2):
-        meter.batch_wanted()
+        meter.data_stall.start()
         now[0] += 0.25  # waiting
-        meter.batch_arrived()
+        meter.data_stall.stop()
         meter.add(Outcome(torch.tensor(1.0), *samples(step)), ["a"])
         now[0] += 1.0  # working
         meter.end_step(step, 0.1, torch.tensor(1.0))

@@ -1,4 +1,4 @@
-"""Cut off anywhere in an epoch, a run goes on there; and what is kept on the way."""
+"""A run that is interrupted inside an epoch resumes there; the checkpoints on the way."""
 
 import os
 import signal
@@ -8,12 +8,10 @@ import torch
 from tiny_run import Batches, clip_batch, prepare_noisy, tiny_batches, tiny_net, tiny_train
 
 from slowfast_mvit.engine.meter import EpochMeter
-from slowfast_mvit.engine.rank_sums import sum_measured
 from slowfast_mvit.errors import ListError, Stopped
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
-from slowfast_mvit.runtime.checkpoint import latest_checkpoint
-from slowfast_mvit.runtime.checkpoint_files import best_path, checkpoint_path
+from slowfast_mvit.runtime.checkpoint import best_path, checkpoint_path, latest_checkpoint
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.structures import FailedVideo
@@ -35,7 +33,7 @@ def run(output_dir, *, ema=0.9, **changes):
     return model, average
 
 
-def told(output_dir):
+def log_of(output_dir):
     """The records of the log but for what depends on the time of day."""
     shares = {name for record in StatsLog(output_dir).read() for name in record if "share" in name}
     return [
@@ -65,7 +63,7 @@ class StopAt(Batches):
 
 
 @pytest.mark.parametrize("step", range(2 * NUM_STEPS))
-def test_a_run_stopped_at_any_step_goes_on_after_it(tmp_path, step):
+def test_a_run_stopped_at_any_step_resumes_after_it(tmp_path, step):
     whole, whole_average = run(tmp_path / "whole")
     epoch, number = divmod(step, NUM_STEPS)
     batches = [clip_batch("abcdef", seed=seed) for seed in range(8)]
@@ -81,7 +79,7 @@ def test_a_run_stopped_at_any_step_goes_on_after_it(tmp_path, step):
     assert caught.value.signal_number == signal.SIGTERM
     assert same_weights(resumed, whole)
     assert same_weights(average, whole_average)
-    assert told(folder) == told(tmp_path / "whole")
+    assert log_of(folder) == log_of(tmp_path / "whole")
     states = [read_torch(checkpoint_path(place, 1)) for place in (folder, tmp_path / "whole")]
     for index, expected in states[1]["optimizer_state"]["state"].items():
         for name, tensor in expected.items():
@@ -121,7 +119,7 @@ def test_a_damaged_file_inside_an_epoch_falls_back_to_the_one_before(tmp_path, c
 
 
 @pytest.mark.parametrize("checkpoint_period", [1, 10])
-def test_a_validation_that_was_cut_off_is_done_again(tmp_path, checkpoint_period):
+def test_an_interrupted_validation_is_repeated(tmp_path, checkpoint_period):
     def validate(epoch, should_stop):
         if epoch == 1 and asks:
             os.kill(os.getpid(), signal.SIGUSR1)
@@ -140,7 +138,7 @@ def test_a_validation_that_was_cut_off_is_done_again(tmp_path, checkpoint_period
     resumed = tiny_train(tiny_net(), folder, resume_from=latest_checkpoint(folder), **settings)
 
     assert same_weights(resumed, whole)
-    assert told(folder) == told(tmp_path / "whole")
+    assert log_of(folder) == log_of(tmp_path / "whole")
 
 
 def test_a_run_that_diverged_is_not_saved_inside_its_epoch(tmp_path):
@@ -181,7 +179,7 @@ def test_the_moving_average_is_the_one_of_the_formula(tmp_path, monkeypatch):
         torch.testing.assert_close(parameter, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_the_best_weights_are_kept_and_are_those_of_the_moving_average(tmp_path):
+def test_the_best_weights_are_those_of_the_moving_average(tmp_path):
     errors = iter([5.0, 3.0, 4.0, 3.0])
     averages = []
 
@@ -200,14 +198,14 @@ def test_the_best_weights_are_kept_and_are_those_of_the_moving_average(tmp_path)
     assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 3)
 
 
-def test_a_checkpoint_without_an_average_starts_it_afresh(tmp_path, caplog):
+def test_a_checkpoint_without_an_average_starts_it_over(tmp_path, caplog):
     tiny_train(tiny_net(), tmp_path, max_epoch=1)
     model = tiny_net()
     average = moving_average(model, 0.0)
 
     tiny_train(model, tmp_path, average=average, resume_from=latest_checkpoint(tmp_path))
 
-    assert "no moving average; it starts afresh" in caplog.text
+    assert "no moving average; it starts over" in caplog.text
     assert same_weights(average.module, model)
 
 
@@ -256,9 +254,9 @@ def test_two_batches_a_step_give_the_gradients_of_one_twice_as_large(tmp_path):
     for actual, expected in zip(small.parameters(), large.parameters(), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     steps = [StatsLog(tmp_path / name).read("train_iter_") for name in "ab"]
-    for ours, theirs in zip(*steps, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
-        assert ours["iter"] == theirs["iter"] == "2/2"
+    for actual, expected in zip(*steps, strict=True):
+        assert actual["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert actual["iter"] == expected["iter"] == "2/2"
 
 
 def test_fewer_batches_than_one_step_needs_are_an_error(tmp_path):
@@ -266,7 +264,7 @@ def test_fewer_batches_than_one_step_needs_are_an_error(tmp_path):
         tiny_train(tiny_net(), tmp_path, accum_steps=4)
 
 
-def test_another_batch_size_goes_on_at_the_same_video_and_says_so(tmp_path, caplog):
+def test_another_batch_size_resumes_at_the_same_video_and_is_logged(tmp_path, caplog):
     with pytest.raises(Stopped):
         tiny_train(tiny_net(), tmp_path, loader=StopAt(tiny_batches(6).batches, at=(0, 3)))
     asked = []
@@ -284,10 +282,10 @@ def test_another_batch_size_goes_on_at_the_same_video_and_says_so(tmp_path, capl
     assert "the number of videos a step was 6 and is now 3" in caplog.text
 
 
-def test_the_meter_is_asked_to_read_only_what_is_there():
+def test_a_meter_without_steps_sums_counts_alone():
     meter = EpochMeter(epoch=0, max_epoch=1, num_steps=1, device=torch.device("cpu"))
 
-    totals = sum_measured(meter.take_unread(), {"num_tried": 3.0})
-    meter.add_totals(totals)
+    counts = meter.sum_over_ranks({"num_tried": 3.0})
+    meter.require_finite()
 
-    assert totals.counts == {"num_tried": 3.0}
+    assert counts == {"num_tried": 3.0}

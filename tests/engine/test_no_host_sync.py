@@ -1,8 +1,8 @@
 """A training step never makes the host wait for the device, but where a line of the log is due.
 
-The device here is torch's ``meta``, which computes shapes and holds no numbers. So whoever asks for
-one fails, and each tensor that comes back from it or goes to it can be seen. Host tensors that stay
-on the host (AdamW counts its steps in them, whatever the device) wait for nobody.
+The device here is torch's ``meta``, which computes shapes and has no numbers. So reading one
+fails, and each tensor that comes back from it or goes to it can be seen. Host tensors that stay
+on the host (AdamW counts its steps in them, whatever the device) do not wait.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
 from slowfast_mvit.engine.reporter import Reporter
-from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.train import Training, apply_gradients, train
+from slowfast_mvit.engine.state import Training, TrainingState
+from slowfast_mvit.engine.train import apply_gradients, train
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.precision import loss_scaler
@@ -82,7 +82,7 @@ def tensors(tree: object) -> list[Tensor]:
 
 
 class Enough(Exception):
-    """The loader has handed out what it has; the epoch, whose end is told, is not over."""
+    """The loader has handed out what it has; the epoch, whose end is reported, is not over."""
 
 
 class Steps:
@@ -136,7 +136,7 @@ def train_some_steps(
         optimizer, scaler = builders.build_optimizer(config, model), loss_scaler(DEVICE, "fp32")
         train(
             Training(
-                RunState(model, model, optimizer, scaler, average and average(model)),
+                TrainingState(model, model, optimizer, scaler, average and average(model)),
                 lambda *words: changed_objective(objective(*words)),
                 builders.build_schedule(config),
                 Steps(waiting),

@@ -17,7 +17,7 @@ from torchvision.models.video import mvit
 from slowfast_mvit import builders
 from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.config import load_config
-from slowfast_mvit.data.views.mixup import mix
+from slowfast_mvit.data.views.batch_augmentation import mix
 from slowfast_mvit.optim.objectives import Recognition
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
 from slowfast_mvit.structures import ClipBatch

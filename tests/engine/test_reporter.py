@@ -6,7 +6,7 @@ import pytest
 from tiny_run import tiny_batches
 
 from slowfast_mvit.engine.reporter import ReportedLoader, Reporter, describe
-from slowfast_mvit.runtime.log import IN_THE_BAR, StatsLog, progress
+from slowfast_mvit.runtime.log import IN_BAR_TOO, Progress, StatsLog
 
 RECORD = {
     "_type": "train_iter_",
@@ -43,19 +43,19 @@ def test_a_record_goes_to_the_log_the_writers_and_a_line(tmp_path, caplog):
         "epoch 1/2 training: step 10/20  loss 1.2346  lr 0.000123457  failed videos 1,200  "
         "37.2 clips/s"
     )
-    assert not getattr(line, IN_THE_BAR)
+    assert not getattr(line, IN_BAR_TOO)
 
 
 def test_a_bar_takes_the_place_of_the_line_of_a_step(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO")
     shown = []
-    bar = progress([], total=20, what="epoch 1/2")
+    bar = Progress([], total=20, what="epoch 1/2")
     monkeypatch.setattr(bar, "show", shown.append)
 
     Reporter(StatsLog(tmp_path)).report(RECORD, bar)
 
     assert shown == ["loss 1.2346  lr 0.000123457"]
-    assert getattr(caplog.records[0], IN_THE_BAR)
+    assert getattr(caplog.records[0], IN_BAR_TOO)
 
 
 def test_only_the_main_process_reports(tmp_path, monkeypatch, caplog):

@@ -1,4 +1,4 @@
-"""A run that was cut off ends with the weights of one that was not, to the bit."""
+"""An interrupted run ends with the weights of an uninterrupted one, to the bit."""
 
 import os
 import signal
@@ -10,8 +10,7 @@ import pytest
 import torch
 from tiny_run import tiny_batches, tiny_net, tiny_train
 
-from slowfast_mvit.runtime.checkpoint import latest_checkpoint
-from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
+from slowfast_mvit.runtime.checkpoint import checkpoint_path, latest_checkpoint
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.storage import read_torch
 
@@ -54,7 +53,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
 
 @pytest.mark.parametrize("method", ["adamw", "sgd"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_every_epoch_is_a_place_to_go_on_from(tmp_path, method, precision):
+def test_a_run_resumes_from_every_epoch(tmp_path, method, precision):
     settings = {"method": method, "precision": precision}
     unbroken = tiny_train(tiny_net(), tmp_path, **settings).state_dict()
 
@@ -109,7 +108,7 @@ def test_another_seed_gives_other_weights(tmp_path):
     assert not same_state(three.state_dict(), four.state_dict())
 
 
-def test_a_changed_seed_is_told(tmp_path, caplog):
+def test_a_changed_seed_is_logged(tmp_path, caplog):
     tiny_train(tiny_net(), tmp_path, max_epoch=1)
 
     tiny_train(tiny_net(), tmp_path, seed=9, resume_from=latest_checkpoint(tmp_path))
@@ -124,10 +123,10 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, caplog):
     again = tiny_train(tiny_net(), tmp_path, resume_from=latest_checkpoint(tmp_path))
 
     assert same_state(again.state_dict(), finished)
-    assert "all 4 epochs are done already" in caplog.text
+    assert "all 4 epochs are finished already" in caplog.text
 
 
-def test_a_checkpoint_within_an_epoch_goes_on_with_its_next_step(tmp_path):
+def test_a_checkpoint_within_an_epoch_resumes_with_its_next_step(tmp_path):
     steps = []
 
     class Watched(type(tiny_batches())):

@@ -32,7 +32,7 @@ def scores_of(batches, *, forward_batch=64, model=None, **options):
 
 
 @pytest.mark.parametrize("forward_batch", [1, 2, 4, 5, 64])
-def test_every_view_gets_the_probabilities_of_its_own_forward_pass(forward_batch):
+def test_every_view_gets_the_probabilities_of_its_forward_pass(forward_batch):
     batches = [clip_batch("ab", num_views=3, seed=1), clip_batch("c", num_views=3, seed=2)]
     model = tiny_net().eval()
 
@@ -101,7 +101,7 @@ def test_views_that_share_a_place_share_a_forward_pass():
     shared = replace(
         batch,
         views=torch.tensor([[0, 0], [0, 0], [1, 0], [2, 0], [3, 0]]),
-        places=torch.tensor([[0, 0, 1, 2, 1], [0, 0, 0, 0, 0]]),  # b has one picture to show
+        places=torch.tensor([[0, 0, 1, 2, 1], [0, 0, 0, 0, 0]]),  # all views of b are one image
     )
     model = tiny_net()
     num_rows = []
@@ -124,8 +124,8 @@ def test_a_view_scores_the_same_whichever_other_views_its_video_has():
     in_many = scores_of([many], forward_batch=4)
     in_few = scores_of([few], forward_batch=4)
 
-    for ours, theirs in zip(in_few, in_many, strict=True):
-        assert np.array_equal(ours.probs, theirs.probs[[4, 2]])
+    for actual, expected in zip(in_few, in_many, strict=True):
+        assert np.array_equal(actual.probs, expected.probs[[4, 2]])
 
 
 def test_a_failed_video_is_passed_on_and_never_scored():
@@ -215,7 +215,7 @@ def test_validation_measures_every_video_once():
     assert (measured["num_videos"], measured["num_failed"]) == (6, 1)
 
 
-def test_validation_tells_which_videos_failed(caplog):
+def test_validation_logs_the_failed_videos(caplog):
     batches = [clip_batch("ab", failures=[LOST])]
 
     validate(

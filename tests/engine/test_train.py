@@ -23,7 +23,7 @@ from slowfast_mvit.engine.settings import TrainSettings
 from slowfast_mvit.engine.train import apply_gradients
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
-from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
+from slowfast_mvit.runtime.checkpoint import checkpoint_path
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.precision import loss_scaler
 from slowfast_mvit.storage import read_torch
@@ -314,7 +314,7 @@ def test_an_early_cluster_of_failures_stops_nothing(tmp_path):
         add_and_check(limit)
 
 
-def test_the_share_is_counted_anew_in_each_epoch(tmp_path):
+def test_the_share_is_counted_from_zero_in_each_epoch(tmp_path):
     limit = FailureLimit(tmp_path / "failed.csv", max_fraction=0.5, num_videos=2)
 
     for _ in range(3):

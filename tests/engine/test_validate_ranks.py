@@ -23,10 +23,10 @@ UNREADABLE = {2, 11, 12}
 def my_part(batch_size=4):
     """This rank's part of 13 videos, three of which cannot be read."""
     every = clip_batch([f"v{index}" for index in range(NUM_VIDEOS)], seed=5)
-    mine = range(NUM_VIDEOS)[part_of(NUM_VIDEOS, rank(), world_size())]
+    indices = range(NUM_VIDEOS)[part_of(NUM_VIDEOS, rank(), world_size())]
     batches = []
-    for start in range(0, len(mine), batch_size):
-        listed = mine[start : start + batch_size]
+    for start in range(0, len(indices), batch_size):
+        listed = indices[start : start + batch_size]
         kept = [index for index in listed if index not in UNREADABLE]
         failures = [failed(index) for index in listed if index in UNREADABLE]
         batches.append(
@@ -87,7 +87,7 @@ def measured_one_video():
     )
 
 
-def test_every_rank_hears_that_no_video_could_be_read():
+def test_every_rank_raises_if_no_video_could_be_read():
     with pytest.raises(UserError, match="2 of 2 videos to validate on could not be read"):
         run_ranks(measured_nothing, 2)
 

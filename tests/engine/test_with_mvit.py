@@ -7,7 +7,7 @@ from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.engine.test import score_videos, validate
 from slowfast_mvit.optim.objectives import cross_entropy
 from slowfast_mvit.randomness import generator
-from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
+from slowfast_mvit.runtime.checkpoint import checkpoint_path
 from slowfast_mvit.structures import ClipBatch
 
 

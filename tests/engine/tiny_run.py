@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from slowfast_mvit.engine.reporter import Reporter
-from slowfast_mvit.engine.resume import RunState
 from slowfast_mvit.engine.settings import TrainSettings
-from slowfast_mvit.engine.train import Training, train
+from slowfast_mvit.engine.state import Training, TrainingState
+from slowfast_mvit.engine.train import train
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
 from slowfast_mvit.optim.params import build_optimizer, parameter_groups
 from slowfast_mvit.optim.schedule import cosine
@@ -124,7 +124,7 @@ def tiny_train(
     scaler = loss_scaler(CPU, settings.get("precision", "fp32"))
     train(
         Training(
-            RunState(model, module or model, optimizer, scaler, average),
+            TrainingState(model, module or model, optimizer, scaler, average),
             objective or Recognition(prepare_noisy, cross_entropy),
             lr_at or cosine(base_lr=0.01, end_lr=1e-6, max_epoch=4),
             loader or tiny_batches(),

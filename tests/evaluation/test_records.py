@@ -9,16 +9,14 @@ import torch
 from slowfast_mvit.errors import MissingViewsError, UserError
 from slowfast_mvit.evaluation.records import (
     Part,
+    begin_records,
+    differences,
     finished_videos,
     join_records,
     part_numbers,
     read_records,
     record_line,
     record_writer,
-)
-from slowfast_mvit.evaluation.run_fingerprint import (
-    begin_records,
-    differences,
     records_folder,
     records_in,
     run_fingerprint,
@@ -29,7 +27,7 @@ from slowfast_mvit.structures import FailedVideo, ViewScores
 
 VIEWS = np.array([[0, 0], [0, 1], [1, 0]])
 WHOLE = Part(1, 1)
-LOST = FailedVideo("lost", "/data/lost.mp4", "/data/lost.mp4: truncated")
+LOST = FailedVideo("lost", "/data/lost.mp4", "truncated", "/data/lost.mp4")
 FINGERPRINT = {"config": "c", "weights": "w", "list": "l"}
 
 
@@ -99,7 +97,7 @@ def test_every_flipped_bit_is_noticed_and_costs_that_video(tmp_path, caplog):
         path.write_bytes(damaged)
         assert finished_videos(tmp_path, VIEWS) == {"a", "c"}, at
 
-    assert "1 damaged records are left out" in caplog.text
+    assert "skipping 1 damaged records" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def test_fingerprint_names_the_arithmetic_of_this_process():
     assert fingerprint["views in a forward pass"] == "8"
 
 
-def test_records_of_another_test_lie_elsewhere_and_are_told_of(tmp_path, caplog):
+def test_records_of_another_test_are_in_another_folder_and_reported(tmp_path, caplog):
     begin_records(tmp_path, FINGERPRINT, "weights of x")
     begin_records(tmp_path, FINGERPRINT, "weights of x")
     assert not caplog.records

@@ -25,7 +25,7 @@ PROBS = np.array(
     [[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.0, 0.25, 0.75]], dtype=np.float32
 )
 VIEWS = np.array([[0, 0], [1, 0]])
-BROKEN = FailedVideo("e.mp4", "/data/val/e.mp4", "/data/val/e.mp4: the file ended early")
+BROKEN = FailedVideo("e.mp4", "/data/val/e.mp4", "the file ended early", "/data/val/e.mp4")
 
 
 def scores_of_four():
@@ -74,7 +74,7 @@ def test_a_video_that_is_neither_scored_nor_failed_is_noticed():
         result_of_four(num_listed=6)
 
 
-def test_when_every_video_failed_the_first_reasons_are_told():
+def test_when_every_video_failed_the_first_reasons_are_reported():
     nothing = VideoScores((), np.zeros(0, int), VIEWS, np.zeros((0, 2, 3)), np.zeros((0, 3)))
     failed = [FailedVideo(f"{i}.mp4", f"/d/{i}.mp4", "no such file") for i in range(5)]
 

@@ -7,7 +7,7 @@ import torch
 from tiny_config import TINY_CONFIG
 
 from slowfast_mvit import builders
-from slowfast_mvit.cli.finetune_flags import add_finetune_arguments
+from slowfast_mvit.cli.flags import add_finetune_arguments
 from slowfast_mvit.config import load_config
 from slowfast_mvit.jobs.finetune import finetune_config
 
@@ -24,7 +24,7 @@ def write_weights(folder: Path) -> Path:
 
 
 def folder_of(root, **classes):
-    """Class folders with so many files in them, which nobody opens."""
+    """Class folders with so many files in them, which are never opened."""
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
         for number in range(count):

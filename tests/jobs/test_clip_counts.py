@@ -35,7 +35,7 @@ def test_each_number_of_clips_gets_the_bytes_of_a_test_of_it_alone(
         assert {"report.html", "config.yaml"} <= {path.name for path in together.iterdir()}
 
 
-def test_minus_1_says_the_accuracy_for_each_number_of_clips(tiny_config, tmp_path, capsys):
+def test_minus_1_logs_the_accuracy_of_each_number_of_clips(tiny_config, tmp_path, capsys):
     run_test(tiny_config, tmp_path / "all", "TEST.NUM_ENSEMBLE_VIEWS", -1)
 
     table = json.loads((tmp_path / "all" / "test_clip_counts.json").read_text())

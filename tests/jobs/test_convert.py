@@ -11,8 +11,8 @@ from slowfast_mvit import builders
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ConfigError, WeightsError
 from slowfast_mvit.fast import create_model
-from slowfast_mvit.jobs.convert import convert
 from slowfast_mvit.jobs.predict import predict
+from slowfast_mvit.jobs.weights import convert
 from slowfast_mvit.models import VARIANTS
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 from slowfast_mvit.weights import load_weights
@@ -59,10 +59,10 @@ def test_a_folder_is_a_complete_model(checkpoint, tmp_path, motion_data):
     convert(checkpoint, folder)
     model, trained = builders.model_of_checkpoint(folder), builders.model_of_checkpoint(checkpoint)
 
-    told = json.loads((folder / "config.json").read_text())
-    assert told["num_classes"] == 8 and told["variant"] is None
-    assert told["input_spec"]["class_names"] == list("abcdefgh")
-    assert "/" not in json.dumps(told)  # nothing of the machine it was trained on
+    content = json.loads((folder / "config.json").read_text())
+    assert content["num_classes"] == 8 and content["variant"] is None
+    assert content["input_spec"]["class_names"] == list("abcdefgh")
+    assert "/" not in json.dumps(content)  # nothing of the machine it was trained on
     assert_same(model.state_dict(), trained.state_dict())
     assert model.input_spec == trained.input_spec
     video = next((motion_data / "val").glob("*.mp4"))
@@ -72,14 +72,14 @@ def test_a_folder_is_a_complete_model(checkpoint, tmp_path, motion_data):
 def test_a_folder_of_a_newer_version_is_refused(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "folder")
     path = tmp_path / "folder" / "config.json"
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps({**told, "model": {**told["model"], "registers": 4}}))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "model": {**content["model"], "registers": 4}}))
 
     with pytest.raises(WeightsError, match=r"this version does not know .*'registers'"):
         builders.model_of_checkpoint(tmp_path / "folder")
 
 
-def test_a_torch_file_is_what_pyslowfast_reads(checkpoint, tmp_path):
+def test_pyslowfast_reads_a_torch_file(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "out.pyth")
 
     content = torch.load(tmp_path / "out.pyth", weights_only=True)
@@ -105,18 +105,18 @@ def test_torchvision_weights_become_a_folder_and_come_back(tmp_path):
     convert(tmp_path / "in.pth", tmp_path / "folder")
     convert(tmp_path / "folder", tmp_path / "out.pth", layout="torchvision")
 
-    told = json.loads((tmp_path / "folder" / "config.json").read_text())
-    assert told["variant"] == "mvitv2_s_16x4" and told["input_spec"] is None
+    content = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert content["variant"] == "mvitv2_s_16x4" and content["input_spec"] is None
     assert_same(torch.load(tmp_path / "out.pth", weights_only=True), state)
     with safe_open(tmp_path / "folder" / "model.safetensors", "pt") as file:
         assert file.metadata()["format"] == "pt"
 
 
-def test_a_config_says_what_the_file_does_not(tiny_config, tmp_path):
+def test_a_config_adds_what_the_file_lacks(tiny_config, tmp_path):
     model = builders.build_model(load_config(tiny_config))
     torch.save(model.state_dict(), tmp_path / "in.pth")
 
-    with pytest.raises(ConfigError, match=r"cannot be told from their shapes.*--cfg"):
+    with pytest.raises(ConfigError, match=r"cannot be identified by their shapes.*--cfg"):
         convert(tmp_path / "in.pth", tmp_path / "folder")
     convert(tmp_path / "in.pth", tmp_path / "folder", config=load_config(tiny_config))
 
@@ -155,10 +155,10 @@ def test_a_config_that_does_not_describe_the_weights_gives_way_to_their_shapes(
 
 
 @pytest.mark.parametrize("out", ["out.pyth", "folder"])
-def test_nothing_is_written_over_unless_asked(checkpoint, tmp_path, out):
+def test_nothing_is_overwritten_without_the_option(checkpoint, tmp_path, out):
     convert(checkpoint, tmp_path / out)
 
-    with pytest.raises(ConfigError, match=r"is there already.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"exists already.*--overwrite"):
         convert(checkpoint, tmp_path / out)
     convert(checkpoint, tmp_path / out, overwrite=True)
 
@@ -167,23 +167,23 @@ def test_nothing_is_written_over_unless_asked(checkpoint, tmp_path, out):
     ("out", "layout", "message"),
     [
         ("out.onnx", "slowfast", r"unknown kind of file.*\.safetensors"),
-        ("folder", "timm", "a folder holds our layout"),
+        ("folder", "timm", "a folder contains our layout"),
     ],
 )
-def test_what_cannot_be_written_is_said_before_reading(tmp_path, out, layout, message):
+def test_an_impossible_output_is_an_error_before_reading(tmp_path, out, layout, message):
     with pytest.raises(ConfigError, match=message):
         convert(tmp_path / "absent.pyth", tmp_path / out, layout=layout)
 
 
 @pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"mvitv2_h_in21k"}))
-def test_every_published_model_is_told_by_its_shapes(name):
+def test_every_published_model_is_identified_by_its_shapes(name):
     with torch.device("meta"):
         state = create_model(name, num_classes=7).state_dict()
 
     assert matching_variant(state) == name
 
 
-def test_a_published_model_is_told_at_another_size_and_without_a_head():
+def test_a_published_model_is_identified_at_another_size_and_without_a_head():
     with torch.device("meta"):
         state = create_model("mvitv2_s_16x4", input_size=(32, 320, 320)).state_dict()
     state = {name: value for name, value in state.items() if not name.startswith("head.")}

@@ -1,4 +1,4 @@
-"""TEST.WEIGHTS: which of the weights of a run are tested, and what is said where they are not."""
+"""TEST.WEIGHTS: the choice of the weights to test, and its errors."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from slowfast_mvit import builders
 from slowfast_mvit.cli import main
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ConfigError, ShardedCheckpointError, WeightsError
-from slowfast_mvit.jobs.evaluated_checkpoint import load_evaluated_checkpoint
+from slowfast_mvit.jobs.checkpoints import load_evaluated_checkpoint
 from slowfast_mvit.runtime.checkpoint import save_best, save_checkpoint
 
 
@@ -50,9 +50,7 @@ def load(tiny_config, output_dir, *words):
         ("best", 21.0, "weights of best.pyth, which validated best, of epoch 1"),
     ],
 )
-def test_the_weights_that_were_asked_for_are_loaded_and_named(
-    tiny_config, run, weights, value, name
-):
+def test_the_chosen_weights_are_loaded_and_named(tiny_config, run, weights, value, name):
     assert load(tiny_config, run, "TEST.WEIGHTS", weights) == (name, {value})
 
 
@@ -73,9 +71,7 @@ def test_a_named_checkpoint_has_its_weights_and_its_moving_average(tiny_config, 
         ("best", r"best\.pyth: no such file, and TEST.WEIGHTS is best"),
     ],
 )
-def test_weights_that_are_not_there_are_no_reason_to_test_others(
-    tiny_config, tmp_path, weights, message
-):
+def test_missing_weights_are_an_error(tiny_config, tmp_path, weights, message):
     with pytest.raises(WeightsError, match=message):
         load(tiny_config, tmp_path / "empty", "TEST.WEIGHTS", weights)
 

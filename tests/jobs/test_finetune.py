@@ -1,4 +1,4 @@
-"""``slowfast-mvit finetune``: a folder of somebody's own videos and a file of weights, no more."""
+"""``slowfast-mvit finetune``: a folder of user videos and a file of weights."""
 
 import json
 import shutil
@@ -61,9 +61,9 @@ def test_a_folder_and_a_file_give_a_classifier_with_names(clips, weights, tmp_pa
     report = json.loads((out / "load_report.json").read_text())
     assert set(report["initialised"]) == {"head.projection.weight", "head.projection.bias"}
     assert not report["missing"] and not report["unexpected"]
-    *_, told = capsys.readouterr().out.partition("held-out videos are right; by class:")
-    assert all(name in told for name in CLASSES)
-    assert f"report:  {out}/report.html" in told and (out / "report.html").is_file()
+    *_, logged = capsys.readouterr().out.partition("held-out videos are correct; by class:")
+    assert all(name in logged for name in CLASSES)
+    assert f"report:  {out}/report.html" in logged and (out / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_command_it_ends_with_names_a_class(clips, weights, tmp_path, capsys
     assert {line.split("%")[1].strip() for line in lines} == set(CLASSES)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(clips, weights, tmp_path):
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(clips, weights, tmp_path):
     whole = finetune(clips, weights, tmp_path / "whole", "--epochs", "2")
     killed = tmp_path / "killed" / "checkpoints"
     killed.mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(clips, weights, tmp_path):
         assert torch.equal(resumed["model_state"][name], value), name
 
 
-def test_another_run_in_the_folder_is_not_gone_on_with(clips, weights, tmp_path, capsys):
+def test_another_run_in_the_folder_is_not_resumed(clips, weights, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     finetune(clips, weights, tmp_path / "out", "--epochs", "1")
     others = folder_of(tmp_path / "others", **{name.upper(): 2 for name in CLASSES})
@@ -135,7 +135,7 @@ def test_as_many_classes_as_the_weights_have_still_get_a_new_head(weights, tmp_p
     config = config_of(data, weights)
     model = builders.build_model(config)
 
-    report = builders.load_start_weights(config, model)
+    report = builders.load_initial_weights(config, model)
 
     assert "head.projection.weight" in report.initialised
 
@@ -166,7 +166,7 @@ def test_videos_are_mirrored_unless_a_class_names_a_side(weights, tmp_path, name
     assert config_of(data, weights).data.random_flip is flips
 
 
-def test_lists_without_names_are_told_to_have_none(weights, tmp_path, caplog):
+def test_missing_class_names_are_logged(weights, tmp_path, caplog):
     (tmp_path / "train.csv").write_text("a.mp4 0\nb.mp4 1\nc.mp4 1\n")
     (tmp_path / "val.csv").write_text("d.mp4 0\ne.mp4 1\n")
 
@@ -176,7 +176,7 @@ def test_lists_without_names_are_told_to_have_none(weights, tmp_path, caplog):
     assert "Write them into classes.txt" in caplog.text
 
 
-def test_what_is_said_counts_more_than_what_was_found(weights, tmp_path):
+def test_arguments_take_precedence_over_derived_values(weights, tmp_path):
     data = folder_of(tmp_path / "data", a=4, b=4)
 
     config = config_of(data, weights, "SOLVER.BASE_LR", "0.5", "DATA.RANDOM_FLIP=False")
@@ -195,7 +195,7 @@ def test_what_is_said_counts_more_than_what_was_found(weights, tmp_path):
     ],
     ids=["few videos", "one class", "no videos", "no folder", "none to train on"],
 )
-def test_what_is_wrong_with_folder_and_weights_is_told_at_once(tmp_path, classes, messages):
+def test_the_problems_of_folder_and_weights_are_reported_at_once(tmp_path, classes, messages):
     data = folder_of(tmp_path / "data", **classes)
 
     with pytest.raises(UserError) as caught:
@@ -215,7 +215,7 @@ def test_what_is_wrong_with_folder_and_weights_is_told_at_once(tmp_path, classes
     ],
     ids=["epochs", "batch", "value", "key"],
 )
-def test_a_wrong_word_is_told(weights, tmp_path, words, message):
+def test_a_wrong_argument_is_reported(weights, tmp_path, words, message):
     data = folder_of(tmp_path / "data", a=4, b=4)
 
     with pytest.raises(UserError) as caught:
@@ -224,7 +224,7 @@ def test_a_wrong_word_is_told(weights, tmp_path, words, message):
     assert message in str(caught.value)
 
 
-def test_without_weights_it_says_why_it_will_not(tmp_path, capsys):
+def test_missing_weights_are_an_error(tmp_path, capsys):
     data = folder_of(tmp_path / "data", a=4, b=4)
 
     assert main(["finetune", "--data", str(data)]) == 2

@@ -104,7 +104,7 @@ def weights(trained: Path) -> Path:
     return trained / "still" / "checkpoints" / "checkpoint_epoch_00012.pyth"
 
 
-def test_a_model_from_nothing_tells_drawn_shapes_apart(trained):
+def test_a_model_from_scratch_classifies_drawn_shapes(trained):
     results = json.loads((trained / "still" / "test_results.json").read_text())
 
     assert results["num_videos"] == 40 and results["failed"] == 0
@@ -124,7 +124,7 @@ def test_a_full_crop_test_sees_the_whole_images(trained, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["imagenet", "csv"])
-def test_lists_of_images_give_what_their_folders_give(trained, kind, monkeypatch, tmp_path):
+def test_lists_of_images_equal_their_folders(trained, kind, monkeypatch, tmp_path):
     images = [
         (f"val/{shape}/{number}.png", label)
         for label, shape in enumerate(SHAPES)

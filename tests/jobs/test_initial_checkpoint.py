@@ -1,4 +1,4 @@
-"""TRAIN.CHECKPOINT_FILE_PATH: what is said where no run can go on from it, and what is written."""
+"""TRAIN.CHECKPOINT_FILE_PATH: the errors where no run can resume from it, and the load report."""
 
 import json
 
@@ -30,14 +30,14 @@ def train(tiny_config, checkpoint, *words):
     return main(["train", "--cfg", str(tiny_config), *named, *words])
 
 
-def test_a_finished_run_is_not_gone_on_with_but_explained(tiny_config, other_run, capsys):
+def test_a_finished_run_is_not_resumed_and_the_error_says_why(tiny_config, other_run, capsys):
     status = train(tiny_config, other_run, "SOLVER.MAX_EPOCH", "1")
 
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert status == 2
-    assert "its run has finished 1 epochs, and SOLVER.MAX_EPOCH is 1" in told
-    assert "set TRAIN.CHECKPOINT_EPOCH_RESET True" in told
-    assert "set SOLVER.MAX_EPOCH above 1" in told
+    assert "its run has finished 1 epochs, and SOLVER.MAX_EPOCH is 1" in message
+    assert "set TRAIN.CHECKPOINT_EPOCH_RESET True" in message
+    assert "set SOLVER.MAX_EPOCH above 1" in message
 
 
 @pytest.mark.parametrize(
@@ -48,42 +48,42 @@ def test_a_finished_run_is_not_gone_on_with_but_explained(tiny_config, other_run
     ],
     ids=["groups", "classes"],
 )
-def test_what_does_not_fit_a_run_may_still_be_weights_to_begin_with(
+def test_an_error_of_resuming_names_the_key_that_takes_the_weights_alone(
     tiny_config, other_run, capsys, words, reason
 ):
     status = train(tiny_config, other_run, *words)
 
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert status == 2
-    assert reason in told and "TRAIN.CHECKPOINT_EPOCH_RESET" in told
+    assert reason in message and "TRAIN.CHECKPOINT_EPOCH_RESET" in message
 
 
-def test_a_file_that_fills_little_begins_a_run_only_if_that_is_said(
+def test_a_file_that_fills_little_starts_a_run_only_on_request(
     tiny_config, other_run, tmp_path, capsys
 ):
     deeper = ["MVIT.DEPTH", "4", "TRAIN.CHECKPOINT_EPOCH_RESET", "True", "SOLVER.MAX_EPOCH", "1"]
 
     status = train(tiny_config, other_run, *deeper)
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert train(tiny_config, other_run, *deeper, "TRAIN.CHECKPOINT_MIN_FILLED", "0.1") == 0
 
-    begun = json.loads((tmp_path / "out" / "load_report.json").read_text())
+    initial = json.loads((tmp_path / "out" / "load_report.json").read_text())
     assert status == 2
-    assert "90% are wanted. Nothing was loaded" in told and "CHECKPOINT_MIN_FILLED" in told
-    assert {name[:9] for name in begun["missing"]} == {"blocks.2.", "blocks.3."}
+    assert "90% are wanted. Nothing was loaded" in message and "CHECKPOINT_MIN_FILLED" in message
+    assert {name[:9] for name in initial["missing"]} == {"blocks.2.", "blocks.3."}
 
 
-def test_training_and_testing_leave_what_became_of_every_parameter(
-    tiny_config, other_run, tmp_path
-):
+def test_training_and_testing_write_a_load_report(tiny_config, other_run, tmp_path):
     cfg, reset = str(tiny_config), ["TRAIN.CHECKPOINT_EPOCH_RESET", "True"]
 
     assert train(tiny_config, other_run, *reset, "SOLVER.MAX_EPOCH", "1") == 0
     assert main(["test", "--cfg", cfg]) == 0
 
-    begun = json.loads((tmp_path / "out" / "load_report.json").read_text())
+    initial = json.loads((tmp_path / "out" / "load_report.json").read_text())
     tested = json.loads((tmp_path / "out" / "test_load_report.json").read_text())
-    assert begun["path"] == str(other_run) and begun["source"] == "ours" and begun["epoch"] == 0
-    assert begun["filled"] == 1.0 and not begun["missing"]
+    assert (
+        initial["path"] == str(other_run) and initial["source"] == "ours" and initial["epoch"] == 0
+    )
+    assert initial["filled"] == 1.0 and not initial["missing"]
     assert tested["path"].endswith("checkpoint_epoch_00001.pyth")
-    assert set(tested["loaded"]) == set(begun["loaded"])
+    assert set(tested["loaded"]) == set(initial["loaded"])

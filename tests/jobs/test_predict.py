@@ -6,8 +6,8 @@ from crops import eval_views
 
 import slowfast_mvit as sm
 from slowfast_mvit.data.video.readers import open_reader
+from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.data.views.sampling import eval_indices
-from slowfast_mvit.data.views.transforms import normalise
 from slowfast_mvit.errors import ConfigError, DecodeError
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 
@@ -49,7 +49,7 @@ def test_the_model_stays_in_the_mode_it_was_in(model, motion_data):
     assert model.training
 
 
-def test_what_cannot_be_done_is_said(model, tmp_path):
+def test_impossible_arguments_are_errors(model, tmp_path):
     with pytest.raises(DecodeError, match="nothing"):
         sm.predict(model, tmp_path / "nothing.mp4")
     with pytest.raises(ConfigError, match="top_k"):
@@ -82,7 +82,7 @@ def test_several_clips_are_averaged_view_by_view(model, motion_data, num_clips, 
         assert prediction.prob == pytest.approx(expected[prediction.label].item(), abs=1e-6)
 
 
-def test_what_several_clips_share_goes_through_the_model_once(model, motion_data):
+def test_shared_frames_of_several_clips_are_computed_once(model, motion_data):
     video = next((motion_data / "val").glob("*.mp4"))
     model.input_spec["policy"] = "segments"  # whose clips are all the same
     num_views = []
@@ -95,7 +95,7 @@ def test_what_several_clips_share_goes_through_the_model_once(model, motion_data
     assert [p.label for p in five_times] == [p.label for p in once]
 
 
-def test_a_checkpoint_that_tells_no_segment_clips_still_predicts(model, motion_data):
+def test_a_checkpoint_without_segment_clips_still_predicts(model, motion_data):
     video = next((motion_data / "val").glob("*.mp4"))
     now = sm.predict(model, video)
 

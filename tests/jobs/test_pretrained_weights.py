@@ -1,4 +1,4 @@
-"""The model of a fine-tuning: what a file of weights tells, by its config and by its shapes."""
+"""The model of a fine-tuning: identified by the config in a file of weights, and by its shapes."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def save_shapes(shapes, path):
     ("variant", "depth", "size", "mean"),
     [("S", 16, (16, 224, 224), 0.45), ("L", 48, (40, 312, 312), 0.485)],
 )
-def test_a_variant_brings_model_and_clips_of_the_published_one(
+def test_a_variant_sets_model_and_clips_of_the_published_one(
     weights, tmp_path, variant, depth, size, mean
 ):
     data = folder_of(tmp_path / "data", a=4, b=4)
@@ -79,7 +79,7 @@ def test_weights_of_something_something_warn_of_their_sampling(weights, tmp_path
         ("mvitv2_l_in1k", 0, 0, "whose channels grow in the MLP.*Take the L of ImageNet-21K"),
     ],
 )
-def test_weights_without_a_config_tell_their_model_by_their_shapes(
+def test_weights_without_a_config_are_identified_by_their_shapes(
     tmp_path, name, depth, num_frames, message
 ):
     data = folder_of(tmp_path / "data", a=4, b=4)
@@ -111,7 +111,7 @@ def test_a_pre_training_by_masks_leads_to_its_fine_tuning(tmp_path):
     assert config.mvit.head_init_scale == 0.001 and config.solver.layer_decay == 0.75
 
 
-def test_weights_that_do_not_tell_their_model_ask_for_its_size(tmp_path, weights):
+def test_unknown_weights_ask_for_the_size(tmp_path, weights):
     data = folder_of(tmp_path / "data", a=4, b=4)
     state = torch.load(weights, weights_only=True)["model_state"]
     torch.save({"model_state": state}, tmp_path / "bare.pyth")

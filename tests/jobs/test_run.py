@@ -1,4 +1,4 @@
-"""The processes of a run compare what they have before they begin."""
+"""The processes of a run are compared before it starts."""
 
 from pathlib import Path
 
@@ -31,7 +31,10 @@ def test_all_processes_write_to_one_folder(tiny_config, tmp_path):
     assert folders == [str(tmp_path / "out")] * 2
     names = {path.name for path in Path(folders[0]).iterdir()}
     assert names == {"rank0.txt", "rank1.txt", "run_state.json", "stdout.log"}
-    assert "2 processes on 1 node have met, over gloo" in (tmp_path / "out/stdout.log").read_text()
+    assert (
+        "2 processes on 1 node joined the process group, over gloo"
+        in (tmp_path / "out/stdout.log").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_all_processes_write_to_one_folder(tiny_config, tmp_path):
         (["OUTPUT_DIR", "elsewhere"], "OUTPUT_DIR: elsewhere there, "),
     ],
 )
-def test_processes_that_differ_do_not_begin(tiny_config, override, what):
+def test_processes_that_differ_do_not_start(tiny_config, override, what):
     with pytest.raises(UserError, match=f"rank 1 differs from rank 0 in {what}"):
         run_ranks(open_folder, 2, str(tiny_config), [[], override])
 

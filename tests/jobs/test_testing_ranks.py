@@ -126,7 +126,7 @@ def test_a_killed_test_scores_only_what_is_missing(
     assert results(output_dir) == single
     counts = numbers_scored(output_dir)
     assert counts == sorted(counts) and counts[-1] >= least
-    run_ranks(job, 1, words, output_dir)  # a test that is done begins anew
+    run_ranks(job, 1, words, output_dir)  # a finished test starts over
     assert numbers_scored(output_dir) == counts
 
 
@@ -144,7 +144,9 @@ def test_parts_of_several_jobs_are_merged_to_the_bytes_of_one(words, single, tmp
     assert main(["merge", *map(str, dict.fromkeys(folders))]) == 0
 
     assert results(folders[0]) == single
-    assert run_part(words, folders[0], "1/1") == 0  # the whole list goes on from what is there
+    assert (
+        run_part(words, folders[0], "1/1") == 0
+    )  # the whole list resumes from the existing records
     assert numbers_scored(folders[0]) == [NUM_READABLE if is_shared else 3]
 
 
@@ -199,7 +201,7 @@ def test_a_list_that_changed_since_is_noticed(words, tmp_path, capsys):
 
     assert main(["merge", str(tmp_path / "a")]) == 2
 
-    assert "the list it gives is not the one that was tested" in capsys.readouterr().err
+    assert "changed since the test: list." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["0/4", "5/4", "4", "a/b", "1/0", "-1/2"])
@@ -241,9 +243,7 @@ def test_ranks_whose_arithmetic_differs_do_not_test_together(words, tmp_path):
         run_ranks(job_with_threads, 2, words, tmp_path / "out")
 
 
-def test_a_test_that_was_asked_to_stop_goes_on_from_a_remote_folder(
-    words, single, shelf, monkeypatch
-):
+def test_a_stopped_test_resumes_from_a_remote_folder(words, single, shelf, monkeypatch):
     command = ["test", *words, "PATH_HANDLERS", "['shelf:ShelfHandler']"]
     command += ["OUTPUT_DIR", "shelf://run"]
     whole_line, written = records.record_line, []
@@ -264,7 +264,7 @@ def test_a_test_that_was_asked_to_stop_goes_on_from_a_remote_folder(
     assert not [path for path in shelf.rglob("test_records/**/*") if path.is_file()]
 
 
-def test_a_launched_test_that_was_asked_to_stop_goes_on_with_the_same_command(words, tmp_path):
+def test_a_stopped_launched_test_resumes_with_the_same_command(words, tmp_path):
     words = [*words, "DATA.DECODING_BACKEND", "slow_reader:open_slowly"]
     command = [sys.executable, "-m", "slowfast_mvit", "launch", "--nproc_per_node", "2", "--"]
     command += ["test", *words, "OUTPUT_DIR", str(tmp_path / "stopped")]

@@ -6,7 +6,7 @@ from slowfast_mvit.cli import main
 from slowfast_mvit.runtime.log import StatsLog
 
 
-def test_a_run_that_goes_on_is_told_without_a_gap_or_a_repeat(tiny_config, capsys):
+def test_a_resumed_run_is_logged_without_a_gap_or_a_repeat(tiny_config, capsys):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     output_dir = tiny_config.parent / "out"
     words = ["train", "--cfg", str(tiny_config), "TENSORBOARD.ENABLE", "True", "LOG_PERIOD", "1"]
@@ -19,8 +19,8 @@ def test_a_run_that_goes_on_is_told_without_a_gap_or_a_repeat(tiny_config, capsy
     assert main(["watch", str(output_dir), "--once"]) == 0
 
     records = StatsLog(output_dir).read()
-    told = [(record["_type"], record["epoch"][0], record.get("iter")) for record in records]
-    assert told == [
+    reported = [(record["_type"], record["epoch"][0], record.get("iter")) for record in records]
+    assert reported == [
         (kind, epoch, step)
         for epoch in "12"
         for kind, step in [

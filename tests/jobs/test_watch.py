@@ -175,7 +175,7 @@ def test_training_and_testing_leave_a_finished_run_with_its_figure(tiny_config, 
     assert "test: top-1 " in shown and f"{folder / 'report.html'}" in shown.replace("\n", "")
 
 
-def test_the_figures_of_a_test_are_shown_unless_training_went_on(run_folder, monkeypatch):
+def test_the_results_of_a_test_are_shown_unless_training_resumed(run_folder, monkeypatch):
     save_test(run_folder)
     save_test(run_folder / "test_5_clips", top1=80.0)
 
@@ -213,7 +213,7 @@ def test_lines_are_read_as_they_are_appended_and_torn_ones_when_they_are_whole(r
     assert history.curves["loss"][4:] == [(2.5, 1.0)]
 
 
-def test_a_log_that_a_resumed_run_replaced_is_read_anew(run_folder):
+def test_a_log_that_a_resumed_run_replaced_is_read_from_its_start(run_folder):
     history = History(run_folder / "json_stats.log")
     history.update()
 
@@ -246,7 +246,7 @@ def test_without_plotext_the_message_names_the_extra(run_folder, monkeypatch):
 
 def watch_in_a_terminal(folder, is_done):
     """Run watch in a terminal, with Ctrl-C once ``is_done``; returns its output and exit status."""
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     # A job that a script starts in the background ignores SIGINT, and so would its children.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -254,28 +254,28 @@ def watch_in_a_terminal(folder, is_done):
     )
     watch = subprocess.Popen(
         [sys.executable, "-c", program, "watch", str(folder)],
-        stdout=theirs,
+        stdout=terminal,
         env=os.environ
         | {"PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"}
         | {"COLUMNS": "80", "LINES": "24"},
     )
-    os.close(theirs)
+    os.close(terminal)
     shown, is_interrupted, end_s = b"", False, time.monotonic() + 120
     try:
         while watch.poll() is None and time.monotonic() < end_s:
-            if select.select([ours], [], [], 0.2)[0]:
-                shown += os.read(ours, 1 << 16)
+            if select.select([controller], [], [], 0.2)[0]:
+                shown += os.read(controller, 1 << 16)
             if is_done(shown) and not is_interrupted:
                 watch.send_signal(signal.SIGINT)
                 is_interrupted = True
-        while select.select([ours], [], [], 0)[0]:
-            shown += os.read(ours, 1 << 16)
+        while select.select([controller], [], [], 0)[0]:
+            shown += os.read(controller, 1 << 16)
     except OSError:  # Linux, when the other end is closed
         watch.wait(timeout=60)
     finally:
         watch.kill()
         status = watch.wait()
-        os.close(ours)
+        os.close(controller)
     return shown.decode("utf-8", errors="replace"), status
 
 

@@ -10,7 +10,7 @@ from torch.distributed.checkpoint import FileSystemWriter, save
 
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
-from slowfast_mvit.jobs.train import _newest
+from slowfast_mvit.jobs.checkpoints import newest_of_run
 from slowfast_mvit.runtime.checkpoint import save_checkpoint
 from slowfast_mvit.weights.files import read_weights
 
@@ -23,7 +23,7 @@ def save_whole(folder, epoch, step=0):
 
 
 def leave_sharded(folder, name):
-    """The files of a sharded checkpoint by which an earlier version's folder is known."""
+    """The files of a sharded checkpoint that identify a folder of an earlier version."""
     checkpoint = folder / "sharded" / name
     checkpoint.mkdir(parents=True)
     for file in (".metadata", "manifest.json"):
@@ -40,24 +40,24 @@ def config(tiny_config):
     return load_config(tiny_config)
 
 
-def test_the_one_furthest_on_is_taken(tmp_path, config):
+def test_the_most_recent_one_is_taken(tmp_path, config):
     for place in ({"epoch": 2}, {"epoch": 2, "step": 5}, {"epoch": 3}):
         path = save_whole(tmp_path, **place)
-        assert _newest(config, tmp_path) == path
+        assert newest_of_run(config, tmp_path) == path
 
 
-def test_damage_leaves_the_one_before(tmp_path, config):
+def test_a_corrupt_one_is_skipped(tmp_path, config):
     before, newest = save_whole(tmp_path, epoch=2), save_whole(tmp_path, epoch=4)
     damage(newest)
 
-    assert _newest(config, tmp_path) == before
+    assert newest_of_run(config, tmp_path) == before
 
 
-def test_only_damaged_ones_are_an_error_and_no_fresh_start(tmp_path, config):
+def test_only_corrupt_ones_are_an_error_and_no_fresh_start(tmp_path, config):
     damage(save_whole(tmp_path, epoch=2))
 
     with pytest.raises(WeightsError, match="none of the 1 checkpoints"):
-        _newest(config, tmp_path)
+        newest_of_run(config, tmp_path)
 
 
 def test_a_sharded_checkpoint_that_is_newest_is_an_error(tmp_path, config):
@@ -69,19 +69,19 @@ def test_a_sharded_checkpoint_that_is_newest_is_an_error(tmp_path, config):
         if epoch is not None:
             save_whole(tmp_path, epoch)
         with pytest.raises(ShardedCheckpointError, match="dcp_to_torch") as caught:
-            _newest(config, tmp_path)
+            newest_of_run(config, tmp_path)
         assert caught.value.folder == folder
 
     path = save_whole(tmp_path, epoch=3)
-    assert _newest(config, tmp_path) == path
+    assert newest_of_run(config, tmp_path) == path
 
 
-def test_a_damaged_checkpoint_does_not_hide_a_sharded_one(tmp_path, config):
+def test_a_corrupt_checkpoint_does_not_hide_a_sharded_one(tmp_path, config):
     folder = leave_sharded(tmp_path, "epoch_00003_step_00250")
     damage(save_whole(tmp_path, epoch=5))
 
     with pytest.raises(ShardedCheckpointError) as caught:
-        _newest(config, tmp_path)
+        newest_of_run(config, tmp_path)
 
     assert caught.value.folder == folder
 
@@ -103,9 +103,9 @@ def test_the_commands_in_the_error_make_a_file_of_weights(tmp_path):
     assert torch.equal(state["head.weight"], tensors["model/head.weight"])
 
 
-def test_a_new_run_beside_an_old_one_is_told(tmp_path, tiny_config, caplog):
+def test_a_new_run_in_the_folder_of_an_old_one_is_logged(tmp_path, tiny_config, caplog):
     save_whole(tmp_path, epoch=2)
 
-    assert _newest(load_config(tiny_config, ["TRAIN.AUTO_RESUME", "False"]), tmp_path) is None
+    assert newest_of_run(load_config(tiny_config, ["TRAIN.AUTO_RESUME", "False"]), tmp_path) is None
 
-    assert "holds 1 checkpoints of a run before, up to checkpoint_epoch_00003" in caplog.text
+    assert "contains 1 checkpoints of an earlier run, up to checkpoint_epoch_00003" in caplog.text

@@ -28,7 +28,7 @@ def test_each_agent_knows_whether_it_hosts_the_rendezvous(launch, expected):
 @pytest.mark.parametrize(
     ("exit_codes", "expected"),
     [
-        ([1, 2], 2),  # the other rank failed because one refused to go on
+        ([1, 2], 2),  # the other rank failed because one refused to continue
         ([-signal.SIGKILL, 1], 137),
         ([143, -signal.SIGTERM], 143),
         ([-signal.SIGTERM], 143),

@@ -132,5 +132,5 @@ def test_two_workers_of_the_real_ray_train_together(tiny_config, tmp_path):
 
     assert answer.returncode == 0, answer.stderr
     log = (tmp_path / "out" / "stdout.log").read_text()
-    assert "2 processes on 1 node have met, over " in log
+    assert "2 processes on 1 node joined the process group, over " in log
     assert "saved " in log

@@ -86,7 +86,7 @@ def test_a_request_to_stop_reaches_the_ranks_and_gives_the_exit_status(tmp_path)
         printed, _ = run.communicate(timeout=120)
 
     assert run.returncode == 128 + signal.SIGUSR1, printed
-    assert printed.count("the same command goes on from here") == 1
+    assert printed.count("the same command resumes from here") == 1
     assert "Traceback" not in printed
 
 
@@ -111,7 +111,7 @@ def test_two_shards_train_one_model(tiny_config):
         (printed, _), (said_by_second, _) = first.communicate(120), second.communicate(120)
 
     assert (first.returncode, second.returncode) == (0, 0), printed + said_by_second
-    assert "2 processes on 2 nodes have met, over gloo" in printed
+    assert "2 processes on 2 nodes joined the process group, over gloo" in printed
     assert "INFO" not in said_by_second and "Warning" not in said_by_second
     assert (folder / "out" / "checkpoints" / "checkpoint_epoch_00001.pyth").is_file()
 

@@ -1,4 +1,4 @@
-"""What every MViT must do: any option, any size, any precision, and both ways to attend."""
+"""Requirements on every MViT: any option, size and precision, and both attentions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from exactness import needs_bfloat16_attention
 from reference_models import fill
 
 from slowfast_mvit.builders.lists import mvit_from_lists
@@ -103,7 +104,9 @@ def test_any_size_works_at_run_time(size, abs_pos):
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("attention", ["plain", "folded"])
+@pytest.mark.parametrize(
+    "attention", ["plain", pytest.param("folded", marks=needs_bfloat16_attention)]
+)
 def test_bfloat16_autocast_stays_near_float32(attention):
     model = fill(small(attention=attention))
     pixels = torch.randn(2, 3, 4, 64, 64)

@@ -69,8 +69,7 @@ def test_one_hot_keys_name_the_position_along_each_axis():
         (1, 2),
         num_prefix_tokens=1,
         width=6,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
+        like=torch.empty(0),
     )
 
     assert keys.tolist() == [

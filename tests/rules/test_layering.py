@@ -173,6 +173,26 @@ def test_no_import_statement_reaches_triton():
         assert not {other for other, _ in imported} & kernels, module
 
 
+SHARED_VIEWS = {f"data.views{name}" for name in ("", ".pixels", ".sampling", ".eval_views")}
+TRAINING_VIEWS = {name for name in MODULES if name.startswith("data.views")} - SHARED_VIEWS
+
+
+def imported_by(module: str) -> set[str]:
+    """All modules that a module imports, directly or not."""
+    reached, waiting = set(), [module]
+    while waiting:
+        new = {other for other, _ in IMPORTS[waiting.pop()]} - reached
+        reached |= new
+        waiting += new
+    return reached
+
+
+def test_test_views_do_not_depend_on_training_augmentation():
+    assert "data.views.train_views" in TRAINING_VIEWS
+    for module in ("data.views.eval_views", "data.loading.items"):
+        assert not imported_by(module) & TRAINING_VIEWS
+
+
 def test_config_needs_no_torch():
     for path in (PACKAGE / "config").rglob("*.py"):
         assert not re.search(r"^\s*(import|from) torch", path.read_text(), re.MULTILINE), path

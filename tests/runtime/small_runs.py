@@ -91,15 +91,15 @@ class SmallRun:
 
     def backward(self, step: int, accum: int = 1) -> None:
         """The gradients of a global batch, each rank working on its own part of it."""
-        num_ranks, own_rank = (1, 0) if self.is_alone else (world_size(), rank())
+        num_ranks, this_rank = (1, 0) if self.is_alone else (world_size(), rank())
         clips, labels = (part.chunk(num_ranks * accum) for part in global_batch(step))
         for number in range(accum):
-            mine = number * num_ranks + own_rank
+            index = number * num_ranks + this_rank
             if number < accum - 1:
                 with gradients_stay_local(self.module):
-                    self._loss(clips[mine], labels[mine], accum).backward()
+                    self._loss(clips[index], labels[index], accum).backward()
             else:
-                self._loss(clips[mine], labels[mine], accum).backward()
+                self._loss(clips[index], labels[index], accum).backward()
 
     def step(self, step: int, accum: int = 1) -> None:
         self.backward(step, accum)
@@ -122,7 +122,7 @@ class SmallRun:
         return copy.deepcopy(
             {
                 "model": whole_state(self.module),
-                "optimizer": whole_optimizer_state(self.module, self.optimizer),
+                "optimizer": whole_optimizer_state(self.optimizer),
                 "ema": whole_state(self.average.module),
             }
         )

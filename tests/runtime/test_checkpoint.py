@@ -1,4 +1,4 @@
-"""Checkpoints: what is in them, what is refused, and which one a run goes on from."""
+"""Checkpoints: their content, what is refused, and which one a run resumes from."""
 
 import copy
 import logging
@@ -10,12 +10,12 @@ from torch import nn
 
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.runtime.checkpoint import (
+    checkpoint_path,
     latest_checkpoint,
     load_training_state,
     save_checkpoint,
     training_epoch,
 )
-from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
 from slowfast_mvit.runtime.parallel import plain_name, whole_optimizer_state, whole_state
 
 
@@ -125,7 +125,7 @@ def test_a_new_run_has_no_checkpoint(tmp_path):
     assert latest_checkpoint(tmp_path) is None
 
 
-def test_the_newest_checkpoint_is_taken_and_the_others_are_kept(tmp_path):
+def test_the_newest_checkpoint_is_taken_and_the_others_stay(tmp_path):
     for epoch in (0, 8, 9, 99):
         save(tmp_path, epoch=epoch)
 
@@ -153,7 +153,7 @@ def weights_only(path):
 
 
 @pytest.mark.parametrize("damage", [cut, flip, empty, weights_only])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(tmp_path, caplog, damage):
+def test_a_corrupt_newest_checkpoint_is_named_and_skipped(tmp_path, caplog, damage):
     good, bad = save(tmp_path, epoch=0), save(tmp_path, epoch=1)
     damage(bad)
 
@@ -180,10 +180,10 @@ def test_weights_and_optimizer_come_back_to_the_bit(tmp_path, method):
     for parameter in other.parameters():
         nn.init.zeros_(parameter)
 
-    state = load_training_state(path, other, other_optimizer)
+    position, extra = load_training_state(path, other, other_optimizer)
 
-    assert state.epoch == 6
-    assert state.extra["input_spec"] == {"mean": [0.45, 0.45, 0.45]}
+    assert position == (7, 0)
+    assert extra["input_spec"] == {"mean": [0.45, 0.45, 0.45]}
     for model, stepper in ((net, optimizer), (other, other_optimizer)):
         model(torch.full((1, 3), 2.0)).square().sum().backward()
         stepper.step()
@@ -232,7 +232,7 @@ def test_two_names_of_one_tensor_are_both_saved_and_loaded(tmp_path):
         net=nets[0],
         optimizer=optimizers[0],
         model_state=whole_state(nets[0]),
-        optimizer_state=whole_optimizer_state(nets[0], optimizers[0]),
+        optimizer_state=whole_optimizer_state(optimizers[0]),
     )
 
     load_training_state(path, nets[1], optimizers[1])
@@ -244,25 +244,25 @@ def test_two_names_of_one_tensor_are_both_saved_and_loaded(tmp_path):
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
-def test_a_file_of_pyslowfast_is_gone_on_from(tmp_path):
+def test_a_run_resumes_from_a_file_of_pyslowfast(tmp_path):
     path = as_pyslowfast_writes(tmp_path / "checkpoints" / "checkpoint_epoch_00005.pyth")
     net, optimizer = trained()
 
-    state = load_training_state(latest_checkpoint(tmp_path), net, optimizer)
+    position, extra = load_training_state(latest_checkpoint(tmp_path), net, optimizer)
 
     assert path == latest_checkpoint(tmp_path)
-    assert (state.epoch, state.extra) == (4, {})
+    assert (position, extra) == ((5, 0), {})
 
 
-def test_a_file_tells_which_epoch_its_run_was_in(tmp_path):
+def test_the_last_epoch_of_a_file_is_read(tmp_path):
     ours = save(tmp_path, epoch=6)
-    theirs = as_pyslowfast_writes(tmp_path / "theirs.pyth")
+    of_pyslowfast = as_pyslowfast_writes(tmp_path / "other.pyth")
     weights = tmp_path / "weights.pth"
     weights_only(weights)
     no_checkpoint = tmp_path / "weights.safetensors"
     no_checkpoint.write_bytes(b"something else")
 
-    epochs = [training_epoch(path) for path in (ours, theirs, weights, no_checkpoint)]
+    epochs = [training_epoch(path) for path in (ours, of_pyslowfast, weights, no_checkpoint)]
 
     assert epochs == [6, 4, None, None]
 
@@ -279,7 +279,7 @@ def test_groups_without_the_keys_of_pyslowfast_are_accepted(tmp_path):
     assert all(group["layer_decay"] == 1.0 for group in optimizer.param_groups)
 
 
-def test_settings_of_today_win_and_the_change_is_told(tmp_path, caplog):
+def test_settings_of_the_present_config_win_and_the_change_is_logged(tmp_path, caplog):
     path = save(tmp_path)
     net, optimizer = trained(weight_decay=0.3)
 
@@ -337,17 +337,17 @@ def test_a_checkpoint_of_another_model_names_everything_that_does_not_fit(tmp_pa
     assert "2.weight" in message and "size mismatch for 0.weight" in message
 
 
-def test_a_missing_scaler_state_starts_the_scaler_afresh(tmp_path, caplog):
+def test_a_missing_scaler_state_starts_the_scaler_over(tmp_path, caplog):
     path = save(tmp_path)
     scaler = torch.amp.GradScaler("cpu")
 
     load_training_state(path, *trained(), scaler)
 
-    assert "it starts afresh" in caplog.text
+    assert "it starts over" in caplog.text
     assert scaler.get_scale() == 65536.0
 
 
-def test_the_scaler_comes_back(tmp_path):
+def test_the_scaler_is_restored(tmp_path):
     saved = torch.amp.GradScaler("cpu", init_scale=128.0)
     path = save(tmp_path, scaler_state=saved.state_dict())
     scaler = torch.amp.GradScaler("cpu")

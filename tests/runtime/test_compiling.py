@@ -37,7 +37,7 @@ def test_the_compiler_of_this_machine_gives_the_same_numbers():
     assert list(model.state_dict()) == ["layer.weight", "layer.bias"]
 
 
-def test_a_copy_of_a_compiled_model_computes_with_its_own_weights():
+def test_a_copy_of_a_compiled_model_computes_with_its_weights():
     model = Doubled()
     compile_model(model, backend="eager")
     numbers = torch.ones(1, 4)
@@ -50,7 +50,7 @@ def test_a_copy_of_a_compiled_model_computes_with_its_own_weights():
     assert model(numbers).any() and not copied(numbers).any()
 
 
-def test_a_missing_compiler_is_said_before_training():
+def test_a_missing_compiler_is_an_error_before_training():
     def broken(graph, inputs):
         raise RuntimeError("No working C++ compiler found")
 
@@ -58,7 +58,7 @@ def test_a_missing_compiler_is_said_before_training():
         compile_model(small_mvit(depth=1), backend=broken)
 
 
-def test_a_model_on_the_cpu_is_left_as_it_is_and_the_log_says_why(caplog):
+def test_a_model_on_the_cpu_is_not_compiled_and_a_warning_is_logged(caplog):
     model = Doubled()
 
     compile_where_it_helps(model)

@@ -9,7 +9,7 @@ from torch import distributed
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.jobs.run import Run
-from slowfast_mvit.jobs.training_summary import log_plan
+from slowfast_mvit.jobs.train import log_plan
 from slowfast_mvit.runtime.distributed import is_main, pick_device, rank, world_size
 from slowfast_mvit.runtime.precision import (
     PRECISIONS,
@@ -23,7 +23,7 @@ def test_a_run_of_one_process_needs_no_set_up():
     assert (rank(), world_size(), is_main()) == (0, 1, True)
 
 
-def test_a_process_group_is_asked(tmp_path):
+def test_rank_and_size_are_those_of_the_process_group(tmp_path):
     store = distributed.FileStore(str(tmp_path / "store"), 1)
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -62,7 +62,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     ("precision", "dtype"),
     [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
-def test_matrix_products_are_computed_in_the_precision_asked_for(precision, dtype):
+def test_matrix_products_are_computed_in_the_chosen_precision(precision, dtype):
     with autocast(torch.device("cpu"), precision):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
 
@@ -98,7 +98,7 @@ def test_formats_that_a_cpu_imitates_are_known(cpu_with, formats, expected):
     assert imitated == expected
 
 
-def test_nothing_is_said_of_gpus(cpu_with):
+def test_gpus_are_not_checked(cpu_with):
     cpu_with()
 
     assert not lacks_instructions(torch.device("cuda"), "bf16")
@@ -117,6 +117,6 @@ def test_the_plan_warns_of_a_format_that_the_cpu_imitates(
     run = Run(config, tiny_config.parent, torch.device("cpu"))
     log_plan(run, num_steps=1, num_train=8, num_val=8)
 
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == len(warnings)
-    assert all(words in text for words, text in zip(warnings, told, strict=True))
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(logged) == len(warnings)
+    assert all(words in text for words, text in zip(warnings, logged, strict=True))

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, in one process and in several."""
+"""The exchange between the processes of a run, in one process and in several."""
 
 import os
 import socket
@@ -15,7 +15,6 @@ from slowfast_mvit.runtime.distributed import (
     from_main,
     gather_objects,
     is_main,
-    local_rank,
     local_world_size,
     num_nodes,
     on_main,
@@ -29,14 +28,14 @@ from slowfast_mvit.runtime.distributed import (
 
 
 def places():
-    return rank(), local_rank(), world_size(), local_world_size(), num_nodes(), is_main()
+    return rank(), world_size(), local_world_size(), num_nodes(), is_main()
 
 
 def exchange():
     with process_group(torch.device("cpu")):  # joined already: nothing to do
-        mine = torch.tensor([1.0, 10.0 * rank()], dtype=torch.float64)
-        total = sum_over_ranks(mine)
-        return mine.tolist(), total.tolist(), gather_objects(f"r{rank()}"), from_main(rank() + 7)
+        values = torch.tensor([1.0, 10.0 * rank()], dtype=torch.float64)
+        total = sum_over_ranks(values)
+        return values.tolist(), total.tolist(), gather_objects(f"r{rank()}"), from_main(rank() + 7)
 
 
 def fail_on_main():
@@ -45,13 +44,13 @@ def fail_on_main():
     raise UserError("no such file")
 
 
-def ask_main_twice():
+def call_main_twice():
     with pytest.raises(UserError, match="no such file"):
         on_main(fail_on_main)
     return on_main(rank)
 
 
-def times_of_two_meetings():
+def times_of_two_barriers():
     times = []
     for _ in range(2):
         if rank() == 1:
@@ -69,7 +68,7 @@ def agree(names):
 def fail_on(number):
     if rank() == number:
         raise KeyError("only here")
-    wait_for_all("a rank that never comes")
+    wait_for_all("a rank that never arrives")
 
 
 def die_on(number):
@@ -77,40 +76,40 @@ def die_on(number):
         import os
 
         os.kill(os.getpid(), 9)
-    wait_for_all("a rank that never comes")
+    wait_for_all("a rank that never arrives")
 
 
 def test_one_process_needs_no_group():
     values = torch.ones(2)
 
     with process_group(torch.device("cpu")):
-        assert places() == (0, 0, 1, 1, 1, True)
+        assert places() == (0, 1, 1, 1, True)
         assert sum_over_ranks(values) is values
-        assert gather_objects("mine") == ["mine"] and from_main("mine") == "mine"
+        assert gather_objects("values") == ["values"] and from_main("values") == "values"
         require_agreement({"torch": "2.10"})
-        wait_for_all("nobody")
+        wait_for_all("nothing")
 
 
 def test_a_result_or_an_error_of_the_main_process_is_that_of_all():
-    assert run_ranks(ask_main_twice, 2) == [0, 0]
-    assert ask_main_twice() == 0
+    assert run_ranks(call_main_twice, 2) == [0, 0]
+    assert call_main_twice() == 0
 
 
-def test_ranks_know_their_place_and_exchange_what_they_have():
+def test_ranks_know_their_numbers_and_exchange_objects():
     seen = run_ranks(places, 2)
-    said = run_ranks(exchange, 2)
+    exchanged = run_ranks(exchange, 2)
 
-    assert seen == [(0, 0, 2, 2, 1, True), (1, 1, 2, 2, 1, False)]
-    assert [mine for mine, *_ in said] == [[1.0, 0.0], [1.0, 10.0]]
-    assert [rest for _, *rest in said] == [[[2.0, 10.0], ["r0", "r1"], 7]] * 2
+    assert seen == [(0, 2, 2, 1, True), (1, 2, 2, 1, False)]
+    assert [values for values, *_ in exchanged] == [[1.0, 0.0], [1.0, 10.0]]
+    assert [rest for _, *rest in exchanged] == [[[2.0, 10.0], ["r0", "r1"], 7]] * 2
 
 
-def test_nobody_goes_on_before_the_last_has_come():
-    everywhere = run_ranks(times_of_two_meetings, 3)
+def test_no_rank_continues_before_the_last_has_arrived():
+    everywhere = run_ranks(times_of_two_barriers, 3)
 
-    for meeting in zip(*everywhere, strict=True):
-        last_came = max(start_s for start_s, _ in meeting)
-        assert all(end_s >= last_came for _, end_s in meeting)
+    for barrier in zip(*everywhere, strict=True):
+        last_arrival = max(start_s for start_s, _ in barrier)
+        assert all(end_s >= last_arrival for _, end_s in barrier)
 
 
 def test_every_rank_names_the_one_that_differs_and_in_what():
@@ -144,7 +143,7 @@ def wait_until_asked_to_stop():
     return "busy"
 
 
-def test_a_wait_ends_when_its_rank_is_asked_to_stop():
+def test_a_stop_request_ends_the_wait():
     assert run_ranks(wait_until_asked_to_stop, 2) == ["stopped", "busy"]
 
 
@@ -152,7 +151,7 @@ LAST_TO_ARRIVE_AND_FIRST_TO_LEAVE = """
 import sys, time, torch
 from slowfast_mvit.runtime import distributed
 
-distributed.LONGEST_PAUSE_S = 2.0
+distributed.MAX_PAUSE_S = 2.0
 with distributed.process_group(torch.device("cpu")):
     if distributed.is_main():
         time.sleep(1.5)  # the others poll the store after 1.3 and 2.6 s

@@ -7,8 +7,8 @@ from slowfast_mvit.runtime.launch_environment import (
     Place,
     attempts_share_a_store,
     is_launched,
+    is_lost_rank_error,
     place_of_process,
-    tells_of_lost_rank,
 )
 
 SECOND_OF_TWO_NODES = {
@@ -26,12 +26,11 @@ def test_without_a_launcher_there_is_one_process():
     assert place_of_process({}) == Place(0, 1, 0, 1)
 
 
-def test_a_launcher_says_where_a_process_stands():
+def test_a_launcher_sets_the_ranks_of_a_process():
     place = place_of_process(SECOND_OF_TWO_NODES)
 
     assert is_launched(SECOND_OF_TWO_NODES)
     assert place == Place(rank=5, world_size=8, local_rank=1, local_world_size=4)
-    assert place.num_nodes == 2
 
 
 def test_all_that_is_missing_is_named_at_once():
@@ -67,7 +66,7 @@ def test_numbers_that_contradict_each_other_are_refused(changes, problem):
     [
         ("True", "2", "3", True),
         ("False", "2", "3", False),  # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-        ("True", "1", "3", False),  # one node: the count of attempts tells them apart
+        ("True", "1", "3", False),  # one node: the count identifies an attempt
         ("True", "2", "0", False),
     ],
 )
@@ -81,9 +80,9 @@ def test_only_agents_of_several_nodes_mix_up_attempts(shared, num_nodes, max_res
     assert attempts_share_a_store(environment) == expected
 
 
-def test_a_rank_that_is_gone_is_told_from_other_errors():
+def test_a_lost_rank_is_distinguished_from_other_errors():
     gone = "[third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [1.2.3.4]"
 
-    assert tells_of_lost_rank(RuntimeError(gone))
-    assert not tells_of_lost_rank(RuntimeError("Connection closed by peer"))
-    assert not tells_of_lost_rank(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert is_lost_rank_error(RuntimeError(gone))
+    assert not is_lost_rank_error(RuntimeError("Connection closed by peer"))
+    assert not is_lost_rank_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

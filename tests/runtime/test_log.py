@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
+from slowfast_mvit.errors import printable
 from slowfast_mvit.runtime.log import (
-    IN_THE_BAR,
+    IN_BAR_TOO,
+    Progress,
     StatsLog,
     duration,
     memory_in_use,
-    printable,
-    progress,
     setup_logging,
 )
 
@@ -71,7 +71,7 @@ def test_hostile_names_cannot_steer_the_terminal(tmp_path, capsys, package, monk
     assert "\\x1b[2J" in (tmp_path / "stdout.log").read_text(encoding="utf-8")
 
 
-def test_line_ends_are_kept():
+def test_line_ends_are_not_escaped():
     assert printable("two\nlines\t") == "two\nlines\\t"
 
 
@@ -97,14 +97,14 @@ def test_records_are_read_back_by_kind(tmp_path):
     assert stats.read("val_epoch") == [{"_type": "val_epoch", "epoch": "1/2"}]
 
 
-def test_a_torn_line_is_told_and_left_out(tmp_path, caplog):
+def test_a_torn_line_is_logged_and_skipped(tmp_path, caplog):
     stats = StatsLog(tmp_path)
     stats.write({"_type": "train_epoch", "epoch": "1/2"})
     with open(stats.path, "a") as file:
         file.write('json_stats: {"_type": "tr')
 
     assert len(stats.read()) == 1
-    assert "not written to its end" in caplog.text
+    assert "truncated line" in caplog.text
 
 
 def wrote_two_epochs(folder):
@@ -122,7 +122,7 @@ def wrote_two_epochs(folder):
     ("goes_on_at", "num_kept"),
     [((0, 0), 0), ((0, 3), 1), ((1, 0), 4), ((1, 1), 4), ((1, 2), 5), ((1, 4), 6), ((2, 0), 8)],
 )
-def test_what_is_run_again_is_dropped(tmp_path, goes_on_at, num_kept):
+def test_records_of_repeated_steps_are_dropped(tmp_path, goes_on_at, num_kept):
     stats = wrote_two_epochs(tmp_path)
     lines = stats.path.read_text().splitlines()
 
@@ -148,7 +148,7 @@ def test_lines_that_are_no_records_are_left_out(tmp_path, caplog):
     assert len(caplog.records) == 2
 
 
-def test_memory_is_told_in_use_and_in_all():
+def test_used_and_total_memory_are_reported():
     in_use, whole = memory_in_use().removesuffix("G").split("/")
 
     assert 0 < float(in_use) < float(whole)
@@ -168,7 +168,7 @@ class Terminal:
 def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal(sys.stderr))
 
-    assert list(progress("abc", total=3, what="testing", log_period=1)) == ["a", "b", "c"]
+    assert list(Progress("abc", total=3, what="testing", log_period=1)) == ["a", "b", "c"]
 
     assert "testing" in capsys.readouterr().err
 
@@ -181,10 +181,10 @@ def test_a_bar_shows_the_numbers_of_training_and_the_terminal_no_lines_of_them(
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
     setup_logging(tmp_path)
 
-    steps = progress(range(4), total=4, what="epoch 1/2", start=2)
+    steps = Progress(range(4), total=4, what="epoch 1/2", start=2)
     for _ in steps:
         steps.show("loss 0.5")
-        package.info("step 3 of 4: loss 0.5", extra={IN_THE_BAR: True})
+        package.info("step 3 of 4: loss 0.5", extra={IN_BAR_TOO: True})
     package.info("the epoch is done")
 
     shown = capsys.readouterr()
@@ -197,16 +197,16 @@ def test_a_bar_shows_the_numbers_of_training_and_the_terminal_no_lines_of_them(
 def test_progress_is_lines_with_an_eta_elsewhere(caplog):
     caplog.set_level("INFO")
 
-    assert list(progress("abcde", total=5, what="testing", log_period=2)) == list("abcde")
+    assert list(Progress("abcde", total=5, what="testing", log_period=2)) == list("abcde")
 
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [f"testing: {n} of 5, ETA 0:00:00" for n in (2, 4, 5)]
 
 
-def test_progress_says_nothing_without_a_period(caplog, capsys):
+def test_progress_logs_nothing_without_a_period(caplog, capsys):
     caplog.set_level("INFO")
 
-    assert list(progress("ab", total=2, what="epoch 1/2")) == ["a", "b"]
+    assert list(Progress("ab", total=2, what="epoch 1/2")) == ["a", "b"]
 
     assert caplog.text == "" and capsys.readouterr().err == ""
 

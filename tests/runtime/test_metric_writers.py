@@ -64,7 +64,7 @@ def read_back(folder):
     return curves, texts
 
 
-def test_tensorboard_shows_every_number_that_was_told(tmp_path):
+def test_tensorboard_shows_every_reported_number(tmp_path):
     pytest.importorskip("tensorboard")
     records = [train_record(1, 2), train_record(1, 4), epoch_record(1), val_record(1)]
 
@@ -95,7 +95,7 @@ def test_tensorboard_shows_every_number_that_was_told(tmp_path):
     assert texts == ["    RNG_SEED: 3"]
 
 
-def test_a_run_that_goes_on_shows_no_step_twice(tmp_path):
+def test_a_resumed_run_shows_no_step_twice(tmp_path):
     pytest.importorskip("tensorboard")
     first = [train_record(1, 2), train_record(1, 4), val_record(1), train_record(2, 2, loss=9.0)]
     write_run(tmp_path, first)
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_shows_no_step_twice(tmp_path):
     assert [step for step, _ in curves["Val/loss"]] == [4]
 
 
-def test_a_run_that_goes_on_with_its_validation_keeps_the_steps_before(tmp_path):
+def test_a_run_that_resumes_with_its_validation_does_not_drop_earlier_steps(tmp_path):
     pytest.importorskip("tensorboard")
     write_run(tmp_path, [train_record(1, 2), train_record(1, 4)])
 
@@ -151,7 +151,7 @@ def open_wandb(folder):
     return Wandb(folder, project="mvit", config={"RNG_SEED": 3}, steps_per_epoch=STEPS_PER_EPOCH)
 
 
-def test_wandb_gets_the_curves_and_a_run_goes_on_under_its_id(tmp_path, fake_wandb):
+def test_wandb_gets_the_curves_and_a_run_resumes_under_its_id(tmp_path, fake_wandb):
     run = open_wandb(tmp_path / "k400")
     run.write(train_record(2, 2))
     run.write({"_type": "val_iter", "epoch": "2/3"})
@@ -167,7 +167,7 @@ def test_wandb_gets_the_curves_and_a_run_goes_on_under_its_id(tmp_path, fake_wan
     assert again["id"] == first["id"] != other["id"]
 
 
-def test_a_refusal_of_wandb_is_told_with_what_to_do(tmp_path, fake_wandb, monkeypatch):
+def test_an_error_of_wandb_is_reported_with_remedies(tmp_path, fake_wandb, monkeypatch):
     def refuse(**arguments):
         raise sys.modules["wandb"].Error("no API key configured")
 
@@ -177,7 +177,7 @@ def test_a_refusal_of_wandb_is_told_with_what_to_do(tmp_path, fake_wandb, monkey
         open_wandb(tmp_path)
 
 
-def test_a_missing_package_is_told_with_the_command_that_installs_it(tmp_path, monkeypatch):
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 

@@ -10,8 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from slowfast_mvit.errors import ConfigError, WeightsError
-from slowfast_mvit.runtime.checkpoint import load_training_state, save_checkpoint
-from slowfast_mvit.runtime.checkpoint_files import checkpoint_path
+from slowfast_mvit.runtime.checkpoint import checkpoint_path, load_training_state, save_checkpoint
 from slowfast_mvit.runtime.distributed import is_main, rank
 from slowfast_mvit.runtime.parallel import (
     bare_model,
@@ -63,7 +62,7 @@ def test_two_ranks_train_as_one_process_does(alone, strategy, steps):
     assert equal(gradients_there, gradients)
     assert largest_difference(states["model"], expected["model"]) <= 5e-4
     assert largest_difference(states["ema"], expected["ema"]) <= 5e-4
-    assert described(states) == described(expected)  # a file does not tell the strategy
+    assert described(states) == described(expected)  # files do not depend on the strategy
     assert states["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
 
 
@@ -104,7 +103,7 @@ def resume_one_step(path):
     return states, run.states()
 
 
-def test_a_file_written_by_two_ranks_is_gone_on_from_by_one_and_by_four(tmp_path):
+def test_one_and_four_ranks_resume_from_a_file_of_two(tmp_path):
     saved, after_one_more = run_ranks(save_after_three_steps, 2, tmp_path)[0]
     path = tmp_path / "checkpoints" / "checkpoint_epoch_00001.pyth"
 
@@ -175,7 +174,7 @@ def load_another_model(path):
     return rank()
 
 
-def test_every_rank_hears_of_a_checkpoint_that_does_not_fit(tmp_path):
+def test_every_rank_raises_for_a_checkpoint_that_does_not_fit(tmp_path):
     run_ranks(save_after_three_steps, 2, tmp_path)
     path = checkpoint_path(tmp_path, 0)
 
@@ -216,7 +215,7 @@ def gradients_behind_a_detached_head(strategy):
 
 
 @by_strategy
-def test_a_trunk_that_gets_no_gradient_holds_nobody_up(strategy):
+def test_a_trunk_without_gradients_does_not_block_other_ranks(strategy):
     (named, named_there) = run_ranks(gradients_behind_a_detached_head, 2, strategy)
 
     assert named == named_there == ["head.projection.weight", "head.projection.bias"]
@@ -299,11 +298,11 @@ def scores_of_own_clips(strategy):
     run = SmallRun(strategy, depth=1)
     run.step(0)
     clips = global_batch(3, size=3)[0].unsqueeze(1)
-    mine = clips if strategy == "alone" else clips.tensor_split([2])[rank()]
+    clips_of_rank = clips if strategy == "alone" else clips.tensor_split([2])[rank()]
     models = [(run.module, run.model), (run.average.module, run.average.module)]
     models = [evaluation_model(*pair) for pair in models]
     with torch.no_grad():
-        scores = [torch.cat([model(clip) for clip in mine]) for model in models]
+        scores = [torch.cat([model(clip) for clip in clips_of_rank]) for model in models]
     run.step(1)
     return torch.stack(scores), type(models[0]).__name__, run.states()
 

@@ -18,12 +18,12 @@ def test_a_signal_is_noted_and_the_handler_before_it_put_back(number):
 
     with stop_requests() as stop:
         assert stop.agreed() == 0
-        stop.raise_if_asked()
+        stop.raise_if_requested()
         os.kill(os.getpid(), number)
 
         assert stop.agreed() == number
         with pytest.raises(Stopped) as caught:
-            stop.raise_if_asked()
+            stop.raise_if_requested()
 
     assert caught.value.signal_number == number
     assert signal.getsignal(number) == before
@@ -57,14 +57,14 @@ def steps_until_stopped(rank_of_signal, step_of_signal):
         for step in range(100):
             if (rank(), step) == (rank_of_signal, step_of_signal):
                 os.kill(os.getpid(), signal.SIGUSR1)
-            asked = stop.agreed()
-            if asked:
-                return step, asked
+            number = stop.agreed()
+            if number:
+                return step, number
     return None
 
 
 @pytest.mark.parametrize("rank_of_signal", [0, 2])
-def test_all_processes_stop_after_the_same_step_whichever_was_asked(rank_of_signal):
+def test_all_processes_stop_after_the_same_step(rank_of_signal):
     stops = run_ranks(steps_until_stopped, 3, rank_of_signal, 5)
 
     assert stops == [(6, signal.SIGUSR1)] * 3

@@ -1,4 +1,4 @@
-"""Files elsewhere: fetched, cached, sent, and told of when they cannot be."""
+"""Remote files: fetched, cached and uploaded, and errors when that fails."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_file_that_is_not_there_is_named(web: tuple[str, Path]) -> None:
 
 
 def test_a_protocol_without_handler_is_refused() -> None:
-    with pytest.raises(ConfigError, match="nothing here reads gopher://"):
+    with pytest.raises(ConfigError, match="no handler for gopher://"):
         local_copy("gopher://host/train.csv")
 
 

@@ -105,7 +105,7 @@ def test_kernels_that_cannot_fit_are_left(there, here):
 
 
 def test_a_table_is_resampled_along_its_rows():
-    # Half-pixel centres: row i of 6 lies at (i + 0.5) / 2 - 0.5 of 3, kept within 0 and 2.
+    # Half-pixel centres: row i of 6 is at (i + 0.5) / 2 - 0.5 of 3, kept within 0 and 2.
     table = torch.tensor([[0.0, 10.0], [4.0, 20.0], [8.0, 0.0]])
 
     resized = resize_table(table, 6)
@@ -149,7 +149,7 @@ def test_joint_positions_are_resampled_in_space_and_in_time():
 
     resized = resample_joint(positions, (2, 4, 4), (2, 4, 2)).reshape(2, 4, 2)
 
-    # Two columns for four: each lies in the middle of two.
+    # Two columns for four: each is in the middle of two.
     assert resized[0].tolist() == [[0.5, 2.5], [10.5, 12.5], [20.5, 22.5], [30.5, 32.5]]
     assert (resized[1] - resized[0] == 100).all()
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slowfast_mvit.builders import load_start_weights
+from slowfast_mvit.builders import load_initial_weights
 from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
 from slowfast_mvit.config import load_config
 from slowfast_mvit.fast import create_model
@@ -203,7 +203,7 @@ def start(file, *words: str) -> dict[str, torch.Tensor]:
     config = load_config(
         "Kinetics/MVITv2_S_16x4.yaml", [f"TRAIN.CHECKPOINT_FILE_PATH={file}", *words]
     )
-    load_start_weights(config, moving)
+    load_initial_weights(config, moving)
     return moving.state_dict()
 
 

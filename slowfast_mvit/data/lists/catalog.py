@@ -1,4 +1,4 @@
-"""The data sets this project knows: how each is sampled, whether it may be flipped, how it is read.
+"""The known data sets: sampling policy, flip, and the function that reads each.
 
 To add one, add a row to ``DATASETS``. A data set from outside is named ``package.module:name`` and
 is a ``DataSet`` too.
@@ -16,13 +16,11 @@ from slowfast_mvit.annotations.class_names import (
     CLASS_NAME_FILES,
     class_names_of,
     kinetics400_names,
-    read_class_names,
 )
 from slowfast_mvit.annotations.csv_lists import read_csv
 from slowfast_mvit.annotations.imagenet import IMAGENET_FILES, read_imagenet
 from slowfast_mvit.annotations.kinetics import read_kinetics
-from slowfast_mvit.annotations.problems import not_readable
-from slowfast_mvit.annotations.records import SPLIT_NAMES, Annotated, ListSource
+from slowfast_mvit.annotations.records import SPLIT_NAMES, Annotated, ListSource, not_readable
 from slowfast_mvit.annotations.ssv2 import SSV2_FILES, read_ssv2
 from slowfast_mvit.data.lists.remote_lists import local_lists
 from slowfast_mvit.data.lists.video_list import VideoList
@@ -30,8 +28,6 @@ from slowfast_mvit.errors import ConfigError, ListError, pick
 from slowfast_mvit.storage import is_remote
 
 _log = logging.getLogger(__name__)
-
-__all__ = ["DATASETS", "DataSet", "check_flip", "find_dataset", "open_list", "read_class_names"]
 
 _CSV_FILES = tuple(dict.fromkeys(f"{name}.csv" for names in SPLIT_NAMES.values() for name in names))
 
@@ -41,12 +37,12 @@ class DataSet:
     """One row of the catalog.
 
     Attributes:
-        policy: how frames are chosen: "interval" or "segments" (see ``data/views/sampling.py``).
-        flip_keeps_class: False where mirroring a video changes what it shows ("from left to
+        policy: of choosing frames: "interval" or "segments" (see ``data/views/sampling.py``).
+        flip_keeps_class: False where mirroring a video changes its class ("from left to
             right").
         read: turns the files of one split into a list.
-        files: what ``read`` looks for in a folder of lists; fetched where that folder is remote.
-        num_classes: how many it has; None where every copy has its own number.
+        files: that ``read`` looks for in a folder of lists; fetched where that folder is remote.
+        num_classes: their number; None where copies differ.
         class_names: gives their names in the order of the class indices, where they are known.
     """
 
@@ -74,19 +70,14 @@ DATASETS: dict[str, DataSet] = {
     "folder": DataSet(policy="interval", flip_keeps_class=True, read=read_folders),
 }
 
-_SHORT_NAMES = {
-    "k400": "kinetics400",
-    "k600": "kinetics600",
-    "k700": "kinetics700",
-    "k700_2020": "kinetics700_2020",
-}
+_SHORT_NAMES = {f"k{number}": f"kinetics{number}" for number in ("400", "600", "700", "700_2020")}
 
 
 def find_dataset(name: str) -> DataSet:
     """The row of a data set; as in PySlowFast ``Kinetics`` and ``kinetics`` are the same.
 
     Raises:
-        ConfigError: when there is none of that name; says which there are.
+        ConfigError: when there is none of that name; names those that exist.
     """
     if ":" in name:
         return pick(DATASETS, name, "data set")
@@ -114,13 +105,13 @@ def open_list(
             the list, or else the working folder.
         separator: ``DATA.PATH_LABEL_SEPARATOR``.
         num_classes: ``MODEL.NUM_CLASSES``; labels must be below it.
-        class_names_path: a file with the class names; "" to look beside the list for
+        class_names_path: a file with the class names; "" to look next to the list for
             classes.txt, labels.json or class_names.json.
 
     Raises:
         ListError: when the list is missing, empty or wrong; all its problems at once.
         ConfigError: when there is no such data set, it has another number of classes, or no
-            usable folder or separator was given.
+            usable folder or separator is set.
         UserError: when the lists are remote and cannot be fetched.
     """
     if split not in SPLIT_NAMES:
@@ -129,12 +120,12 @@ def open_list(
     _check_folders(str(data_dir), path_prefix, dataset)
     if not separator or separator in '"\r\n':
         raise ConfigError(
-            f"DATA.PATH_LABEL_SEPARATOR is {separator!r}, which cannot stand between a path and a "
+            f"DATA.PATH_LABEL_SEPARATOR is {separator!r}, which cannot separate a path and a "
             "label. Choose ' ', ',' or any other text"
         )
     num_classes = _num_classes(name, dataset, num_classes)
     files = (*dataset.files, *CLASS_NAME_FILES) if dataset.files else ()
-    with local_lists(data_dir, files) as folder:
+    with local_lists(data_dir, files) as (folder, address_of):
         source = ListSource(
             folder=folder,
             split=split,
@@ -151,8 +142,7 @@ def open_list(
         videos = found if isinstance(found, VideoList) else VideoList.of(found)
         if class_names_path or videos.class_names is None:
             videos.class_names = class_names_of(source)
-    if is_remote(data_dir):
-        videos.source = videos.source.replace(str(folder), str(data_dir).rstrip("/"))
+        videos.source = address_of(videos.source)
     videos.class_names = _names_of_all_labels(videos, str(class_names_path))
     return videos
 
@@ -161,7 +151,7 @@ def check_flip(name: str, random_flip: bool) -> None:
     """Refuse to mirror videos of a data set whose classes change under it.
 
     Raises:
-        ConfigError: when ``random_flip`` is asked for and the data set forbids it.
+        ConfigError: when ``random_flip`` is set and the data set forbids it.
     """
     if random_flip and not find_dataset(name).flip_keeps_class:
         raise ConfigError(
@@ -176,7 +166,7 @@ def _check_folders(data_dir: str, path_prefix: str, dataset: DataSet) -> None:
     if is_remote(path_prefix):
         raise ConfigError(
             f"DATA.PATH_PREFIX is {path_prefix}: videos are read from a mounted file system. Copy "
-            "them, or mount what holds them, and give that folder"
+            "them, or mount their storage, and give that folder"
         )
     if is_remote(data_dir) and not dataset.files:
         raise ConfigError(
@@ -200,16 +190,12 @@ def _num_classes(name: str, dataset: DataSet, num_classes: int | None) -> int | 
 
 
 def _names_of_all_labels(videos: VideoList, class_names_path: str) -> tuple[str, ...] | None:
-    """The class names, or None where somebody else's file beside the list has too few."""
+    """The class names, or None where an unrelated file next to the list has too few."""
     names, needed = videos.class_names, int(videos.labels.max()) + 1
     if names is None or len(names) >= needed:
         return names
     if class_names_path:
-        raise ListError(f"{class_names_path}: names {len(names)} classes, expected {needed}")
-    _log.warning(
-        "%s: has %d classes, but the names beside it are %d: its names are not used",
-        videos.source,
-        needed,
-        len(names),
-    )
+        raise ListError(f"names {len(names)} classes, expected {needed}", class_names_path)
+    text = "%s: has %d classes, but there are %d names next to it: they are not used"
+    _log.warning(text, videos.source, needed, len(names))
     return None

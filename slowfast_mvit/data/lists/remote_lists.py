@@ -1,4 +1,4 @@
-"""Lists that lie elsewhere: fetched through iopath for as long as they are read."""
+"""Remote lists: fetched through iopath for as long as they are read."""
 
 from __future__ import annotations
 
@@ -6,48 +6,57 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from slowfast_mvit.errors import ConfigError, ListError, UserError
 from slowfast_mvit.storage import is_remote, local_copy
 
-_HTTP_BUSY = (408, 425, 429)  # and 5xx: the server did not say whether the file is there
+_HTTP_BUSY = (408, 425, 429)  # and 5xx: not known whether the file exists
 
 _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def local_lists(folder: str | Path, files: Sequence[str]) -> Iterator[Path]:
+def local_lists(
+    folder: str | Path, files: Sequence[str]
+) -> Iterator[tuple[Path, Callable[[str], str]]]:
     """A local folder with the lists of ``folder``: itself where it is local.
 
     Args:
         folder: local, or anything that iopath reaches.
-        files: names that a list may have; those that ``folder`` holds are fetched.
+        files: names that a list may have; those that ``folder`` contains are fetched.
 
     Yields:
-        The local folder; a fetched one is deleted with the ``with`` statement. A ``ListError``
-        from inside it names the files by their remote address.
+        The local folder, which is deleted with the ``with`` statement if it was fetched, and a
+        function that gives the address of a path in it. The path of a ``ListError`` from inside the
+        statement becomes its address.
 
     Raises:
         UserError: nothing could be fetched; or the connection failed, which says nothing of whether
             a file is there.
-        ConfigError: nothing here reads such an address.
+        ConfigError: there is no handler for such an address.
     """
     if not is_remote(folder):
-        yield Path(folder)
+        yield Path(folder), str
         return
     address = str(folder).rstrip("/")
     if not is_remote(address):
         raise ConfigError(f"DATA.PATH_TO_DATA_DIR is {folder}, which names no folder")
     with tempfile.TemporaryDirectory(prefix="lists-") as temporary:
-        with _no_complaints("iopath"):
+        with _without_errors("iopath"):
             _fetch(address, files, Path(temporary))
+
+        def address_of(path: str) -> str:
+            if not Path(path).is_relative_to(temporary):
+                return path
+            return "/".join((address, *Path(path).relative_to(temporary).parts))
+
         try:
-            yield Path(temporary)
+            yield Path(temporary), address_of
         except ListError as error:
-            raise ListError(str(error).replace(temporary, address)) from None
+            raise ListError(error.reason, error.path and address_of(error.path)) from None
 
 
 def _fetch(address: str, files: Sequence[str], into: Path) -> None:
@@ -57,7 +66,7 @@ def _fetch(address: str, files: Sequence[str], into: Path) -> None:
             shutil.copyfile(local_copy(f"{address}/{name}", fresh=True), into / name)
         except ConfigError:
             raise
-        except UserError as error:  # most of these names are not there, and need not be
+        except UserError as error:  # most of these files do not exist, and need not
             if _is_unreachable(error.__cause__):
                 raise
             failures.append(error)
@@ -68,7 +77,7 @@ def _fetch(address: str, files: Sequence[str], into: Path) -> None:
 
 
 def _is_unreachable(error: BaseException | None) -> bool:
-    """Return whether a file could not be asked for, which is not to be taken for its absence."""
+    """Return whether a request failed, so that it is not known whether the file exists."""
     if isinstance(error, HTTPError):
         return error.code >= 500 or error.code in _HTTP_BUSY
     if isinstance(error, URLError):
@@ -77,8 +86,8 @@ def _is_unreachable(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def _no_complaints(logger_name: str) -> Iterator[None]:
-    """Keep a logger from reporting errors: here a name that is not there is none."""
+def _without_errors(logger_name: str) -> Iterator[None]:
+    """Keep a logger from reporting errors: here a missing file is none."""
     logger = logging.getLogger(logger_name)
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,7 +1,7 @@
 """Numbers that never change, in memory that worker processes share however they are started.
 
 Forked workers share the pages of the main process. A spawned one receives the descriptor of a file
-without a name, which holds the same numbers. So nothing is taken from /dev/shm, where torch would
+without a name, with the same numbers. So nothing is taken from /dev/shm, where torch would
 put a tensor: many containers have 64 MB there, for all processes of a node.
 """
 
@@ -22,10 +22,10 @@ import numpy as np
 class SharedArray:
     """A one-dimensional array to read from.
 
-    No view of it is ever given out: the first worker that is spawned moves it into the file.
+    It returns copies only: the first worker that is spawned moves the values into the file.
 
     Args:
-        values: (N,), which nobody changes later.
+        values: (N,), not changed later.
     """
 
     def __init__(self, values: np.ndarray) -> None:
@@ -59,7 +59,7 @@ class SharedArray:
 
 
 def _received(sent: Any, dtype: str, num_bytes: int) -> SharedArray:
-    """Return what a spawned worker makes of the descriptor that it was given."""
+    """The array in a spawned worker, from the descriptor that it received."""
     descriptor = sent.detach()
     memory = mmap.mmap(descriptor, num_bytes, prot=mmap.PROT_READ)
     os.close(descriptor)

@@ -17,16 +17,16 @@ from slowfast_mvit.structures import VideoRecord
 
 
 class VideoList(Sequence[VideoRecord]):
-    """The videos of one list, as columns; a record is made when it is asked for.
+    """The videos of one list, as columns; a record is made when it is indexed.
 
     Worker processes share the columns, however they are started (see ``shared_arrays.py``).
 
     Args:
         video_ids: the videos as the list names them.
         labels: their class indices.
-        paths: where they are, relative to ``folder``; left out where the names are the paths.
-        folder: what relative paths start from.
-        class_names: names in the order of the class indices, or None where nobody gave them.
+        paths: their files, relative to ``folder``; left out where the names are the paths.
+        folder: the start of relative paths.
+        class_names: names in the order of the class indices, or None where unknown.
         source: the file or folder this was read from, for messages.
     """
 
@@ -87,7 +87,7 @@ class VideoList(Sequence[VideoRecord]):
     def digest(self) -> str:
         """64 hexadecimal digits that follow from which videos are listed with which labels.
 
-        Not from where they lie, which may differ from node to node.
+        It does not depend on their folder, which may differ from node to node.
         """
         digest = hashlib.sha256(self.labels.tobytes())
         for video_id in self._video_ids:

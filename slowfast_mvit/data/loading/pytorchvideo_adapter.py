@@ -1,13 +1,13 @@
-"""pytorchvideo's clip samplers on our readers, and the items of its data sets as batches.
+"""pytorchvideo's clip samplers with our readers, and the items of its data sets as batches.
 
-    a clip sampler says from when to when -> T frames spread over that time     read_sampled_clips
+    time span of a clip sampler -> T frames spread over it                      read_sampled_clips
     a list + a clip sampler -> pytorchvideo's LabeledVideoDataset, which reads with our readers
                                                                             labeled_video_dataset
     items {"video": (3, T, S, S), "label": ...} of any of its data sets -> ClipBatch    clip_batch
 
-pytorchvideo is imported only where it is needed; its transforms, which do not import beside current
-torchvision, never are. Its random samplers draw from Python's ``random``, which the workers of a
-``torch.utils.data.DataLoader`` seed from torch's.
+pytorchvideo is imported only where it is needed; its transforms, which cannot be imported with
+current torchvision, never are. Its random samplers draw from Python's ``random``, which the workers
+of a ``torch.utils.data.DataLoader`` seed from torch's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 Item = Mapping[str, Any]
 
-ANOTHER = "the next video takes the place of one that cannot be read: %s"
-NO_CLIP: dict[str, Tensor | None] = {"video": None, "audio": None}  # pytorchvideo goes on then
+ANOTHER = "the next video replaces one that cannot be read: %s"
+NO_CLIP: dict[str, Tensor | None] = {"video": None, "audio": None}  # pytorchvideo then continues
 ROUNDING_S = 1e-6  # a frame shown at 1 s may have 0.9999999999 for its time
 
 
@@ -44,23 +45,23 @@ class ClipSampler(Protocol):
         a ``ClipInfoList`` of several."""
 
     def reset(self) -> None:
-        """Be ready for the next video."""
+        """Prepare for the next video."""
 
 
 def read_sampled_clips(
     record: VideoRecord, sampler: ClipSampler, *, num_frames: int, backend: str = "pyav"
 ) -> list[Clip]:
-    """The clips of a video that a sampler chooses, from one opening and one decoding.
+    """Read the clips of a video that a sampler selects, with one opening and one decoding.
 
     Args:
         record: the video.
-        sampler: asked until it says that a clip is the last.
+        sampler: called until it marks a clip as the last.
         num_frames: T, frames spread evenly over each clip, as pytorchvideo's
             ``UniformTemporalSubsample`` does.
-        backend: reader of video files, a row of ``decode.READERS``.
+        backend: reader of video files, a row of ``readers.READERS``.
 
     Raises:
-        DecodeError: when the video cannot be read, or a clip lies behind its end.
+        DecodeError: when the video cannot be read, or a clip is behind its end.
     """
     with open_reader(record.path, backend) as reader:
         spans = list(_sampled_spans(sampler, _duration_s(reader), {"label": record.label}))
@@ -75,7 +76,7 @@ def read_sampled_clips(
 
 
 def spread_frames(times_s: np.ndarray, start_s: float, end_s: float, num_frames: int) -> list[int]:
-    """The numbers of T frames spread evenly over those shown from ``start_s`` to before ``end_s``.
+    """Return the indices of T frames spread evenly over those shown in [start_s, end_s).
 
     Returns:
         T frame numbers, repeated where there are fewer frames; none where there is no frame.
@@ -97,19 +98,19 @@ def labeled_video_dataset(
     video_sampler: type[torch.utils.data.Sampler] = torch.utils.data.RandomSampler,
     backend: str = "pyav",
 ) -> Any:
-    """A ``pytorchvideo.data.LabeledVideoDataset`` of our list, read with our readers.
+    """Return a ``pytorchvideo.data.LabeledVideoDataset`` of our list, read with our readers.
 
     Its items are pytorchvideo's: "video" (3, T, H, W), here uint8 from 0 to 255, "label",
     "video_name", "video_index", "clip_index", "aug_index". As in all its data sets, the next video
-    takes the place of one that cannot be read; the log names it.
+    replaces one that cannot be read; the log names it.
 
     Args:
         videos: the list.
-        sampler: chooses the clips of each video.
+        sampler: selects the clips of each video.
         num_frames: T, frames spread evenly over each clip.
         transform: item -> item.
-        video_sampler: the class that chooses the order of the videos.
-        backend: reader of video files, a row of ``decode.READERS``.
+        video_sampler: the class that determines the order of the videos.
+        backend: reader of video files, a row of ``readers.READERS``.
 
     Raises:
         ConfigError: when pytorchvideo is not installed.
@@ -129,7 +130,7 @@ def labeled_video_dataset(
 
 
 def clip_batch(items: Sequence[Item]) -> ClipBatch:
-    """Items of a pytorchvideo data set as a batch: a ``collate_fn``.
+    """Collate items of a pytorchvideo data set to a batch: a ``collate_fn``.
 
     Args:
         items: each with a square "video" (3, T, S, S), uint8 or float from 0 to 255 (so before any
@@ -153,7 +154,7 @@ def _as_uint8(pixels: Tensor) -> Tensor:
     whole = pixels.to(torch.uint8)
     if not torch.equal(whole.to(pixels.dtype), pixels):
         raise ConfigError(
-            'the "video" of an item must hold whole numbers from 0 to 255, got '
+            'the "video" of an item must contain whole numbers from 0 to 255, got '
             f"{pixels.dtype} from {pixels.min():g} to {pixels.max():g}. Leave scaling and "
             "normalisation out of the transform: they are done on the device"
         )
@@ -163,7 +164,7 @@ def _as_uint8(pixels: Tensor) -> Tensor:
 def _sampled_spans(
     sampler: ClipSampler, duration_s: float, annotation: dict[str, Any]
 ) -> Iterator[tuple[float, float]]:
-    """From when to when each clip of a video runs, in seconds."""
+    """Yield the start and end of each clip of a video, in seconds."""
     end_s = 0.0
     while True:
         starts, ends, _, _, last = sampler(end_s, duration_s, annotation)
@@ -179,13 +180,13 @@ def _sampled_spans(
 
 
 def _duration_s(reader: VideoReader) -> float:
-    """From the first frame to when the last one is over, if that is shown as long as the others."""
+    """Return the duration, if the last frame is shown as long as the others."""
     last_s = float(reader.times_s[-1])
     return last_s + (last_s / (reader.num_frames - 1) if last_s > 0 else 1 / reader.fps)
 
 
 class _LabeledPaths:
-    """A list as pytorchvideo wants it: (path, {"label": index}), made when asked for."""
+    """A list in pytorchvideo's form: (path, {"label": index}), made on access."""
 
     def __init__(self, videos: Sequence[VideoRecord]) -> None:
         self._videos = videos
@@ -197,16 +198,16 @@ class _LabeledPaths:
         return self._videos[index], {"label": self._videos[index].label}
 
 
+@dataclass(frozen=True)
 class _Opener:
-    """Takes the place of pytorchvideo's ``VideoPathHandler``."""
+    """Replaces pytorchvideo's ``VideoPathHandler``."""
 
-    def __init__(self, num_frames: int, backend: str) -> None:
-        self._num_frames = num_frames
-        self._backend = backend
+    num_frames: int
+    backend: str
 
     def video_from_path(self, record: VideoRecord, **how_pytorchvideo_reads: object) -> _Video:
         try:
-            return _Video(record, self._num_frames, self._backend)
+            return _Video(record, self.num_frames, self.backend)
         except DecodeError as error:
             logger.warning(ANOTHER, error)
             raise

@@ -1,11 +1,10 @@
-"""The pixels of batches in memory that a worker writes and the main process reads: never copied.
+"""Pixels of batches in memory that a worker writes and the main process reads: never copied.
 
-The memory belongs to open files without a name, whose descriptors travel. So it needs no room in
-/dev/shm, which is small in many containers, and it is gone with the last process that holds it,
-however that ends.
+The memory is that of anonymous files, whose descriptors are sent. So it takes nothing from
+/dev/shm, which is small in many containers, and it is freed with the last process that maps it.
 
-A buffer is written again once nobody holds its batch any more: fresh memory costs seven times as
-much to write, since the kernel has to find and clear it page by page.
+A buffer is reused when its batch is no longer referenced: new memory costs seven times as much to
+write, since the kernel has to find and clear it page by page.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from slowfast_mvit.data.lists.shared_arrays import nameless_file
 
 
 class WrittenBuffers:
-    """The buffers of a worker; it makes them and writes into them.
+    """The buffers of a worker, which makes them and writes to them.
 
     Args:
         num_bytes: of each buffer.
@@ -32,7 +31,7 @@ class WrittenBuffers:
         self._buffers = list[Tensor]()
 
     def make(self) -> tuple[int, int]:
-        """A new buffer: its number, and its descriptor, which is the caller's to close."""
+        """Make a buffer; return its number, and its descriptor, which the caller closes."""
         descriptor = nameless_file()
         os.ftruncate(descriptor, self._num_bytes)
         memory = mmap.mmap(descriptor, self._num_bytes)
@@ -45,7 +44,7 @@ class WrittenBuffers:
 
 
 class ReadBuffers:
-    """The same buffers in the main process, which lends them out.
+    """The same buffers in the main process.
 
     Args:
         num_bytes: of each buffer.
@@ -57,16 +56,16 @@ class ReadBuffers:
         self._free = list[int]()
 
     def add(self, descriptor: int) -> None:
-        """Take in the next buffer that the worker made; closes the descriptor."""
+        """Map the next buffer that the worker made; close the descriptor."""
         self._memories.append(mmap.mmap(descriptor, self._num_bytes))
         os.close(descriptor)
 
     def acquire(self, number: int) -> Tensor:
-        """A buffer, (num_bytes,) uint8; it is free again when no tensor shares its memory."""
+        """Return a buffer, (num_bytes,) uint8; it is free when no tensor shares its memory."""
         view = memoryview(self._memories[number])
         weakref.finalize(view, self._free.append, number).atexit = False
         return torch.frombuffer(view, dtype=torch.uint8)
 
     def release(self) -> int | None:
-        """The number of a buffer that nobody holds, which is then taken; None if there is none."""
+        """Return the number of a free buffer, to be written again; None if there is none."""
         return self._free.pop() if self._free else None

@@ -1,9 +1,9 @@
-"""Worker processes that go on reading whatever a video does to one of them.
+"""Worker processes that continue to read after a video has crashed or blocked one of them.
 
-When a worker dies (a crash in a decoder, the kernel short of memory) or is stuck, the video it was
-busy with is tried again, alone, in a process of its own. If that ends the same way, the video is
-unreadable like any other, and is not opened again in this run; if not, the worker was unlucky.
-Either way a new worker reads the same batches again, so that they stay what they were.
+When a worker dies (a crash in a decoder, the kernel short of memory) or is stuck, its video is
+tried again, alone, in a new process. If that fails the same way, the video counts as unreadable,
+and is not opened again in this run; if not, the video was not the cause. Either way a new worker
+reads the same batches again, so that batches do not change.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import multiprocessing
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 from multiprocessing.context import SpawnContext
 from multiprocessing.util import Finalize
@@ -40,138 +41,139 @@ MAX_LOST_IN_A_ROW = 5  # workers that died or were stuck, without a batch betwee
 
 # A fork server forks as fast as a fork, but from a process that never decoded nor held a thread.
 START_METHODS = {name: name for name in ("forkserver", "fork", "spawn")}
-PRELOADED = [
-    "slowfast_mvit.data.loading.train_items",
-    "slowfast_mvit.data.loading.eval_items",
-    __name__,
-]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """The worker processes of a loader.
+
+    Attributes:
+        num_workers: processes that read; 0 to read in the main process.
+        pin_memory: copy batches to page-locked memory where there is a CUDA device.
+        start_method: one of ``START_METHODS``; "" for a fork server where possible. With "fork", do
+            not decode in the main process before the workers are started.
+        timeout_s: time limit for one video, after which a worker counts as stuck.
+    """
+
+    num_workers: int = 0
+    pin_memory: bool = False
+    start_method: str = ""
+    timeout_s: float = 300.0
 
 
 class WorkerPool:
-    """Reads the batches of an epoch in several processes, in their order.
+    """The processes that read the batches of an epoch; they start with the first epoch.
 
     Args:
         dataset: of the videos.
         keys: the items of each batch.
-        num_workers: how many processes, at least 1. They start with the first epoch.
-        start_method: one of ``START_METHODS``; "" for a fork server where that can be.
-        timeout_s: how long a single video may take.
+        settings: of the workers, at least 1.
 
     Raises:
         ConfigError: when there is no such start method.
     """
 
-    def __init__(
-        self,
-        dataset: VideoItems,
-        keys: BatchKeys,
-        *,
-        num_workers: int,
-        start_method: str,
-        timeout_s: float,
-    ) -> None:
-        method = pick(START_METHODS, start_method or default_start_method(), "start method")
+    def __init__(self, dataset: VideoItems, keys: BatchKeys, settings: WorkerSettings) -> None:
+        method = settings.start_method or default_start_method()
+        pick(START_METHODS, method, "start method")
         # The contexts of all methods have the same methods.
         self._context = cast(SpawnContext, multiprocessing.get_context(method))
         if method == "forkserver":
-            self._context.set_forkserver_preload(PRELOADED)
+            self._context.set_forkserver_preload([__name__, "slowfast_mvit.data.views.train_views"])
         refused = self._context.RawArray(ctypes.c_byte, max(len(dataset.videos), 1))
         largest = keys(0, 0) if len(keys) else []
         num_bytes = max(prod(batch_shape(dataset, largest)), 1)
         self._job = Job(dataset, keys, num_bytes, refused)
-        self._num_workers = min(num_workers, max(len(keys), 1))  # no more than there is work for
-        self._timeout_s = timeout_s
+        self._num_workers = min(settings.num_workers, max(len(keys), 1))  # at most one a batch
+        self._timeout_s = settings.timeout_s
         self._workers = list[Worker]()
-        self._asked = list[deque[Task]]()  # of each worker, and not answered
-        self._lost_in_a_row = 0
-        self._reading: object = None  # whose answers are awaited
-        # At exit, multiprocessing first does this and then waits for what still runs.
+        self._pending = list[deque[Task]]()  # of each worker
+        self._num_lost_in_a_row = 0
+        self._current: object = None  # identifies the epoch that is being read
+        # At exit, multiprocessing first calls this and then waits for running processes.
         Finalize(self, _stop, args=(self._workers,), exitpriority=10)
 
     def batches(self, epoch: int, steps: Sequence[int]) -> Iterator[ClipBatch]:
-        """The batches of these steps of an epoch.
+        """Return the batches of these steps of an epoch.
 
         Raises:
-            UserError: what no worker could go on from.
-            RuntimeError: a bug in a worker, with its traceback; or another epoch was begun since.
+            UserError: an error after which no worker can continue.
+            RuntimeError: a bug in a worker, with its traceback; or another epoch was started.
         """
         self._leave_epoch()
-        this = self._reading = object()
+        this = self._current = object()
         while len(self._workers) < self._num_workers:
             self._workers.append(Worker(self._job, self._context))
-            self._asked.append(deque())
+            self._pending.append(deque())
         try:
             ahead = PREFETCH * self._num_workers
             for step in steps[:ahead]:
-                self._ask(Task(epoch, step))
+                self._submit(Task(epoch, step))
             for place, step in enumerate(steps):
-                if self._reading is not this:
-                    raise RuntimeError(f"epoch {epoch} was left when another one was begun")
-                batch = self._receive(step % self._num_workers)
+                if self._current is not this:
+                    raise RuntimeError(f"epoch {epoch} ended when another one was started")
+                batch = self._result(step % self._num_workers)
                 for later in steps[place + ahead : place + ahead + 1]:
-                    self._ask(Task(epoch, later))
+                    self._submit(Task(epoch, later))
                 yield batch
         finally:
-            if self._reading is this:
+            if self._current is this:
                 self._leave_epoch()
 
     def _leave_epoch(self) -> None:
-        """Stop what is still being read: nobody wants it."""
-        if any(self._asked):
+        """Stop the workers if results are pending, which are not needed any more."""
+        if any(self._pending):
             self.stop()
 
     def stop(self) -> None:
         """End all workers; the next epoch starts new ones."""
         _stop(self._workers)
-        self._asked.clear()
+        self._pending.clear()
 
-    def _ask(self, task: Task) -> None:
+    def _submit(self, task: Task) -> None:
         number = task.step % self._num_workers
-        self._asked[number].append(task)
+        self._pending[number].append(task)
         self._workers[number].submit(task)
 
-    def _receive(self, number: int) -> ClipBatch:
-        """The answer to the oldest task of a worker, which is started again as often as need be."""
+    def _result(self, number: int) -> ClipBatch:
+        """Return the result of the oldest task of a worker, which is restarted when it is lost."""
         while True:
             try:
                 outcome = self._workers[number].result(self._timeout_s)
                 break
             except WorkerLost as loss:
-                self._explain(loss)
-                self._restart(number)
+                self._diagnose(loss)
+                self._workers[number] = Worker(self._job, self._context)
+                for task in self._pending[number]:
+                    self._workers[number].submit(task)
         if isinstance(outcome, UserError):
             raise outcome
         if isinstance(outcome, WorkerBug):
             raise RuntimeError(f"in a worker that reads videos:\n{outcome.traceback}")
         assert outcome is not None
-        self._asked[number].popleft()
-        self._lost_in_a_row = 0
+        self._pending[number].popleft()
+        self._num_lost_in_a_row = 0
         return outcome
 
-    def _restart(self, number: int) -> None:
-        self._workers[number] = Worker(self._job, self._context)
-        for task in self._asked[number]:
-            self._workers[number].submit(task)
-
-    def _explain(self, loss: WorkerLost) -> None:
-        """Find out whether a video is to blame; then it is not opened again.
+    def _diagnose(self, loss: WorkerLost) -> None:
+        """Find out whether a video is the cause; then it is not opened again.
 
         Raises:
             DecodeError: too many workers were lost for videos to be the cause.
         """
         if not loss.had_started:
             raise DecodeError(
-                f"a worker that reads videos {loss} while it started. What it wrote before tells "
-                'why; a script of your own may lack `if __name__ == "__main__":`. '
+                f"a worker that reads videos {loss} while it started. See its output above; "
+                'a script of your own may lack `if __name__ == "__main__":`. '
                 "DATA_LOADER.NUM_WORKERS 0 reads without workers"
             ) from loss
         while_reading = f" while it read {self._path(loss.key)}" if loss.key is not None else ""
         logger.info("a worker that reads videos %s%s", loss, while_reading)
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row > MAX_LOST_IN_A_ROW:
+        self._num_lost_in_a_row += 1
+        if self._num_lost_in_a_row > MAX_LOST_IN_A_ROW:
             raise DecodeError(
-                f"{self._lost_in_a_row} workers that read videos died or were stuck, and no batch "
-                f"came between: the last one {loss}{while_reading}. If memory ran out, lower "
+                f"{self._num_lost_in_a_row} workers that read videos died or were stuck without a "
+                f"batch in between: the last one {loss}{while_reading}. If memory ran out, lower "
                 "DATA_LOADER.NUM_WORKERS or the batch size; if it is the reader, choose another "
                 "DATA.DECODING_BACKEND"
             ) from loss
@@ -181,7 +183,7 @@ class WorkerPool:
             logger.warning("%s: %s", self._path(loss.key), REFUSALS[again.mark])
 
     def _try_alone(self, key: ItemKey) -> WorkerLost | None:
-        """Read one video in a process of its own; tells how that was lost, if it was."""
+        """Read one video in a new process; return the loss of that process, if it was lost."""
         worker = Worker(self._job, self._context)
         try:
             worker.submit(key)
@@ -196,7 +198,7 @@ class WorkerPool:
 
 
 def default_start_method() -> str:
-    """A fork server, but for a program from standard input: its workers could not import that."""
+    """Return a fork server, or fork for a program from standard input, which cannot be imported."""
     program = getattr(sys.modules["__main__"], "__file__", None)
     return "fork" if program is not None and not Path(program).exists() else "forkserver"
 

@@ -1,8 +1,8 @@
 """Checks that decoding agrees with the packets of a file, made only where there is reason to.
 
-    every packet claims to be a key frame          the second one is decoded alone
-    frames are reordered, and no packet says so    all are decoded: do they come in this order?
-    packets before the first whole group           these are decoded: whose frames come out?
+    every packet is marked as a key frame          the second one is decoded alone
+    frames are reordered, and no packet says so    all are decoded, and their order is compared
+    packets before the first whole group           these are decoded, to see which give a frame
 
 The first two come from files that were copied from one container to another without decoding (an
 AVI with B frames to MP4, say), the third from recordings and copies that begin in mid-group.
@@ -15,29 +15,27 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import av
+from av.container import InputContainer
 from av.video.frame import PictureType
+from av.video.stream import VideoStream
 
 _NOT_PREDICTED = (PictureType.NONE, PictureType.I)  # NONE: the decoder does not say
 
 
-def packets_of(
-    container: av.container.InputContainer, *streams: av.stream.Stream
-) -> Iterator[av.Packet]:
-    """The packets of these streams (none: of all) from here on, without the empty ones."""
+def packets_of(container: InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+    """Return the next packets of these streams (of all if none is named), without empty ones."""
     while True:
         try:
             for packet in container.demux(*streams):
                 if packet.size > 0:
                     yield packet
             return
-        except IndexError:  # PyAV at the end of a file in which a stream began later on
+        except IndexError:  # PyAV at the end of a file in which a stream began later
             continue
 
 
-def packets_from_start(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream
-) -> Iterator[av.Packet]:
-    """All packets of a stream, also those before the first key frame."""
+def packets_from_start(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Return all packets of a stream, also those before the first key frame."""
     start = stream.start_time or 0
     if container.format.name != "avi":
         start -= 1 << 20  # MPEG streams reach their start only from well before it
@@ -45,10 +43,8 @@ def packets_from_start(
     return packets_of(container, stream)
 
 
-def decoded_alone(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, pts: int
-) -> av.VideoFrame | None:
-    """The frame that comes of the packet shown at ``pts`` alone, if one does."""
+def decoded_alone(container: InputContainer, stream: VideoStream, pts: int) -> av.VideoFrame | None:
+    """Return the frame that the packet shown at ``pts`` gives alone, or None."""
     container.seek(pts, stream=stream, backward=True)
     packet = next((p for p in packets_of(container, stream) if p.pts == pts), None)
     frames = [] if packet is None else list(_frames_of(stream, [packet]))
@@ -60,24 +56,8 @@ def is_whole(frame: av.VideoFrame | None) -> bool:
     return frame is not None and PictureType(frame.pict_type) in _NOT_PREDICTED
 
 
-def claims_only_key_frames(
-    stream: av.video.stream.VideoStream, pts: Sequence[int], is_key: Sequence[bool]
-) -> bool:
-    """Return whether every packet is marked as a key frame, of a codec that predicts frames."""
-    return len(pts) > 1 and all(is_key) and not stream.codec_context.codec.intra_only
-
-
-def claims_no_reordering(stream: av.video.stream.VideoStream, pts: Sequence[int]) -> bool:
-    """Return whether frames are shown in decoding order, of a stream whose frames are reordered."""
-    return stream.codec_context.has_b_frames and all(
-        before < after for before, after in itertools.pairwise(pts)
-    )
-
-
-def come_in_order(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    spend: Callable[[], None],
+def are_decoded_in_order(
+    container: InputContainer, stream: VideoStream, spend: Callable[[], None]
 ) -> bool:
     """Return whether each decoded frame is shown after the one before; calls ``spend`` for each."""
     last = None
@@ -90,16 +70,16 @@ def come_in_order(
 
 
 def lost_at_the_start(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
+    container: InputContainer,
+    stream: VideoStream,
     pts: Sequence[int],
     is_key: Sequence[bool],
     shown: Collection[int],
 ) -> set[int]:
-    """The packets before the first whole group of which no frame comes.
+    """Return the packets before the first whole group that give no frame.
 
     These are decoded before the first key frame, or shown before it: they refer to frames that
-    were cut off. Some codecs make a picture of them all the same.
+    were cut off. Some codecs make a frame of them all the same.
     """
     first_key = next((place for place, key in enumerate(is_key) if key), 0)
     if not pts or (first_key == 0 and pts[0] == min(pts)):
@@ -108,18 +88,16 @@ def lost_at_the_start(
     if not doubtful:
         return set()
     first_ones = itertools.islice(packets_from_start(container, stream), max(doubtful) + 1)
-    come = {frame.pts for frame in _frames_of(stream, first_ones)}
-    return {place for place in doubtful if pts[place] not in come}
+    decoded = {frame.pts for frame in _frames_of(stream, first_ones)}
+    return {place for place in doubtful if pts[place] not in decoded}
 
 
-def _frames_of(
-    stream: av.video.stream.VideoStream, packets: Iterable[av.Packet]
-) -> Iterator[av.VideoFrame]:
-    """All frames that these packets give; what cannot be decoded is left out, as ffmpeg does."""
+def _frames_of(stream: VideoStream, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+    """Decode these packets; what cannot be decoded is left out, as ffmpeg does."""
     codec = stream.codec_context
     codec.flush_buffers()
     try:
-        for packet in itertools.chain(packets, (None,)):  # None: no more will come
+        for packet in itertools.chain(packets, (None,)):  # None: the end
             with contextlib.suppress(av.error.FFmpegError):
                 yield from codec.decode(packet)
     finally:

@@ -1,15 +1,15 @@
 """The packets of a video file, read without decoding: the index that every reader shares.
 
-One scan tells how many frames are shown and when, and which packets are key frames. So every reader
-counts frames alike. Where there is reason to doubt what the packets say, a little is decoded
-(``doubts``).
+One scan gives the number of frames, when each is shown, and which packets are key frames. So every
+reader counts frames alike. Where packets may be wrong, a little is decoded (``packet_checks``).
 
-Files come from strangers: formats, frame size, streams, packets and seconds are limited.
+Files are untrusted: formats, frame size, streams, packets and seconds are limited.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,8 @@ from typing import BinaryIO
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from slowfast_mvit.data.video import packet_checks
 from slowfast_mvit.errors import DecodeError
@@ -47,11 +49,11 @@ LIBRARY_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, MemoryErr
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """The packets of a stream, in decoding order.
+    """Packets of one stream, in decoding order.
 
     Attributes:
         pts: when each packet's frame is shown, in the stream's time base.
-        is_key: whether decoding can start at it.
+        is_key: whether decoding can start at each packet.
         shown: the packets whose frames are shown, in the order in which they are.
         order_of_pts: the place of each packet in ``pts``.
     """
@@ -66,7 +68,7 @@ class PacketIndex:
         return len(self.shown) < len(self.pts)
 
     def key_frames(self) -> list[int]:
-        """The numbers of the frames that are shown of key frames."""
+        """Return the numbers of the shown frames that are key frames."""
         return [number for number, place in enumerate(self.shown) if self.is_key[place]]
 
     def has_open_groups(self) -> bool:
@@ -79,18 +81,27 @@ class PacketIndex:
         return False
 
 
+def check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
+    """Refuse frame numbers that the video does not have: a bug of the caller.
+
+    Raises:
+        IndexError: names the first of them.
+    """
+    for index in indices:
+        if not 0 <= index < num_frames:
+            raise IndexError(f"{path}: frame {index} of 0 to {num_frames - 1} was asked for")
+
+
 class Budget:
-    """Counts packets and seconds, so that no file keeps a worker for ever."""
+    """Counts packets and seconds, so that no file blocks a worker for ever."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._restart(MAX_SCAN_SECONDS)
+        self.restart(MAX_SCAN_SECONDS)
 
-    def restart(self) -> None:
-        """Called before each decoding; the scan of the packets has a budget of its own."""
-        self._restart(MAX_SECONDS)
-
-    def _restart(self, limit_s: float) -> None:
+    def restart(self, limit_s: float | None = None) -> None:
+        """Start again before each decoding; the scan of the packets has its own limit."""
+        limit_s = MAX_SECONDS if limit_s is None else limit_s
         self._num_frames = 0
         self._limit_s = limit_s
         self._end_s = time.monotonic() + limit_s
@@ -126,8 +137,8 @@ class Budget:
 class TimedFile:
     """A file that ends when the time is over.
 
-    The library searches a file for packets without coming back in between, but not without
-    reading. An exception from here it would report and try again; at the end of the file it stops.
+    The library searches a file for packets without returning in between, but not without reading.
+    It would log an exception from here and try again; at the end of the file it stops.
     """
 
     def __init__(self, file: BinaryIO, budget: Budget) -> None:
@@ -138,17 +149,15 @@ class TimedFile:
         self.seekable = file.seekable
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most ``size``; none at the end."""
+        """Return the next bytes, at most ``size``; none at the end."""
         return b"" if self._budget.is_over() else self._file.read(size)
 
 
 @contextlib.contextmanager
 def as_decode_errors(
-    path: Path,
-    reader: str,
-    library_errors: tuple[type[BaseException], ...] = LIBRARY_ERRORS,
+    path: Path, reader: str, library_errors: tuple[type[BaseException], ...] = LIBRARY_ERRORS
 ) -> Iterator[None]:
-    """Turn what a library raises into a DecodeError that names the file and the reader."""
+    """Convert what a library raises to a DecodeError that names the file and the reader."""
     try:
         yield
     except DecodeError:
@@ -161,19 +170,17 @@ def as_decode_errors(
 
 
 def reason(error: BaseException) -> str:
-    """The first line of the library's words, without the path, which our message names."""
-    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return _LOG_PREFIX.sub("", str(words).splitlines()[0])
+    """Return the first line of a library's message, without the path, which our message names."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return _LOG_PREFIX.sub("", str(text).splitlines()[0])
 
 
 @contextlib.contextmanager
-def open_container(
-    path: Path, file: BinaryIO, budget: Budget
-) -> Iterator[av.container.InputContainer]:
+def open_container(path: Path, file: BinaryIO, budget: Budget) -> Iterator[InputContainer]:
     """Open a video file with PyAV and close it again.
 
     Raises:
-        DecodeError: when it is not a video in a known format, or holds too many streams.
+        DecodeError: when it is not a video in a known format, or contains too many streams.
     """
     options = {
         "format_whitelist": _FORMATS,
@@ -183,31 +190,29 @@ def open_container(
     with as_decode_errors(path, "pyav"):
         try:
             container = av.open(TimedFile(file, budget), "r", options=options)
-        except av.error.ArgumentError as error:  # what the whitelist of formats comes to
+        except av.error.ArgumentError as error:  # the format is not in the whitelist
             raise DecodeError(_IN_NO_FORMAT, path) from error
         except LIBRARY_ERRORS:
             budget.check_time()
             raise
-    with container:  # without closing, each leaves a thread and a descriptor behind
+    with container:  # unclosed, each would leak a thread and a descriptor
         if len(container.streams) > MAX_STREAMS:
             raise DecodeError(
-                f"holds {len(container.streams)} streams; {MAX_STREAMS} are accepted", path
+                f"contains {len(container.streams)} streams; {MAX_STREAMS} are accepted", path
             )
         budget.check_time()
         yield container
 
 
-def first_video_stream(
-    path: Path, container: av.container.InputContainer
-) -> av.video.stream.VideoStream:
-    """The first video stream that is not a cover picture, to be decoded with one thread.
+def first_video_stream(path: Path, container: InputContainer) -> VideoStream:
+    """Return the first video stream that is not a cover image, to be decoded with one thread.
 
     Raises:
         DecodeError: when there is none, or its frames are too large.
     """
     streams = video_streams(container)
     if not streams:
-        raise DecodeError("holds no video stream", path)
+        raise DecodeError("contains no video stream", path)
     codec = streams[0].codec_context
     codec.thread_type = "NONE"
     codec.thread_count = 1
@@ -222,8 +227,8 @@ def first_video_stream(
     return streams[0]
 
 
-def video_streams(container: av.container.InputContainer) -> list[av.video.stream.VideoStream]:
-    """The video streams that are not cover pictures, in the order of the file."""
+def video_streams(container: InputContainer) -> list[VideoStream]:
+    """Return the video streams that are not cover images, in the order of the file."""
     return [
         stream
         for stream in container.streams.video
@@ -232,21 +237,16 @@ def video_streams(container: av.container.InputContainer) -> list[av.video.strea
     ]
 
 
-def times_are_guessed(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream
-) -> bool:
-    """Formats of which a packet, or a seek, does not tell which frame it is."""
+def times_are_guessed(container: InputContainer, stream: VideoStream) -> bool:
+    """Return whether packets or seeks of this format do not identify their frame."""
     name = container.format.name
     return name in ("mpeg", "mpegts") or (name == "avi" and stream.codec_context.has_b_frames)
 
 
 def read_index(
-    path: Path,
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    budget: Budget,
+    path: Path, container: InputContainer, stream: VideoStream, budget: Budget
 ) -> PacketIndex | None:
-    """The index of a stream; None where packets do not say, or falsely, how frames are shown.
+    """Return the index of a stream; None where its packets do not say, or wrongly, what is shown.
 
     Raises:
         DecodeError: when there are more than ``MAX_PACKETS``.
@@ -266,18 +266,19 @@ def read_index(
         is_key.append(packet.is_keyframe)
         if len(pts) > MAX_PACKETS:
             raise DecodeError(
-                f"holds more than {MAX_PACKETS:,} frames. Cut it into shorter videos", path
+                f"contains more than {MAX_PACKETS:,} frames. Cut it into shorter videos", path
             )
     order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
     if len(order_of_pts) < len(pts):
         return None
-    if packet_checks.claims_only_key_frames(stream, pts, is_key):
+    codec = stream.codec_context
+    if len(pts) > 1 and all(is_key) and not codec.codec.intra_only:
         second = packet_checks.decoded_alone(container, stream, pts[1])
         if not packet_checks.is_whole(second):
             return None
-    if packet_checks.claims_no_reordering(stream, pts):
+    if codec.has_b_frames and all(before < after for before, after in itertools.pairwise(pts)):
         budget.restart()
-        if not packet_checks.come_in_order(container, stream, budget.spend):
+        if not packet_checks.are_decoded_in_order(container, stream, budget.spend):
             return None
     lost = packet_checks.lost_at_the_start(container, stream, pts, is_key, shown)
     shown = sorted((place for place in shown if place not in lost), key=pts.__getitem__)
@@ -285,23 +286,25 @@ def read_index(
 
 
 def is_hidden_vp8(packet: av.Packet) -> bool:
-    """The invisible reference frames of VP8 lie in packets of their own."""
+    """Return whether this VP8 packet contains a reference frame that is not shown."""
     return not bytes(packet)[0] & 0x10  # show_frame, RFC 6386 section 9.1
 
 
-# Browsers and screen recorders write WebM of uneven rate that says 1000 frames a second: the ticks
-# of its clock. A small difference is only one frame more or less; there the file's number is exact.
+# Browsers and screen recorders write WebM of uneven rate that claims 1000 frames a second: ticks
+# of its clock. A small difference is only one frame more or less; then the file's number is exact.
 WRONG_RATE = 0.1
 
 
 def timing(
-    path: Path, stream: av.video.stream.VideoStream, index: PacketIndex | None, num_frames: int
+    path: Path, stream: VideoStream, index: PacketIndex | None, num_frames: int
 ) -> tuple[float, np.ndarray]:
-    """Frames per second on average, and when each frame is shown, in seconds from the first.
+    """Return the frames per second on average, and each frame's time in seconds from the first.
 
     Raises:
-        DecodeError: when the file tells neither.
+        DecodeError: when there are no frames, or the file contains neither of these.
     """
+    if num_frames == 0:
+        raise DecodeError("the video stream contains no frames", path)
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     fps = float(rate) if rate else 0.0
     if index is None or stream.time_base is None:

@@ -1,11 +1,11 @@
 """Readers: an opened video, a folder of frames or an image, as frames addressed by their number.
 
 Frame i is the i-th frame that ffmpeg shows: hidden frames (edit lists, leading frames of a cut) do
-not count, and rotation is applied. ``open_reader`` picks the reader by what stands at the path;
-files come from strangers, so only plain local files in known formats are opened.
+not count, and rotation is applied. ``open_reader`` picks the reader by the kind of the path. Files
+are untrusted, so only plain local files in known formats are opened.
 
 To add a reader, add a row to ``READERS``; the contract test runs over every row. PyAV is the
-default: the quickest for H.264 and the only one that reads every kind of file.
+default: the fastest for H.264 and the only one that reads every kind of file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ from torch import Tensor
 
 from slowfast_mvit.annotations.files import IMAGE_SUFFIXES
 from slowfast_mvit.annotations.frame_lists import frames_of_pattern
-from slowfast_mvit.data.video.decode_decord import open_decord
-from slowfast_mvit.data.video.decode_pyav import open_pyav
-from slowfast_mvit.data.video.decode_torchcodec import open_torchcodec, open_torchcodec_cuda
-from slowfast_mvit.data.video.opening import check_indices, open_plain_file
+from slowfast_mvit.data.video.optional_readers import (
+    open_decord,
+    open_torchcodec,
+    open_torchcodec_cuda,
+)
+from slowfast_mvit.data.video.packets import check_indices
+from slowfast_mvit.data.video.pyav_reader import open_pyav
+from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError, in_one_message, pick
 from slowfast_mvit.structures import VideoReader
 
@@ -39,7 +43,7 @@ FRAME_FOLDER_FPS = 30.0
 
 MAX_IMAGE_PIXELS = 80_000_000
 
-# Without this PIL would look inside, and run a program for what turns out to be PostScript.
+# Without this PIL would try every format, and run a program for PostScript.
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 
@@ -68,11 +72,11 @@ _PROBE_LEVELS = (40, 128, 220)
 
 @functools.cache
 def working_reader(backend: str) -> str:
-    """The reader to use for ``DATA.DECODING_BACKEND``, after it decoded a small file.
+    """Return the reader to use for ``DATA.DECODING_BACKEND``, after it decoded a small file.
 
     Args:
-        backend: a row of ``READERS``, or ``package.module:name``, which is not tried. "auto" takes
-            the first of ``AUTO_READERS`` that works, and says which.
+        backend: a row of ``READERS``, or ``package.module:name``, which is not probed. "auto" takes
+            the first of ``AUTO_READERS`` that works, and logs which.
 
     Raises:
         ConfigError: when there is none such, its library is missing or cannot decode.
@@ -105,13 +109,13 @@ def _probe(backend: str) -> None:
     if not torch.allclose(levels, expected.float(), atol=3):
         raise ConfigError(
             f"the reader {backend!r} does not work here: frames of the grey levels "
-            f"{expected.tolist()} come out as {levels.round().int().tolist()}"
+            f"{expected.tolist()} are decoded as {levels.round().int().tolist()}"
         )
 
 
 @contextlib.contextmanager
 def open_reader(path: str | Path, backend: str = "pyav") -> Iterator[VideoReader]:
-    """Open what stands at ``path``.
+    """Open a video file, an image, or a folder or pattern of images.
 
     Args:
         path: a video file, an image, a folder of images (in the order of the numbers in their
@@ -127,7 +131,7 @@ def open_reader(path: str | Path, backend: str = "pyav") -> Iterator[VideoReader
     """
     open_video = pick(READERS, backend, "reader")
     path = Path(path)
-    if os.path.isdir(path):  # unlike Path.is_dir never an OSError: opening says what is wrong
+    if os.path.isdir(path):  # unlike Path.is_dir never an OSError: opening reports the problem
         yield FrameFolderReader.of_folder(path)
     elif (frames := frames_of_pattern(str(path))) is not None and not os.path.exists(path):
         yield FrameFolderReader([Path(frame) for frame in frames], path)
@@ -139,18 +143,18 @@ def open_reader(path: str | Path, backend: str = "pyav") -> Iterator[VideoReader
 
 
 class FrameFolderReader:
-    """Frames that lie as images in a folder; shown at 30 frames a second.
+    """A folder of frames stored as images; shown at 30 frames a second.
 
     Args:
         files: the images in the order in which they are shown.
-        path: the folder or pattern they come from, for messages.
+        path: their folder or pattern, for messages.
     """
 
     fps = FRAME_FOLDER_FPS
 
     def __init__(self, files: Sequence[Path], path: Path) -> None:
         if not files:
-            raise DecodeError("the folder holds no images", path)
+            raise DecodeError("the folder contains no images", path)
         self._files = files
         self._path = path
         self.num_frames = len(files)
@@ -158,7 +162,7 @@ class FrameFolderReader:
 
     @classmethod
     def of_folder(cls, folder: Path) -> FrameFolderReader:
-        """All images of a folder that are not hidden, ``img_2.jpg`` before ``img_10.jpg``."""
+        """Read all images of a folder that are not hidden, ``img_2.jpg`` before ``img_10.jpg``."""
         try:
             images = [
                 file
@@ -170,7 +174,7 @@ class FrameFolderReader:
         return cls(sorted(images, key=_natural_order), folder)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        """The frames at ``indices`` as uint8 RGB (len(indices), H, W, 3); each is read once."""
+        """Return the frames at ``indices`` as uint8 RGB (len(indices), H, W, 3)."""
         check_indices(self._path, indices, self.num_frames)
         read = {index: read_image(self._files[index]) for index in sorted(set(indices))}
         sizes = {tuple(image.shape) for image in read.values()}
@@ -191,13 +195,13 @@ class ImageReader:
         self.times_s = np.zeros(1)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        """The image, as often as asked, as uint8 RGB (len(indices), H, W, 3)."""
+        """Return the image, repeated, as uint8 RGB (len(indices), H, W, 3)."""
         check_indices(self._path, indices, self.num_frames)
         return self._image.expand(len(indices), -1, -1, -1).clone()
 
 
 def read_image(path: Path) -> Tensor:
-    """An image, turned upright, as uint8 RGB (H, W, 3).
+    """Read an image, rotated upright, as uint8 RGB (H, W, 3).
 
     Raises:
         DecodeError: when it is missing, broken or larger than 80 million pixels.
@@ -211,20 +215,20 @@ def read_image(path: Path) -> Tensor:
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DecodeError):
             raise
-        what = str(error)
-        if isinstance(error, UnidentifiedImageError):  # its own words name Python's file object
-            what = f"none of {', '.join(_IMAGE_FORMATS)}"
-        raise DecodeError(f"not a readable image ({what})", path) from error
+        reason = str(error)
+        if isinstance(error, UnidentifiedImageError):  # whose text names Python's file object
+            reason = f"none of {', '.join(_IMAGE_FORMATS)}"
+        raise DecodeError(f"not a readable image ({reason})", path) from error
 
 
 def _as_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8; of the 16 bits of grey the upper 8, as PIL does to colours itself."""
+    """Convert to (H, W, 3) uint8; of 16 bits of grey the upper 8, as PIL does for colours."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.array(image.convert("RGB"))
 
 
 def _natural_order(file: Path) -> list[tuple[int, str]]:
-    """Sorts the numbers in a name by value: 2 before 10."""
+    """Return a key that sorts the numbers in a name by value: 2 before 10."""
     parts = re.split(r"(\d+)", file.name)
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]

@@ -1,17 +1,16 @@
-"""Videos inside tar files, read where they lie: ``shards/train-000003.tar/abc.mp4``.
+"""Opening plain files, and videos inside tar shards in place: ``shards/train-000003.tar/abc.mp4``.
 
 A network file system serves a few large files much faster than a million small ones. Nothing is
 ever extracted: a member is the range of bytes that its header names, read by position.
 
-Beside a shard lies its index, a text that is searched where it lies, so that a worker holds no
-table of names:
+Next to a shard is its index, a memory-mapped text, so that a worker needs no table of names:
 
     # tar index 1: 1073741824 bytes, 9112 members
-    abc.mp4 0                       the name as in a URL, a space, where its header starts;
+    abc.mp4 0                       the name as in a URL, a space, the offset of its header;
     some%20class/def.mp4 120832     sorted by name
 
 ``data_prep/pack_shards.py`` writes shards and indexes, also indexes of shards of other origin.
-Without one, a shard is read through once for each process that needs it.
+Without an index, each process scans the shard once.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import logging
 import mmap
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,29 +32,67 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from slowfast_mvit.errors import DecodeError
+from slowfast_mvit.storage import split_path
 
 _log = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".index"  # after the name of the shard
 MAX_SCANNED_MEMBERS = 100_000  # of a shard without an index
 
-_SCANNED_SHARDS = 16  # whose indexes a process keeps: 5 MB each at most for names of 40 letters
+_SCANNED_SHARDS = (
+    16  # of which a process keeps the index: at most 5 MB each for names of 40 letters
+)
 _BUFFER_BYTES = 1 << 16
 _HEAD_BYTES = 100
 _HEAD = re.compile(rb"# tar index 1: ([0-9]+) bytes, ([0-9]+) members\n")
 
 
+def open_plain_file(path: Path) -> BinaryIO:
+    """Open a file for reading, unless it is a folder, pipe, socket or device, which could block.
+
+    Args:
+        path: a file, or a file in a tar shard: ``shards/train-000003.tar/abc.mp4``.
+
+    Raises:
+        DecodeError: when it is one of these, missing, empty or not permitted.
+    """
+    if (place := split_path(path)) is None:
+        return _open_regular(path)
+    shard, member = place
+    return open_member(_open_regular(shard), shard, member)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    try:
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DecodeError(f"cannot be opened ({reason})", path) from error
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return file
+    file.close()
+    raise DecodeError(
+        "the file is empty" if stat.S_ISREG(status.st_mode) else "not a plain file", path
+    )
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open without blocking: opening a pipe without a writer would never return."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
-    """A member of a shard as a file of its own: seekable, and blind to the rest of the shard.
+    """Open a member of a shard as a seekable file that does not see the rest of the shard.
 
     Args:
         file: the opened shard; it is closed with the member, or when this raises.
-        shard: its path, for messages and for the index beside it.
+        shard: its path, for messages and for its index.
         name: the member.
 
     Raises:
-        DecodeError: when there is no such member, it is no plain file or empty, or the index does
-            not belong to the shard.
+        DecodeError: when there is no such member, it is not a plain file or is empty, or the
+            index does not belong to the shard.
     """
     try:
         with _index(file, shard) as index:
@@ -74,24 +112,24 @@ def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
 
 
 def _header(file: BinaryIO, shard: Path, name: str, offset: int) -> tarfile.TarInfo:
-    """The member whose header starts at ``offset``, if it is a plain file of this name."""
-    advice = "Write the index again with data_prep/pack_shards.py index"
+    """Return the member whose header starts at ``offset``, if it is a plain file of this name."""
     file.seek(offset)
     try:
         member = tarfile.TarFile(fileobj=file).next()
     except (tarfile.TarError, ValueError, OSError) as error:
-        raise DecodeError(
-            f"no header where it says that {name} starts ({error}). {advice}",
-            f"{shard}{INDEX_SUFFIX}",
-        ) from error
+        raise _bad_index(shard, f"no header at the offset of {name} ({error})") from error
     if member is None or _name_of(member) != name:
-        found = "the end" if member is None else repr(_name_of(member))
-        raise DecodeError(
-            f"{found} where it says that {name} starts. {advice}", f"{shard}{INDEX_SUFFIX}"
-        )
+        there = "the end" if member is None else repr(_name_of(member))
+        raise _bad_index(shard, f"{there} at the offset of {name}")
     if not _is_plain(member):
         raise DecodeError("a link, a folder or a device, not a plain file", shard / name)
     return member
+
+
+def _bad_index(shard: Path, problem: str) -> DecodeError:
+    return DecodeError(
+        f"{problem}. Write it again with data_prep/pack_shards.py index", f"{shard}{INDEX_SUFFIX}"
+    )
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
@@ -99,12 +137,12 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
 
 
 def _name_of(member: tarfile.TarInfo) -> str:
-    """``./a.mp4`` is a.mp4."""
+    """Return the normal form of a name: ``./a.mp4`` is a.mp4."""
     return os.path.normpath(member.name)
 
 
 class _Range(io.RawIOBase):
-    """The bytes of a file from ``start`` to ``end``, read by position."""
+    """Bytes of a file from ``start`` to ``end``, read by position."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
         self._file = file
@@ -126,9 +164,6 @@ class _Range(io.RawIOBase):
         self._position = origin + offset
         return self._position
 
-    def tell(self) -> int:
-        return self._position
-
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self._size - self._position))
         if wanted == 0:
@@ -148,11 +183,11 @@ class _Range(io.RawIOBase):
 
 
 def index_text(members: Iterable[tuple[str, int]], num_bytes: int, shard: Path) -> bytes:
-    """The index of a shard.
+    """Return the index of a shard.
 
     Args:
-        members: name, and where the header starts, of each plain file.
-        num_bytes: how large the shard is.
+        members: name and offset of the header of each plain file.
+        num_bytes: size of the shard.
         shard: its path, for messages.
 
     Raises:
@@ -162,15 +197,15 @@ def index_text(members: Iterable[tuple[str, int]], num_bytes: int, shard: Path) 
     for (name, _), (following, _) in itertools.pairwise(lines):
         if name == following:
             shown = unquote_to_bytes(name).decode("utf-8", "replace")
-            raise DecodeError(f"holds {shown} more than once", shard)
+            raise DecodeError(f"contains {shown} more than once", shard)
     head = b"# tar index 1: %d bytes, %d members\n" % (num_bytes, len(lines))
     return head + b"".join(b"%s %d\n" % line for line in lines)
 
 
 def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
-    """Name, and where the header starts, of each plain file in a shard, by reading through it.
+    """Return the name and the offset of the header of each plain file in a shard, by a scan.
 
-    Links, folders and devices are passed over, and so are names that lead out of a folder.
+    Links, folders and devices are skipped, and so are names that lead out of a folder.
 
     Raises:
         DecodeError: when it is not an uncompressed tar file, or is cut short.
@@ -194,13 +229,13 @@ def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
         raise DecodeError(f"not an uncompressed tar file ({error})", shard) from error
     if rest.strip(b"\0"):  # a damaged header looks to tarfile like the end
         raise DecodeError(f"damaged at byte {archive.offset:,}. Copy it again", shard)
-    if len(rest) < tarfile.BLOCKSIZE:  # cut between two files, which tarfile does not mind
-        raise DecodeError("ends without the mark of its end. Copy it again", shard)
+    if len(rest) < tarfile.BLOCKSIZE:  # cut between two files, which tarfile accepts
+        raise DecodeError("ends without the end-of-archive mark. Copy it again", shard)
 
 
 @contextlib.contextmanager
 def _index(file: BinaryIO, shard: Path) -> Iterator[bytes | mmap.mmap]:
-    """The index beside a shard, or one made by reading through it."""
+    """Return the index next to a shard, or one made by a scan."""
     status = os.fstat(file.fileno())
     try:
         descriptor = os.open(f"{shard}{INDEX_SUFFIX}", os.O_RDONLY | os.O_NONBLOCK)
@@ -209,55 +244,42 @@ def _index(file: BinaryIO, shard: Path) -> Iterator[bytes | mmap.mmap]:
         return
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror})", f"{shard}{INDEX_SUFFIX}") from error
-    with open(descriptor, "rb") as beside:
+    with open(descriptor, "rb") as index_file:
         try:
-            index = mmap.mmap(beside.fileno(), 0, access=mmap.ACCESS_READ)
+            index = mmap.mmap(index_file.fileno(), 0, access=mmap.ACCESS_READ)
         except (ValueError, OSError):
-            raise DecodeError("empty, or not a plain file", f"{shard}{INDEX_SUFFIX}") from None
+            raise _bad_index(shard, "empty, or not a plain file") from None
         with index:
             head = _HEAD.match(index[:_HEAD_BYTES])
             if head is None or int(head[1]) != status.st_size:
-                what = "no index of a shard" if head is None else "the index of another shard"
-                raise DecodeError(
-                    f"{what}. Write it again with data_prep/pack_shards.py index",
-                    f"{shard}{INDEX_SUFFIX}",
-                )
+                kind = "no index of a shard" if head is None else "the index of another shard"
+                raise _bad_index(shard, kind)
             yield index
 
 
 @functools.lru_cache(maxsize=_SCANNED_SHARDS)
 def _scanned(shard: Path, num_bytes: int, changed_ns: int) -> bytes:
-    """The index of a shard that has none; read again when the shard has changed."""
-    _log.warning(
-        "%s: has no index beside it and is read through. Write one with "
-        "data_prep/pack_shards.py index",
-        shard,
-    )
-    members = []
+    """Scan a shard that has no index; again when the shard has changed."""
+    advice = "Write one with data_prep/pack_shards.py index"
+    _log.warning("%s: has no index and is scanned. %s", shard, advice)
     with open(shard, "rb") as file:
-        for member in plain_members(file, shard):
-            members.append(member)
-            if len(members) > MAX_SCANNED_MEMBERS:
-                raise DecodeError(
-                    f"holds more than {MAX_SCANNED_MEMBERS:,} files and has no index. "
-                    "Write one with data_prep/pack_shards.py index",
-                    shard,
-                )
+        members = list(itertools.islice(plain_members(file, shard), MAX_SCANNED_MEMBERS + 1))
+    if len(members) > MAX_SCANNED_MEMBERS:
+        raise DecodeError(
+            f"contains more than {MAX_SCANNED_MEMBERS:,} files and has no index. {advice}", shard
+        )
     return index_text(members, num_bytes, shard)
 
 
 def _find(index: bytes | mmap.mmap, name: bytes, shard: Path) -> int | None:
-    """Return where the header of a member starts: a binary search over the lines of an index."""
+    """Return the offset of a member's header, by a binary search over the lines of an index."""
     low, high = index.find(b"\n") + 1, len(index)
     while low < high:
         start = max(index.rfind(b"\n", low, (low + high) // 2) + 1, low)
         end = index.find(b"\n", start)
         found, _, offset = index[start:end].partition(b" ")
         if end < 0 or not offset.isdigit():
-            raise DecodeError(
-                "damaged. Write it again with data_prep/pack_shards.py index",
-                f"{shard}{INDEX_SUFFIX}",
-            )
+            raise _bad_index(shard, "damaged")
         if found == name:
             return int(offset)
         low, high = (end + 1, high) if found < name else (low, start)
@@ -265,5 +287,5 @@ def _find(index: bytes | mmap.mmap, name: bytes, shard: Path) -> int | None:
 
 
 def _quoted(name: str) -> bytes:
-    """A name without spaces and line ends, as in a URL."""
+    """Quote a name as in a URL, without spaces and line ends."""
     return quote_from_bytes(os.fsencode(name)).encode("ascii")

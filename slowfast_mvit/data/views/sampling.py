@@ -11,13 +11,13 @@ Two policies (``ClipSpec.policy``):
 Interval clips are PySlowFast's: a clip of ``clip_size`` frames of the file runs from ``start`` to
 ``start + clip_size - 1``, and T frames are spread over it evenly and rounded down, so that 16 x 4
 at 30 fps takes 0, 4, 8, 12, 16, 21, ... 63: a step of 63 / 15, not of 4. PySlowFast has two ways of
-getting there, one for long and one for short files, that differ by a frame where ``start`` is
+computing this, one for long and one for short files, that differ by a frame where ``start`` is
 fractional; here it is always the first: whole frames from ``ceil(start)`` to ``floor(end)``.
 
 A video that is shorter than the clip repeats its last frame.
 
 All this counts frames as if each were shown equally long. Where they are not, ``at_even_rate``
-finds the frames that are shown at the moments meant.
+returns the frames that are shown at the intended times.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from slowfast_mvit.structures import ClipSpec
 
 
 def train_indices(spec: ClipSpec, num_frames: int, fps: float, rng: Draws) -> list[int]:
-    """The frames of a random training clip.
+    """Draw the frame indices of a random training clip.
 
     Args:
-        spec: what makes a clip.
+        spec: of the clip.
         num_frames: frames of the file.
         fps: frames per second of the file.
         rng: draws, in this order, the growth of ``target_fps`` (where ``spec.jitter_fps`` is above
@@ -57,7 +57,7 @@ def train_indices(spec: ClipSpec, num_frames: int, fps: float, rng: Draws) -> li
 
 
 def eval_indices(spec: ClipSpec, num_frames: int, fps: float, num_clips: int) -> list[list[int]]:
-    """The frames of each of ``num_clips`` clips that are spread over the video.
+    """Return the frame indices of each of ``num_clips`` clips that are spread over the video.
 
     By "segments" with ``segment_clips`` "same" all clips are the same, as in PySlowFast.
 
@@ -75,14 +75,14 @@ def eval_indices(spec: ClipSpec, num_frames: int, fps: float, num_clips: int) ->
 
 
 def interval_clip_size(spec: ClipSpec, fps: float, target_fps: float) -> float:
-    """Return how many frames of a file with ``fps`` a clip spans; at least 1, not always whole."""
+    """Return the length of a clip in frames of a file with ``fps``; at least 1, any fraction."""
     return max(1.0, spec.num_frames * spec.sampling_rate / target_fps * fps)
 
 
 def interval_starts(
     num_frames: float, clip_size: float, num_clips: int, offset_sampling: bool
 ) -> list[float]:
-    """Return where test clips start, in frames of the file.
+    """Return the starts of test clips, in frames of the file.
 
     Args:
         num_frames: length of the video.
@@ -103,7 +103,7 @@ def interval_starts(
 def interval_indices(
     num_frames: int, clip_size: float, start: float, num_samples: int
 ) -> list[int]:
-    """T frames spread evenly over a clip; see the top of this file."""
+    """Return T frame indices spread evenly over a clip; see the top of this file."""
     first = math.ceil(start)
     last = max(min(math.floor(start + clip_size - 1), num_frames - 1), first)
     # float32, as PySlowFast computes it: float64 rounds 4.2 * 5 differently
@@ -112,7 +112,7 @@ def interval_indices(
 
 
 def segment_ranges(num_frames: int, num_segments: int) -> list[tuple[int, int]]:
-    """The first and the last frame of each part of a video; neighbours share a frame.
+    """Return the first and the last frame of each part of a video; neighbours share a frame.
 
     Ends are rounded half to even, as numpy does.
     """
@@ -121,7 +121,7 @@ def segment_ranges(num_frames: int, num_segments: int) -> list[tuple[int, int]]:
 
 
 def segment_indices(ranges: Sequence[tuple[int, int]], clip: int, num_clips: int) -> list[int]:
-    """One frame of each part: at (clip + 1/2) / num_clips of the way through it, rounded down.
+    """Return one frame of each part: at (clip + 1/2) / num_clips of the way through it, floored.
 
     The only clip of one takes the middle frames.
     """
@@ -129,7 +129,7 @@ def segment_indices(ranges: Sequence[tuple[int, int]], clip: int, num_clips: int
 
 
 def at_even_rate(indices: Sequence[int], times_s: np.ndarray) -> list[int]:
-    """The frames shown at the moments at which ``indices`` would be, were all shown equally long.
+    """Return the frames shown at the times that ``indices`` would have at a constant rate.
 
     A frame counts as shown from half a mean step before its time, which is how ffmpeg fills an even
     rate (``-fps_mode cfr``). So where the rate does not vary, or only by the rounding of a

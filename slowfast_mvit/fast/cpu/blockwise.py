@@ -2,20 +2,19 @@
 
     for some queries of one head:
         scores  = queries k^T                           one matrix product
-        scores += offsets of the axes; exponentials     in one pass, while they lie in the cache
+        scores += offsets of the axes; exponentials     in one pass, while they are in the cache
         out     = scores v / their sum (+ queries)      one matrix product
 
-The fused kernels of PyTorch want the offsets as a mask of all scores, or folded into wider queries
-and keys (``models/folded.py``), a fifth more to multiply. Here a pass over a block of scores adds
-them, and nothing is padded, concatenated or moved. For the backward pass only the logarithm of each
-softmax's sum is kept; the scores are computed again.
+The fused kernels of PyTorch take the offsets as a mask of all scores, or folded into wider queries
+and keys (``models/folded.py``), which is a fifth more to multiply. Here a pass over a block of
+scores adds them, and nothing is padded, concatenated or moved. The backward pass needs only the
+logarithm of the sum of each softmax; the scores are computed again.
 
-Float32, whatever the inputs: bfloat16 is rounded once on the way in and once on the way out.
+All is computed in float32: bfloat16 inputs are converted, and the output is rounded once.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from slowfast_mvit.fast.cpu import native
 
-# Bytes of scores that a thread works on: a block has to stay in the cache between its passes.
+# Bytes of scores for each thread: a block must stay in the cache between its passes.
 BLOCK_BYTES = 1 << 20
 
 
@@ -43,7 +42,7 @@ def blockwise_attention(
     scale: float,
     add_queries_from: int,
 ) -> tuple[Tensor, Tensor]:
-    """softmax(scale * q k^T + offsets) v, and the queries added to it.
+    """softmax(scale * q k^T + offsets) v, plus the queries.
 
     Args:
         q: (B, Lq, N, D), the last two axes contiguous.
@@ -54,7 +53,7 @@ def blockwise_attention(
         table_w: in width, (W, kW, D).
         q_thw: the grid of the queries, after the prefix.
         k_thw: that of the keys.
-        num_prefix_tokens: leading queries and keys that get no offset.
+        num_prefix_tokens: leading queries and keys without offset.
         scale: factor of the products of q and k.
         add_queries_from: the queries from this one on are added to the output; Lq for none.
 
@@ -63,28 +62,18 @@ def blockwise_attention(
         (B, N, Lq) float32.
     """
     out, log_sum = q.new_empty(q.shape, dtype=torch.float32), _empty_log_sum(q)
-    plain_q, k, v = _float32(q, k, v)
-    tables, threads = _float32(table_t, table_h, table_w), torch.get_num_threads()
+    plain_q, k, v, *tables = _float32(q, k, v, table_t, table_h, table_w)
     with torch.autocast("cpu", enabled=False):
         for b, n, rows, scoring in _blocks(plain_q, k, q_thw, k_thw, num_prefix_tokens):
             queries, to = plain_q[b, rows, n], out[b, rows, n]
             padded, inverse = _scores(scoring), torch.empty(scoring.rows)
             scores = padded[:, : scoring.keys]
             torch.mm(queries, k[b, :, n].t(), out=scores)
-            native.library().softmax_forward(
-                ctypes.byref(scoring),
-                padded.data_ptr(),
-                scale,
-                *native.addresses(queries, *tables, inverse, log_sum[b, n, rows]),
-                threads,
-            )
+            outputs = inverse, log_sum[b, n, rows]
+            native.call("softmax_forward", scoring, padded, scale, queries, *tables, *outputs)
             torch.mm(scores, v[b, :, n], out=to)
-            native.library().softmax_finish(
-                ctypes.byref(scoring),
-                *native.addresses(to, queries, inverse),
-                add_queries_from - rows.start,
-                threads,
-            )
+            add_from = add_queries_from - rows.start
+            native.call("softmax_finish", scoring, to, queries, inverse, add_from)
     return out.to(q.dtype), log_sum
 
 
@@ -104,14 +93,13 @@ def blockwise_attention_backward(
     scale: float,
     add_queries_from: int,
 ) -> list[Tensor]:
-    """The gradients of q, k, v, and of the tables that are there, in this order."""
+    """The gradients of q, k, v, and of the tables that are not None, in this order."""
     plain_q, plain_k, plain_v, grad = _float32(q, k, v, grad)
     tables = _float32(table_t, table_h, table_w)
     grad_q = torch.empty_like(plain_q)
     grad_k, grad_v = torch.zeros_like(plain_k), torch.zeros_like(plain_v)
     sizes = [0 if table is None else table.numel() for table in tables]
-    threads = torch.get_num_threads()
-    partial = plain_q.new_zeros((threads, sum(sizes)))
+    partial = plain_q.new_zeros((torch.get_num_threads(), sum(sizes)))
     with torch.autocast("cpu", enabled=False):
         for b, n, rows, scoring in _blocks(plain_q, plain_k, q_thw, k_thw, num_prefix_tokens):
             queries, grads = plain_q[b, rows, n], grad[b, rows, n]
@@ -120,13 +108,8 @@ def blockwise_attention_backward(
             torch.mm(queries, plain_k[b, :, n].t(), out=scores)
             torch.mm(grads, plain_v[b, :, n].t(), out=grad_scores)
             through_offsets = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-            native.library().softmax_backward(
-                ctypes.byref(scoring),
-                *native.addresses(padded, padded_grads),
-                scale,
-                *native.addresses(queries, *tables, log_sum[b, n, rows], through_offsets, partial),
-                threads,
-            )
+            inputs = padded, padded_grads, scale, queries, *tables, log_sum[b, n, rows]
+            native.call("softmax_backward", scoring, *inputs, through_offsets, partial)
             grad_v[b, :, n].addmm_(scores.t(), grads)
             grad_k[b, :, n].addmm_(grad_scores.t(), queries, alpha=scale)
             to = grad_q[b, rows, n]
@@ -141,17 +124,15 @@ def blockwise_attention_backward(
     return [grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), *of_tables]
 
 
-@blockwise_attention.register_fake
-def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), _empty_log_sum(q)
-
-
 @blockwise_attention_backward.register_fake
 def _(grad: Tensor, *others: Any) -> list[Tensor]:
     return [torch.empty_like(one) for one in others[:6] if one is not None]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+blockwise_attention.register_fake(lambda q, *_: (q.new_empty(q.shape), _empty_log_sum(q)))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.q_thw, ctx.k_thw, ctx.prefix, ctx.scale, ctx.add_queries_from = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
@@ -161,17 +142,17 @@ def _backward(ctx: Any, grad: Tensor, _: object) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
     numbers = (ctx.q_thw, ctx.k_thw, ctx.prefix, ctx.scale, ctx.add_queries_from)
     grads = iter(blockwise_attention_backward(grad, *tensors, *numbers))
-    given = [None if one is None else next(grads) for one in tensors[:6]]
-    return (*given, *[None] * len(numbers))
+    of_tensors = [None if one is None else next(grads) for one in tensors[:6]]
+    return (*of_tensors, *[None] * len(numbers))
 
 
-blockwise_attention.register_autograd(_backward, setup_context=_keep)
+blockwise_attention.register_autograd(_backward, setup_context=_save)
 
 
 def _blocks(
     q: Tensor, k: Tensor, q_thw: Sequence[int], k_thw: Sequence[int], num_prefix_tokens: int
 ) -> Iterator[tuple[int, int, slice, native.Scoring]]:
-    """Clip, head and rows of each block of queries, and what csrc/ has to know about it."""
+    """Clip, head and rows of each block of queries, and its record for csrc/."""
     batch, length, heads, width = q.shape
     keys = k.shape[1]
     row_stride = math.ceil(keys / native.LANES) * native.LANES
@@ -181,26 +162,13 @@ def _blocks(
         for n in range(heads):
             for start in range(0, length, num_rows):
                 rows = slice(start, min(start + num_rows, length))
-                yield (
-                    b,
-                    n,
-                    rows,
-                    native.Scoring(
-                        rows.stop - rows.start,
-                        start,
-                        keys,
-                        row_stride,
-                        width,
-                        q.stride(1),
-                        num_prefix_tokens,
-                        tuple(q_thw),
-                        tuple(k_thw),
-                    ),
-                )
+                sizes = rows.stop - start, start, keys, row_stride, width, q.stride(1)
+                grids = tuple(q_thw), tuple(k_thw)
+                yield b, n, rows, native.Scoring(*sizes, num_prefix_tokens, *grids)
 
 
 def _scores(scoring: native.Scoring) -> Tensor:
-    """Room for the scores of a block, (rows, row_stride)."""
+    """Uninitialised memory for the scores of a block, (rows, row_stride)."""
     return torch.empty(scoring.rows, scoring.row_stride)
 
 

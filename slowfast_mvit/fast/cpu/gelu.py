@@ -1,6 +1,6 @@
-"""GELU after a linear layer, whose bias it adds: one pass over what is the widest of a block.
+"""GELU after a linear layer, whose bias it adds: one pass over the widest tensor of a block.
 
-Written in C for CPUs (``csrc/gelu.c``). The plain twin, which runs where there is no compiler, is
+Written in C for CPUs (``csrc/gelu.c``). The plain form, which runs where there is no compiler, is
 ``F.gelu(x + bias)``.
 """
 
@@ -20,28 +20,20 @@ def biased_gelu(x: Tensor, bias: Tensor, *, out: Tensor | None = None) -> Tensor
     Args:
         x: (rows, H) float32 or bfloat16, contiguous, on the CPU.
         bias: (H,).
-        out: where to put it, like ``x``, which it may be; None for new room.
+        out: the result, like ``x``, which it may be; None for a new tensor.
 
     Returns:
         (rows, H) like ``x``, rounded once.
     """
-    if not _is_native(x):
-        result = F.gelu(x.float() + bias.float()).to(x.dtype)
-        return result if out is None else out.copy_(result)
     out = torch.empty_like(x) if out is None else out
-    bias = bias.float()
-    with record_function("biased_gelu"):  # a profile would not see it otherwise
-        native.library().gelu_forward(
-            *native.addresses(x, bias, out),
-            *x.shape,
-            torch.get_num_threads(),
-            native.is_bfloat16(x),
-        )
-    return out
+    if _is_native(x):
+        _call(x, bias, out, None)
+        return out
+    return out.copy_(F.gelu(x.float() + bias.float()))
 
 
 def biased_gelu_backward(x: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of x, written over ``grad``, and gelu(x + bias) once more.
+    """The gradient of x, written over ``grad``, and gelu(x + bias), computed again.
 
     Args:
         x: as for ``biased_gelu``.
@@ -51,20 +43,18 @@ def biased_gelu_backward(x: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tensor,
     Returns:
         Two tensors (rows, H) like ``x``.
     """
-    if not _is_native(x):
-        biased = x.float() + bias.float()
-        slope = torch.ops.aten.gelu_backward(grad.float(), biased)
-        return grad.copy_(slope), F.gelu(biased).to(x.dtype)
-    y, bias = torch.empty_like(x), bias.float()
-    with record_function("biased_gelu_backward"):
-        native.library().gelu_backward(
-            *native.addresses(x, bias, grad, y),
-            *x.shape,
-            torch.get_num_threads(),
-            native.is_bfloat16(x),
-        )
-    return grad, y
+    y = torch.empty_like(x)
+    if _is_native(x):
+        _call(x, bias, y, grad)
+        return grad, y
+    biased = x.float() + bias.float()
+    return grad.copy_(torch.ops.aten.gelu_backward(grad.float(), biased)), y.copy_(F.gelu(biased))
 
 
 def _is_native(x: Tensor) -> bool:
-    return x.shape[1] % native.LANES == 0 and x.dtype in native.DTYPES and native.is_there()
+    return x.shape[1] % native.LANES == 0 and x.dtype in native.DTYPES and native.is_built()
+
+
+def _call(x: Tensor, bias: Tensor, y: Tensor, grad: Tensor | None) -> None:
+    with record_function("biased_gelu" if grad is None else "biased_gelu_backward"):
+        native.call("gelu", x, bias.float(), y, grad, *x.shape, native.is_bfloat16(x))

@@ -1,19 +1,19 @@
-"""LayerNorm, two linear layers with a GELU between, and the residual, some tokens at a time.
+"""LayerNorm, two linear layers with a GELU between, and the residual, a block of tokens at a time.
 
 The hidden layer is four times as wide as the tokens. For all tokens at once it goes through memory
-six times; for some of them it stays in the cache. So the whole branch is computed for some tokens
-before the next ones are looked at. For the backward pass the hidden layer is kept before its GELU,
-and neither the normed tokens nor the GELU's output: both are computed again, for the same tokens.
-Of narrow tokens the hidden layer is not kept, either: there are many of them, and to multiply again
-takes about as long as to write what comes out to memory and to read it.
+six times; for a block of them it stays in the cache. So the whole branch is computed for one block
+before the next. For the backward pass the hidden layer before its GELU is saved, but neither the
+normed tokens nor the output of the GELU: both are computed again, for the same block. Of narrow
+tokens the hidden layer is not saved either: there are many of them, and a second product takes
+about as long as writing the first one to memory and reading it.
 
-A clip whose branch is dropped (stochastic depth) is not computed at all. The plain twin is
+A clip whose branch is dropped (stochastic depth) is not computed. The plain form is
 ``tokens + drop_path(mlp(norm(tokens)))``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from slowfast_mvit.fast.cpu.casting import compute_dtype, kept_operand, linear, operand
+from slowfast_mvit.fast.cpu.casting import cached_operand, compute_dtype, linear, operand
 from slowfast_mvit.fast.cpu.gelu import biased_gelu, biased_gelu_backward
 from slowfast_mvit.fast.cpu.token_blocks import add_norm_gradients, add_product, token_blocks
 
 # Narrower tokens go through the first layer again in the backward pass. A byte of the hidden layer
 # costs C / 2 operations: the first three blocks of S 16x4 save 77 MB for 1 % of a step's products.
-KEPT_FROM_WIDTH = 256
+SAVED_FROM_WIDTH = 256
 
 
 def mlp_residual(
@@ -54,31 +54,26 @@ def mlp_residual(
     """
     shape = tokens.shape
     if factors is None:
-        tokens = tokens.flatten(0, 1).unsqueeze(0)
-    given = (1.0,) if factors is None else tuple(factors)
-    dtype = compute_dtype()
+        tokens, factors = tokens.flatten(0, 1)[None], (1.0,)
+    inputs = tokens, *norm, *first, *second, eps, tuple(factors), compute_dtype()
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled():
-            out: Tensor = _MlpResidual.apply(tokens, *norm, *first, *second, eps, given, dtype)
-            return out.view(shape)
-        layers = kept_operand(first[0], dtype), first[1], *(kept_operand(x, dtype) for x in second)
-        return _forward(tokens, norm, layers, eps, given, dtype, hidden=None).view(shape)
+            out: Tensor = _MlpResidual.apply(*inputs)
+        else:
+            out = _forward(*inputs, hidden=None, round_operand=cached_operand)
+    return out.view(shape)
 
 
 class _MlpResidual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, *rest: Any) -> Tensor:
         *parameters, ctx.eps, ctx.factors, ctx.dtype = rest
-        gamma, beta, *layers = parameters
         hidden = None
-        if tokens.shape[2] >= KEPT_FROM_WIDTH:
-            hidden = tokens.new_empty((*tokens.shape[:2], len(layers[0])), dtype=ctx.dtype)
+        if tokens.shape[2] >= SAVED_FROM_WIDTH:
+            width = len(parameters[3])
+            hidden = tokens.new_empty((*tokens.shape[:2], width), dtype=ctx.dtype)
         ctx.save_for_backward(tokens, hidden, *parameters)
-        weight_1, bias_1, *second = layers
-        layers = [operand(weight_1, ctx.dtype), bias_1, *(operand(x, ctx.dtype) for x in second)]
-        return _forward(
-            tokens, (gamma, beta), layers, ctx.eps, ctx.factors, ctx.dtype, hidden=hidden
-        )
+        return _forward(tokens, *rest, hidden=hidden, round_operand=operand)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -90,9 +85,9 @@ class _MlpResidual(torch.autograd.Function):
         plain_1, plain_2 = (operand(one, ctx.dtype) for one in (weight_1, weight_2))
         grad_tokens = torch.empty_like(tokens)
         with torch.autocast("cpu", enabled=False):
-            for b, rows in token_blocks(tokens, len(weight_1)):
-                x, g, to = tokens[b, rows].float(), grad[b, rows].float(), grad_tokens[b, rows]
-                factor = ctx.factors[b]
+            for at in token_blocks(tokens, len(weight_1)):
+                x, g, to = tokens[at].float(), grad[at].float(), grad_tokens[at]
+                factor = ctx.factors[at[0]]
                 if factor == 0.0:
                     to.copy_(g)
                     continue
@@ -100,7 +95,7 @@ class _MlpResidual(torch.autograd.Function):
                 if hidden is None:
                     before = linear(normed, plain_1, None, ctx.dtype)
                 else:
-                    before = hidden[b, rows]
+                    before = hidden[at]
                 outer = operand(g if factor == 1.0 else g * factor, ctx.dtype)
                 after_grad = (outer @ plain_2).to(before.dtype)
                 of_before, after = biased_gelu_backward(before, bias_1, after_grad)
@@ -117,30 +112,34 @@ class _MlpResidual(torch.autograd.Function):
 
 def _forward(
     tokens: Tensor,
-    norm: Sequence[Tensor],
-    layers: Sequence[Tensor],
+    gamma: Tensor,
+    beta: Tensor,
+    weight_1: Tensor,
+    bias_1: Tensor,
+    weight_2: Tensor,
+    bias_2: Tensor,
     eps: float,
     factors: Sequence[float],
     dtype: torch.dtype,
     *,
     hidden: Tensor | None,
+    round_operand: Callable[[Tensor, torch.dtype], Tensor],
 ) -> Tensor:
-    """The result; ``hidden`` (B, L, H), if wanted, is filled with the hidden layer."""
+    """The result; ``hidden`` (B, L, H), if not None, is filled with the hidden layer."""
     out = torch.empty_like(tokens)
-    (gamma, beta), (weight_1, bias_1, weight_2, bias_2) = norm, layers
-    for b, rows in token_blocks(tokens, len(weight_1)):
-        x, to = tokens[b, rows].float(), out[b, rows]
-        if factors[b] == 0.0:
+    weight_1, weight_2, bias_2 = (round_operand(x, dtype) for x in (weight_1, weight_2, bias_2))
+    for at in token_blocks(tokens, len(weight_1)):
+        x, to, factor = tokens[at].float(), out[at], factors[at[0]]
+        if factor == 0.0:
             to.copy_(x)
             continue
         normed = F.layer_norm(x, gamma.shape, gamma, beta, eps)
-        room = None if hidden is None else hidden[b, rows]
-        before = linear(normed, weight_1, None, dtype, out=room)
+        before = linear(normed, weight_1, None, dtype, out=None if hidden is None else hidden[at])
         after = biased_gelu(before, bias_1, out=before if hidden is None else None)
         if dtype == to.dtype == torch.float32:  # both sums in the product
-            torch.add(x, bias_2, alpha=factors[b], out=to)
-            to.addmm_(after, weight_2.t(), alpha=factors[b])
+            torch.add(x, bias_2, alpha=factor, out=to)
+            to.addmm_(after, weight_2.t(), alpha=factor)
         else:
             branch = linear(after, weight_2, bias_2, dtype)
-            torch.add(x, branch, alpha=factors[b], out=to)
+            torch.add(x, branch, alpha=factor, out=to)
     return out

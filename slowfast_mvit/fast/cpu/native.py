@@ -1,10 +1,10 @@
-"""The kernels of ``csrc/``, compiled for this machine when they are first needed.
+"""The kernels of ``csrc/``, compiled for this machine at first use.
 
     C compiler (cc, gcc or clang) -> a library in the user's cache -> ctypes
 
-A library belongs to one source, one compiler and one kind of processor, so a home directory that
-several kinds of machine share does no harm. Without a compiler, or on a system other than Linux,
-the plain twins run instead, and one line of the log says so.
+The file name of a library depends on source, compiler and type of processor, so several types of
+machine can share a home directory. Without a compiler, or on a system other than Linux, the plain
+forms run instead, with one log line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,26 +28,24 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("csrc")
-LANES = 8  # head widths have to be a multiple of this; the same in csrc/
+LANES = 8  # head widths must be a multiple of this; the same in csrc/
 MAX_WIDTH = 512  # of a head, and of the offsets of a query
 MAX_PLANE = 4096  # keys of one frame
 MAX_KERNEL = 16
-MAX_TAPS = 256  # of a max pooling: one byte says which it was
+MAX_TAPS = 256  # of a max pooling: the index of one is a byte
 DTYPES = (torch.float32, torch.bfloat16)
 
 _COMPILERS = ("cc", "gcc", "clang")
 _OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
-
-_i64 = ctypes.c_int64
 
 
 class Pooling(ctypes.Structure):
     """``pooling`` of csrc/grids.h: sizes in tokens, strides in elements."""
 
     _fields_ = [
-        *[(name, _i64) for name in ("batch", "heads", "width", "prefix")],
-        *[(name, _i64 * 3) for name in ("in_thw", "out_thw", "kernel", "stride")],
-        *[(name, _i64) for name in ("token_stride", "batch_stride")],
+        *[(name, ctypes.c_int64) for name in ("batch", "heads", "width", "prefix")],
+        *[(name, ctypes.c_int64 * 3) for name in ("in_thw", "out_thw", "kernel", "stride")],
+        *[(name, ctypes.c_int64) for name in ("token_stride", "batch_stride")],
     ]
 
 
@@ -54,79 +53,66 @@ class Scoring(ctypes.Structure):
     """``scoring`` of csrc/softmax.c."""
 
     _fields_ = [
-        *[(name, _i64) for name in ("rows", "first_row", "keys", "row_stride")],
-        *[(name, _i64) for name in ("width", "query_stride", "prefix")],
-        *[(name, _i64 * 3) for name in ("q_thw", "k_thw")],
+        *[(name, ctypes.c_int64) for name in ("rows", "first_row", "keys", "row_stride")],
+        *[(name, ctypes.c_int64) for name in ("width", "query_stride", "prefix")],
+        *[(name, ctypes.c_int64 * 3) for name in ("q_thw", "k_thw")],
     ]
 
 
-_ARGUMENTS = {
-    "pool_forward": [Pooling, *"pppp", "f", "p", "i", "i"],
-    "pool_backward": [Pooling, *"ppp", "f", *"pppp", "i", "i"],
-    "max_forward": [Pooling, *"ppp", "i", "i"],
-    "max_backward": [Pooling, *"ppp", "i", "i"],
-    "softmax_forward": [Scoring, "p", "f", *"pppppp", "i"],
-    "softmax_finish": [Scoring, *"ppp", "l", "i"],
-    "softmax_backward": [Scoring, *"pp", "f", *"ppppppp", "i"],
-    "gelu_forward": [*"ppp", *"ll", "i", "i"],
-    "gelu_backward": [*"pppp", *"ll", "i", "i"],
-}
-_TYPES = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int, "l": _i64}
-
-
 def fits(head_dim: int) -> bool:
-    """Whether the kernels are made for heads of this width."""
+    """Return whether the kernels support heads of this width."""
     return head_dim % LANES == 0 and head_dim <= MAX_WIDTH
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def is_there() -> bool:
-    """Whether the kernels could be compiled on this machine."""
+def is_built() -> bool:
+    """Return whether the kernels could be compiled on this machine."""
     return _library() is not None
 
 
-def library() -> ctypes.CDLL:
-    """The kernels; only where ``is_there``."""
-    found = _library()
-    assert found is not None
-    return found
+def call(name: str, *arguments: Tensor | ctypes.Structure | float | None) -> None:
+    """Call a function of csrc/; only where ``is_built``.
+
+    Args:
+        name: of the function.
+        arguments: all but the last one, the number of threads. A tensor is passed as the address
+            of its first element, None as NULL, a record by reference.
+    """
+    library = _library()
+    assert library is not None
+    getattr(library, name)(*map(_converted, arguments), _converted(torch.get_num_threads()))
+
+
+def _converted(argument: Tensor | ctypes.Structure | float | None) -> Any:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
+    return (ctypes.c_float if isinstance(argument, float) else ctypes.c_int64)(argument)
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     try:
-        loaded = ctypes.CDLL(str(_compiled()))
-    except _Unavailable as why:
-        logger.info("CPU kernels: PyTorch's own operations are used instead: %s", why)
-        return None
+        return ctypes.CDLL(str(_compiled()))
+    except _Unavailable as reason:
+        logger.info("CPU kernels: PyTorch's own operations are used instead: %s", reason)
     except OSError as error:
         logger.warning("CPU kernels: PyTorch's own operations are used instead: %s", error)
-        return None
-    for name, arguments in _ARGUMENTS.items():
-        function = getattr(loaded, name)
-        function.restype = None
-        function.argtypes = [
-            _TYPES[one] if isinstance(one, str) else ctypes.POINTER(one) for one in arguments
-        ]
-    return loaded
+    return None
 
 
 def is_bfloat16(tensor: Tensor) -> bool:
-    """Whether a tensor of ``DTYPES`` is in bfloat16; the kernels know no other dtypes."""
+    """Return whether a tensor is bfloat16 and not float32; the kernels support no other dtype."""
     return DTYPES.index(tensor.dtype) == 1
 
 
-def addresses(*tensors: Tensor | None) -> list[int | None]:
-    """Where the tensors lie; the caller keeps them while they are used."""
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
 class _Unavailable(Exception):
-    """There can be no library on this machine."""
+    """No library can be built on this machine."""
 
 
 def _compiled() -> Path:
-    """The library's file, compiled now unless it lies in the cache."""
+    """Return the path of the library, compiled now if it is not in the cache."""
     if sys.platform != "linux":
         raise _Unavailable(f"they are made for Linux, this is {sys.platform}")
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
@@ -150,7 +136,7 @@ def _compiled() -> Path:
 
 
 def _cache_folder() -> Path:
-    """A folder that nobody else can write to."""
+    """A folder that no other user can write to."""
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = root / "slowfast_mvit"
@@ -160,18 +146,13 @@ def _cache_folder() -> Path:
             return folder
     except (OSError, RuntimeError) as error:  # no home, or one that cannot be written to
         logger.debug("CPU kernels: no cache of compiled ones: %s", error)
-    return _private_folder()
+    return Path(_private_folder().name)
 
 
 @functools.cache
-def _private_folder() -> Path:
-    """A folder of this process alone, gone when it ends."""
-    folder = tempfile.TemporaryDirectory(prefix="slowfast_mvit_")
-    _KEPT.append(folder)
-    return Path(folder.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process, removed when it ends."""
+    return tempfile.TemporaryDirectory(prefix="slowfast_mvit_")
 
 
 def _sources() -> list[Path]:
@@ -179,7 +160,7 @@ def _sources() -> list[Path]:
 
 
 def _fingerprint(compiler: str) -> str:
-    """What the library depends on: source, options, compiler and processor."""
+    """Hash of all that the library depends on: source, options, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     sources = [path.read_text() for path in _sources()]
     parts = [*sources, *_OPTIONS, version.stdout, platform.machine(), _processor()]
@@ -187,7 +168,7 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _processor() -> str:
-    """The instructions that this processor knows, as the kernel tells them."""
+    """The instructions of this processor, as reported by the operating system."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("flags", "Features")):
             return line

@@ -1,15 +1,14 @@
-"""Pooling and attention of a CPU together, which keep nothing of what goes from one to the other.
+"""Pooling and attention of a CPU together, which save nothing in between.
 
     qkv -- pool_qkv --> q, k, v -- blockwise_attention --> out
 
-The backward pass pools once more, a hundredth of a training step, instead of keeping q, k and v.
-Of narrow tokens it does not keep qkv, either, but projects them once more.
+The backward pass pools again, a hundredth of a training step, instead of saving q, k and v. Of
+narrow tokens it does not save qkv either, but projects them again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,59 +16,48 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from slowfast_mvit.fast.cpu.blockwise import blockwise_attention, blockwise_attention_backward
-from slowfast_mvit.fast.cpu.norm_linear import norm_linear_again
-from slowfast_mvit.fast.cpu.pool_qkv import pool_qkv, pool_qkv_backward
+from slowfast_mvit.fast.cpu.norm_linear import norm_linear_in
+from slowfast_mvit.fast.cpu.pooling import pool_qkv, pool_qkv_backward
 
 # Tokens up to this width are projected again. A byte of qkv costs C / 2 operations, as in ``mlp``:
-# the first two blocks of S 16x4, 96 wide, save 87 MB for 1 % of a step's products.
+# the first two blocks of S 16x4, 96 wide, save 87 MB for 1 % of the products of a step.
 PROJECTED_AGAIN_TO_WIDTH = 128
+
+# Arguments of ``norm_linear``: tokens, weight and bias of the norm and of the linear layer, eps.
+Source = tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor | None], float]
 
 
 def pooled_attention(
     qkv: Tensor,
     pool: Sequence[Tensor],
-    tables: Sequence[Tensor | None],
     pool_numbers: tuple[Any, ...],
+    tables: Sequence[Tensor | None],
     attention_numbers: tuple[Any, ...],
     source: Source | None = None,
 ) -> Tensor:
-    """``blockwise_attention`` of what ``pool_qkv`` gives.
+    """``blockwise_attention`` of the results of ``pool_qkv``.
 
     Args:
         qkv: (B, P + T*H*W, 3, N, D).
         pool: filters, norm weights and norm biases of q, k and v, nine tensors.
-        tables: as ``blockwise_attention`` takes them.
-        pool_numbers: what else ``pool_qkv`` takes, in its order.
-        attention_numbers: what else ``blockwise_attention`` takes, in its order.
-        source: what ``norm_linear`` made qkv of, where it is narrow: then qkv is not kept.
+        pool_numbers: the other arguments of ``pool_qkv``, in its order.
+        tables: as for ``blockwise_attention``.
+        attention_numbers: the other arguments of ``blockwise_attention``, in its order.
+        source: tokens, norm, layer and eps for which ``norm_linear`` returned qkv; then qkv is not
+            saved where the tokens are narrow.
 
     Returns:
         (B, P + T'*H'*W', N, D).
     """
     origin: list[Tensor | None] = []
-    if source is not None and source.tokens.shape[-1] <= PROJECTED_AGAIN_TO_WIDTH:
-        needed = (source.tokens, *source.norm, *source.layer)
-        origin = [None if one is None else one.detach() for one in needed]  # qkv has the gradients
-    numbers = (pool_numbers, attention_numbers, None if source is None else source.eps)
+    eps = None
+    if source is not None and source[0].shape[-1] <= PROJECTED_AGAIN_TO_WIDTH:
+        tokens, norm, layer, eps = source
+        # Detached, because qkv has the gradients.
+        origin = [None if one is None else one.detach() for one in (tokens, *norm, *layer)]
+    numbers = (pool_numbers, attention_numbers, eps)
     out: Tensor = _PooledAttention.apply(qkv, *pool, *tables, *origin, numbers)
     return out
-
-
-@dataclass(frozen=True)
-class Source:
-    """What ``norm_linear`` takes, and gave qkv for.
-
-    Attributes:
-        tokens: (B, L, C).
-        norm: weight and bias of the LayerNorm.
-        layer: weight (3*N*D, C) and bias of the linear layer.
-        eps: of the LayerNorm.
-    """
-
-    tokens: Tensor
-    norm: tuple[Tensor, Tensor]
-    layer: tuple[Tensor, Tensor | None]
-    eps: float
 
 
 class _PooledAttention(torch.autograd.Function):
@@ -88,15 +76,17 @@ class _PooledAttention(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, log_sum, *tensors = ctx.saved_tensors
-        tables, given = tensors[9:12], (tensors[:3], tensors[3:6], tensors[6:9])
+        tables, pool = tensors[9:12], (tensors[:3], tensors[3:6], tensors[6:9])
         if origin := tensors[12:]:
-            qkv = norm_linear_again(*origin, eps=ctx.eps, dtype=ctx.dtype).view(ctx.shape)
-        pooled = pool_qkv(qkv, *given, *ctx.pool_numbers)
+            tokens, gamma, beta, weight, bias = origin
+            qkv = norm_linear_in(tokens, gamma, beta, weight, bias, ctx.eps, ctx.dtype)
+            qkv = qkv.view(ctx.shape)
+        pooled = pool_qkv(qkv, *pool, *ctx.pool_numbers)
         of_pooled = blockwise_attention_backward(
             grad, *pooled, *tables, log_sum, *ctx.attention_numbers
         )
         of_tables = iter(of_pooled[3:])
-        of_inputs = pool_qkv_backward(*of_pooled[:3], qkv, *given, *ctx.pool_numbers)
+        of_inputs = pool_qkv_backward(*of_pooled[:3], qkv, *pool, *ctx.pool_numbers)
         return (
             *of_inputs,
             *[None if table is None else next(of_tables) for table in tables],

@@ -1,4 +1,4 @@
-"""Some tokens at a time: few enough that what is computed for them stays in the cache."""
+"""Blocks of tokens, small enough that their results stay in the cache."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-# Bytes of the widest result for a block of tokens, for each thread, and the fewest tokens of a
-# block: each adds to the gradients of all weights.
+# Bytes of the widest result of a block, for each thread, and the fewest tokens of a block, as each
+# block adds to the gradients of all weights.
 BLOCK_BYTES = 1 << 20
 MIN_ROWS = 1024
 
 
 def token_blocks(tokens: Tensor, width: int) -> Iterator[tuple[int, slice]]:
-    """Clip and rows of each block of tokens (B, L, C) that become ``width`` wide on the way."""
+    """Clip and rows of each block of tokens (B, L, C) whose widest result has this width."""
     length = tokens.shape[1]
     size = max(BLOCK_BYTES * torch.get_num_threads() // (4 * width), MIN_ROWS)
     num_blocks = max(-(-length // size), 1)
@@ -25,7 +25,7 @@ def token_blocks(tokens: Tensor, width: int) -> Iterator[tuple[int, slice]]:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, in place; ``total`` is float32, whatever the others are."""
+    """total += a b, in place; ``total`` is float32, the others may be bfloat16."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:
@@ -40,20 +40,20 @@ def add_norm_gradients(
     gamma: Tensor,
     beta: Tensor,
 ) -> Tensor:
-    """The gradient of what a LayerNorm got; those of its weight and bias are added to ``totals``.
+    """The gradient of the input of a LayerNorm; those of weight and bias are added to ``totals``.
 
     Args:
         totals: gradients of weight and bias so far.
-        grad: gradient of what it gave, (rows, C).
-        x: what it got, (rows, C).
-        moments: mean and 1 / standard deviation of each row, as ``native_layer_norm`` gives them.
+        grad: gradient of the output, (rows, C).
+        x: the input, (rows, C).
+        moments: mean and 1 / standard deviation of each row, as ``native_layer_norm`` returns them.
         gamma: its weight.
         beta: its bias.
     """
+    x_grad: Tensor
     x_grad, *of_parameters = torch.ops.aten.native_layer_norm_backward(
         grad, x, gamma.shape, *moments, gamma, beta, [True, True, True]
     )
     for total, one in zip(totals, of_parameters, strict=True):
         total += one
-    given: Tensor = x_grad
-    return given
+    return x_grad

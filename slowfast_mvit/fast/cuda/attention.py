@@ -1,9 +1,9 @@
 """Attention with relative positions on CUDA: fold, one fused attention kernel, unfold.
 
 PyTorch has three fused kernels, and which is fastest depends on the size, the card and the
-versions. The first call with a new size times them and logs what it found. While a graph is
+versions. The first call with a new size times them and logs the times. While a graph is
 compiled or captured nothing can be timed, and where results must repeat bit for bit between runs
-a clock must not decide: then the order of ``BACKENDS`` does.
+the choice must not depend on a clock: then the order of ``BACKENDS`` decides.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ BACKENDS = (
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
 )
-_WANTS_ONE_WIDTH = SDPBackend.FLASH_ATTENTION  # values as wide as queries and keys
-_TIMED_SAMPLES = 4  # at most; enough to fill a card, few enough to fit beside a training step
+_IN_ORDER = [*BACKENDS, SDPBackend.MATH]  # the last one has every score in memory
+_WITH_ONE_WIDTH = SDPBackend.FLASH_ATTENTION  # values as wide as queries and keys
+_TIMED_SAMPLES = 4  # at most; enough to fill a card, few enough to fit next to a training step
 _TIMED_CALLS = 5
 
 
@@ -83,12 +84,7 @@ def folded_attention_fused(
             q, torch.cat(rows), axes, q_thw, k_thw, scale, num_prefix_tokens, width
         )
         places = one_hot_keys(
-            k_thw,
-            tuple(axes),
-            num_prefix_tokens=num_prefix_tokens,
-            width=width - head_dim,
-            dtype=k.dtype,
-            device=k.device,
+            k_thw, tuple(axes), num_prefix_tokens=num_prefix_tokens, width=width - head_dim, like=k
         )
         folded_k = torch.cat([k, places[:, None].expand(k.shape[0], -1, k.shape[2], -1)], dim=3)
     attended = _attend(folded_q, folded_k, v, scale)
@@ -99,12 +95,12 @@ def folded_attention_fused(
 
 
 def folded_width(head_dim: int, tables: Sequence[Tensor | None], k_thw: THW) -> int:
-    """Channels of a query with its offsets, a multiple of 8 as the fused kernels like it."""
+    """Channels of a query with its offsets, a multiple of 8 as fused kernels prefer."""
     return -(-(head_dim + sum(k_thw[axis] for axis in _axes(tables))) // 8) * 8
 
 
 def why_no_attention(width: int, dtype: torch.dtype, device: str) -> str | None:
-    """Why ``folded_attention_fused`` cannot take queries of this folded width; None if it can."""
+    """Return the reason why ``folded_attention_fused`` does not support this width, or None."""
     if width > MAX_WIDTH:
         return f"a row has {width} channels, and the kernels hold {MAX_WIDTH}"
     return why_no_triton(device, dtype)
@@ -115,7 +111,7 @@ def _axes(tables: Sequence[Tensor | None]) -> list[int]:
 
 
 class Sizes(NamedTuple):
-    """What the fastest attention kernel may depend on.
+    """Properties that the fastest attention kernel may depend on.
 
     Attributes:
         q: (B, Lq, N, width).
@@ -135,37 +131,37 @@ class Sizes(NamedTuple):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Attention over tokens as they lie; (B, Lq, N, width of v or of q)."""
+    """Attention over tokens without transposing them first; (B, Lq, N, width of v or of q)."""
     if not q.is_cuda:
         return _scaled_dot_product(q, k, v, scale)
-    timeless = torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled()
-    if timeless or torch.cuda.is_current_stream_capturing():
-        return _in_order(q, k, v, scale)
+    untimed = torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled()
+    if untimed or torch.cuda.is_current_stream_capturing():
+        return _attend_with(_IN_ORDER, q, k, v, scale)
     training = torch.is_grad_enabled() and q.requires_grad
     batch = min(q.shape[0], _TIMED_SAMPLES)
     sizes = Sizes(
         (batch, *q.shape[1:]), (batch, *k.shape[1:]), v.shape[3], q.dtype, q.device, training
     )
     backend = fastest_backend(sizes)
-    return _in_order(q, k, v, scale) if backend is None else _with(backend, q, k, v, scale)
+    return _attend_with(_IN_ORDER if backend is None else [backend], q, k, v, scale)
 
 
 @functools.lru_cache(maxsize=1024)
 def fastest_backend(sizes: Sizes) -> SDPBackend | None:
     """The kernel that took least time, measured once for each size; None if none of them works.
 
-    A thread of its own does it: there neither autocast nor the modes of activation checkpointing
-    and of operation counters are on.
+    It is measured in a separate thread: there neither autocast nor the modes of activation
+    checkpointing and of operation counters are on.
     """
-    with ThreadPoolExecutor(max_workers=1) as own_thread:
-        times_ms = own_thread.submit(times_ms_of_backends, sizes).result()
-    told = ", ".join(f"{backend.name} {ms:.3f} ms" for backend, ms in times_ms.items())
-    logger.info("attention of %s with %s in %s: %s", sizes.q, sizes.k, sizes.dtype, told or "none")
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        times_ms = thread.submit(times_ms_of_backends, sizes).result()
+    times = ", ".join(f"{backend.name} {ms:.3f} ms" for backend, ms in times_ms.items())
+    logger.info("attention of %s with %s in %s: %s", sizes.q, sizes.k, sizes.dtype, times or "none")
     return min(times_ms, key=times_ms.__getitem__, default=None)
 
 
 def times_ms_of_backends(sizes: Sizes) -> dict[SDPBackend, float]:
-    """Milliseconds of each kernel that takes these sizes, with its backward pass in training."""
+    """Milliseconds of each kernel that supports these sizes, with its backward pass in training."""
     generator = torch.Generator(sizes.device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -192,7 +188,7 @@ def times_ms_of_backends(sizes: Sizes) -> dict[SDPBackend, float]:
 def _once(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> None:
     with warnings.catch_warnings():  # of kernels that do not take these sizes
         warnings.simplefilter("ignore", UserWarning)
-        out = _with(backend, q, k, v, 1.0)
+        out = _attend_with([backend], q, k, v, 1.0)
     if q.requires_grad:
         torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
 
@@ -210,17 +206,13 @@ def _median_ms(work: Callable[[], None]) -> float:
     return sorted(times_ms)[_TIMED_CALLS // 2]
 
 
-def _with(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    if backend == _WANTS_ONE_WIDTH:
+def _attend_with(
+    backends: list[SDPBackend], q: Tensor, k: Tensor, v: Tensor, scale: float
+) -> Tensor:
+    """Attention by the first of these kernels that supports the sizes."""
+    if _WITH_ONE_WIDTH in backends:
         v = F.pad(v, (0, k.shape[3] - v.shape[3]))
-    with sdpa_kernel(backend):
-        return _scaled_dot_product(q, k, v, scale)
-
-
-def _in_order(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The first kernel that takes these; if none, PyTorch's form with every score in memory."""
-    v = F.pad(v, (0, k.shape[3] - v.shape[3]))
-    with sdpa_kernel([*BACKENDS, SDPBackend.MATH], set_priority=True):
+    with sdpa_kernel(backends, set_priority=True):
         return _scaled_dot_product(q, k, v, scale)
 
 

@@ -1,4 +1,4 @@
-"""Whether Triton's kernels can run here, and what their launches share."""
+"""Availability of Triton, and functions that all launches of its kernels share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from types import ModuleType
 import torch
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it once, too
+INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it once too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def why_no_triton(device: str, dtype: torch.dtype) -> str | None:
-    """Why no Triton kernel can work on tensors of this kind; None if one can.
+    """Return the reason why no Triton kernel supports tensors of this kind; None if one does.
 
     Triton's interpreter (``TRITON_INTERPRET=1``) works on tensors of any device.
     """
@@ -24,12 +24,12 @@ def why_no_triton(device: str, dtype: torch.dtype) -> str | None:
     if device != "cuda" and not INTERPRETS:
         return f"there are Triton kernels for CUDA devices only, not for {device!r}"
     if dtype not in DTYPES:
-        return f"the kernels know {', '.join(map(str, DTYPES))}, not {dtype}"
+        return f"the kernels support {', '.join(map(str, DTYPES))}, not {dtype}"
     return None
 
 
 def kernels_of(name: str) -> ModuleType:
-    """The module of this folder with Triton kernels in it; nothing else imports Triton."""
+    """Import a module of this folder with Triton kernels; nothing else imports Triton."""
     return importlib.import_module(f"slowfast_mvit.fast.cuda.{name}")
 
 

@@ -1,22 +1,22 @@
 """The inputs and the output of attention with relative positions, each in one pass over memory.
 
-``folded`` says how offsets become more channels: a query is [q, offsets / scale, zeros], a key
-[k, one-hot places, zeros], and the score of the two is ``scale`` times their product. The scale is
-left to the attention kernel, so q stays as it is, bit for bit, and need not be kept beside its
-folded form for the backward pass.
+``models/folded.py`` describes offsets as additional channels: a query is [q, offsets / scale,
+zeros], a key [k, one-hot positions, zeros], and their score is ``scale`` times their product. The
+attention kernel multiplies with the scale, so q does not change, bit for bit, and need not be saved
+in addition to its folded form for the backward pass.
 
-Two operators, each with a twin in PyTorch's own operations that runs on other devices:
+Two operators, each with a plain form in PyTorch's own operations that runs on other devices:
 
     fold_queries    q and the tables -> folded queries, (B, L, N, width) as the flash kernels read
-    unfold_output   what attention gave -> without the padding, with the residual
+    unfold_output   output of attention -> without the padding, with the residual
 
-Why the offsets are computed in there, from the tables, and not read: for MViTv2-S, 16 clips, bf16,
-block 0 has 401,424 queries of 96 channels, 77 MB. Three einsums read them three times and copy
-them twice, since each wants the queries grouped along another axis (385 MB); concatenation reads
-them and the offsets again and writes 96 MB (190 MB). Here they are read once and written once, 77
-+ 96 MB. A query is multiplied with all rows of the tables (15 + 111 + 111), ten times as many as
-it needs: 18 GFLOP on the matrix units, which wait for memory meanwhile; picking rows first would
-read 22 vectors for each query.
+The first computes the offsets from the tables, for this reason: block 0 of MViTv2-S, 16 clips in
+bf16, has 401,424 queries of 96 channels, 77 MB. Three einsums read them three times and copy them
+twice, since each groups the queries along another axis (385 MB); concatenation reads them and the
+offsets again and writes 96 MB (190 MB). Here they are read once and written once, 77 + 96 MB. A
+query is multiplied with all rows of the tables (15 + 111 + 111), ten times as many as it needs: 18
+GFLOP on the matrix units, which would wait for memory otherwise. Picking rows first would read 22
+vectors for each query.
 
 Letters used in shapes:
     B batch   N heads   D head width   P prefix tokens   L = P + T*H*W   kT, kH, kW grid of the keys
@@ -25,12 +25,13 @@ Letters used in shapes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 
 from slowfast_mvit.fast.cuda import folding_launch as launch
 from slowfast_mvit.models.tables import index_table
@@ -53,7 +54,7 @@ def plain_fold_queries(
     num_prefix_tokens: int,
     width: int,
 ) -> Tensor:
-    """Queries with their offsets and zeros beside them, in PyTorch's own operations.
+    """Queries, their offsets and zeros in adjacent channels, in PyTorch's own operations.
 
     Args:
         q: pooled, unscaled queries, (B, L, N, D).
@@ -61,9 +62,9 @@ def plain_fold_queries(
         axes: which axes have a table, of 0 (time), 1 (height) and 2 (width), rising.
         q_thw: the grid of the queries.
         k_thw: the grid of the keys.
-        scale: that the scores will be multiplied with; offsets are divided by it.
+        scale: later factor of the scores; offsets are divided by it.
         num_prefix_tokens: P; their offsets are zeros.
-        width: of what comes out, at least D + K.
+        width: of the output, at least D + K.
 
     Returns:
         (B, L, N, width) contiguous, of the dtype of ``q``.
@@ -92,8 +93,8 @@ def plain_fold_queries_backward(
     """The gradients of the queries, of their dtype, and of the tables, float32.
 
     Args:
-        grad: of what ``plain_fold_queries`` gave.
-        folded: what it gave; the queries are taken from it.
+        grad: of the output of ``plain_fold_queries``.
+        folded: that output; the queries are taken from it.
         (the rest): as there.
     """
     head_dim = tables.shape[1]
@@ -115,12 +116,12 @@ def plain_fold_queries_backward(
 
 
 def plain_unfold_output(attended: Tensor, residual: Tensor, num_without_residual: int) -> Tensor:
-    """What attention gave without its padding, plus the residual.
+    """The output of attention without its padding, plus the residual.
 
     Args:
         attended: (B, L, N, D or wider).
         residual: (B, L, N, D).
-        num_without_residual: leading tokens that get none.
+        num_without_residual: leading tokens without residual.
 
     Returns:
         (B, L, N, D) contiguous, of the dtype of ``attended``.
@@ -133,7 +134,7 @@ def plain_unfold_output(attended: Tensor, residual: Tensor, num_without_residual
 def plain_unfold_output_backward(
     grad: Tensor, width: int, num_without_residual: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of what attention gave, (B, L, N, width), and of the residual."""
+    """The gradients of the output of attention, (B, L, N, width), and of the residual."""
     of_residual = grad.contiguous().clone()
     of_residual[:, :num_without_residual] = 0
     return F.pad(grad, (0, width - grad.shape[3])).clone(), of_residual
@@ -150,29 +151,18 @@ def _gathered(
     ]
 
 
-# Operators of the twins, which are Triton kernels on CUDA.
-fold_queries = torch.library.custom_op(
-    "slowfast_mvit::fold_queries", plain_fold_queries, mutates_args=()
-)
-fold_queries_backward = torch.library.custom_op(
-    "slowfast_mvit::fold_queries_backward", plain_fold_queries_backward, mutates_args=()
-)
-unfold_output = torch.library.custom_op(
-    "slowfast_mvit::unfold_output", plain_unfold_output, mutates_args=()
-)
-unfold_output_backward = torch.library.custom_op(
-    "slowfast_mvit::unfold_output_backward", plain_unfold_output_backward, mutates_args=()
-)
-
-fold_queries.register_kernel("cuda", launch.fold)
-fold_queries_backward.register_kernel("cuda", launch.fold_backward)
-unfold_output.register_kernel("cuda", launch.unfold)
-unfold_output_backward.register_kernel("cuda", launch.unfold_backward)
+def _operator(plain: Callable[..., Any], launcher: Callable[..., Any]) -> CustomOpDef:
+    """An operator that is a Triton kernel on CUDA, and its plain form on other devices."""
+    name = plain.__name__.removeprefix("plain_")
+    operator = torch.library.custom_op(f"slowfast_mvit::{name}", plain, mutates_args=())
+    operator.register_kernel("cuda", launcher)
+    return operator
 
 
-@fold_queries.register_fake
-def _(q: Tensor, *others: Any) -> Tensor:
-    return q.new_empty(*q.shape[:3], others[-1])
+fold_queries = _operator(plain_fold_queries, launch.fold)
+fold_queries_backward = _operator(plain_fold_queries_backward, launch.fold_backward)
+unfold_output = _operator(plain_unfold_output, launch.unfold)
+unfold_output_backward = _operator(plain_unfold_output_backward, launch.unfold_backward)
 
 
 @fold_queries_backward.register_fake
@@ -181,17 +171,16 @@ def _(grad: Tensor, folded: Tensor, tables: Tensor, *_: Any) -> tuple[Tensor, Te
     return grad_q, tables.new_empty(tables.shape, dtype=torch.float32)
 
 
-@unfold_output.register_fake
-def _(attended: Tensor, residual: Tensor, num_without_residual: int) -> Tensor:
-    return attended.new_empty(residual.shape)
-
-
 @unfold_output_backward.register_fake
 def _(grad: Tensor, width: int, num_without_residual: int) -> tuple[Tensor, Tensor]:
     return grad.new_empty(*grad.shape[:3], width), grad.new_empty(grad.shape)
 
 
-def _keep_folded(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+fold_queries.register_fake(lambda q, *others: q.new_empty(*q.shape[:3], others[-1]))
+unfold_output.register_fake(lambda attended, residual, _: attended.new_empty(residual.shape))
+
+
+def _save_folded(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, tables, ctx.axes, ctx.q_thw, ctx.k_thw, ctx.scale, ctx.num_prefix_tokens, _ = inputs
     ctx.save_for_backward(output, tables)
 
@@ -201,10 +190,10 @@ def _backward_of_fold(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grad_q, grad_tables = fold_queries_backward(
         grad, folded, tables, ctx.axes, ctx.q_thw, ctx.k_thw, ctx.scale, ctx.num_prefix_tokens
     )
-    return grad_q, grad_tables.to(tables.dtype), None, None, None, None, None, None
+    return grad_q, grad_tables.to(tables.dtype), *[None] * 6
 
 
-def _keep_widths(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_widths(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     attended, _, ctx.num_without_residual = inputs
     ctx.width = attended.shape[3]
 
@@ -215,5 +204,5 @@ def _backward_of_unfold(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *unfold_output_backward(grad, ctx.width, ctx.num_without_residual), None
 
 
-fold_queries.register_autograd(_backward_of_fold, setup_context=_keep_folded)
-unfold_output.register_autograd(_backward_of_unfold, setup_context=_keep_widths)
+fold_queries.register_autograd(_backward_of_fold, setup_context=_save_folded)
+unfold_output.register_autograd(_backward_of_unfold, setup_context=_save_widths)

@@ -1,16 +1,16 @@
-"""The Triton kernels of ``folding``. Only that room's launchers import this one.
+"""The Triton kernels of ``folding``. Only ``folding_launch`` imports this module.
 
-A *row* is one head of one token. All rows lie one after another, tokens before heads, so a tile is
-ROWS of them, wherever its samples and lines end. Channels are held as WIDTH, columns of offsets as
+A *row* is one head of one token. All rows are contiguous, tokens before heads, so a tile is ROWS of
+them, across the ends of samples and lines. Channels are held as WIDTH, columns of offsets as
 COLUMNS, the next powers of two. A row of folded queries has FOLDED numbers.
 
 The rows of the three tables are one matrix (R, D), handled in chunks of CHUNK rows. Two lists of
-numbers say which row of it belongs to a query at place p of an axis and a column:
+numbers give the row of it for a query at place p of an axis and a column:
 
     rows_of_columns   (places, COLUMNS): the row of the tables for a column, or -1
     columns_of_rows   (places, a multiple of CHUNK): the column for a row of the tables, or -1
 
-where the places of the three axes are counted on: t, then T + h, then T + H + w.
+where the places of the three axes are counted together: t, then T + h, then T + H + w.
 """
 
 import triton
@@ -27,7 +27,7 @@ def _rows(tile, length, N: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def _places(tokens, T, H, W, P: tl.constexpr):
-    """Whether tokens are of the grid, and their places along the three axes."""
+    """Masks of the tokens on the grid, and their places along the three axes."""
     in_grid = tokens >= P
     place = tl.where(in_grid, tokens - P, 0)
     return in_grid, place // (H * W), T + place // W % H, T + H + place % W
@@ -83,10 +83,10 @@ def fold_forward(
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """Queries, their offsets and zeros side by side.
+    """Queries, their offsets and zeros in adjacent channels.
 
-    A query is multiplied with every row of the tables, on the matrix units, and what its place
-    asks for is picked from the products.
+    A query is multiplied with every row of the tables, on the matrix units, and the products
+    for its place are picked.
     """
     rows, tokens = _rows(tl.program_id(0), length, N, ROWS)
     inside = rows < num_rows
@@ -152,7 +152,7 @@ def fold_backward_to_tables(
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """What TILES tiles say of the gradient of one chunk of the tables, (programs, R, D) float32."""
+    """Partial gradients of one chunk of the tables from TILES tiles, (programs, R, D) float32."""
     chunk = tl.program_id(1)
     channels = tl.arange(0, WIDTH)
     total = tl.full((CHUNK, WIDTH), 0.0, tl.float32)
@@ -182,7 +182,7 @@ def unfold_forward(
     length, num_rows, num_without_residual,
     N: tl.constexpr, D: tl.constexpr, FOLDED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The first D channels of what attention gave, plus the residual."""
+    """The first D channels of the output of attention, plus the residual."""
     rows, tokens = _rows(tl.program_id(0), length, N, ROWS)
     channels = tl.arange(0, WIDTH)
     mask = (rows < num_rows)[:, None] & (channels < D)[None, :]

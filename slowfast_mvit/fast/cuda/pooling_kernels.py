@@ -1,15 +1,15 @@
-"""The Triton kernels of ``pooling``. Only that module imports this one, when it needs it.
+"""The Triton kernels of ``pooling``. Only that module imports this one, at first launch.
 
-A *tile* is ROWS rows of (token, head) that lie in one line of the grid, that is, share a sample, a
-frame and a row of the image; the prefix tokens of a sample make one line more. So places in time
-and height are plain numbers, and only places in width differ within a tile. A row has the D
-channels of one head, held as WIDTH, the next power of two, so that a LayerNorm needs no memory.
+A *tile* is ROWS rows of (token, head) in one line of the grid: they share a sample, a frame and a
+row of the image. The prefix tokens of a sample are one more line. So places in time and height are
+scalars, and only places in width differ within a tile. A row has the D channels of one head, in
+registers of WIDTH, the next power of two, so that a LayerNorm needs no memory.
 
 Letters:
     x (B, L, N, D) the tokens, strided: a token is 3*N*D numbers away from the next
     y (B, P + OT*OH*OW, N, D) the pooled tokens, contiguous
     T, H, W the grid of x     OT, OH, OW the grid of y     K*, S* kernel and stride of each axis
-    parameters (KT*KH*KW + 2, D) float32: the filters, channels side by side, then weight and bias
+    parameters (KT*KH*KW + 2, D) float32: the filters, one tap a row, then weight and bias
         of the LayerNorm
 """
 
@@ -27,7 +27,7 @@ def _tile(
     P: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Where a tile lies: sample, line, its first token, and the token and head of each row."""
+    """The position of a tile: sample, line, its first token, and the token and head of each row."""
     lines = num_lines + (1 if P > 0 else 0)
     sample = (tile // (tiles_in_line * lines)).to(tl.int64)
     line = tile // tiles_in_line % lines
@@ -45,7 +45,7 @@ def _under_tap(
     KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """What lies under one tap of the kernel for each row of a tile, (ROWS, WIDTH) float32."""
+    """The inputs of one tap of the kernel for each row of a tile, (ROWS, WIDTH) float32."""
     t = line // OH * ST - KT // 2 + dt_dh // KH
     h = line % OH * SH - KH // 2 + dt_dh % KH
     at = w * SW - KW // 2 + DW
@@ -92,7 +92,7 @@ def _pooled(
 
 @triton.jit
 def _normalised(pooled, eps, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Each row with mean 0 and variance 1 over its D channels, and the factor that made it so."""
+    """Each row with mean 0 and variance 1 over its D channels, and the factor of that scaling."""
     real = tl.arange(0, WIDTH) < D
     mean = tl.sum(pooled, axis=1) / D
     centred = tl.where(real[None, :], pooled - mean[:, None], 0.0)
@@ -108,7 +108,7 @@ def pool_forward(
     ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """y of one tile: convolution and LayerNorm without a stop in memory."""
+    """y of one tile: convolution and LayerNorm with no intermediate in memory."""
     sample, line, in_grid, first_token, rows, inside = _tile(
         tl.program_id(0), OT * OH, OW, tiles_in_line, N, P, ROWS
     )
@@ -143,9 +143,9 @@ def pool_backward_to_pooled(
 ):  # fmt: skip
     """From the gradient of y to that of the convolution's result and, in part, of the parameters.
 
-    A program does TILES tiles, and adds up what these say of the parameters in its own
-    (KT*KH*KW + 2, D) of ``partial``. The convolution is computed again, and while the tokens
-    under a tap are still near they are multiplied with the gradient for that tap's filter.
+    A program computes TILES tiles, and adds up their gradients of the parameters in its part of
+    ``partial``, (KT*KH*KW + 2, D). The convolution is computed again, and while the tokens of a
+    tap are still in the cache they are multiplied with the gradient for the filter of that tap.
     """
     channels = tl.arange(0, WIDTH)
     real = channels < D
@@ -208,10 +208,10 @@ def pool_backward_to_tokens(
     ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x for one tile of x, gathered from the windows that its tokens lie in.
+    """The gradient of one tile of x, gathered from the windows that contain its tokens.
 
-    Along an axis a token lies under every S-th tap only: at (t + K//2) % S and each S further, of
-    as many windows to the left. Tokens that no window covers get zeros.
+    Along an axis a token is the input of every S-th tap only: of tap (t + K//2) % S and each S
+    further, in as many windows to the left. Tokens that no window covers get zeros.
     """
     sample, line, in_grid, first_token, rows, inside = _tile(
         tl.program_id(0), T * H, W, tiles_in_line, N, P, ROWS
@@ -268,7 +268,7 @@ def sum_partials(
     partial_ptr, filters_ptr, norm_weight_ptr, norm_bias_ptr, num_programs,
     D: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Add up one row of the partial sums over all programs, always in the same order.
+    """Sum one row of the partial sums over all programs, always in the same order.
 
     The first TAPS rows go to the filters' gradient, (D, TAPS), the last two to the LayerNorm's.
     """

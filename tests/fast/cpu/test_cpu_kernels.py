@@ -14,8 +14,7 @@ from slowfast_mvit.fast.cpu.blockwise import blockwise_attention
 from slowfast_mvit.fast.cpu.gelu import biased_gelu, biased_gelu_backward
 from slowfast_mvit.fast.cpu.mlp import mlp_residual
 from slowfast_mvit.fast.cpu.norm_linear import norm_linear
-from slowfast_mvit.fast.cpu.pool_qkv import pool_qkv
-from slowfast_mvit.fast.cpu.skip_pool import skip_pool
+from slowfast_mvit.fast.cpu.pooling import pool_qkv, skip_pool
 from slowfast_mvit.fast.plan import _blockwise_pays
 from slowfast_mvit.models.attention import plain_attention
 from slowfast_mvit.models.pooling import depthwise_pool, max_pool
@@ -25,7 +24,7 @@ from slowfast_mvit.models.tables import gather_table
 EPS = 1e-6
 
 needs_compiler = pytest.mark.skipif(
-    not native.is_there(), reason="the kernels cannot be compiled on this machine"
+    not native.is_built(), reason="the kernels cannot be compiled on this machine"
 )
 
 
@@ -44,7 +43,7 @@ def gradients(outputs, inputs, seed=0):
 
 
 def results(call, tensors):
-    """What a call gives for tensors, and then the gradients of those that are not None."""
+    """The results of a call, and then the gradients of the tensors that are not None."""
     given = [None if one is None else one.detach().clone().requires_grad_() for one in tensors]
     outputs = call(given)
     return *outputs, *gradients(outputs, [one for one in given if one is not None])
@@ -297,7 +296,7 @@ def small_blocks(monkeypatch):
 def test_gelu_has_the_values_and_gradients_of_float64(dtype, compiled, monkeypatch):
     """As those of a GELU in float32, and rounded to ``dtype`` once."""
     if not compiled:
-        monkeypatch.setattr(native, "is_there", lambda: False)
+        monkeypatch.setattr(native, "is_built", lambda: False)
     x = torch.linspace(-30, 30, 40 * 512).view(512, 40).to(dtype)
     bias, grad = torch.linspace(-1, 1, 40), torch.randn(512, 40).to(dtype)
 
@@ -373,20 +372,20 @@ def test_bfloat16_products_are_those_of_autocast(has_instructions, monkeypatch):
     assert error <= 1.01 * plain_error
 
 
-def test_a_rounded_weight_is_kept_until_the_weight_changes():
+def test_a_rounded_weight_is_cache_until_the_weight_changes():
     weight = torch.nn.Parameter(torch.randn(300, 20))
 
-    first = casting.kept_operand(weight, torch.bfloat16)
+    first = casting.cached_operand(weight, torch.bfloat16)
 
-    assert casting.kept_operand(weight, torch.bfloat16) is first
+    assert casting.cached_operand(weight, torch.bfloat16) is first
     with torch.no_grad():
         weight[7, 3] = 100.0
-    changed = casting.kept_operand(weight, torch.bfloat16)
+    changed = casting.cached_operand(weight, torch.bfloat16)
     assert changed[7, 3] == 100.0
     weight.data.mul_(2)  # does not count as a change for autograd
-    assert casting.kept_operand(weight, torch.bfloat16)[7, 3] == 200.0
+    assert casting.cached_operand(weight, torch.bfloat16)[7, 3] == 200.0
     weight.data = torch.zeros(300, 20)
-    assert casting.kept_operand(weight, torch.bfloat16).count_nonzero() == 0
+    assert casting.cached_operand(weight, torch.bfloat16).count_nonzero() == 0
 
 
 @needs_compiler
@@ -414,7 +413,7 @@ def test_the_operators_keep_the_rules_of_custom_operators(operator):
 
 
 @needs_compiler
-def test_the_kernels_are_compiled_once_and_kept(tmp_path, monkeypatch):
+def test_the_kernels_are_compiled_once_and_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     first = native._compiled()
@@ -436,8 +435,8 @@ def test_without_a_working_compiler_one_line_says_so(compiler, tmp_path, monkeyp
     monkeypatch.setattr(native, "_library", native.functools.cache(native._library.__wrapped__))
 
     with caplog.at_level("INFO", logger="slowfast_mvit"):
-        assert not native.is_there()
-        assert not native.is_there()
+        assert not native.is_built()
+        assert not native.is_built()
 
     (line,) = [record.getMessage() for record in caplog.records]
     assert ("no C compiler" if compiler == "none" else "no assembler") in line

@@ -1,4 +1,4 @@
-"""Where Triton's kernels run in tests: on a GPU, or anywhere in Triton's interpreter."""
+"""Devices for Triton's kernels in tests: a GPU, or the CPU in Triton's interpreter."""
 
 from __future__ import annotations
 

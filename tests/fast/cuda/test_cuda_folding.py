@@ -292,11 +292,12 @@ def test_activation_checkpointing_sees_through_fused_attention():
 
 def test_a_graph_can_hold_the_order_of_attention_kernels():
     q, k, v = torch.randn(2, 5, 1, 16), torch.randn(2, 3, 1, 16), torch.randn(2, 3, 1, 8)
-    compiled = torch.compile(cuda_attention._in_order, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(cuda_attention._attend_with, backend="aot_eager", fullgraph=True)
 
-    actual = compiled(q, k, v, SCALE)
+    actual = compiled(cuda_attention._IN_ORDER, q, k, v, SCALE)
 
-    torch.testing.assert_close(actual, cuda_attention._in_order(q, k, v, SCALE))
+    expected = cuda_attention._attend_with(cuda_attention._IN_ORDER, q, k, v, SCALE)
+    torch.testing.assert_close(actual, expected)
 
 
 def sizes(batch):

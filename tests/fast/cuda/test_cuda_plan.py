@@ -1,4 +1,4 @@
-"""What a model does on CUDA, followed without a GPU: shapes on a device that is not there."""
+"""The plan of a model on CUDA, without a GPU: shapes on a device that does not exist."""
 
 from __future__ import annotations
 

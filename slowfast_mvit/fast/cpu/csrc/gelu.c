@@ -1,4 +1,4 @@
-/* GELU of a linear layer's output, its bias added on the way: gelu_forward, gelu_backward.
+/* GELU of the output of a linear layer without its bias, which is added here: gelu.
  *
  * gelu(x) = x P(x), P the normal distribution function. Its tail is exp(-x^2/2) times a smooth
  * function, so that large negative numbers keep their digits, which 1 + erf loses.
@@ -24,45 +24,24 @@ INLINE vec normal_distribution(vec x, vec density) {
     return (vec)((is_negative & (ivec)tail) | (~is_negative & (ivec)(1.0f - tail)));
 }
 
-INLINE void gelu_rows(const void *x, const float *bias, void *y, i64 at, i64 width, int is_bf16) {
-    for (i64 d = 0; d < width; d += LANES) {
-        vec sum = load_any(x, at + d, is_bf16) + load(bias + d);
-        vec density = exp_of_negative(sum * sum * -0.5f);
-        store_any(y, at + d, sum * normal_distribution(sum, density), is_bf16);
-    }
-}
-
-/* y (rows, width) <- gelu(x + bias); y may be x. */
-void gelu_forward(const void *x, const float *bias, void *y, i64 rows, i64 width, int threads,
-                  int is_bf16) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (i64 row = 0; row < rows; row++) {
-        if (is_bf16)
-            gelu_rows(x, bias, y, row * width, width, 1);
-        else
-            gelu_rows(x, bias, y, row * width, width, 0);
-    }
-}
-
-INLINE void gelu_rows_backward(const void *x, const float *bias, void *grad, void *y, i64 at,
-                               i64 width, int is_bf16) {
+INLINE void gelu_row(const void *x, const float *bias, void *y, void *grad, i64 at, i64 width,
+                     int is_bf16) {
     for (i64 d = 0; d < width; d += LANES) {
         vec sum = load_any(x, at + d, is_bf16) + load(bias + d);
         vec density = exp_of_negative(sum * sum * -0.5f), p = normal_distribution(sum, density);
-        vec slope = sum * density * 0.3989422804f + p; /* 1 / sqrt(2 pi) */
-        store_any(grad, at + d, load_any(grad, at + d, is_bf16) * slope, is_bf16);
+        if (grad) {
+            vec slope = sum * density * 0.3989422804f + p; /* 1 / sqrt(2 pi) */
+            store_any(grad, at + d, load_any(grad, at + d, is_bf16) * slope, is_bf16);
+        }
         store_any(y, at + d, sum * p, is_bf16);
     }
 }
 
-/* grad (rows, width), of gelu(x + bias), <- that of x; y <- gelu(x + bias). */
-void gelu_backward(const void *x, const float *bias, void *grad, void *y, i64 rows, i64 width,
-                   int threads, int is_bf16) {
+/* y (rows, width) <- gelu(x + bias); y may be x. grad, if not NULL, is the gradient of y
+ * and becomes the gradient of x. */
+void gelu(const void *x, const float *bias, void *y, void *grad, i64 rows, i64 width, i64 is_bf16,
+          i64 threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (i64 row = 0; row < rows; row++) {
-        if (is_bf16)
-            gelu_rows_backward(x, bias, grad, y, row * width, width, 1);
-        else
-            gelu_rows_backward(x, bias, grad, y, row * width, width, 0);
-    }
+    for (i64 row = 0; row < rows; row++)
+        FOR_DTYPE(gelu_row, x, bias, y, grad, row * width, width);
 }

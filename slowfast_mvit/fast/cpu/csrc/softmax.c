@@ -1,42 +1,36 @@
-/* Scores -> probabilities, relative positions added: softmax_forward, softmax_finish, softmax_backward. */
+/* Softmax of scores with relative positions: softmax_forward, softmax_finish, softmax_backward. */
 
 #include "vectors.h"
 
-/* Rows of scores of one head; the first key columns are the prefix's. */
+/* Rows of scores of one head; the first columns are those of the prefix keys. */
 typedef struct {
-    i64 rows, first_row;  /* this many queries, from that one on, prefix first */
+    i64 rows, first_row;  /* number of queries; the first of them, prefix included */
     i64 keys, row_stride; /* a multiple of LANES, at least keys */
     i64 width, query_stride, prefix;
     i64 q[3], k[3]; /* grids */
 } scoring;
 
-/* offsets[0..kT+kH+kW) of a query: its products with the tables' rows for its place. */
+/* products[0..num) of a query with adjacent rows of a table, four at a time or one. */
+INLINE void multiply_rows(const float *query, const float *row, i64 width, const int num,
+                          float *products) {
+    vec sums[4] = {0};
+    for (i64 d = 0; d < width; d += LANES) {
+        vec x = load(query + d);
+        for (int i = 0; i < num; i++) sums[i] += x * load(row + i * width + d);
+    }
+    for (int i = 0; i < num; i++) products[i] = sum(sums[i]);
+}
+
+/* offsets[0..kT+kH+kW) of a query: its products with the rows of the tables for its place. */
 INLINE void offsets_of(const scoring *s, const float *query, const float *const tables[3],
                        const i64 place[3], float *offsets) {
     for (int axis = 0; axis < 3; axis++) {
-        const i64 length = s->k[axis];
+        const i64 length = s->k[axis], D = s->width;
         if (tables[axis]) {
-            const float *row = tables[axis] + place[axis] * length * s->width;
+            const float *row = tables[axis] + place[axis] * length * D;
             i64 k = 0;
-            for (; k + 4 <= length; k += 4, row += 4 * s->width) {
-                vec a0 = all(0), a1 = all(0), a2 = all(0), a3 = all(0);
-                for (i64 d = 0; d < s->width; d += LANES) {
-                    vec x = load(query + d);
-                    a0 += x * load(row + d);
-                    a1 += x * load(row + s->width + d);
-                    a2 += x * load(row + 2 * s->width + d);
-                    a3 += x * load(row + 3 * s->width + d);
-                }
-                offsets[k] = sum(a0);
-                offsets[k + 1] = sum(a1);
-                offsets[k + 2] = sum(a2);
-                offsets[k + 3] = sum(a3);
-            }
-            for (; k < length; k++, row += s->width) {
-                vec a = all(0);
-                for (i64 d = 0; d < s->width; d += LANES) a += load(query + d) * load(row + d);
-                offsets[k] = sum(a);
-            }
+            for (; k + 4 <= length; k += 4) multiply_rows(query, row + k * D, D, 4, offsets + k);
+            for (; k < length; k++) multiply_rows(query, row + k * D, D, 1, offsets + k);
         } else {
             memset(offsets, 0, length * sizeof *offsets);
         }
@@ -51,18 +45,17 @@ INLINE void place_of(const scoring *s, i64 row, i64 place[3]) {
     place[2] = i % s->q[2];
 }
 
-/* scores <- scale * scores + offsets; what lies beyond the keys <- -infinity. The largest score. */
+/* scores <- scale * scores + offsets; what is beyond the keys <- -infinity. The largest score. */
 INLINE float complete(const scoring *s, i64 row, float *scores, float scale, const float *query,
-                     const float *const tables[3]) {
-    const i64 plane = s->k[1] * s->k[2];
+                      const float *const tables[3]) {
+    const int is_prefix = s->first_row + row < s->prefix;
+    const i64 plane = s->k[1] * s->k[2], without_offset = is_prefix ? s->keys : s->prefix;
     float top = -INFINITY;
-    if (s->first_row + row < s->prefix) {
-#pragma omp simd reduction(max : top)
-        for (i64 j = 0; j < s->keys; j++) {
-            scores[j] *= scale;
-            top = scores[j] > top ? scores[j] : top;
-        }
-    } else {
+    for (i64 j = 0; j < without_offset; j++) {
+        scores[j] *= scale;
+        top = scores[j] > top ? scores[j] : top;
+    }
+    if (!is_prefix) {
         float offsets[MAX_WIDTH], in_plane[MAX_PLANE];
         i64 place[3];
         place_of(s, row, place);
@@ -70,10 +63,6 @@ INLINE float complete(const scoring *s, i64 row, float *scores, float scale, con
         const float *of_h = offsets + s->k[0], *of_w = of_h + s->k[1];
         for (i64 h = 0; h < s->k[1]; h++)
             for (i64 w = 0; w < s->k[2]; w++) in_plane[h * s->k[2] + w] = of_h[h] + of_w[w];
-        for (i64 j = 0; j < s->prefix; j++) {
-            scores[j] *= scale;
-            top = scores[j] > top ? scores[j] : top;
-        }
         float *grid = scores + s->prefix;
         for (i64 t = 0; t < s->k[0]; t++, grid += plane) {
             const float of_t = offsets[t];
@@ -89,11 +78,11 @@ INLINE float complete(const scoring *s, i64 row, float *scores, float scale, con
 }
 
 /* scores (rows, row_stride) <- exponentials of the completed scores less the largest of their row.
- * inverse (rows) <- 1 / their sum; log_sum (rows) <- the logarithm of the sum of the exponentials of
- * the completed scores, kept for the backward pass. queries lie query_stride apart. */
+ * inverse (rows) <- 1 / their sum; log_sum (rows) <- the logarithm of the sum of the exponentials
+ * of the completed scores, saved for the backward pass. Queries are query_stride apart. */
 void softmax_forward(const scoring *s, float *scores, float scale, const float *queries,
                      const float *table_t, const float *table_h, const float *table_w,
-                     float *inverse, float *log_sum, int threads) {
+                     float *inverse, float *log_sum, i64 threads) {
     const float *const tables[3] = {table_t, table_h, table_w};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 row = 0; row < s->rows; row++) {
@@ -111,10 +100,10 @@ void softmax_forward(const scoring *s, float *scores, float scale, const float *
     }
 }
 
-/* out <- inverse * out, and the query added from row number add_from on. Rows of out lie as those
- * of the queries do. There are fewer of these numbers than of scores, so they are divided. */
+/* out <- inverse * out, plus the query from row add_from on. Rows of out have the layout of the
+ * queries. The division is here, as there are fewer outputs than scores. */
 void softmax_finish(const scoring *s, float *out, const float *queries, const float *inverse,
-                    i64 add_from, int threads) {
+                    i64 add_from, i64 threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 row = 0; row < s->rows; row++) {
         float *to = out + row * s->query_stride;
@@ -125,14 +114,14 @@ void softmax_finish(const scoring *s, float *out, const float *queries, const fl
     }
 }
 
-/* scores (rows, row_stride), as softmax_forward got them, <- probabilities; grads, gradients of
- * the probabilities, <- gradients of the completed scores. Added to: grad_queries (rows, width
- * contiguous) by what comes through the offsets, and partial (threads, table sizes together), each
- * thread's sums for the tables. */
+/* scores (rows, row_stride), as softmax_forward takes them, <- probabilities; grads, gradients of
+ * the probabilities, <- gradients of the completed scores. The gradients through the offsets are
+ * added to grad_queries (rows, width contiguous), those of the tables to partial (threads, sizes of
+ * all tables), which has sums for each thread. */
 void softmax_backward(const scoring *s, float *scores, float *grads, float scale,
                       const float *queries, const float *table_t, const float *table_h,
                       const float *table_w, const float *log_sum, float *grad_queries,
-                      float *partial, int threads) {
+                      float *partial, i64 threads) {
     const float *const tables[3] = {table_t, table_h, table_w};
     const i64 plane = s->k[1] * s->k[2];
     i64 sizes[3], partial_size = 0;
@@ -142,7 +131,7 @@ void softmax_backward(const scoring *s, float *scores, float *grads, float scale
     }
 #pragma omp parallel num_threads(threads)
     {
-        float *mine = partial + omp_get_thread_num() * partial_size;
+        float *sums_of_thread = partial + omp_get_thread_num() * partial_size;
 #pragma omp for schedule(static)
         for (i64 row = 0; row < s->rows; row++) {
             float *x = scores + row * s->row_stride, *g = grads + row * s->row_stride;
@@ -180,7 +169,7 @@ void softmax_backward(const scoring *s, float *scores, float *grads, float scale
                     }
                 i64 place[3];
                 place_of(s, row, place);
-                float *grad_query = grad_queries + row * s->width, *grad_table = mine;
+                float *grad_query = grad_queries + row * s->width, *grad_table = sums_of_thread;
                 const float *of_axis = sums;
                 for (int axis = 0; axis < 3; axis++) {
                     const i64 length = s->k[axis], at = place[axis] * length * s->width;

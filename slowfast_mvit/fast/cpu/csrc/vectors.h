@@ -1,14 +1,14 @@
-/* Eight numbers at a time, float32 or bfloat16 in memory, float32 in registers.
+/* Vectors of eight numbers: float32 or bfloat16 in memory, float32 in registers.
  *
- * native.py compiles the files of this folder when they are first needed and describes the
- * arguments of their functions. The plain twins are PyTorch's own operations, in pool_qkv.py,
- * pooling.py and models/attention.py.
+ * native.py compiles the files of this folder at first use and calls their functions. Every integer
+ * argument is an i64, and the last one is the number of threads. The plain forms are PyTorch's own
+ * operations, in models/pooling.py and models/attention.py.
  *
  * Letters: B batch, N heads, D head width (a multiple of 8), P prefix tokens; (T, H, W) the grid
- * of the tokens that come in, (OT, OH, OW) of those that go out.
+ * of the input tokens, (OT, OH, OW) that of the output tokens.
  *
- * Sums over positions are kept for each thread and added up by the caller in the order of the
- * threads, and the work is cut statically: the same number of threads gives the same bits.
+ * Each thread has its own sums over positions, which the caller adds up in the order of the
+ * threads, and the work is split statically: the same number of threads gives the same bits.
  */
 
 #pragma once
@@ -34,6 +34,9 @@ typedef int64_t i64;
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Calls f with the dtype as a constant: the compiler makes one form for each dtype. */
+#define FOR_DTYPE(f, ...) (is_bf16 ? f(__VA_ARGS__, 1) : f(__VA_ARGS__, 0))
+
 INLINE vec load(const float *from) {
     vec x;
     memcpy(&x, from, sizeof x);
@@ -48,12 +51,12 @@ INLINE float sum(vec x) {
     return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 
-/* Element i of a float32 or bfloat16 array, and the LANES - 1 after it. */
+/* LANES elements of a float32 or bfloat16 array, from element i on. */
 INLINE vec load_any(const void *from, i64 i, int is_bf16) {
     if (!is_bf16) return load((const float *)from + i);
     hvec half;
     memcpy(&half, (const uint16_t *)from + i, sizeof half);
-#ifdef __AVX2__ /* the compiler would take five instructions for it */
+#ifdef __AVX2__ /* one instruction, where the compiler generates five */
     return (vec)((uvec)_mm256_cvtepu16_epi32((__m128i)half) << 16);
 #else
     return (vec)(__builtin_convertvector(half, uvec) << 16);
@@ -79,9 +82,9 @@ INLINE void store_any(void *to, i64 i, vec x, int is_bf16) {
     memcpy((uint16_t *)to + i, &half, sizeof half);
 }
 
-/* e^x for x <= 0, within 2 units of the last place; 0 below -87. NaN stays NaN. */
+/* e^x for x <= 0, within 2 units in the last place; 0 below -87. NaN stays NaN. */
 INLINE vec exp_of_negative(vec x) {
-    const vec shift = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    const vec shift = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     ivec tiny = x < -87.0f;
     vec shifted = x * 1.44269504088896341f + shift;
     vec n = shifted - shift;

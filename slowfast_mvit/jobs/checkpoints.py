@@ -1,0 +1,155 @@
+"""The checkpoint that a job starts from: of its run, initial, or evaluated.
+
+PySlowFast resumes from an initial checkpoint (``TRAIN.CHECKPOINT_FILE_PATH``) that contains an
+epoch and an optimizer, unless ``TRAIN.CHECKPOINT_EPOCH_RESET`` is set, which is easily forgotten
+for fine-tuning. Then nothing is left to train, or the optimizer does not fit: errors name the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from slowfast_mvit import builders
+from slowfast_mvit.config import Config
+from slowfast_mvit.errors import ConfigError, ResumeError, WeightsError
+from slowfast_mvit.models import MViT
+from slowfast_mvit.runtime.checkpoint import (
+    best_path,
+    latest_checkpoint,
+    newest_first,
+    training_epoch,
+)
+from slowfast_mvit.runtime.distributed import is_main, on_main
+from slowfast_mvit.storage import local_copy, read_torch, write_text_atomically
+from slowfast_mvit.weights import LoadReport, load_weights
+
+logger = logging.getLogger(__name__)
+
+LOAD_REPORT = "load_report.json"
+TEST_LOAD_REPORT = "test_load_report.json"
+
+_RESET = "set TRAIN.CHECKPOINT_EPOCH_RESET True"
+
+
+def checkpoint_to_resume(config: Config, output_dir: Path, model: MViT) -> Path | None:
+    """Return the checkpoint to resume from, or None after loading the initial weights, if any.
+
+    Raises:
+        ConfigError: the run of the initial checkpoint has finished all epochs.
+    """
+    newest = on_main(lambda: newest_of_run(config, output_dir))
+    path = config.train.checkpoint_file_path
+    if newest is not None or not path:
+        return newest
+    last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
+    if last_epoch is None:
+        _write_load_report(builders.load_initial_weights(config, model), output_dir / LOAD_REPORT)
+        return None
+    num_epochs, max_epoch = last_epoch + 1, config.solver.max_epoch
+    if num_epochs >= max_epoch:
+        raise ConfigError(
+            f"TRAIN.CHECKPOINT_FILE_PATH {path}: its run has finished "
+            f"{num_epochs} epochs, and SOLVER.MAX_EPOCH is {max_epoch}: if that run is resumed, "
+            f"nothing is left to train. To start a new run from its weights, {_RESET}; to train it "
+            f"for longer, set SOLVER.MAX_EPOCH above {num_epochs}"
+        )
+    return local_copy(path)
+
+
+def newest_of_run(config: Config, output_dir: Path) -> Path | None:
+    """Return the most recent checkpoint of this run; None where it has none or starts over."""
+    if config.train.auto_resume:
+        return latest_checkpoint(output_dir)
+    existing = newest_first(output_dir)
+    if existing:
+        logger.warning(
+            "TRAIN.AUTO_RESUME is False, but %s contains %d checkpoints of an earlier run, up to "
+            "%s. This run starts over in the same folder; a later run would resume from the most "
+            "recent of all. Choose another OUTPUT_DIR, or move them away",
+            output_dir,
+            len(existing),
+            existing[0].name,
+        )
+    return None
+
+
+@contextlib.contextmanager
+def explained_resume(config: Config, resume_from: Path | None) -> Iterator[None]:
+    """Add to an error of resuming from the initial checkpoint how to start a new run.
+
+    Args:
+        config: names the file.
+        resume_from: the checkpoint; one of the run needs no explanation.
+    """
+    path = config.train.checkpoint_file_path
+    try:
+        yield
+    except ResumeError as error:
+        if not path or resume_from != local_copy(path):
+            raise
+        raise ResumeError(
+            f"{error}\nTRAIN.CHECKPOINT_FILE_PATH names this file. It contains an epoch, so its "
+            f"run was to be resumed. To start a new run from its weights, {_RESET}"
+        ) from error
+
+
+def load_evaluated_checkpoint(config: Config, output_dir: Path, model: MViT) -> str:
+    """Load the weights of ``TEST.CHECKPOINT_FILE_PATH`` and ``TEST.WEIGHTS``; describe them.
+
+    Raises:
+        WeightsError: the weights do not exist, cannot be read or do not fit.
+        ConfigError: two keys name different weights.
+    """
+    weights = config.test.weights
+    path = (_best if weights == "best" else _named_or_newest)(config, output_dir)
+    if path is None:
+        logger.warning(
+            "no weights to test: neither TEST.CHECKPOINT_FILE_PATH nor a checkpoint in %s. "
+            "The weights are random, and so will the result be",
+            output_dir,
+        )
+        return "random weights: no checkpoint was given or found"
+    report = load_weights(model, path, head="keep", ema=weights == "ema")
+    _write_load_report(report, output_dir / TEST_LOAD_REPORT)
+    name = Path(path).name
+    if weights == "best":
+        return f"weights of {name}, which validated best, of epoch {read_torch(path)['epoch'] + 1}"
+    return f"{'moving average in' if weights == 'ema' else 'weights of'} {name}"
+
+
+def _named_or_newest(config: Config, output_dir: Path) -> str | Path | None:
+    """Choose as PySlowFast does, which falls back on the initial checkpoint."""
+    path = config.test.checkpoint_file_path or on_main(lambda: latest_checkpoint(output_dir))
+    if path or config.test.weights != "ema":
+        return path or config.train.checkpoint_file_path or None
+    raise WeightsError(
+        f"TEST.WEIGHTS is ema, and there is no checkpoint in {output_dir} to take the moving "
+        "average from. Train first, with TRAIN.EMA_DECAY, or name a checkpoint as "
+        "TEST.CHECKPOINT_FILE_PATH"
+    )
+
+
+def _best(config: Config, output_dir: Path) -> Path:
+    if config.test.checkpoint_file_path:
+        raise ConfigError(
+            "TEST.CHECKPOINT_FILE_PATH names one file and TEST.WEIGHTS best another: empty the "
+            "one, or set the other to last"
+        )
+    path = best_path(output_dir)
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such file, and TEST.WEIGHTS is best. Training writes it after each "
+            "validation that is better than all before; to test the newest weights, set "
+            "TEST.WEIGHTS last"
+        )
+    return path
+
+
+def _write_load_report(report: LoadReport, path: Path) -> None:
+    """Write the report on every parameter as JSON, on the main process."""
+    if is_main():
+        write_text_atomically(path, json.dumps(report.as_dict(), indent=2) + "\n")
