@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from slowfast_mvit.cli.flags import (
     add_finetune_arguments,
     add_launch_arguments,
     add_ray_arguments,
+    add_takeover_argument,
     add_trust_argument,
     launched_words,
     requested_launch,
@@ -23,6 +25,7 @@ from slowfast_mvit.cli.flags import (
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words, trusted_configs
 from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.runtime.output_lock import require_free
 
 DEMO_CONFIG = "Demo/motion.yaml"
 CFG_HELP = (
@@ -86,7 +89,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add(
         "test",
-        lambda arguments: _for_each_config(arguments, partial(_test, part=arguments.part)),
+        lambda arguments: _for_each_config(
+            arguments,
+            partial(_test, part=arguments.part),
+            writer=f"test-{arguments.part.replace('/', '-of-')}",
+        ),
         "test over several views of each video and write a report",
         "A test that was killed resumes with the videos that it had not scored.",
     )
@@ -106,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "first folder.",
     )
     command.add_argument("output_dir", nargs="+", help="OUTPUT_DIR of one or several of the jobs")
+    add_takeover_argument(command)
     add_trust_argument(command)
 
     text = "train and test as configured: PySlowFast's tools/run_net.py"
@@ -169,6 +177,7 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="more overrides"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="more overrides")
+    add_takeover_argument(parser)
     add_trust_argument(parser)
 
 
@@ -207,14 +216,21 @@ def _ray(arguments: argparse.Namespace) -> None:
         fit(config, job, train_job)
 
 
-def _for_each_config(arguments: argparse.Namespace, run: Callable[[Config], None]) -> int | None:
-    return _start(arguments, _configs(arguments), run)
+def _for_each_config(
+    arguments: argparse.Namespace, run: Callable[..., None], writer: str = "train"
+) -> int | None:
+    return _start(arguments, _configs(arguments), run, writer)
 
 
 def _start(
-    arguments: argparse.Namespace, configs: Sequence[Config], run: Callable[[Config], None]
+    arguments: argparse.Namespace, configs: Sequence[Config], run: Callable[..., None], writer: str
 ) -> int | None:
     """Run the configs here, or as the processes that they ask for."""
+    if not (arguments.takeover or "RANK" in os.environ):  # before torch is imported
+        for config in configs:
+            require_free(Path(config.output_dir), writer)
+    run = partial(run, takeover=arguments.takeover)
+
     from slowfast_mvit.launch.torchrun import launch_as_configured
 
     init_method = getattr(arguments, "init_method", None)
@@ -235,7 +251,7 @@ def _finetune(arguments: argparse.Namespace) -> int | None:
     from slowfast_mvit.runtime.log import setup_logging
 
     setup_logging()
-    return _start(arguments, [finetune_config(arguments)], finetune_job)
+    return _start(arguments, [finetune_config(arguments)], finetune_job, "train")
 
 
 def _configs(arguments: argparse.Namespace) -> list[Config]:
@@ -251,31 +267,31 @@ def _configs(arguments: argparse.Namespace) -> list[Config]:
     return [load_config(file, overrides) for file in files]
 
 
-def _train(config: Config, *, then_tests: bool = False) -> None:
+def _train(config: Config, *, then_tests: bool = False, takeover: bool = False) -> None:
     from slowfast_mvit.jobs.train import train_job
 
-    train_job(config, then_tests=then_tests)
+    train_job(config, then_tests=then_tests, takeover=takeover)
 
 
-def _test(config: Config, part: str = "1/1") -> None:
+def _test(config: Config, part: str = "1/1", *, takeover: bool = False) -> None:
     from slowfast_mvit.jobs.test import parse_part, test_job
 
-    test_job(config, parse_part(part))
+    test_job(config, parse_part(part), takeover=takeover)
 
 
 def _merge(arguments: argparse.Namespace) -> None:
     from slowfast_mvit.jobs.test import merge_job
 
-    merge_job(arguments.output_dir)
+    merge_job(arguments.output_dir, takeover=arguments.takeover)
 
 
-def _train_and_test(config: Config) -> None:
+def _train_and_test(config: Config, *, takeover: bool = False) -> None:
     if not (config.train.enable or config.test.enable):
         raise ConfigError("nothing to do: TRAIN.ENABLE and TEST.ENABLE are both False")
     if config.train.enable:
-        _train(config, then_tests=config.test.enable)
+        _train(config, then_tests=config.test.enable, takeover=takeover)
     if config.test.enable:
-        _test(config)
+        _test(config, takeover=takeover)
 
 
 def _predict(arguments: argparse.Namespace) -> None:

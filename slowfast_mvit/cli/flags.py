@@ -89,6 +89,15 @@ RAY_FLAGS = {
 }
 
 
+def add_takeover_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--takeover``."""
+    parser.add_argument(
+        "--takeover",
+        action="store_true",
+        help="write to OUTPUT_DIR although another process seems to; only if it has surely ended",
+    )
+
+
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--trust-config``."""
     parser.add_argument(
@@ -127,6 +136,7 @@ def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="changes to the config of the run"
     )
+    add_takeover_argument(parser)
     add_trust_argument(parser)
 
 

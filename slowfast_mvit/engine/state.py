@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ class Training:
         reporter: of records.
         cfg_text: the resolved config, stored in each checkpoint.
         extra: plain values stored in each checkpoint.
+        before_saving: every rank calls it before a checkpoint is written; may refuse it.
     """
 
     state: TrainingState
@@ -85,6 +86,7 @@ class Training:
     reporter: Reporter
     cfg_text: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    before_saving: Callable[[], None] = lambda: None
 
     @property
     def num_steps(self) -> int:
@@ -104,6 +106,7 @@ class Training:
 
     def save(self, position: Position, so_far: EpochProgress) -> None:
         """Write a checkpoint; every rank calls this."""
+        self.before_saving()
         state, average = self.state, self.state.average
         model_state = whole_state(state.module)
         optimizer_state = whole_optimizer_state(state.optimizer)
@@ -126,6 +129,7 @@ class Training:
 
     def save_best(self, epoch: int) -> None:
         """Write the weights that have just validated best; every rank calls this."""
+        self.before_saving()
         average = self.state.average
         weights = whole_state(self.state.module if average is None else average.module)
         if is_main():

@@ -107,11 +107,11 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def finetune_job(config: Config) -> None:
+def finetune_job(config: Config, *, takeover: bool = False) -> None:
     """Train, test on the held-out videos, and log the results by class."""
-    train_job(config, then_tests=config.test.enable)
+    train_job(config, then_tests=config.test.enable, takeover=takeover)
     if config.test.enable:
-        test_job(config)
+        test_job(config, takeover=takeover)
         if is_main() and len(builders.test_plans(config)) == 1:  # several have a folder each
             _log_results(config)
 

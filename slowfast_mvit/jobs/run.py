@@ -31,6 +31,7 @@ from slowfast_mvit.runtime.distributed import (
 )
 from slowfast_mvit.runtime.launch_environment import attempts_share_a_store, is_launched
 from slowfast_mvit.runtime.log import setup_logging
+from slowfast_mvit.runtime.output_lock import OutputLock, output_lock
 from slowfast_mvit.runtime.run_state import recorded_run_state
 from slowfast_mvit.storage import (
     is_remote,
@@ -59,22 +60,30 @@ class Run(NamedTuple):
         config: of the run.
         output_dir: the local folder to write to.
         device: of this rank.
+        require_lock: every rank calls it before a file is published; raises ``OutputInUse`` on all
+            of them where another run has taken over.
     """
 
     config: Config
     output_dir: Path
     device: torch.device
+    require_lock: Callable[[], None]
 
 
 @contextlib.contextmanager
-def started(config: Config, *, is_last_job: bool = True) -> Iterator[Run]:
-    """Join the other ranks and open the log of the run.
+def started(
+    config: Config, writer: str, *, takeover: bool = False, is_last_job: bool = True
+) -> Iterator[Run]:
+    """Join the other ranks, lock the output folder and open the log of the run.
 
     Args:
         config: of the job.
+        writer: what the job writes, see ``output_lock``.
+        takeover: write although another process seems to write the same.
         is_last_job: no other job of the run follows.
 
     Raises:
+        OutputInUse: on every process: another run writes to ``OUTPUT_DIR``.
         UserError: on every process: they differ in config or code, or do not share ``OUTPUT_DIR``.
         ConfigError: ``NUM_SHARDS`` is not the number of nodes.
     """
@@ -98,15 +107,29 @@ def started(config: Config, *, is_last_job: bool = True) -> Iterator[Run]:
         ) as output_dir:
             if not is_remote(config.output_dir):
                 _require_shared_folder(output_dir)
-            setup_logging(output_dir)
-            _log_group(device)
-            try:
-                with recorded_run_state(output_dir, is_last_job=is_last_job):
-                    yield Run(config, output_dir, device)
-            except Stopped as stop:
-                logger.info("%s", stop)
-                stop.is_logged = True
-                raise
+            with _locked(output_dir, writer, takeover) as require_lock:
+                setup_logging(output_dir)
+                _log_group(device)
+                try:
+                    with recorded_run_state(output_dir, is_last_job=is_last_job):
+                        yield Run(config, output_dir, device, require_lock)
+                except Stopped as stop:
+                    logger.info("%s", stop)
+                    stop.is_logged = True
+                    raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, writer: str, takeover: bool) -> Iterator[Callable[[], None]]:
+    """Lock a folder on the main process; yields the check that every rank calls."""
+    locks: list[OutputLock] = []
+    with contextlib.ExitStack() as stack:
+
+        def lock() -> None:
+            locks.append(stack.enter_context(output_lock(folder, writer, takeover=takeover)))
+
+        on_main(lock)
+        yield lambda: on_main(lambda: locks[0].require())
 
 
 def _require_shared_folder(folder: Path) -> None:

@@ -57,6 +57,7 @@ from slowfast_mvit.runtime.distributed import (
     world_size,
 )
 from slowfast_mvit.runtime.log import Progress, setup_logging
+from slowfast_mvit.runtime.output_lock import output_lock
 from slowfast_mvit.runtime.stopping import stop_requests
 from slowfast_mvit.storage import output_folder, register_path_handlers
 from slowfast_mvit.structures import EvalResult, FailedVideo, ViewPlan
@@ -82,7 +83,7 @@ def parse_part(text: str) -> Part:
     return part
 
 
-def test_job(config: Config, part: Part = WHOLE) -> None:
+def test_job(config: Config, part: Part = WHOLE, *, takeover: bool = False) -> None:
     """Score every view of every video and write results, scores and report.
 
     For several numbers of clips the videos are read and scored in one pass, and each number gets
@@ -91,8 +92,10 @@ def test_job(config: Config, part: Part = WHOLE) -> None:
     Args:
         config: what to test.
         part: of the list. A part leaves its records and no results: ``merge`` joins them.
+        takeover: test although another process seems to test the same part in ``OUTPUT_DIR``.
     """
-    with started(config) as run:
+    writer = f"test-{part.number}-of-{part.num_parts}"
+    with started(config, writer, takeover=takeover) as run:
         _test(run, part)
 
 
@@ -130,6 +133,7 @@ def _test(run: Run, part: Part) -> None:
     )
     _record(scored, len(missing), folder, part)
     wait_for_all("the scores of all ranks")
+    run.require_lock()
     if part != WHOLE:
         logger.info("part %d of %d is scored; after the last run slowfast-mvit merge", *part)
     elif is_main():
@@ -225,21 +229,25 @@ def _write_test(
         write_clip_counts(plans, results, output_dir)
 
 
-def merge_job(output_dirs: Sequence[str]) -> None:
+def merge_job(output_dirs: Sequence[str], *, takeover: bool = False) -> None:
     """Write the results of a test whose parts are in one or several folders, into the first.
 
     The records are not deleted.
 
     Args:
         output_dirs: each the ``OUTPUT_DIR`` of one or several jobs; may be remote.
+        takeover: merge although another process seems to merge in the first of them.
 
     Raises:
+        OutputInUse: another process merges in the first of them.
         UserError: there are no records, or those of different tests.
         MissingViewsError: videos are missing, or have two different results.
     """
     setup_logging()
     with contextlib.ExitStack() as stack:
-        _merge([stack.enter_context(output_folder(path)) for path in dict.fromkeys(output_dirs)])
+        folders = [stack.enter_context(output_folder(path)) for path in dict.fromkeys(output_dirs)]
+        stack.enter_context(output_lock(folders[0], "merge", takeover=takeover))
+        _merge(folders)
 
 
 def _merge(output_dirs: Sequence[Path]) -> None:

@@ -50,15 +50,16 @@ WITHOUT_INSTRUCTIONS = {
 }
 
 
-def train_job(config: Config, *, then_tests: bool = False) -> None:
+def train_job(config: Config, *, then_tests: bool = False, takeover: bool = False) -> None:
     """Train, resuming where the run stopped; validate on the way.
 
     Args:
         config: what to train.
         then_tests: a test follows. Its list is read before training starts, so that errors in it
             are reported at once.
+        takeover: train although another process seems to train in ``OUTPUT_DIR``.
     """
-    with started(config, is_last_job=not then_tests) as run:
+    with started(config, "train", takeover=takeover, is_last_job=not then_tests) as run:
         _train(run, then_tests)
 
 
@@ -114,6 +115,7 @@ def _train(run: Run, then_tests: bool) -> None:
                 reporter,
                 cfg_text=config.to_yaml(),
                 extra={"input_spec": model.input_spec},
+                before_saving=run.require_lock,
             ),
             validate=_validation(run, val_videos, objective.loss, evaluated),
             resume_from=resume_from,

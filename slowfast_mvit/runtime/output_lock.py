@@ -25,7 +25,9 @@ from slowfast_mvit.errors import UserError
 HEARTBEAT_S = 10.0
 DEAD_AFTER_S = 60.0
 
-# Variables that are the same for all attempts of one job of a scheduler or launcher.
+# Variables that are the same for all attempts of one job of a scheduler or launcher, unless they
+# have the name that the launchers give every run.
+_UNNAMED = ("none", "slowfast_mvit")
 _JOB_VARIABLES = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "TORCHELASTIC_RUN_ID", "RAY_JOB_ID")
 
 
@@ -58,7 +60,11 @@ class Owner:
     @classmethod
     def this_process(cls, environment: Mapping[str, str] = os.environ) -> Owner:
         """Describe the calling process."""
-        jobs = [f"{name}={environment[name]}" for name in _JOB_VARIABLES if environment.get(name)]
+        jobs = [
+            f"{name}={environment[name]}"
+            for name in _JOB_VARIABLES
+            if environment.get(name, "none") not in _UNNAMED
+        ]
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -140,20 +146,29 @@ def output_lock(folder: Path, writer: str, *, takeover: bool = False) -> Iterato
         lock.release()
 
 
+def require_free(folder: Path, writer: str) -> Path | None:
+    """Make sure that no live process has a lock; returns the file of a dead one, if there is one.
+
+    Raises:
+        OutputInUse: another process has the lock; names its host, process and start.
+    """
+    newest = _newest(folder, writer) if folder.is_dir() else None
+    if newest is None:
+        return None
+    other, silent_s = _read(newest), _silent_s(newest)
+    if silent_s > DEAD_AFTER_S if other is None else other.is_dead(silent_s):
+        return newest
+    raise OutputInUse(
+        f"OUTPUT_DIR {folder} is in use: {_as_text(other)} writes to it. Stop that process or "
+        "choose another OUTPUT_DIR; if you know that it has ended, add --takeover"
+    )
+
+
 def _acquire(folder: Path, writer: str, takeover: bool) -> OutputLock:
     folder.mkdir(parents=True, exist_ok=True)
     owner = Owner.this_process()
     while True:
-        newest = _newest(folder, writer)
-        if newest is not None and not takeover:
-            other, silent_s = _read(newest), _silent_s(newest)
-            is_dead = silent_s > DEAD_AFTER_S if other is None else other.is_dead(silent_s)
-            if not is_dead:
-                raise OutputInUse(
-                    f"OUTPUT_DIR {folder} is in use: {_as_text(other)} writes to it. Stop that "
-                    "process or choose another OUTPUT_DIR; if you know that it has ended, add "
-                    "--takeover"
-                )
+        newest = _newest(folder, writer) if takeover else require_free(folder, writer)
         path = folder / f".lock-{writer}.{_generation(newest) + 1:06d}"
         if _create(path, json.dumps(asdict(owner))):
             if _newest(folder, writer) != path:  # two generations have passed since it was listed
