@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, ResumeError, WeightsError
+from slowfast_mvit.jobs.agreement import warn_of_preprocessing
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.checkpoint import (
     best_path,
@@ -47,7 +49,9 @@ def checkpoint_to_resume(config: Config, output_dir: Path, model: MViT) -> Path 
         return newest
     last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
     if last_epoch is None:
-        _write_load_report(builders.load_initial_weights(config, model), output_dir / LOAD_REPORT)
+        report = builders.load_initial_weights(config, model)
+        warn_of_preprocessing(config, report.input_spec, report.path)
+        _write_load_report(report, output_dir / LOAD_REPORT)
         return None
     num_epochs, max_epoch = last_epoch + 1, config.solver.max_epoch
     if num_epochs >= max_epoch:
@@ -97,7 +101,21 @@ def explained_resume(config: Config, resume_from: Path | None) -> Iterator[None]
         ) from error
 
 
-def load_evaluated_checkpoint(config: Config, output_dir: Path, model: MViT) -> str:
+class Evaluated(NamedTuple):
+    """The weights of a test.
+
+    Attributes:
+        text: a line for the log and the report.
+        path: of the file; empty for random weights.
+        input_spec: of the file, if it has one.
+    """
+
+    text: str
+    path: str = ""
+    input_spec: Mapping[str, Any] | None = None
+
+
+def load_evaluated_checkpoint(config: Config, output_dir: Path, model: MViT) -> Evaluated:
     """Load the weights of ``TEST.CHECKPOINT_FILE_PATH`` and ``TEST.WEIGHTS``; describe them.
 
     Raises:
@@ -112,13 +130,14 @@ def load_evaluated_checkpoint(config: Config, output_dir: Path, model: MViT) -> 
             "The weights are random, and so will the result be",
             output_dir,
         )
-        return "random weights: no checkpoint was given or found"
+        return Evaluated("random weights: no checkpoint was given or found")
     report = load_weights(model, path, head="keep", ema=weights == "ema")
     _write_load_report(report, output_dir / TEST_LOAD_REPORT)
     name = Path(path).name
+    text = f"{'moving average in' if weights == 'ema' else 'weights of'} {name}"
     if weights == "best":
-        return f"weights of {name}, which validated best, of epoch {read_torch(path)['epoch'] + 1}"
-    return f"{'moving average in' if weights == 'ema' else 'weights of'} {name}"
+        text += f", which validated best, of epoch {read_torch(path)['epoch'] + 1}"
+    return Evaluated(text, str(path), report.input_spec)
 
 
 def _named_or_newest(config: Config, output_dir: Path) -> str | Path | None:

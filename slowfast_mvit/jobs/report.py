@@ -33,6 +33,7 @@ CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "test_results.json"
 SCORES_FILE = "test_scores.npz"
 REPORT_FILE = "report.html"
+CLASSES_FILE = "test_classes.json"
 CLIP_COUNTS_FILE = "test_clip_counts.json"
 
 
@@ -97,6 +98,29 @@ def write_clip_counts(
     logger.info("accuracy by number of clips:\n%s", "\n".join(lines))
 
 
+def write_classes(class_names: Sequence[str] | None, folder: Path) -> None:
+    """Write the classes of a test, in the order of the model's outputs."""
+    text = json.dumps(class_names, indent=2, ensure_ascii=False)
+    write_text_atomically(folder / CLASSES_FILE, text + "\n")
+
+
+def with_classes_of_test(videos: VideoList, folder: Path) -> VideoList:
+    """Give a list the class names of its test, which may be in the order of the weights.
+
+    Raises:
+        UserError: the file of the classes is damaged.
+    """
+    path = folder / CLASSES_FILE
+    if path.is_file():
+        try:
+            names = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: is not JSON ({error}). Run the test again") from error
+        if names is not None:
+            videos.class_names = tuple(map(str, names))
+    return videos
+
+
 def report_job(output_dir: str) -> None:
     """Write the report again from the files of a test; ``output_dir`` may be remote."""
     setup_logging()
@@ -110,7 +134,7 @@ def report_job(output_dir: str) -> None:
         scores = load_scores(folder / SCORES_FILE)
         clips, crops = (len(np.unique(column)) for column in scores.views.T)
         plan = builders.view_plan(config, num_clips=clips, num_crops=crops)
-        videos = builders.build_videos(config, "test")
+        videos = with_classes_of_test(builders.build_videos(config, "test"), folder)
         has_curves = StatsLog(folder).path.is_file() or is_remote(config.output_dir)
         run_dir = folder if has_curves else Path(config.output_dir)
         report = _write_report(TestOutput(config, plan, videos, folder, run_dir), result, scores)

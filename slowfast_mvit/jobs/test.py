@@ -44,8 +44,16 @@ from slowfast_mvit.evaluation.records import (
     remove_records,
     run_fingerprint,
 )
+from slowfast_mvit.jobs.agreement import in_order_of_weights, warn_of_preprocessing
 from slowfast_mvit.jobs.checkpoints import load_evaluated_checkpoint
-from slowfast_mvit.jobs.report import CONFIG_FILE, TestOutput, write_clip_counts, write_results
+from slowfast_mvit.jobs.report import (
+    CONFIG_FILE,
+    TestOutput,
+    with_classes_of_test,
+    write_classes,
+    write_clip_counts,
+    write_results,
+)
 from slowfast_mvit.jobs.run import APPEARS_WITHIN_S, Run, started, write_config
 from slowfast_mvit.runtime.distributed import (
     is_main,
@@ -104,10 +112,14 @@ def _test(run: Run, part: Part) -> None:
     videos = builders.build_videos(config, "test")
     torch.manual_seed(config.rng_seed)  # or a test without weights would differ each time
     model = builders.build_model(config)
-    weights = load_evaluated_checkpoint(config, output_dir, model)
+    weights, path, spec = load_evaluated_checkpoint(config, output_dir, model)
+    list_digest = videos.digest()
+    if spec is not None:
+        videos = in_order_of_weights(videos, spec["class_names"], path)
+        warn_of_preprocessing(config, spec, path)
     fingerprint = run_fingerprint(
         config_digest=config.digest(),
-        list_digest=videos.digest(),
+        list_digest=list_digest,
         state=model.state_dict(),
         forward_batch=builders.test_forward_batch(config, videos),
         device=run.device,
@@ -119,6 +131,7 @@ def _test(run: Run, part: Part) -> None:
     plans = builders.test_plans(config)
     if is_main():
         write_config(config, output_dir)
+        write_classes(videos.class_names, output_dir)
         begin_records(output_dir, fingerprint, weights)
         views = " and ".join(map(str, plans))
         logger.info("testing %d videos, %s each, %s", len(videos), views, weights)
@@ -215,6 +228,7 @@ def _write_test(
             folder = output_dir / f"test_{plan.num_clips}_clips"
             output = replace(output, config=builders.config_of_plan(config, plan), folder=folder)
             write_config(output.config, folder)
+        write_classes(videos.class_names, output.folder)
         failed = [outcome for outcome in ordered if isinstance(outcome, FailedVideo)]
         record_failed_videos(output.folder / "failed_videos.csv", failed)
         failed_ids = {video.video_id for video in failed}
@@ -274,7 +288,7 @@ def _merge(output_dirs: Sequence[Path]) -> None:
         )
     config = load_config(first / CONFIG_FILE)
     register_path_handlers(config.path_handlers)
-    videos = builders.build_videos(config, "test")
+    videos = with_classes_of_test(builders.build_videos(config, "test"), first)
     today = {"config": config.digest(), "list": videos.digest()[:DIGEST_LENGTH]}
     changed = differences({name: fingerprint[name] for name in today}, today)
     if changed:

@@ -22,6 +22,7 @@ from slowfast_mvit.engine.state import Training, TrainingState
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.engine.train import train
 from slowfast_mvit.engine.validation import Validate
+from slowfast_mvit.jobs.agreement import require_same_training, warn_of_labels
 from slowfast_mvit.jobs.checkpoints import checkpoint_to_resume, explained_resume
 from slowfast_mvit.jobs.run import Run, nodes_of_run, started, write_config
 from slowfast_mvit.models import MViT
@@ -70,6 +71,7 @@ def _train(run: Run, then_tests: bool) -> None:
     if then_tests:
         builders.build_videos(config, "test")
     require_agreement({"training list": videos.digest(), "validation list": val_videos.digest()})
+    warn_of_labels(videos, val_videos, config.model.num_classes)
     loader = builders.build_train_loader(config, videos)
     settings = _settings(config)
     num_steps = steps_in_epoch(loader, settings.accum_steps)
@@ -78,6 +80,8 @@ def _train(run: Run, then_tests: bool) -> None:
     model = builders.build_model(config)
     model.input_spec = builders.input_spec(config, videos.class_names)
     resume_from = checkpoint_to_resume(config, run.output_dir, model)
+    if resume_from is not None:
+        require_same_training(config, videos, resume_from)
     frozen = builders.freeze_parameters(config, model)
     if frozen:
         num_all, names = sum(1 for _ in model.parameters()), ", ".join(frozen)

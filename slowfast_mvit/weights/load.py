@@ -185,6 +185,7 @@ def _report(
         filled=filled / sum(backbone.values()),
         epoch=file.epoch,
         details=details,
+        input_spec=file.extra.get("input_spec"),
         **{group: tuple(names) for group, names in groups.items()},
     )
 

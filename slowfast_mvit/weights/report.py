@@ -44,6 +44,7 @@ class LoadReport:
         missing: in the model; the file has none, or none that fits.
         unexpected: in the file; the model has no such parameter, or not in that shape.
         details: name -> the action as text, for every name that is not simply loaded.
+        input_spec: preprocessing and class names of the weights, if the file has them.
     """
 
     path: str
@@ -58,6 +59,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     details: Mapping[str, str] = field(default_factory=dict)
+    input_spec: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def table(self, num_examples: int = _EXAMPLES) -> str:
         """Return a short text: a line for each list that is not empty, with its first names."""
@@ -84,5 +86,5 @@ class LoadReport:
         return self.table(len(self.details))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything, in values that JSON can represent."""
-        return asdict(self)
+        """Return the parameters, in values that JSON can represent."""
+        return {name: value for name, value in asdict(self).items() if name != "input_spec"}

@@ -61,6 +61,22 @@ class VideoList(Sequence[VideoRecord]):
             source=videos.source,
         )
 
+    def with_classes(self, order: Sequence[int], class_names: tuple[str, ...]) -> VideoList:
+        """Return the same videos with other class indices.
+
+        Args:
+            order: the new index of each class.
+            class_names: in the order of the new indices.
+        """
+        return VideoList(
+            self._video_ids,
+            np.asarray(order, dtype=np.int64)[self.labels],
+            paths=self._paths,
+            folder=self._folder,
+            class_names=class_names,
+            source=self.source,
+        )
+
     @property
     def labels(self) -> np.ndarray:
         """(N,) int64, a copy."""
