@@ -5,6 +5,7 @@ Other kinds of files, often saved under the name of weights, are identified by t
 
 from __future__ import annotations
 
+import argparse
 import logging
 import pickle
 import re
@@ -53,7 +54,9 @@ def read_torch(path: str | Path) -> Any:
             check_archive(path)
         else:
             logger.info("%s: the old format of PyTorch, without checksums", path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # timm and torchvision store their arguments: a plain record, which runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     # Damaged bytes make an unpickler raise whatever its last instruction happened to raise.
     except Exception as error:
         refused = _REFUSED.search(str(error))

@@ -21,14 +21,18 @@ from slowfast_mvit.storage.archives import is_zip
 from slowfast_mvit.storage.torch_files import describe_other_file, is_safetensors
 from slowfast_mvit.weights.input_specs import checked_input_spec
 
-# Keys of the state dict of a file: PySlowFast and this project, mmengine and Lightning, timm.
-_STATE_KEYS = ("model_state", "state_dict", "model")
-# Keys of the moving average of the weights: this project, timm.
-_AVERAGE_KEYS = ("ema_state", "state_dict_ema")
+# Keys of the state dict of a file: PySlowFast and this project, mmengine and Lightning, timm,
+# DeepSpeed.
+_STATE_KEYS = ("model_state", "state_dict", "model", "module")
+# Keys of the moving average of the weights: this project, timm, torchvision, mmengine.
+_AVERAGE_KEYS = ("ema_state", "state_dict_ema", "model_ema", "ema_state_dict")
 # A key that only files of this project have, with plain values in addition to the weights.
 OUR_KEY = "slowfast_mvit"
 
 WEIGHTS_IN_FOLDER = "model.safetensors"
+# Other files of weights that a folder of a hub may have in place of it, in this order.
+_INDEX_IN_FOLDER = "model.safetensors.index.json"
+_BIN_IN_FOLDER = "pytorch_model.bin"
 CONFIG_IN_FOLDER = "config.json"
 
 NO_SAFETENSORS = (
@@ -86,11 +90,10 @@ def read_weights(
     if isinstance(path_or_state, Mapping):
         return _unwrap("(a state dict)", path_or_state, ema)
     name, path = str(path_or_state), local_copy(path_or_state)
-    file = path / WEIGHTS_IN_FOLDER if path.is_dir() else path
-    if path.is_dir() and not file.is_file():
-        if (path / ".metadata").exists():
-            raise ShardedCheckpointError(path)
-        raise WeightsError(f"{path}: is a folder without {file.name}. Give a file of weights")
+    file = _file_of_folder(path) if path.is_dir() else path
+    if file.name.endswith(".index.json") and file.is_file():
+        _require_no_ema(name, ema)
+        return WeightsFile(name, _read_shards(file))
     if file.is_file() and (file.suffix == ".safetensors" or is_safetensors(file)):
         _require_no_ema(name, ema)
         state, metadata = _read_safetensors(file)
@@ -103,7 +106,53 @@ def read_weights(
             "come from Caffe2, which has no MViT, or from detectron2: load such a file with "
             "detectron2 and save its state dict with torch.save"
         )
-    return _unwrap(name, read_torch(path), ema)
+    return _unwrap(name, read_torch(file), ema)
+
+
+def _file_of_folder(folder: Path) -> Path:
+    """Return the file of weights in a folder.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    names = (WEIGHTS_IN_FOLDER, _INDEX_IN_FOLDER, _BIN_IN_FOLDER)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / ".metadata").exists():
+        raise ShardedCheckpointError(folder)
+    raise WeightsError(
+        f"{folder}: is a folder without {' or '.join(names)}. Give a file of weights"
+    )
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Read the safetensors files that an index next to them names.
+
+    Raises:
+        WeightsError: the index is damaged or names files elsewhere, or a tensor is missing.
+    """
+    try:
+        file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{index}: not an index of safetensors files ({error!r})") from error
+    names = sorted({str(name) for name in file_of.values()})
+    elsewhere = [name for name in names if Path(name).name != name]
+    if elsewhere:
+        raise WeightsError(f"{index}: names {elsewhere[0]!r}, which is not a file next to it")
+    absent = [name for name in names if not index.with_name(name).is_file()]
+    if absent:
+        raise WeightsError(f"{index}: its file {absent[0]} is not there. Download the folder again")
+    state: dict[str, Tensor] = {}
+    for name in names:
+        state |= _read_safetensors(index.with_name(name))[0]
+    missing = [name for name in file_of if name not in state]
+    if missing:
+        raise WeightsError(
+            f"{index}: {len(missing)} tensors are not in its files, the first {missing[0]!r}. "
+            "Download the folder again"
+        )
+    return state
 
 
 def _checked(extra: Mapping[str, Any], where: str) -> dict[str, Any]:

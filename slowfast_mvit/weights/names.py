@@ -211,8 +211,15 @@ def check_unique(names: Mapping[str, str], where: str) -> None:
 def fuse_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Join the separate ``attn.q``, ``attn.k`` and ``attn.v`` of a block, where it has them.
 
-    Our blocks have one ``attn.qkv`` whose rows are those of q, then k, then v.
+    Our blocks have one ``attn.qkv`` whose rows are those of q, then k, then v. ``attn.q_bias`` and
+    ``attn.v_bias``, as in BEiT, stand for a bias that is 0 for k.
     """
+    state = dict(state)
+    for name in [name for name in state if name.endswith(".attn.q_bias")]:
+        prefix = name.removesuffix("q_bias")
+        if f"{prefix}v_bias" in state and f"{prefix}qkv.bias" not in state:
+            q, v = state.pop(name), state.pop(f"{prefix}v_bias")
+            state[f"{prefix}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
     fused: dict[str, Tensor] = {}
     for name, value in state.items():
         match = re.fullmatch(r"(blocks\.\d+\.attn\.)([qkv])(\.weight|\.bias)", name)

@@ -183,6 +183,7 @@ SOURCES: dict[str, Source] = {
 LEFT_OUT: Reasons = {
     "part of a head that the model does not have": "head.*",
     "the number of updates of averaged weights": "n_averaged",
+    "the number of updates of averaged weights, by mmengine": "steps",
 }
 
 # Prefixes of the network to load, where a file contains more than one network.

@@ -51,8 +51,10 @@ def with_tables(input_size, **changes):
     return without_tables(input_size, **(tables | changes))
 
 
+SPEC = {"num_frames": 8, "sampling_rate": 4, "target_fps": 30, "policy": "interval"}
+SPEC |= {"crop_px": 32, "scale_px": 32, "mean": [0.45] * 3, "std": [0.225] * 3, "class_names": None}
 RECORDED_IN = {
-    "input_spec": {"slowfast_mvit": {"input_spec": {"num_frames": 8}}},
+    "input_spec": {"slowfast_mvit": {"input_spec": SPEC}},
     "config": {"cfg": "DATA:\n  NUM_FRAMES: 8\n  SAMPLING_RATE: 4\n"},
     "flow style": {"cfg": "{DATA: {NUM_FRAMES: 8}}"},
 }

@@ -1,5 +1,7 @@
 """The content of weights files, and the errors for other files."""
 
+import argparse
+import json
 import pickle
 import sys
 
@@ -11,11 +13,12 @@ from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.runtime import checkpoint
 from slowfast_mvit.weights import files
 from slowfast_mvit.weights.files import OUR_KEY, read_weights
+from slowfast_mvit.weights.names import fuse_qkv
 
 STATE = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3)}
 
 
-@pytest.mark.parametrize("key", ["model_state", "state_dict", "model", None])
+@pytest.mark.parametrize("key", ["model_state", "state_dict", "model", "module", None])
 def test_the_state_dict_is_read_from_its_wrapping(tmp_path, key):
     path = tmp_path / "weights.pyth"
     torch.save(STATE if key is None else {key: STATE, "epoch": 3}, path)
@@ -126,12 +129,15 @@ def test_without_a_moving_average_a_request_for_one_is_an_error(tmp_path):
 
 
 def test_config_and_values_of_a_checkpoint_are_read():
-    extra = {"cfg": "DATA: {NUM_FRAMES: 16}", OUR_KEY: {"input_spec": {"num_frames": 16}}}
+    spec = {"num_frames": 16, "sampling_rate": 4, "target_fps": 30, "policy": "interval"}
+    spec |= {"crop_px": 224, "scale_px": 256, "mean": [0.45] * 3, "std": [0.225] * 3}
+    spec |= {"class_names": None}
+    extra = {"cfg": "DATA: {NUM_FRAMES: 16}", OUR_KEY: {"input_spec": spec}}
 
     file = read_weights({"model_state": STATE, "epoch": 1, **extra})
 
     assert file.is_ours and file.cfg_text == "DATA: {NUM_FRAMES: 16}"
-    assert file.extra["input_spec"] == {"num_frames": 16}
+    assert file.extra["input_spec"] == spec
     assert OUR_KEY == checkpoint.OUR_KEY
 
 
@@ -170,3 +176,53 @@ def test_our_folder_without_a_readable_config_says_so(tmp_path, content):
 
     with pytest.raises(WeightsError, match=r"config\.json: "):
         read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["ema_state", "state_dict_ema", "model_ema", "ema_state_dict"])
+def test_the_moving_average_is_read_under_every_name(key, tmp_path):
+    average = {f"module.{name}": value + 1 for name, value in STATE.items()}
+    torch.save({"model": STATE, key: {**average, "steps": torch.tensor(3)}}, tmp_path / "a.pth")
+
+    state = read_weights(tmp_path / "a.pth", ema=True).state
+
+    assert torch.equal(state["module.norm.weight"], STATE["norm.weight"] + 1)
+
+
+def test_the_arguments_in_timms_checkpoints_are_no_obstacle(tmp_path):
+    content = {"state_dict": STATE, "args": argparse.Namespace(lr=0.1), "epoch": 1}
+    torch.save(content, tmp_path / "last.pth.tar")
+
+    assert read_weights(tmp_path / "last.pth.tar").state.keys() == STATE.keys()
+
+
+def test_folders_of_a_hub_are_read_in_their_other_forms(tmp_path):
+    torch.save(STATE, tmp_path / "pytorch_model.bin")
+    assert read_weights(tmp_path).state.keys() == STATE.keys()
+
+    index = tmp_path / "model.safetensors.index.json"
+    for number, (name, value) in enumerate(STATE.items()):
+        save_file({name: value + 1}, tmp_path / f"model-{number}.safetensors")
+    file_of = {name: f"model-{number}.safetensors" for number, name in enumerate(STATE)}
+    index.write_text(json.dumps({"weight_map": file_of}))
+    for path in (tmp_path, index):
+        state = read_weights(path).state
+        assert all(torch.equal(state[name], value + 1) for name, value in STATE.items())
+
+    for content in (
+        "{",
+        "[]",
+        json.dumps({"weight_map": {**file_of, "head.weight": "model-0.safetensors"}}),
+        json.dumps({"weight_map": {"norm.bias": "../model-0.safetensors"}}),
+        json.dumps({"weight_map": {"norm.bias": "model-9.safetensors"}}),
+    ):
+        index.write_text(content)
+        with pytest.raises(WeightsError, match=r"index\.json|model-9"):
+            read_weights(tmp_path)
+
+
+def test_biases_of_q_and_v_alone_become_one_with_zeros_for_k():
+    q, v = torch.rand(4), torch.rand(4)
+
+    fused = fuse_qkv({"blocks.0.attn.q_bias": q, "blocks.0.attn.v_bias": v})
+
+    assert torch.equal(fused["blocks.0.attn.qkv.bias"], torch.cat([q, torch.zeros(4), v]))
