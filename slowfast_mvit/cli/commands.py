@@ -22,6 +22,7 @@ from slowfast_mvit.cli.flags import (
     launched_words,
     requested_launch,
 )
+from slowfast_mvit.cli.parser import Parser
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words, trusted_configs
 from slowfast_mvit.errors import ConfigError
@@ -36,14 +37,19 @@ CFG_HELP = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command of ``slowfast-mvit``; returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    arguments.words = sys.argv[1:] if argv is None else list(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser()
+    if not words:
+        parser.print_help()
+        return 0
+    arguments = parser.parse_args(words)
+    arguments.words = words
     return _run(arguments)
 
 
 def run_net(argv: Sequence[str] | None = None) -> int:
     """PySlowFast's command line: train and test what each config file asks for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="run_net.py",
         description="Train and test MViT on videos, as the config files ask for.",
         epilog="example: run_net.py --cfg configs/Kinetics/MVITv2_S_16x4.yaml "
@@ -67,7 +73,7 @@ def _trust_of(arguments: argparse.Namespace) -> contextlib.AbstractContextManage
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="slowfast-mvit",
         description="Train, test and use MViT and MViTv2 for video, "
         "with PySlowFast's configs, lists and weights.",

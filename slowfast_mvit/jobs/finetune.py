@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -308,22 +309,23 @@ def _log_results(config: Config) -> None:
         for name, rate in sorted(result.per_class.items(), key=lambda item: -item[1])
     ]
     logger.info(
-        "%.1f %% of %d held-out videos are correct; by class:\n%s\n"
-        "report:  %s/%s\npredict: slowfast-mvit predict VIDEO --weights %s",
+        "%.1f %% of %d held-out videos are correct; by class:\n%s\nreport:  %s/%s\npredict: %s",
         result.top1,
         result.num_videos,
         "\n".join(lines),
         folder,
         REPORT_FILE,
-        _evaluated_weights(config, folder),
+        shlex.join(
+            ["slowfast-mvit", "predict", "VIDEO", "--weights", *_evaluated_weights(config, folder)]
+        ),
     )
 
 
-def _evaluated_weights(config: Config, folder: str) -> str:
+def _evaluated_weights(config: Config, folder: str) -> list[str]:
     """Return the arguments of ``predict --weights`` for the weights that were tested."""
     if config.test.weights == "best":
-        return str(best_path(folder))
+        return [str(best_path(folder))]
     # A run that stopped early has no checkpoint of the last epoch.
     last = checkpoint_path("", config.solver.max_epoch - 1)
     newest = f"{folder}/{last}" if is_remote(folder) else newest_first(folder)[0]
-    return f"{newest} --ema" if config.test.weights == "ema" else str(newest)
+    return [str(newest), *(["--ema"] if config.test.weights == "ema" else [])]
