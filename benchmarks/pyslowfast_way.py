@@ -29,7 +29,8 @@ from torch import Tensor
 from torchvision.transforms import RandomErasing
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from slowfast_mvit.data.views.geometry import crop_boxes, short_side_at
+from slowfast_mvit.data.views.eval_views import crop_boxes
+from slowfast_mvit.data.views.pixels import short_side_at
 from slowfast_mvit.data.views.randaugment import Step
 from slowfast_mvit.data.views.train_views import TrainTransform
 from slowfast_mvit.randomness import Draws

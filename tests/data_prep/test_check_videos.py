@@ -186,7 +186,7 @@ def test_paths_come_from_standard_input_and_no_source_is_a_mistake(tmp_path, mon
 
     assert check_videos.main(["-", "--out", str(out), "--workers", "1"]) == 0
     assert [record["path"] for record in read_records(out)] == [str(path)]
-    with pytest.raises(UserError, match="no videos given"):
+    with pytest.raises(UserError, match=r"no videos\. Name a folder or a list"):
         check_videos.main(["--out", str(out)])
     with pytest.raises(UserError, match="no such file or folder"):
         check_videos.main([str(tmp_path / "missing"), "--out", str(out)])

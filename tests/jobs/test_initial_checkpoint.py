@@ -69,7 +69,7 @@ def test_a_file_that_fills_little_starts_a_run_only_on_request(
 
     initial = json.loads((tmp_path / "out" / "load_report.json").read_text())
     assert status == 2
-    assert "90% are wanted. Nothing was loaded" in message and "CHECKPOINT_MIN_FILLED" in message
+    assert "90% are required. Nothing was loaded" in message and "CHECKPOINT_MIN_FILLED" in message
     assert {name[:9] for name in initial["missing"]} == {"blocks.2.", "blocks.3."}
 
 
