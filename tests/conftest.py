@@ -2,13 +2,27 @@
 
 import logging
 import os
+from multiprocessing import forkserver, set_forkserver_preload
 from pathlib import Path
 
 import pytest
+from ranks import PRELOADED
 from tiny_config import TINY_CONFIG
 
 # Two processes of one thread each are faster than two of two, and sums come out the same each time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_sessionstart(session):
+    """Start the fork server of this process with what ranks, runs and workers import.
+
+    There is one, and its first user decides what it has imported: without this, each rank of each
+    test may import torch anew, for three seconds.
+    """
+    if session.config.option.numprocesses is None:  # a worker, or one process: no controller
+        scripts = ["data_prep.resize_videos", "data_prep.pack_shards"]
+        set_forkserver_preload([*PRELOADED, *scripts])
+        forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,12 @@ LIMIT_S = 60
 # forked once a test before has called ``backward``, whose threads would be missing in the copy.
 PRELOADED = [
     "torch",
+    "torch._dynamo",
     "torch.distributed.fsdp",
     "slowfast_mvit.builders",
     "slowfast_mvit.engine.train",
+    "slowfast_mvit.jobs.train",
+    "slowfast_mvit.jobs.test",
 ]
 
 

@@ -28,6 +28,7 @@ print(json.dumps(measure_case("csv", folder, methods=("fork", "spawn"))))
 """
 
 
+@pytest.mark.nightly
 @needs_proc
 def test_650_000_videos_cost_under_150_mb_and_nothing_in_a_worker(tmp_path):
     command = [sys.executable, "-c", MEASURE, str(tmp_path)]

@@ -104,7 +104,10 @@ def first_weights(built):
 
 @pytest.mark.parametrize(
     ("names", "checkpointing"),
-    [(contenders.EAGER, "none"), (("ours", "torchvision"), "selective")],
+    [
+        (contenders.EAGER, "none"),
+        pytest.param(("ours", "torchvision"), "selective", marks=pytest.mark.nightly),
+    ],
     ids=["as they are", "with checkpointing"],
 )
 def test_contenders_agree_and_train(names, checkpointing):
@@ -168,6 +171,7 @@ def test_compiled_contenders_take_the_batch_of_the_same_model(monkeypatch):
     assert {case.batch for case in model.batches(names, TINY, None).values()} == {1}
 
 
+@pytest.mark.nightly
 def test_a_fresh_process_reports_its_peak():
     result = contenders.run_alone("ours", TINY._replace(mode="infer"))
 

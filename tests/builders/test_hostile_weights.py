@@ -22,7 +22,7 @@ MVIT: {DEPTH: 1, EMBED_DIM: 8, POOL_KV_STRIDE_ADAPTIVE: [1, 4, 4], POOL_KVQ_KERN
 CONFIGS = [
     ("MVIT", name, value)
     for name, values in {
-        "DEPTH": (100_000, 999, 10**12, -1, "x", [1]),
+        "DEPTH": (100_000, 300, 10**12, -1, "x", [1]),
         "EMBED_DIM": (30_000, 16_384, 10**9, 0),
         "NUM_HEADS": (10**6, 0),
         "MLP_RATIO": (1e9, 64, -1, ".inf"),

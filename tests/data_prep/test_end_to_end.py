@@ -66,7 +66,11 @@ def kill_in_the_middle(script: str, words: list[str], journal: Path) -> None:
     assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
 
 
-@pytest.mark.parametrize("write", [write_made_up_videos, copy_real_videos], ids=["made up", "real"])
+@pytest.mark.parametrize(
+    "write",
+    [write_made_up_videos, pytest.param(copy_real_videos, marks=pytest.mark.nightly)],
+    ids=["made up", "real"],
+)
 def test_videos_become_an_accuracy_through_every_script(write, tmp_path, tiny_config):
     raw, lists, small, packed = (tmp_path / name for name in ("raw", "lists", "small", "packed"))
     write(raw)

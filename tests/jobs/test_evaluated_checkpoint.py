@@ -37,7 +37,7 @@ def run(tiny_config, tmp_path):
 def load(tiny_config, output_dir, *words):
     config = load_config(tiny_config, [*words, "OUTPUT_DIR", str(output_dir)])
     model = builders.build_model(config)
-    name = load_evaluated_checkpoint(config, output_dir, model)
+    name = load_evaluated_checkpoint(config, output_dir, model).text
     values = {value.item() for parameter in model.parameters() for value in parameter.unique()}
     return name, values
 

@@ -13,7 +13,7 @@ from slowfast_mvit.runtime.distributed import rank
 
 def open_folder(config_file, overrides):
     config = load_config(config_file, overrides[rank()])
-    with run.started(config) as started:
+    with run.started(config, "train") as started:
         (started.output_dir / f"rank{rank()}.txt").touch()
         return str(started.output_dir)
 
@@ -30,7 +30,7 @@ def test_all_processes_write_to_one_folder(tiny_config, tmp_path):
 
     assert folders == [str(tmp_path / "out")] * 2
     names = {path.name for path in Path(folders[0]).iterdir()}
-    assert names == {"rank0.txt", "rank1.txt", "run_state.json", "stdout.log"}
+    assert names == {"rank0.txt", "rank1.txt", "run_state.json", "stdout.log", ".lock-train.000001"}
     assert (
         "2 processes on 1 node joined the process group, over gloo"
         in (tmp_path / "out/stdout.log").read_text()
@@ -65,5 +65,5 @@ def test_several_nodes_without_a_process_group_are_refused(tiny_config):
     config = load_config(tiny_config, ["NUM_SHARDS", "2"])
 
     refused = pytest.raises(ConfigError, match="NUM_SHARDS is 2 nodes, but this process was")
-    with refused, run.started(config):
+    with refused, run.started(config, "train"):
         pass

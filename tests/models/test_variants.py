@@ -66,7 +66,9 @@ def test_parameters_and_flops_are_the_published_ones(name):
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.jit.trace, which fvcore uses
-@pytest.mark.parametrize("name", ["mvitv2_s_16x4", "mvitv2_t_in1k"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("mvitv2_s_16x4", marks=pytest.mark.nightly), "mvitv2_t_in1k"]
+)
 def test_fvcore_counts_the_same_flops(name):
     model = create_model(name, attention="plain").eval()
     pixels = torch.zeros(1, 3, *VARIANTS[name].input_size)

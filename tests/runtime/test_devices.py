@@ -114,7 +114,7 @@ def test_the_plan_warns_of_a_format_that_the_cpu_imitates(
     cpu_with()
     config = load_config(str(tiny_config), ["TRAIN.PRECISION", precision])
 
-    run = Run(config, tiny_config.parent, torch.device("cpu"))
+    run = Run(config, tiny_config.parent, torch.device("cpu"), lambda: None)
     log_plan(run, num_steps=1, num_train=8, num_val=8)
 
     logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
