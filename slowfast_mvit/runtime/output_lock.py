@@ -113,7 +113,7 @@ class OutputLock:
             )
 
     def release(self) -> None:
-        """End the heartbeat and leave the lock to whoever comes next."""
+        """End the heartbeat and release the lock."""
         self._is_done.set()
         self._thread.join()
         with contextlib.suppress(OSError):  # the folder may be gone, and the work is done
