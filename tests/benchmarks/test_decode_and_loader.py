@@ -61,6 +61,7 @@ def test_decode_prints_ours_over_the_floor(folder, tmp_path, monkeypatch, capsys
     assert record["clips_per_s_per_core"]["train_16x4"]["ours"] > 0
 
 
+@pytest.mark.nightly
 def test_loader_prints_ours_against_the_pyslowfast_way(folder, tmp_path, capsys):
     record = run(loader, folder, tmp_path, capsys)
 

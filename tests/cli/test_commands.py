@@ -185,5 +185,6 @@ def test_lists_weights_and_outputs_may_be_remote(tiny_config, motion_data, shelf
     assert scores[0] == scores[1]
 
     (first / "report.html").unlink()
-    assert main(["report", "shelf://runs/first"]) == 0
+    # Its config names the handler and the address of the store.
+    assert main(["report", "--trust-config", "shelf://runs/first"]) == 0
     assert (first / "report.html").is_file()

@@ -66,7 +66,7 @@ def test_only_an_override_names_an_address(key):
 WATCHED = """
 import json, sys
 import slowfast_mvit.jobs.train, slowfast_mvit.jobs.test, slowfast_mvit.jobs.predict
-import slowfast_mvit.jobs.finetune, slowfast_mvit.jobs.convert, slowfast_mvit.jobs.merge
+import slowfast_mvit.jobs.finetune, slowfast_mvit.jobs.weights, slowfast_mvit.jobs.report
 from slowfast_mvit.cli import main
 
 seen = []

@@ -69,6 +69,7 @@ def test_ctrl_c_ends_workers_without_a_word_from_them(folder):
     wait_for_end(pids)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes run")
 def test_no_signal_to_all_processes_ends_a_worker_but_the_end_of_the_main_one_does(folder):
     run, pids = started(folder, "forkserver")

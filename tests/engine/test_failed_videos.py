@@ -46,6 +46,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.nightly
 def test_a_killed_run_with_failures_goes_on_as_the_unbroken_one(tmp_path, videos, caplog):
     failing_run(videos, tmp_path / "unbroken")
     unbroken = (tmp_path / "unbroken" / "batches.txt").read_text().splitlines()

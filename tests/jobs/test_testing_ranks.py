@@ -266,6 +266,7 @@ def test_a_stopped_test_resumes_from_a_remote_folder(words, single, shelf, monke
     assert not [path for path in shelf.rglob("test_records/**/*") if path.is_file()]
 
 
+@pytest.mark.nightly
 def test_a_stopped_launched_test_resumes_with_the_same_command(words, tmp_path):
     words = [*words, "DATA.DECODING_BACKEND", "slow_reader:open_slowly"]
     command = [sys.executable, "-m", "slowfast_mvit", "launch", "--nproc_per_node", "2", "--"]

@@ -60,6 +60,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.nightly
 def test_torchrun_starts_run_net(tiny_config):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     words = ["--cfg", tiny_config, "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False"]
@@ -106,6 +107,7 @@ def batch_script(tiny_config, monkeypatch) -> list[str]:
     return ["bash", str(ROOT / "deploy" / "slurm" / "train.sbatch"), *TRAIN]
 
 
+@pytest.mark.nightly
 def test_a_job_that_is_warned_saves_inside_the_epoch_and_resumes_there(batch_script, tiny_config):
     folder = tiny_config.parent
     first = start(batch_script, folder)

@@ -101,6 +101,7 @@ def test_no_rank_outlives_a_killed_torchrun(tmp_path):
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "no rank is left")
 
 
+@pytest.mark.nightly
 def test_two_shards_train_one_model(tiny_config):
     folder = tiny_config.parent
     meeting = ["--num_shards", "2", "--init_method", f"tcp://localhost:{free_port()}"]

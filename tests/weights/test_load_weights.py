@@ -79,6 +79,7 @@ def accounted(report) -> set[str]:
 # From other libraries
 
 
+@pytest.mark.nightly  # as test_against_torchvision.py does, with the head kept
 @pytest.mark.parametrize(
     ("name", "make"),
     [("mvitv2_s_16x4", mvit_v2_s), ("mvitv1_b_16x4", mvit_v1_b)],
