@@ -132,12 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     command = add("predict", _predict, "predict the class of a video")
     command.add_argument("video", help="a video file, a folder of frames or an image")
     command.add_argument(
-        "--weights", required=True, help="a checkpoint, or a folder (weights convert)"
+        "--weights", required=True, help="a checkpoint, a run folder, or one of weights convert"
     )
     command.add_argument("--ema", action="store_true", help="load the moving average in it")
     command.add_argument("--cfg", help="the config of the weights, if the checkpoint has none")
     command.add_argument("--top-k", type=int, default=5, help="classes to show (default: 5)")
     command.add_argument("--clips", type=int, default=5, help="clips to sample (default: 5)")
+    command.add_argument("--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
     add_trust_argument(command)
 
     command = add("report", _report, "write report.html again from the results of a test")
@@ -310,6 +311,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         ema=arguments.ema,
         top_k=arguments.top_k,
         num_clips=arguments.clips,
+        device=arguments.device,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,27 @@ def newest_of_run(config: Config, output_dir: Path) -> Path | None:
             existing[0].name,
         )
     return None
+
+
+def weights_named(path: str) -> str:
+    """Return the file of weights that a path names; of a run folder, the one to use.
+
+    It is the one that validated best, or else the most recent checkpoint; a line on standard error
+    names it.
+
+    Raises:
+        WeightsError: the run has no checkpoint yet.
+    """
+    folder = Path(path)
+    if not path or not (folder / "checkpoints").is_dir():
+        return path
+    best = best_path(folder)
+    chosen = best if best.is_file() else latest_checkpoint(folder)
+    if chosen is None:
+        raise WeightsError(f"{folder}: this run has no checkpoint yet. Train it first")
+    kind = "the weights that validated best" if chosen == best else "the most recent checkpoint"
+    print(f"{folder}: {kind}, {chosen.name}", file=sys.stderr)
+    return str(chosen)
 
 
 @contextlib.contextmanager

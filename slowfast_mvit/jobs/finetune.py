@@ -27,6 +27,7 @@ from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.lists.catalog import open_list
 from slowfast_mvit.errors import ConfigError, ListError, UserError, in_one_message
 from slowfast_mvit.evaluation.results import load_results
+from slowfast_mvit.jobs.checkpoints import weights_named
 from slowfast_mvit.jobs.pretrained_weights import model_of
 from slowfast_mvit.jobs.report import REPORT_FILE, RESULTS_FILE
 from slowfast_mvit.jobs.test import test_job
@@ -76,6 +77,7 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
         UserError: the problems of the folder and of the weights, at once; or a value is out of
             range.
     """
+    arguments.weights = weights_named(arguments.weights)
     videos, source = _read_inputs(arguments)
     recipe = load_config(RECIPE)
     keys = {

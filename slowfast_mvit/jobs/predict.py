@@ -12,6 +12,7 @@ from slowfast_mvit import builders
 from slowfast_mvit.data.loading.items import read_views
 from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.jobs.checkpoints import weights_named
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.log import setup_logging
 from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
@@ -92,9 +93,21 @@ def predict(
 
 
 def predict_job(
-    video: str, *, weights: str, config_file: str | None, ema: bool, top_k: int, num_clips: int
+    video: str,
+    *,
+    weights: str,
+    config_file: str | None,
+    ema: bool,
+    top_k: int,
+    num_clips: int,
+    device: str | None = None,
 ) -> None:
-    """Print the best classes of one video."""
+    """Print the best classes of one video.
+
+    Raises:
+        ConfigError: the weights have no input spec, or there is no such device.
+    """
+    weights, place = weights_named(weights), _device(device)
     setup_logging()
     logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)  # print the prediction alone
     model = builders.model_of_checkpoint(weights, config_file, ema=ema)
@@ -103,5 +116,20 @@ def predict_job(
             f"{weights}: has no input_spec (frames and pixels). Name the config it was "
             "trained with, as in --cfg Kinetics/MVITv2_S_16x4.yaml"
         )
-    for prediction in predict(model, video, top_k=top_k, num_clips=num_clips):
+    for prediction in predict(model.to(place), video, top_k=top_k, num_clips=num_clips):
         print(f"{100 * prediction.prob:6.2f} %  {prediction.name}")
+
+
+def _device(name: str | None) -> torch.device:
+    """Return a device by its name; by default the GPU where there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"--device {name}: not a device of this machine "
+            f"({str(error).splitlines()[0]}). Choose cpu, cuda or cuda:1"
+        ) from error
+    return device

@@ -73,6 +73,24 @@ def test_predict_names_classes_and_report_writes_the_page_again(trained, motion_
     assert (trained / "report.html").stat().st_size > 10_000
 
 
+def test_a_run_folder_stands_for_its_best_weights(trained, motion_data, tmp_path, capsys):
+    video = str(next((motion_data / "val").glob("*.mp4")))
+    best = str(trained / "checkpoints" / "best.pyth")
+    capsys.readouterr()
+
+    assert main(["predict", video, "--weights", best, "--device", "cpu"]) == 0
+    expected = capsys.readouterr().out
+    assert main(["predict", video, "--weights", str(trained)]) == 0
+    printed = capsys.readouterr()
+
+    assert printed.out == expected
+    assert "validated best, best.pyth" in printed.err
+    (tmp_path / "checkpoints").mkdir()
+    assert main(["predict", video, "--weights", str(tmp_path)]) == 2
+    assert main(["predict", video, "--weights", best, "--device", "cuda:77"]) == 2
+    assert "--device cuda:77: not a device" in capsys.readouterr().err
+
+
 def test_a_wrong_word_anywhere_gives_one_message_and_status_2(tiny_config, capsys):
     cfg = str(tiny_config)
     broken = tiny_config.parent / "broken.pyth"
