@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from exactness import assert_exact
+from exactness import allowed, largest_error
 from torchvision.ops import StochasticDepth
 
 from slowfast_mvit.models.layers import DropPath, PatchEmbed
@@ -58,12 +60,16 @@ def test_clips_of_any_size_are_embedded_in_bfloat16_as_in_float64(size):
         gradients = torch.autograd.grad(tokens, list(embed.parameters()), grads.to(tokens.dtype))
         return tokens, *gradients
 
-    actual = tokens_and_gradients(embed, pixels, True)
-    in_float32 = [one.bfloat16() for one in tokens_and_gradients(embed, pixels, False)]
-    exact = tokens_and_gradients(embed.double(), pixels.double(), False)
+    def errors(embed, pixels):
+        rounded = tokens_and_gradients(embed, pixels, True)
+        assert rounded[0].dtype == torch.bfloat16
+        exact = tokens_and_gradients(copy.deepcopy(embed).double(), pixels.double(), False)
+        return [largest_error(*pair) for pair in zip(rounded, exact, strict=True)]
 
-    assert actual[0].dtype == torch.bfloat16
-    assert_exact(actual, in_float32, exact)
+    # Of clips as long as the kernel, whose convolution is PyTorch's own; results are rounded.
+    plain = errors(embed, torch.randn(8, 3, 4, 48, 40).bfloat16().float())
+    for error, plain_error in zip(errors(embed, pixels), plain, strict=True):
+        assert error <= allowed(max(plain_error, 2**-9))
 
 
 def test_separate_positions_add_place_and_time():
