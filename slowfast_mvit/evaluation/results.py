@@ -6,6 +6,7 @@ Both contain measured values, no paths and no times: equal scores give equal byt
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -110,10 +111,32 @@ def load_results(path: str | Path) -> EvalResult:
         metrics = {name: content[name] for name in ("top1", "top5")}
         metrics |= {name: content[name] for name in METRICS if name in content}
         failed = [FailedVideo(f["video_id"], "", f["reason"]) for f in content["failed_videos"]]
+        _require_types(metrics, fields, failed)
         num_listed = fields["num_videos"] + fields["failed"]
         return EvalResult(metrics, **fields, num_listed=num_listed, failed_videos=tuple(failed))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(_unreadable(path, "test_results.json", error)) from error
+
+
+def _require_types(
+    metrics: dict[str, Any], fields: dict[str, Any], failed: Sequence[FailedVideo]
+) -> None:
+    """Refuse values that the report could not show.
+
+    Raises:
+        ValueError: names the first.
+    """
+    if not isinstance(fields["per_class"], dict):
+        raise ValueError("per_class is not a table")
+    for name, rate in [*metrics.items(), *fields["per_class"].items()]:
+        if type(rate) not in (int, float) or not math.isfinite(rate):
+            raise ValueError(f"{name} is {rate!r}, not a number")
+    for name in ("num_videos", "num_views", "failed"):
+        if type(fields[name]) is not int or fields[name] < 0:
+            raise ValueError(f"{name} is {fields[name]!r}, not a whole number of 0 or more")
+    texts = [fields["config_digest"], *(text for f in failed for text in (f.video_id, f.reason))]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("config_digest or a failed video is not text")
 
 
 def save_scores(scores: VideoScores, path: str | Path) -> Path:

@@ -73,6 +73,10 @@ def test_a_requeued_job_takes_its_own_lock(tmp_path, monkeypatch):
     leave_lock(tmp_path, job="SLURM_JOB_ID=17")
 
     with output_lock(tmp_path, "train"):
+        assert owner_of(tmp_path)[0].name == ".lock-train.000005"
+
+    leave_lock(tmp_path, job="SLURM_JOB_ID=18").rename(tmp_path / ".lock-train.000009")
+    with pytest.raises(OutputInUse, match="on node7"), output_lock(tmp_path, "train"):
         pass
 
 
