@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 # The timeout of collectives: longer than any step, shorter than a night.
 COLLECTIVE_LIMIT = datetime.timedelta(minutes=10)
+STOPPED_LIMIT_S = 5.0  # of a rank that was asked to stop, for the others
 DEPARTURES = "ranks that have left the group"
 MAX_PAUSE_S = 0.5  # between two checks of whether all ranks have arrived
 
@@ -108,25 +109,30 @@ def process_group(device: torch.device) -> Iterator[None]:
         )
     try:
         yield
-    except Stopped:  # all ranks agreed on it
+    except Stopped:
+        # In training all ranks agreed on it; in a test the signal may have reached this one alone.
         if joins:
-            _leave()
+            with contextlib.suppress(RuntimeError):  # rank 0 may have left with its store
+                _leave(STOPPED_LIMIT_S)
         raise
     if joins:
         # Not after an error: nccl would wait for the other ranks, and gloo would make them fail
         # before this one has reported its error.
-        _leave()
+        _leave(COLLECTIVE_LIMIT.total_seconds())
         distributed.destroy_process_group()
 
 
-def _leave() -> None:
+def _leave(limit_s: float) -> None:
     """Wait on rank 0, whose process holds the store, until no other rank needs it any more.
 
     A rank that still polls the store in ``wait_for_all`` would otherwise fail after its work.
+
+    Args:
+        limit_s: after which rank 0 leaves all the same.
     """
     store = _get_default_store()
     num_left = store.add(DEPARTURES, 1)
-    deadline_s = time.monotonic() + COLLECTIVE_LIMIT.total_seconds()
+    deadline_s = time.monotonic() + limit_s
     while is_main() and num_left < world_size() and time.monotonic() < deadline_s:
         time.sleep(0.01)
         num_left = store.add(DEPARTURES, 0)

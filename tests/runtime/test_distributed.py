@@ -159,24 +159,47 @@ with distributed.process_group(torch.device("cpu")):
 """
 
 
-def test_ranks_that_poll_slowly_succeed_when_rank_0_is_done_first():
+STOPPED_ALONE = """
+import sys, time, torch
+from slowfast_mvit.errors import Stopped
+from slowfast_mvit.runtime import distributed
+
+try:
+    with distributed.process_group(torch.device("cpu")):
+        if distributed.is_main():
+            raise Stopped(15)
+        time.sleep(600)
+except Stopped:
+    sys.exit(143)
+"""
+
+
+def start_ranks(code, world_size):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    place = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "localhost"}
-    ranks = [
+    place = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", LAST_TO_ARRIVE_AND_FIRST_TO_LEAVE],
-            env={
-                **os.environ,
-                **place,
-                "MASTER_PORT": str(port),
-                "RANK": str(number),
-                "LOCAL_RANK": str(number),
-                "GLOO_SOCKET_IFNAME": "lo",
-            },
+            [sys.executable, "-c", code],
+            env={**os.environ, **place, "RANK": str(number), "LOCAL_RANK": str(number)},
         )
-        for number in range(3)
+        for number in range(world_size)
     ]
 
+
+def test_ranks_that_poll_slowly_succeed_when_rank_0_is_done_first():
+    ranks = start_ranks(LAST_TO_ARRIVE_AND_FIRST_TO_LEAVE, 3)
+
     assert [rank.wait() for rank in ranks] == [0, 0, 0]
+
+
+def test_rank_0_ends_when_it_alone_is_asked_to_stop():
+    first, other = start_ranks(STOPPED_ALONE, 2)
+
+    try:
+        assert first.wait(timeout=120) == 143
+    finally:
+        other.kill()
+        other.wait()
