@@ -24,7 +24,13 @@ LIKE_TIMM_CLS = {
 }
 
 
-@pytest.mark.parametrize("name", LIKE_TIMM)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if name == "mvitv2_l_in1k" else ())
+        for name in LIKE_TIMM
+    ],
+)
 def test_logits_are_those_of_timm(name):
     torch.manual_seed(0)
     theirs = timm.create_model(LIKE_TIMM[name]).eval()

@@ -65,6 +65,7 @@ def gradients(model, loss):
     return {name: p.grad for name, p in model.named_parameters()}
 
 
+@pytest.mark.nightly
 def test_a_training_step_of_s_is_one_graph():
     model = create_model("mvitv2_s_16x4", num_classes=5, input_size=(2, 32, 32))
     call, counter = compiled(model)
