@@ -2,6 +2,7 @@
 
 lists.py      from the lists of PySlowFast's MVIT keys to the records of blocks
 model.py      the model, and from a checkpoint a model ready to predict
+named.py      a published model by name, with its weights
 data.py       lists, loaders, view plans, normalisation
 training.py   objective, optimizer, schedule, initial weights and frozen parameters
 
@@ -26,6 +27,8 @@ from slowfast_mvit.builders.model import build_model as build_model
 from slowfast_mvit.builders.model import input_spec as input_spec
 from slowfast_mvit.builders.model import model_arguments as model_arguments
 from slowfast_mvit.builders.model import model_of_checkpoint as model_of_checkpoint
+from slowfast_mvit.builders.named import create_model as create_model
+from slowfast_mvit.builders.named import list_models as list_models
 from slowfast_mvit.builders.training import build_objective as build_objective
 from slowfast_mvit.builders.training import build_optimizer as build_optimizer
 from slowfast_mvit.builders.training import build_schedule as build_schedule

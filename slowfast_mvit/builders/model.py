@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,15 @@ from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.models import MViT
 from slowfast_mvit.weights import load_weights
+from slowfast_mvit.weights.architecture import anatomy_of, matching_variant
 from slowfast_mvit.weights.files import CONFIG_IN_FOLDER, WeightsFile, read_weights
+from slowfast_mvit.weights.names import state_in_our_names
+from slowfast_mvit.weights.zoo import assumed
+
+logger = logging.getLogger(__name__)
 
 # An image model that is inflated to clips has fewer values than the model, but not this much.
 MOST_TIMES_LARGER = 4
@@ -114,16 +122,19 @@ def model_of_checkpoint(
     """Load a trained model, ready to predict, from a checkpoint or a folder.
 
     Args:
-        path: a checkpoint of this project or of PySlowFast, or a folder with ``model.safetensors``
-            and ``config.json``, as ``slowfast-mvit weights convert`` writes it.
+        path: a checkpoint of this project or of PySlowFast, a folder with ``model.safetensors``
+            and ``config.json`` as ``slowfast-mvit weights convert`` writes it, weights of a
+            published model, or anything else that ``local_weights`` finds.
         config_file: the config it was trained with; None for the one in the file.
         ema: load the moving average of the weights in a checkpoint.
 
     Raises:
         WeightsError: the file cannot be read or does not fit the config.
-        ConfigError: there is no config in the file and none is named.
+        ConfigError: there is no config in the file, none is named, and by its shapes it is no
+            published model.
     """
     file = read_weights(path, ema=ema)
+    build: Callable[[], MViT]
     if config_file is not None:
         build = partial(build_model, load_config(config_file))
     elif "model" in file.extra:
@@ -132,14 +143,44 @@ def model_of_checkpoint(
         config = load_config_text(file.cfg_text, source=f"the config in {path}")
         build = partial(build_model, config)
     else:
-        raise ConfigError(f"{path}: contains no config. Name the one it was trained with (--cfg)")
+        build, spec = _identified(file)
+        file.extra.setdefault("input_spec", spec)
     with torch.device("meta"):
         _require_no_larger(build(), file)
     model = build()
-    load_weights(model, path, head="keep", ema=ema)
+    load_weights(model, file, head="keep")
     model.input_spec = file.extra.get("input_spec") or model.input_spec
     _require_names_of_classes(model, file)
     return model.eval()
+
+
+def _identified(file: WeightsFile) -> tuple[Callable[[], MViT], dict[str, Any] | None]:
+    """Return how to build the published model with the shapes of a file, and its preprocessing.
+
+    Raises:
+        ConfigError: no published model has them.
+    """
+    state, _, _ = state_in_our_names(file)
+    name, num_classes = matching_variant(state), anatomy_of(state).num_classes
+    published = file.published or (name and assumed(name, num_classes))
+    if name is None or not published:
+        raise ConfigError(
+            f"{file.path}: contains no config, and by its shapes it is no published model. Name "
+            "the config it was trained with (--cfg)"
+        )
+    spec = published.input_spec()
+    if file.published is None:
+        logger.warning(
+            "%s: contains no config; by its shapes it is %s with %s classes, so preprocessing and "
+            "class names are assumed to be those of %s. If it was trained on other data, name its "
+            "config (--cfg)",
+            file.path,
+            name,
+            num_classes,
+            published.data,
+        )
+    size = (spec["num_frames"], spec["crop_px"], spec["crop_px"])
+    return partial(create_model, name, num_classes=num_classes, input_size=size), spec
 
 
 def _require_no_larger(model: MViT, file: WeightsFile) -> None:

@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     command = add("predict", _predict, "predict the class of a video")
     command.add_argument("video", help="a video file, a folder of frames or an image")
     command.add_argument(
-        "--weights", required=True, help="a checkpoint, a run folder, or one of weights convert"
+        "--weights",
+        required=True,
+        help="a checkpoint, a run folder, a name of slowfast-mvit models, or an https address",
     )
     command.add_argument("--ema", action="store_true", help="load the moving average in it")
     command.add_argument("--cfg", help="the config of the weights, if the checkpoint has none")
@@ -140,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--clips", type=int, default=5, help="clips to sample (default: 5)")
     command.add_argument("--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
     add_trust_argument(command)
+
+    command = add("models", _models, "list the published weights by name")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
     command = add("report", _report, "write report.html again from the results of a test")
     command.add_argument("output_dir", help="OUTPUT_DIR of the test")
@@ -313,6 +318,12 @@ def _predict(arguments: argparse.Namespace) -> None:
         num_clips=arguments.clips,
         device=arguments.device,
     )
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.jobs.models import models_job
+
+    models_job(arguments.json)
 
 
 def _report(arguments: argparse.Namespace) -> None:

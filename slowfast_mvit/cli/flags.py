@@ -28,7 +28,8 @@ FINETUNE_FLAGS = {
     ),
     "--weights": _flag(
         "FILE",
-        "pretrained weights, of this project, PySlowFast, torchvision, timm, ...",
+        "pretrained weights, of this project, PySlowFast, torchvision, timm, ..., or a name of "
+        "slowfast-mvit models",
         default="",
     ),
     "--variant": {

@@ -41,7 +41,7 @@ SECTIONS = {name[:dot] for name in KNOWN for dot, letter in enumerate(name) if l
 
 
 _are_trusted = ContextVar("are_trusted", default=False)
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|hf-hub:")
 
 
 @contextlib.contextmanager

@@ -27,8 +27,9 @@ from slowfast_mvit.runtime.checkpoint import (
     training_epoch,
 )
 from slowfast_mvit.runtime.distributed import is_main, on_main
-from slowfast_mvit.storage import local_copy, read_torch, write_text_atomically
+from slowfast_mvit.storage import read_torch, write_text_atomically
 from slowfast_mvit.weights import LoadReport, load_weights
+from slowfast_mvit.weights.fetch import local_weights
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,11 @@ def checkpoint_to_resume(config: Config, output_dir: Path, model: MViT) -> Path 
         ConfigError: the run of the initial checkpoint has finished all epochs.
     """
     newest = on_main(lambda: newest_of_run(config, output_dir))
-    path = config.train.checkpoint_file_path
-    if newest is not None or not path:
+    if newest is not None or not config.train.checkpoint_file_path:
         return newest
-    last_epoch = None if config.train.checkpoint_epoch_reset else training_epoch(path)
+    path, published = local_weights(config.train.checkpoint_file_path)
+    starts_over = config.train.checkpoint_epoch_reset or published is not None
+    last_epoch = None if starts_over else training_epoch(path)
     if last_epoch is None:
         report = builders.load_initial_weights(config, model)
         warn_of_preprocessing(config, report.input_spec, report.path)
@@ -57,12 +59,12 @@ def checkpoint_to_resume(config: Config, output_dir: Path, model: MViT) -> Path 
     num_epochs, max_epoch = last_epoch + 1, config.solver.max_epoch
     if num_epochs >= max_epoch:
         raise ConfigError(
-            f"TRAIN.CHECKPOINT_FILE_PATH {path}: its run has finished "
+            f"TRAIN.CHECKPOINT_FILE_PATH {config.train.checkpoint_file_path}: its run has finished "
             f"{num_epochs} epochs, and SOLVER.MAX_EPOCH is {max_epoch}: if that run is resumed, "
             f"nothing is left to train. To start a new run from its weights, {_RESET}; to train it "
             f"for longer, set SOLVER.MAX_EPOCH above {num_epochs}"
         )
-    return local_copy(path)
+    return path
 
 
 def newest_of_run(config: Config, output_dir: Path) -> Path | None:
@@ -115,7 +117,7 @@ def explained_resume(config: Config, resume_from: Path | None) -> Iterator[None]
     try:
         yield
     except ResumeError as error:
-        if not path or resume_from != local_copy(path):
+        if not path or resume_from != local_weights(path)[0]:
             raise
         raise ResumeError(
             f"{error}\nTRAIN.CHECKPOINT_FILE_PATH names this file. It contains an epoch, so its "

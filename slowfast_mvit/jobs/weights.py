@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from slowfast_mvit.builders.lists import mvit_from_lists, variant_as_lists
 from slowfast_mvit.builders.model import input_spec, model_arguments
 from slowfast_mvit.config import Config, load_config_text
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.storage import local_copy
+from slowfast_mvit.storage.download import file_digest
 from slowfast_mvit.weights.architecture import (
     anatomy_of,
     exact_state,
@@ -34,6 +33,7 @@ from slowfast_mvit.weights.exports import (
     write_safetensors,
     write_state,
 )
+from slowfast_mvit.weights.fetch import local_weights
 from slowfast_mvit.weights.files import (
     CONFIG_IN_FOLDER,
     WEIGHTS_IN_FOLDER,
@@ -318,9 +318,5 @@ def _size(size: tuple[int | None, int | None, int | None], kind: str) -> str:
 
 
 def _digest(path: str) -> str:
-    file = local_copy(path)
-    with open(file / WEIGHTS_IN_FOLDER if file.is_dir() else file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    file, _ = local_weights(path)
+    return file_digest(file / WEIGHTS_IN_FOLDER if file.is_dir() else file)

@@ -1,5 +1,7 @@
 """Weights of many sources into a model, with a report on every parameter.
 
+zoo.py                the published weights by name: address, preprocessing, classes, accuracy
+fetch.py              the local copy of weights named by path, zoo, address or hub
 sources.py            the sources: signs in their files, and the key map of each
 names.py              the source of a file, and its state dict in our names
 inflate.py            image to video, other numbers of frames and pixels

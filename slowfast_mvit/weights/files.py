@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
-from slowfast_mvit.storage import local_copy, read_torch
+from slowfast_mvit.storage import read_torch
 from slowfast_mvit.storage.archives import is_zip
 from slowfast_mvit.storage.torch_files import describe_other_file, is_safetensors
+from slowfast_mvit.weights.fetch import local_weights
 from slowfast_mvit.weights.input_specs import checked_input_spec
+from slowfast_mvit.weights.zoo import PublishedWeights, published_file
 
 # Keys of the state dict of a file: PySlowFast and this project, mmengine and Lightning, timm,
 # DeepSpeed.
@@ -53,6 +55,7 @@ class WeightsFile:
         cfg_text: the config it was trained with, as YAML, if it is in the file.
         extra: our plain values in addition to the weights: ``input_spec`` and, in a folder, the
             description of the model.
+        published: its row in the zoo, if it was named by it or is called as the published file.
     """
 
     path: str
@@ -62,6 +65,7 @@ class WeightsFile:
     has_average: bool = False
     cfg_text: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    published: PublishedWeights | None = None
 
     def trained_frames(self) -> int | None:
         """Return the frames of the clips that a checkpoint was trained on, if it records them."""
@@ -73,23 +77,39 @@ class WeightsFile:
 
 
 def read_weights(
-    path_or_state: str | Path | Mapping[str, Any], *, ema: bool = False
+    path_or_state: str | Path | Mapping[str, Any] | WeightsFile, *, ema: bool = False
 ) -> WeightsFile:
     """Read a file, or the content of one.
 
     Args:
-        path_or_state: a ``.pyth``, ``.pth``, ``.pt`` or ``.safetensors`` file, local or anything
-            that iopath reaches; a folder with ``model.safetensors``; or a state dict; or the
-            content of a checkpoint that contains one.
+        path_or_state: a ``.pyth``, ``.pth``, ``.pt`` or ``.safetensors`` file, a folder with
+            ``model.safetensors``, or the name or address of one (see ``local_weights``); or a state
+            dict; or the content of a checkpoint that contains one. A file that was read already is
+            returned unchanged.
         ema: load the moving average of the weights instead of the weights.
 
     Raises:
         WeightsError: if the file cannot be read without running code from it, is damaged, or
             contains no state dict, or no moving average where one is requested.
     """
+    if isinstance(path_or_state, WeightsFile):
+        return path_or_state
     if isinstance(path_or_state, Mapping):
         return _unwrap("(a state dict)", path_or_state, ema)
-    name, path = str(path_or_state), local_copy(path_or_state)
+    name = str(path_or_state)
+    path, published = local_weights(path_or_state)
+    return _with_published(_read(name, path, ema), published or published_file(path))
+
+
+def _with_published(file: WeightsFile, published: PublishedWeights | None) -> WeightsFile:
+    """Add the preprocessing of published weights, which their files do not contain."""
+    if published is None or file.is_ours:
+        return file
+    extra = {**file.extra, "input_spec": published.input_spec()}
+    return replace(file, published=published, extra=extra)
+
+
+def _read(name: str, path: Path, ema: bool) -> WeightsFile:
     file = _file_of_folder(path) if path.is_dir() else path
     if file.name.endswith(".index.json") and file.is_file():
         _require_no_ema(name, ema)

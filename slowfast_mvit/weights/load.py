@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 def load_weights(
     model: nn.Module,
-    path_or_state: str | Path | Mapping[str, Any],
+    path_or_state: str | Path | Mapping[str, Any] | WeightsFile,
     *,
     inflate: str = "center",
     head: str = "auto",
@@ -48,8 +48,8 @@ def load_weights(
     Args:
         model: an ``MViT``, wrapped by DDP or torch.compile or not. Filled in place, or unchanged
             after an exception.
-        path_or_state: a file, a folder with ``model.safetensors``, a state dict, or the content of
-            a checkpoint (see ``files.py``).
+        path_or_state: a file, a folder with ``model.safetensors``, the name or address of one, a
+            state dict, the content of a checkpoint, or the result of ``read_weights``.
         inflate: inflation of an image's convolutions over time: "center", "mean" or "repeat" (see
             ``inflate.py``). "center" also sets the temporal tables to zero; with the others they
             keep the model's values.

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.runtime import checkpoint
-from slowfast_mvit.weights import files
+from slowfast_mvit.weights import fetch
 from slowfast_mvit.weights.files import OUR_KEY, read_weights
 from slowfast_mvit.weights.names import fuse_qkv
 
@@ -99,7 +99,7 @@ def test_weights_may_lie_on_a_server(tmp_path, monkeypatch):
     fetched = tmp_path / "cache" / "model.safetensors"
     fetched.parent.mkdir()
     save_file(STATE, fetched)
-    monkeypatch.setattr(files, "local_copy", {"https://host/model.safetensors": fetched}.get)
+    monkeypatch.setattr(fetch, "download", lambda url, folder, sha256: fetched)
 
     file = read_weights("https://host/model.safetensors")
 

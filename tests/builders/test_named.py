@@ -1,0 +1,188 @@
+"""Models by name: with weights in torch.hub's folder, which nothing needs to fetch."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.video import mvit_v2_s
+
+import slowfast_mvit as sm
+from slowfast_mvit.cli import main
+from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.storage.download import DownloadError
+from slowfast_mvit.weights.zoo import ZOO, class_names
+
+K400 = ZOO["mvitv2_s_16x4.k400"]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A folder of torch.hub with random weights under the name of PySlowFast's S on Kinetics."""
+    folder = tmp_path_factory.mktemp("hub")
+    torch.manual_seed(0)
+    model = sm.create_model("mvitv2_s_16x4")
+    (folder / "hub/checkpoints").mkdir(parents=True)
+    content = {"model_state": model.state_dict(), "epoch": 199, "optimizer_state": {}}
+    torch.save(content, folder / "hub/checkpoints" / K400.file_name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def offline(hub, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(hub))
+    monkeypatch.setenv("SLOWFAST_MVIT_OFFLINE", "1")
+
+
+def clip():
+    return torch.randn(1, 3, 16, 224, 224)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "mvitv2_s_16x4.k400"},
+        {"name": "mvitv2_s_16x4", "weights": "k400"},
+        {"name": "mvit_v2_s", "weights": "mvitv2_s_16x4.k400"},
+        {"name": "mvitv2_s_16x4", "weights": K400.url},
+    ],
+    ids=str,
+)
+def test_a_model_has_the_weights_the_preprocessing_and_the_names(arguments, hub):
+    model = sm.create_model(**arguments)
+
+    state = torch.load(hub / "hub/checkpoints" / K400.file_name)["model_state"]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert model.input_spec == K400.input_spec()
+    assert model.input_spec["class_names"][:2] == ["abseiling", "air drumming"]
+
+
+def test_other_classes_get_a_new_head_and_no_names():
+    model = sm.create_model("mvitv2_s_16x4.k400", num_classes=7)
+
+    assert model.head.projection.out_features == 7
+    assert model.input_spec["class_names"] is None
+
+
+def test_another_input_size_changes_the_preprocessing():
+    model = sm.create_model("mvitv2_s_16x4.k400", input_size=(8, 112, 112))
+
+    spec = model.input_spec
+    assert (spec["num_frames"], spec["crop_px"], spec["scale_px"]) == (8, 112, 128)
+    assert spec["class_names"] == K400.input_spec()["class_names"]
+
+
+def test_a_model_without_weights_knows_its_input():
+    model = sm.create_model("mvitv2_b_32x3")
+
+    assert model.input_spec["num_frames"] == 32
+    assert model.input_spec["class_names"] is None
+
+
+def test_an_image_model_is_inflated_to_clips(tmp_path):
+    image = sm.create_model("mvitv2_s_in1k")
+    torch.save(image.state_dict(), tmp_path / "MViTv2_S_in1k.pyth")
+
+    model = sm.create_model("mvitv2_s_16x4", weights=tmp_path / "MViTv2_S_in1k.pyth")
+
+    middle = model.patch_embed.proj.weight[:, :, 1]
+    assert torch.equal(middle, image.patch_embed.proj.weight.reshape(middle.shape))
+    assert model.input_spec["num_frames"] == 16
+    assert model.input_spec["class_names"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "mvitv2_s_16x5"}, ConfigError, "mvitv2_s_16x4"),
+        (
+            {"name": "mvitv2_s_16x4.k400", "weights": "ssv2"},
+            ConfigError,
+            "names weights already.*'ssv2'",
+        ),
+        (
+            {"name": "mvitv2_s_16x4", "weights": "k4000"},
+            WeightsError,
+            "k4000: neither a file nor the name of published weights",
+        ),
+        (
+            {"name": "mvitv2_b_32x3.k400"},
+            DownloadError,
+            "SLOWFAST_MVIT_OFFLINE.* is set.*as MViTv2_B_32x3_k400_f304025456.pyth",
+        ),
+        (
+            {"name": "mvitv2_s_16x4", "weights": "hf-hub:no/such"},
+            DownloadError,
+            "hf download no/such",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_wrong_is_said(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sm.create_model(**arguments)
+
+
+def save_clip(path):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(20):
+            frame = np.full((48, 64, 3), 10 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("weights", ["mvitv2_s_16x4.k400", "mvit_v2_s.pth"])
+def test_predict_answers_with_names_without_a_config(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_clip("clip.mp4")
+    if weights.endswith(".pth"):
+        torch.save(mvit_v2_s().state_dict(), weights)
+
+    assert main(["predict", "clip.mp4", "--weights", weights, "--clips", "1", "--top-k", "2"]) == 0
+
+    out, err = capsys.readouterr()
+    names = [line.split(" %  ")[1] for line in out.splitlines() if " %  " in line]
+    assert len(names) == 2 and set(names) <= set(class_names("k400"))
+    assert ("class names are assumed to be those of k400" in out + err) == weights.endswith(".pth")
+
+
+def test_models_prints_every_name(capsys):
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(ZOO) + 1]] == list(ZOO)
+
+    assert main(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == sm.list_models(with_weights=True) or len(rows) == len(
+        ZOO
+    )
+
+
+def test_a_folder_of_the_hub_is_fetched_by_its_library(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    safetensors = pytest.importorskip("safetensors.torch")
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("mvitv2_tiny")
+    safetensors.save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "mvitv2_tiny"}))
+    asked = []
+
+    def snapshot_download(name, *, allow_patterns, local_files_only):
+        asked.append((name, local_files_only))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+    model = sm.create_model("mvitv2_tiny", weights="timm").eval()
+
+    pixels = torch.randn(1, 3, 1, 224, 224)
+    assert asked == [("timm/mvitv2_tiny.fb_in1k", True)]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixels), theirs.eval()(pixels[:, :, 0]), atol=1e-5, rtol=0)
+    assert model.input_spec["class_names"][0] == "tench"
