@@ -2,6 +2,7 @@
 
 ours                   as ``create_model`` gives it
 plain                  ours, with every attention score written out (``attention="plain"``)
+accelerated            torchvision's model through ``sm.accelerate``
 torchvision            its ``mvit_v2_s``; B and L are its ``MViT`` with our list of blocks
 ours_compiled, torchvision_compiled     through ``torch.compile``
 """
@@ -21,6 +22,7 @@ from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 from benchmarks.lower_bounds import Case, arguments_of, specs_of
 from benchmarks.timing import in_fresh_process, measured, memory_mb
+from slowfast_mvit.builders.accelerate import accelerate
 from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.models import BlockSpec
 from slowfast_mvit.weights.names import to_torchvision
@@ -111,8 +113,10 @@ def build_torchvision(case: Case) -> nn.Module:
 EAGER: dict[str, Callable[[Case], nn.Module]] = {
     "ours": build_ours,
     "plain": functools.partial(build_ours, attention="plain"),
+    "accelerated": lambda case: accelerate(build_torchvision(case)),
     "torchvision": build_torchvision,
 }
+_OF_TORCHVISION = ("torchvision", "accelerated")
 COMPILED = {"ours_compiled": "ours", "torchvision_compiled": "torchvision"}
 NAMES = (*EAGER, *COMPILED)
 
@@ -138,8 +142,8 @@ def build_one(name: str, case: Case, weights: Mapping[str, Tensor] | None = None
     with case.device:  # where first values are drawn fastest
         model = EAGER[eager](case)
     if weights is not None:
-        model.load_state_dict(to_torchvision(weights) if eager == "torchvision" else weights)
-    if eager == "torchvision" and case.checkpointing != "none" and case.mode == "train":
+        model.load_state_dict(to_torchvision(weights) if eager in _OF_TORCHVISION else weights)
+    if eager in _OF_TORCHVISION and case.checkpointing != "none" and case.mode == "train":
         for block in model.blocks:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     model.train(case.mode == "train")

@@ -14,10 +14,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_config": "slowfast_mvit.config",
     "build_model": "slowfast_mvit.builders",
-    "create_model": "slowfast_mvit.fast",
-    "list_models": "slowfast_mvit.models",
+    "create_model": "slowfast_mvit.builders",
+    "list_models": "slowfast_mvit.builders",
     "load_weights": "slowfast_mvit.weights",
     "predict": "slowfast_mvit.jobs.predict",
+    "accelerate": "slowfast_mvit.builders.accelerate",
 }
 
 __all__ = ["__version__", "errors", *_PUBLIC]

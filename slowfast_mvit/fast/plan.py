@@ -112,7 +112,7 @@ def _why_plain(block: FastBlock, device: str) -> str | None:
         return f"there are fast forms for CPU and CUDA devices, not for {device!r}"
     if not torch.compiler.is_compiling() and global_hooks._has_any_global_hook():
         return "there are hooks for all modules"
-    if not _is_unmodified(block.attn, MultiScaleAttention):
+    if not is_unmodified(block.attn, MultiScaleAttention):
         return "attn is hooked or replaced"
     pools = (block.attn.pool_q, block.attn.pool_k, block.attn.pool_v)
     if not all(pool is None or isinstance(pool, HeadPool) for pool in pools):
@@ -197,7 +197,7 @@ def _pools_are_unmodified(attn: MultiScaleAttention) -> bool:
     """Return whether one operator can pool and normalise queries, keys and values."""
     pools = (attn.pool_q, attn.pool_k, attn.pool_v)
     norms = (attn.norm_q, attn.norm_k, attn.norm_v)
-    return all(_is_unmodified(pool, HeadPool) for pool in pools) and all(map(_is_bare_norm, norms))
+    return all(is_unmodified(pool, HeadPool) for pool in pools) and all(map(_is_bare_norm, norms))
 
 
 def _projections_are_unmodified(block: FastBlock) -> bool:
@@ -207,7 +207,7 @@ def _projections_are_unmodified(block: FastBlock) -> bool:
     """
     return (
         not _drops(block.attn.dropout)
-        and _is_unmodified(block.drop_path, DropPath)
+        and is_unmodified(block.drop_path, DropPath)
         and _is_bare_norm(block.norm1)
         and _is_bare(block.attn.qkv, nn.Linear)
         and (not block.spec.widens_in_attention or _is_bare(block.proj, nn.Linear))
@@ -217,12 +217,12 @@ def _projections_are_unmodified(block: FastBlock) -> bool:
 def _mlp_is_unmodified(block: FastBlock) -> bool:
     layers = block.mlp
     return (
-        _is_unmodified(layers, Mlp)
-        and _is_unmodified(layers.act, nn.GELU)
+        is_unmodified(layers, Mlp)
+        and is_unmodified(layers.act, nn.GELU)
         and layers.act.approximate == "none"
-        and _is_unmodified(layers.dropout, nn.Dropout)
+        and is_unmodified(layers.dropout, nn.Dropout)
         and not _drops(layers.dropout)
-        and _is_unmodified(block.drop_path, DropPath)
+        and is_unmodified(block.drop_path, DropPath)
         and _is_bare_norm(block.norm2)
         and _is_bare(layers.fc1, nn.Linear)
         and _is_bare(layers.fc2, nn.Linear)
@@ -243,7 +243,7 @@ def _skip_fits(block: FastBlock) -> bool:
     )
 
 
-def _is_unmodified(layer: Any, *classes: type) -> bool:
+def is_unmodified(layer: Any, *classes: type) -> bool:
     """Return whether a call of this layer runs only the forward of one of these classes.
 
     Adapters, quantisation and parametrizations change the class or replace the layer; pruning and
@@ -259,8 +259,8 @@ def _is_unmodified(layer: Any, *classes: type) -> bool:
 
 
 def _is_bare(layer: Any, *classes: type) -> bool:
-    """``_is_unmodified``, and weight and bias are plain float32 parameters."""
-    return _is_unmodified(layer, *classes) and all(
+    """``is_unmodified``, and weight and bias are plain float32 parameters."""
+    return is_unmodified(layer, *classes) and all(
         one is None or (type(one) in (nn.Parameter, Tensor) and one.dtype == torch.float32)
         for one in (layer.weight, layer.bias)
     )
