@@ -143,6 +143,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
     add_trust_argument(command)
 
+    command = add(
+        "certify",
+        _certify,
+        "test published weights as their authors did, and compare the accuracy",
+        "The same command resumes a test that was killed.",
+    )
+    command.add_argument("--weights", required=True, help="a name of slowfast-mvit models")
+    command.add_argument(
+        "--data", required=True, metavar="DIR", help="DATA.PATH_TO_DATA_DIR: the folder of the list"
+    )
+    command.add_argument("--out", default="", help="OUTPUT_DIR (default: runs/certify/NAME)")
+    command.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="changes to the test")
+
     command = add("models", _models, "list the published weights by name")
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -318,6 +331,12 @@ def _predict(arguments: argparse.Namespace) -> None:
         num_clips=arguments.clips,
         device=arguments.device,
     )
+
+
+def _certify(arguments: argparse.Namespace) -> None:
+    from slowfast_mvit.jobs.certify import certify_job
+
+    certify_job(arguments.weights, arguments.data, arguments.out, arguments.overrides)
 
 
 def _models(arguments: argparse.Namespace) -> None:

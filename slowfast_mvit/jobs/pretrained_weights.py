@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_OF_SIZE = {"S": "mvitv2_s_16x4", "B": "mvitv2_b_32x3", "L": "mvitv2_l_40x3"}
 # The video model that takes the weights of a published one, by its name in models/variants.py.
-_CONFIG_OF_MODEL = {
+CONFIG_OF_MODEL = {
     "mvitv2_s_16x4": "Kinetics/MVITv2_S_16x4.yaml",
     "mvitv2_b_32x3": "Kinetics/MVITv2_B_32x3.yaml",
     "mvitv2_l_40x3": "Kinetics/MVITv2_L_40x3.yaml",
@@ -51,14 +51,14 @@ def model_of(weights: str, size: str | None) -> Config:
         )
     file = read_weights(weights)
     if size:
-        return load_config(_CONFIG_OF_MODEL[MODEL_OF_SIZE[size]])
+        return load_config(CONFIG_OF_MODEL[MODEL_OF_SIZE[size]])
     state, _, _ = state_in_our_names(file)
     config = _config_inside(file, state) if file.cfg_text else None
     if config is not None and not config.mvit.patch_2d:
         return config
     # Pre-training by masks leaves weights without the last normalisation.
     name = matching_variant(state) or matching_variant(state, ignoring=("norm.",))
-    if name not in _CONFIG_OF_MODEL:
+    if name not in CONFIG_OF_MODEL:
         if name == "mvitv2_l_in1k":
             raise WeightsError(
                 f"{weights}: by its shapes it is {name}, whose channels grow in the MLP; those of "
@@ -70,7 +70,7 @@ def model_of(weights: str, size: str | None) -> Config:
             f"{weights}: contains no config of a video model, and by its shapes it is {model}. "
             f"Choose the size of the model to train: --variant {' or '.join(MODEL_OF_SIZE)}"
         )
-    config_file = _CONFIG_OF_MODEL[name]
+    config_file = CONFIG_OF_MODEL[name]
     logger.info("%s: %s by its shapes, so the model is that of %s", weights, name, config_file)
     return load_config(config_file)
 

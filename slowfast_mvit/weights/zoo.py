@@ -46,19 +46,21 @@ class DataSet:
         num_classes: of the published heads.
         views: clips x crops of the published tests.
         spec: fields of an input spec, other than those of Kinetics at 16x4.
+        num_val: videos or images in its validation list, where that is known.
     """
 
     num_classes: int | None
     views: tuple[int, int]
     spec: Mapping[str, Any] = field(default_factory=dict)
+    num_val: int | None = None
 
 
 _IMAGES = {"num_frames": 1, "sampling_rate": 8, "resizing": "image", **_IMAGENET}
 DATA_SETS = {
-    "k400": DataSet(400, (5, 1)),
+    "k400": DataSet(400, (5, 1), num_val=19_906),
     "k600": DataSet(600, (5, 1)),
-    "ssv2": DataSet(174, (1, 3), {"policy": "segments", "scale_px": 224}),
-    "in1k": DataSet(1000, (1, 1), _IMAGES),
+    "ssv2": DataSet(174, (1, 3), {"policy": "segments", "scale_px": 224}, num_val=24_777),
+    "in1k": DataSet(1000, (1, 1), _IMAGES, num_val=50_000),
     "in21k": DataSet(19168, (1, 1), _IMAGES),
     "masked": DataSet(None, (10, 1)),  # pre-training by masks, without a head
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
+from clips import write_clip
 from torchvision.models.video import mvit_v2_s
 
 import slowfast_mvit as sm
@@ -125,22 +125,10 @@ def test_what_is_wrong_is_said(arguments, error, message):
         sm.create_model(**arguments)
 
 
-def save_clip(path):
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(20):
-            frame = np.full((48, 64, 3), 10 * index, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
-        container.mux(stream.encode())
-
-
 @pytest.mark.parametrize("weights", ["mvitv2_s_16x4.k400", "mvit_v2_s.pth"])
 def test_predict_answers_with_names_without_a_config(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_clip("clip.mp4")
+    write_clip(tmp_path / "clip.mp4")
     if weights.endswith(".pth"):
         torch.save(mvit_v2_s().state_dict(), weights)
 
