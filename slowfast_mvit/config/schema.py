@@ -104,6 +104,12 @@ class Train:
         "Parameters not to train: patterns of their names, such as `patch_embed.*` or "
         "`blocks.[0-3].*`.",
     )
+    max_skipped_steps: int = operational_addition(
+        0,
+        "Skip at most so many steps of the run whose loss or gradient is not finite; they change "
+        "nothing, and one more stops it. Steps that the scaler of float16 skips do not count.",
+        minimum=0,
+    )
     early_stopping: int = addition(
         0, "Stop after so many validations in a row without a better top-1; 0: never.", minimum=0
     )

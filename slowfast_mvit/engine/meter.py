@@ -2,7 +2,7 @@
 
 data_stall.start, .stop, add        for each micro-batch; nothing waits for the device
 end_step                           for each step of the optimizer; the same
-sum_over_ranks, require_finite     when a line or a checkpoint is due: one sum over all ranks
+sum_over_ranks, bad_steps          when a line or a checkpoint is due: one sum over all ranks
 line                               the record of the steps since the last line
 state -> restore                   around a checkpoint within an epoch
 summary                            at the end of the epoch
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.engine.data_stall import DataStallTimer
-from slowfast_mvit.errors import UserError
 from slowfast_mvit.optim.objectives import Outcome, one_label_each
 from slowfast_mvit.runtime.distributed import gather_objects, rank, sum_over_ranks, world_size
 from slowfast_mvit.runtime.log import duration, memory_in_use
 
-NUM_RANKS_NAMED = 4  # in the message of a run that diverged
+NUM_RANKS_NAMED = 4  # in the description of a step that is not finite
 
 
 class UnreadStep(NamedTuple):
@@ -66,8 +65,10 @@ class Sums:
     """Sums over steps.
 
     Attributes:
-        num_skipped: steps that a float16 loss scaler left out.
-        grad_norm: over the other steps.
+        num_skipped: steps with a loss or gradient that is not finite, which changed nothing.
+        num_samples: of all steps, for the speed.
+        num_unmeasured: of these, in steps without a finite loss, which the metrics leave out.
+        grad_norm: over the steps that were not skipped.
         seconds: on this rank.
         waited_s: for data, on the rank that waited longest.
     """
@@ -81,17 +82,26 @@ class Sums:
     grad_norm: float = 0.0
     seconds: float = 0.0
     waited_s: float = 0.0
+    num_unmeasured: float = 0.0
 
     def add(self, step: Step) -> None:
         """Add a step."""
-        skipped = not math.isfinite(step.grad_norm)
+        skipped = not math.isfinite(step.loss + step.grad_norm)
         self.num_steps += 1
         self.num_skipped += skipped
         self.num_samples += step.num_samples
+        self.grad_norm += 0.0 if skipped else step.grad_norm
+        if not math.isfinite(step.loss):
+            self.num_unmeasured += step.num_samples
+            return
         self.loss += step.loss * step.num_samples
         self.top1_correct += step.top1_correct
         self.top5_correct += step.top5_correct
-        self.grad_norm += 0.0 if skipped else step.grad_norm
+
+    def mean(self, total: float) -> float:
+        """Return a sum over samples as a mean over those that were measured; NaN without any."""
+        num_measured = self.num_samples - self.num_unmeasured
+        return total / num_measured if num_measured else math.nan
 
 
 @dataclass
@@ -175,7 +185,7 @@ class EpochMeter:
     def sum_over_ranks(self, counts: Mapping[str, float]) -> dict[str, float]:
         """Add up the measurements of all ranks: one exchange, one transfer from the device.
 
-        It waits until the device has finished. ``require_finite`` has to follow.
+        It waits until the device has finished. ``bad_steps`` has to follow.
 
         Args:
             counts: other numbers of this rank to sum, with the same names on every rank.
@@ -205,27 +215,24 @@ class EpochMeter:
             self.unchecked.append((unread_step, step))
         return dict(zip(counts, parts[0].tolist(), strict=True))
 
-    def require_finite(self) -> None:
-        """Check the steps of the last ``sum_over_ranks``; every rank calls it.
+    def bad_steps(self) -> Iterator[str]:
+        """Describe each step of the last ``sum_over_ranks`` with a loss or gradient not finite.
 
-        Raises:
-            UserError: a loss or gradient is not finite on some rank; on every rank the same
-                message, which names the step, the rank and its videos.
+        Steps that a float16 loss scaler skips are left out. Every rank calls it and gets the same
+        texts: the step, its rank and its videos.
         """
         steps, self.unchecked = self.unchecked, []
         for unread, step in steps:
-            # All ranks have the same ``step``, so they stop here together or not at all.
+            # All ranks have the same ``step``, so they exchange videos together or not at all.
             if math.isfinite(step.loss) and (
                 math.isfinite(step.grad_norm) or self.skips_infinite_gradients
             ):
                 continue
             loss = unread.values[0].item() / unread.num_samples
-            raise UserError(
-                f"training diverged in epoch {self.epoch + 1}, step {step.number + 1} of "
-                f"{self.num_steps}: loss {step.loss:g}, gradient norm {step.grad_norm:g}, learning "
-                f"rate {step.lr:g}; {_where(gather_objects((loss, unread.video_ids)))}. No "
-                "checkpoint was written since. Lower SOLVER.BASE_LR, lengthen "
-                "SOLVER.WARMUP_EPOCHS, set SOLVER.CLIP_GRAD_L2NORM, or look at those videos"
+            yield (
+                f"epoch {self.epoch + 1}, step {step.number + 1} of {self.num_steps}: loss "
+                f"{step.loss:g}, gradient norm {step.grad_norm:g}, learning rate {step.lr:g}; "
+                f"{_where(gather_objects((loss, unread.video_ids)))}"
             )
 
     def line(self) -> dict[str, Any]:
@@ -245,8 +252,8 @@ class EpochMeter:
             **self._record("train_iter_", sums, steps_done=last.number + 1),
             "iter": f"{last.number + 1}/{self.num_steps}",
             "lr": last.lr,
-            "loss": statistics.median(step.loss for step in window.steps),
-            "grad_norm": statistics.median(step.grad_norm for step in window.steps),
+            "loss": _median(step.loss for step in window.steps),
+            "grad_norm": _median(step.grad_norm for step in window.steps),
         }
 
     def summary(self, lr: float) -> dict[str, Any]:
@@ -256,7 +263,7 @@ class EpochMeter:
         return {
             **self._record("train_epoch", sums, steps_done=self.num_steps),
             "lr": lr,
-            "loss": sums.loss / sums.num_samples,
+            "loss": sums.mean(sums.loss),
             "grad_norm": sums.grad_norm / num_counted if num_counted else math.nan,
             "RAM": memory_in_use(),
             "time_diff": round(sums.seconds, 3),
@@ -268,8 +275,8 @@ class EpochMeter:
         return {
             "_type": kind,
             "epoch": f"{self.epoch + 1}/{self.max_epoch}",
-            "top1_err": 100.0 * (1.0 - sums.top1_correct / sums.num_samples),
-            "top5_err": 100.0 * (1.0 - sums.top5_correct / sums.num_samples),
+            "top1_err": 100.0 * (1.0 - sums.mean(sums.top1_correct)),
+            "top5_err": 100.0 * (1.0 - sums.mean(sums.top5_correct)),
             "gpu_mem": f"{self.gpu_bytes / 1024**3:.2f}G",
             "dt": round(seconds / num_steps, 5),
             "dt_data": round(sums.waited_s / num_steps, 5),
@@ -294,6 +301,12 @@ class EpochMeter:
         self.sums = Sums(**state["sums"])
         steps = [Step(*values) for values in state["steps"]]
         self.window = Window(steps, state["seconds"], state["waited_s"])
+
+
+def _median(values: Iterable[float]) -> float:
+    """Return the median of the values that are not NaN."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return statistics.median(numbers) if numbers else math.nan
 
 
 def gpu_bytes(device: torch.device) -> int:

@@ -49,6 +49,8 @@ class TrainSettings:
         clip_norm: all gradients are shrunk together to this L2 norm; None for not. Not read where
             there is a ``clip_value``, as in PySlowFast.
         max_failed_fraction: share of unreadable videos at which the run stops.
+        max_skipped_steps: number of steps with a loss or gradient that is not finite, which are
+            skipped, above which the run stops.
     """
 
     max_epoch: int
@@ -63,6 +65,7 @@ class TrainSettings:
     clip_value: float | None = None
     clip_norm: float | None = None
     max_failed_fraction: float = 0.01
+    max_skipped_steps: int = 0
 
     def is_due(self, epoch: int, period: int) -> bool:
         """Return whether the 0-based ``epoch`` ends a ``period`` of epochs, or the run."""

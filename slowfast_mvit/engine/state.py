@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from slowfast_mvit.engine.reporter import Reporter
 from slowfast_mvit.engine.settings import BatchSource, Objective, TrainSettings, steps_in_epoch
+from slowfast_mvit.engine.skipped_steps import SkippedSteps
 from slowfast_mvit.errors import ResumeError, WeightsError
+from slowfast_mvit.optim.averaging import MovingAverage
 from slowfast_mvit.optim.schedule import Schedule
 from slowfast_mvit.runtime.checkpoint import (
     Position,
@@ -49,13 +50,15 @@ class TrainingState:
         optimizer: over the model's parameters.
         scaler: of the loss, in float16.
         average: the moving average of the weights, if there is one.
+        skipped: the steps whose losses or gradients were not finite.
     """
 
     model: nn.Module
     module: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    average: AveragedModel | None = None
+    average: MovingAverage | None = None
+    skipped: SkippedSteps = field(default_factory=SkippedSteps)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,10 @@ class Training:
         ema_state = None if average is None else whole_state(average.module)
         if not is_main():
             return
-        num_averaged = None if average is None else int(average.n_averaged)
+        position_values = {
+            "num_averaged": None if average is None else int(average.n_averaged),
+            "num_skipped": state.skipped.num,
+        }
         path = save_checkpoint(
             self.output_dir,
             epoch=position.epoch - 1,
@@ -122,7 +128,7 @@ class Training:
             optimizer_state=optimizer_state,
             ema_state=ema_state,
             cfg_text=self.cfg_text,
-            extra={**self.stored, **so_far, "num_averaged": num_averaged},
+            extra={**self.stored, **so_far, **position_values},
             scaler_state=state.scaler.state_dict() if state.scaler.is_enabled() else None,
         )
         logger.info("saved %s", path)
@@ -160,6 +166,7 @@ class Training:
             raise ResumeError(str(error)) from error
         if average is not None:
             average.n_averaged.fill_(int(extra.get("num_averaged") or 0))
+        state.skipped.num = int(extra.get("num_skipped") or 0)
         for name, label in DRAW_SETTINGS.items():
             before = extra.get(name, stored[name])
             if before != stored[name]:

@@ -24,7 +24,7 @@ from slowfast_mvit.errors import Stopped
 from slowfast_mvit.optim.schedule import set_lr
 from slowfast_mvit.randomness import BATCH, MODEL_MASKS, generator
 from slowfast_mvit.runtime.checkpoint import Position, remove_mid_epoch, remove_unfinished
-from slowfast_mvit.runtime.distributed import is_main, rank, world_size
+from slowfast_mvit.runtime.distributed import is_main, rank, sum_over_ranks, world_size
 from slowfast_mvit.runtime.log import Progress
 from slowfast_mvit.runtime.parallel import gradients_stay_local, total_norm
 from slowfast_mvit.runtime.precision import autocast
@@ -48,7 +48,8 @@ def train(
         resume_from: a checkpoint; its epoch and step count.
 
     Raises:
-        UserError: the loss is not finite, or too many videos cannot be read.
+        UserError: the losses or gradients of too many steps are not finite, or too many videos
+            cannot be read.
         ResumeError: ``resume_from`` does not fit.
         Stopped: a signal was received; the progress is saved.
     """
@@ -129,12 +130,12 @@ def train_epoch(
 
         here = Position(start.epoch, step + 1)
         if here.step % settings.log_period == 0 or here.step == num_steps:
-            sum_over_ranks(meter, failures)
+            settle(run, meter, failures)
             run.reporter.report({**meter.line(), **failures.counts}, steps)
             failures.require_below_limit()
         signal_number = stop.agreed()
         if signal_number or settings.saves_at(here, num_steps):
-            sum_over_ranks(meter, failures)
+            settle(run, meter, failures)
             failures.require_below_limit()
             run.save(here, {"meter": meter.state(), "failures": failures.state()})
         if signal_number:
@@ -154,7 +155,9 @@ def train_step(
 ) -> Tensor:
     """Take one optimizer step with the mean of the gradients of its batches, in place.
 
-    Several ranks exchange gradients once, with the last batch.
+    Several ranks exchange gradients once, with the last batch. If the loss of any rank or the
+    gradient is not finite, the step is skipped on all ranks: nothing changes, and the host does not
+    wait to know it.
 
     Args:
         run: its weights and its optimizer change.
@@ -164,11 +167,13 @@ def train_step(
         failures: counts unreadable videos.
 
     Returns:
-        The L2 norm of all gradients together, (), before clipping.
+        The L2 norm of all gradients together, (), before clipping; not finite if the step was
+        skipped.
     """
     state, settings = run.state, run.settings
     num_batches = settings.accum_steps
     first = at.step * num_batches
+    losses = list[Tensor]()
     for number in range(first, first + num_batches):
         meter.data_stall.start()
         batch = next(batches)
@@ -181,17 +186,32 @@ def train_step(
             with autocast(run.device, settings.precision):
                 outcome = run.objective(state.module, batch.to(run.device, non_blocking=True), rng)
             meter.add(outcome, batch.video_ids)
+            losses.append(outcome.loss.detach())
             state.scaler.scale(outcome.loss / num_batches).backward()
+    spread_bad_loss(state.model, torch.stack(losses).sum())
     grad_norm = apply_gradients(state.model, state.optimizer, state.scaler, settings)
     if state.average is not None:
-        state.average.update_parameters(state.model)
+        state.average.update_parameters(state.model, _is_bad(grad_norm))
     return grad_norm
+
+
+def spread_bad_loss(model: nn.Module, loss: Tensor) -> None:
+    """Make a gradient NaN on every rank, in place, if the loss of any rank is not finite.
+
+    A gradient that is not finite is exchanged between the ranks anyway; but a loss may be NaN and
+    all gradients finite.
+    """
+    gradient = next(p.grad for p in model.parameters() if p.grad is not None)
+    gradient.mul_(1 + 0 * sum_over_ranks(loss.double()))
 
 
 def apply_gradients(
     model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler, settings: TrainSettings
 ) -> Tensor:
     """Clip the gradients, update the weights in place, and reset the gradients.
+
+    Gradients that are not finite change neither weights nor optimizer. A fused optimizer skips such
+    a step on the device; for any other (see ``optim.params``) the host waits until it knows.
 
     Returns:
         The L2 norm of all gradients together, (), before clipping.
@@ -203,10 +223,22 @@ def apply_gradients(
         clip_grad_value_(parameters, settings.clip_value)
     elif settings.clip_norm is not None:
         clip_grads_with_norm_(parameters, settings.clip_norm, norm)
-    scaler.step(optimizer)
-    scaler.update()
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = _is_bad(norm)  # type: ignore[attr-defined]  # as GradScaler sets it
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+    elif norm.isfinite():
+        optimizer.step()
     optimizer.zero_grad()
     return norm
+
+
+def _is_bad(norm: Tensor) -> Tensor:
+    """Return 1.0 on the device where a norm is not finite, else 0.0, ()."""
+    return norm.isfinite().logical_not().float()
 
 
 def seed_model_masks(seed: int, epoch: int, step: int) -> None:
@@ -233,11 +265,12 @@ def _start_epoch(
     return meter
 
 
-def sum_over_ranks(meter: EpochMeter, failures: FailureLimit) -> None:
+def settle(run: Training, meter: EpochMeter, failures: FailureLimit) -> None:
     """Sum what all ranks measured into meter and failures: one exchange, one transfer.
 
     Raises:
-        UserError: a loss or gradient is not finite on some rank; the same message on every rank.
+        UserError: too many losses or gradients are not finite; the same message on every rank.
     """
     failures.add_totals(meter.sum_over_ranks(failures.counts_of_rank()))
-    meter.require_finite()
+    for step in meter.bad_steps():
+        run.state.skipped.add(step, run.settings.max_skipped_steps)

@@ -10,7 +10,6 @@ from functools import partial
 import torch
 import yaml
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config
@@ -26,7 +25,7 @@ from slowfast_mvit.jobs.agreement import require_same_training, warn_of_labels
 from slowfast_mvit.jobs.checkpoints import checkpoint_to_resume, explained_resume
 from slowfast_mvit.jobs.run import Run, nodes_of_run, started, write_config
 from slowfast_mvit.models import MViT
-from slowfast_mvit.optim.averaging import moving_average
+from slowfast_mvit.optim.averaging import MovingAverage, moving_average
 from slowfast_mvit.optim.objectives import Loss
 from slowfast_mvit.runtime.compiling import compile_where_it_helps
 from slowfast_mvit.runtime.distributed import (
@@ -169,11 +168,12 @@ def _settings(config: Config) -> TrainSettings:
         clip_value=config.solver.clip_grad_val,
         clip_norm=config.solver.clip_grad_l2norm,
         max_failed_fraction=config.data.max_failed_fraction,
+        max_skipped_steps=config.train.max_skipped_steps,
     )
 
 
 def _parallel(
-    run: Run, model: MViT, average: AveragedModel | None
+    run: Run, model: MViT, average: MovingAverage | None
 ) -> tuple[nn.Module, Callable[[], nn.Module]]:
     """Return the module to train, and a function that returns the model to validate."""
     config = run.config

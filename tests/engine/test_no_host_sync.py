@@ -8,6 +8,7 @@ on the host (AdamW counts its steps in them, whatever the device) do not wait.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from slowfast_mvit.engine.reporter import Reporter
 from slowfast_mvit.engine.settings import TrainSettings
 from slowfast_mvit.engine.state import Training, TrainingState
 from slowfast_mvit.engine.train import apply_gradients, train
+from slowfast_mvit.optim import params
 from slowfast_mvit.optim.averaging import moving_average
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.precision import loss_scaler
@@ -119,10 +121,19 @@ def as_host_tensor(numbers: list[float]) -> None:
 
 @pytest.fixture(autouse=True)
 def allow_the_device(monkeypatch):
-    """Autocast and torch.Generator refuse a device without numbers; neither waits for one."""
+    """Autocast, torch.Generator and fused optimizers refuse a device without numbers.
+
+    None of them waits for one.
+    """
     host_generator = torch.Generator
     monkeypatch.setattr(torch, "Generator", lambda device: host_generator())
     monkeypatch.setattr(torch, "autocast", lambda *words, **options: contextlib.nullcontext())
+    optimizers = importlib.import_module("torch.optim.optimizer")
+    have_fused_steps = ["cpu", DEVICE.type]
+    monkeypatch.setattr(
+        optimizers, "_get_fused_kernels_supported_devices", lambda: have_fused_steps
+    )
+    monkeypatch.setattr(params, "HAVE_FUSED_STEPS", {DEVICE.type})
 
 
 def train_some_steps(
@@ -174,11 +185,12 @@ class Reading(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(("fused", "waits"), [(True, False), (None, True)])
-def test_only_a_fused_optimizer_leaves_out_a_float16_step_without_waiting(fused, waits):
+def test_only_a_fused_optimizer_skips_a_step_without_waiting(fused, waits, precision):
     model = torch.nn.Linear(2, 2, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
-    scaler = loss_scaler(torch.device("cpu"), "fp16")
+    scaler = loss_scaler(torch.device("cpu"), precision)
 
     with Reading() as reading:
         for _ in range(NUM_STEPS):
@@ -187,7 +199,7 @@ def test_only_a_fused_optimizer_leaves_out_a_float16_step_without_waiting(fused,
                 model,
                 optimizer,
                 scaler,
-                TrainSettings(max_epoch=1, seed=0, precision="fp16", clip_norm=1.0),
+                TrainSettings(max_epoch=1, seed=0, precision=precision, clip_norm=1.0),
             )
 
     assert reading.num_read == (NUM_STEPS if waits else 0)

@@ -275,6 +275,7 @@ def test_a_checkpoint_has_the_keys_that_pyslowfast_reads_and_plain_values_of_our
         "videos_per_step": 6,
         "world_size": 1,
         "num_averaged": None,
+        "num_skipped": 0,
         "input_spec": {"mean": [0.45]},
     }
 
