@@ -34,3 +34,4 @@ from slowfast_mvit.builders.training import build_optimizer as build_optimizer
 from slowfast_mvit.builders.training import build_schedule as build_schedule
 from slowfast_mvit.builders.training import freeze_parameters as freeze_parameters
 from slowfast_mvit.builders.training import load_initial_weights as load_initial_weights
+from slowfast_mvit.builders.training import peak_rate as peak_rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from slowfast_mvit.runtime.parallel import whole_optimizer_state, whole_state
 
 logger = logging.getLogger(__name__)
 
+SAME_RATE = 0.01  # relative difference of two learning rates that is not reported as a change
 # Plain values: the counts of an epoch so far; empty at its start.
 EpochProgress = dict[str, Any]
 
@@ -119,6 +121,7 @@ class Training:
         position_values = {
             "num_averaged": None if average is None else int(average.n_averaged),
             "num_skipped": state.skipped.num,
+            "next_lr": float(self.lr_at(position.epoch + position.step / self.num_steps)),
         }
         path = save_checkpoint(
             self.output_dir,
@@ -183,6 +186,7 @@ class Training:
             return start, {}
         if start.step == 0:
             logger.info("resuming from %s with epoch %d/%d", path, start.epoch + 1, max_epoch)
+            self._log_rates(start, extra.get("next_lr"))
             return start, {}
         num_videos = start.step * extra.get("videos_per_step", stored["videos_per_step"])
         start = Position(start.epoch, num_videos // stored["videos_per_step"])
@@ -193,4 +197,28 @@ class Training:
             max_epoch,
             start.step,
         )
+        self._log_rates(start, extra.get("next_lr"))
         return start, {name: extra[name] for name in ("meter", "failures") if name in extra}
+
+    def _log_rates(self, start: Position, planned: float | None) -> None:
+        """Log the learning rates before and after a resume, and warn where the schedule changed.
+
+        Args:
+            start: the position to resume from.
+            planned: the rate there by the schedule of the checkpoint, if it is known.
+        """
+        group = max(self.state.optimizer.param_groups, key=lambda group: group["layer_decay"])
+        last = group["lr"] / group["layer_decay"]
+        now = self.lr_at(start.epoch + start.step / self.num_steps)
+        if planned is None or math.isclose(planned, now, rel_tol=SAME_RATE):
+            logger.info("learning rate: %.4g in the last step, %.4g in the next", last, now)
+            return
+        logger.warning(
+            "learning rate: jumps from %.4g in the last step to %.4g in the next. The schedule of "
+            "the checkpoint would continue with %.4g, and the one of this config (SOLVER.MAX_EPOCH "
+            "and the other SOLVER keys) differs. To train on at a low rate, start a new run from "
+            "these weights with TRAIN.CHECKPOINT_EPOCH_RESET True and a low SOLVER.BASE_LR",
+            last,
+            now,
+            planned,
+        )

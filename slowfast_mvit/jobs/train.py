@@ -27,6 +27,7 @@ from slowfast_mvit.jobs.run import Run, nodes_of_run, started, write_config
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import MovingAverage, moving_average
 from slowfast_mvit.optim.objectives import Loss
+from slowfast_mvit.optim.schedule import Peak
 from slowfast_mvit.runtime.compiling import compile_where_it_helps
 from slowfast_mvit.runtime.distributed import (
     is_main,
@@ -96,7 +97,9 @@ def _train(run: Run, then_tests: bool) -> None:
     if config.log_model_info:
         num_params = sum(parameter.numel() for parameter in model.parameters())
         logger.info("model: %d blocks, %s parameters", len(model.blocks), f"{num_params:,}")
-    log_plan(run, num_steps=num_steps, num_train=len(videos), num_val=len(val_videos))
+    lr_at = builders.build_schedule(config, num_nodes(), num_steps)
+    peak = builders.peak_rate(config, lr_at, num_steps)
+    log_plan(run, peak, num_steps=num_steps, num_train=len(videos), num_val=len(val_videos))
     if is_main():
         write_config(config, run.output_dir)
 
@@ -110,7 +113,7 @@ def _train(run: Run, then_tests: bool) -> None:
             Training(
                 TrainingState(model, module, optimizer, scaler, average),
                 objective,
-                builders.build_schedule(config, num_nodes()),
+                lr_at,
                 loader,
                 settings,
                 run.device,
@@ -235,10 +238,11 @@ def opened_reporter(run: Run, *, steps_per_epoch: int) -> Iterator[Reporter]:
 # The plan of a run, logged before it starts, so that a wrong batch size or rate is noticed
 
 
-def log_plan(run: Run, *, num_steps: int, num_train: int, num_val: int) -> None:
+def log_plan(run: Run, peak: Peak, *, num_steps: int, num_train: int, num_val: int) -> None:
     """Log ranks, effective batch size and learning rate, and how they are derived.
 
     Args:
+        peak: the highest learning rate.
         num_steps: steps of the optimizer in an epoch.
         num_train: videos in the training list.
         num_val: videos in the validation list.
@@ -255,7 +259,7 @@ def log_plan(run: Run, *, num_steps: int, num_train: int, num_val: int) -> None:
     )
     logger.info("%s", _describe_processes(config, device))
     logger.info("%s", _describe_batch(config))
-    logger.info("%s", _describe_rate(config))
+    logger.info("%s", _describe_rate(config, peak))
     if config.num_gpus > 0 and device.type == "cpu":
         logger.warning(
             "NUM_GPUS is %d, but torch sees no GPU here (no driver, or a torch built for CPUs?), "
@@ -308,12 +312,17 @@ def _describe_batch(config: Config) -> str:
     )
 
 
-def _describe_rate(config: Config) -> str:
-    """Describe the peak learning rate, which may scale with the number of nodes."""
+def _describe_rate(config: Config, peak: Peak) -> str:
+    """Describe the highest learning rate, which may scale with the number of nodes."""
     solver = config.solver
-    if not solver.base_lr_scale_num_shards:
-        return f"learning rate: {solver.base_lr!r} (SOLVER.BASE_LR, whatever the number of nodes)"
+    source = f"SOLVER.BASE_LR {solver.base_lr!r}"
+    if solver.base_lr_scale_num_shards:
+        source += f" x {nodes_of_run()} (SOLVER.BASE_LR_SCALE_NUM_SHARDS)"
+    else:
+        source += ", whatever the number of nodes"
+    if solver.layer_decay < 1:
+        source += f"; that of the head, less in each layer below (x {solver.layer_decay:g})"
     return (
-        f"learning rate: {solver.base_lr * num_nodes()!r} = SOLVER.BASE_LR {solver.base_lr!r} x "
-        f"{nodes_of_run()} (SOLVER.BASE_LR_SCALE_NUM_SHARDS)"
+        f"learning rate: at most {peak.lr:.4g}, in epoch {int(peak.epoch) + 1} of "
+        f"{solver.max_epoch}; {source}"
     )

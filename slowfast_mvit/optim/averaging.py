@@ -37,10 +37,11 @@ class MovingAverage(AveragedModel):
         is_taken = torch.ones_like(self.n_averaged)
         if is_skipped is not None:
             is_taken -= is_skipped.long()
-        share = torch.where(self.n_averaged == 0, 1.0, 1.0 - self.decay) * is_taken
+        is_first = (self.n_averaged == 0).double()
+        share = (is_first + (1 - is_first) * (1 - self.decay)) * is_taken
         averages = [_of_rank(p) for p in self.module.parameters()]
         weights = [_of_rank(p) for p in model.parameters()]
-        torch._foreach_lerp_(averages, weights, [share.float()] * len(weights))
+        torch._foreach_lerp_(averages, weights, [share.to(weights[0].dtype)] * len(weights))
         for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
         self.n_averaged += is_taken

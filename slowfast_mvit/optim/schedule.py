@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fvcore.common.param_scheduler import CosineParamScheduler, LinearParamScheduler
 from torch.optim import Optimizer
@@ -112,6 +112,33 @@ POLICIES: dict[str, Callable[..., Schedule]] = {
     "cosine": _cosine_policy,
     "steps_with_relative_lrs": _step_policy,
 }
+
+
+class Peak(NamedTuple):
+    """The highest learning rate of a run, and the fractional epoch of the first step that has it.
+
+    ``is_warmed_up`` is False where the last step of the run is inside the warm-up.
+    """
+
+    lr: float
+    epoch: float
+    is_warmed_up: bool
+
+
+def peak_of(lr_at: Schedule, *, max_epoch: int, num_steps: int, warmup_epochs: float) -> Peak:
+    """Return the highest rate that a step of the run really has.
+
+    A rate rises or falls steadily between whole epochs and the end of the warm-up. So the first and
+    last step of each epoch are compared, and all of the epoch in which the warm-up ends.
+
+    Args:
+        num_steps: steps in an epoch.
+    """
+    ends = {epoch + step / num_steps for epoch in range(max_epoch) for step in (0, num_steps - 1)}
+    turn = min(int(warmup_epochs), max_epoch - 1)
+    epochs = sorted(ends | {turn + step / num_steps for step in range(num_steps)})
+    highest = max(epochs, key=lr_at)
+    return Peak(lr_at(highest), highest, is_warmed_up=epochs[-1] >= warmup_epochs)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,53 @@ def test_learning_rates_grow_with_the_nodes_only_where_the_config_says_so():
     for epoch in (0.0, 10.0, 30.0, 150.0):
         assert math.isclose(four(epoch), 4 * one(epoch), rel_tol=1e-12)
         assert fixed(epoch) == one(epoch)
+
+
+STEPS = ["LR_POLICY", "steps_with_relative_lrs", "WARMUP_EPOCHS", "0"]
+DURING_WAVE = ["COSINE_AFTER_WARMUP", "False"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_nodes", "num_steps", "expected"),
+    [
+        (["MAX_EPOCH", "10"], 1, 100, "is 3.397e-05, in epoch 10 of 10, 34 %.*inside the warm-up"),
+        (["MAX_EPOCH", "29"], 1, 100, "inside the warm-up of 30 epochs"),  # 97 % of BASE_LR
+        (["MAX_EPOCH", "10"], 4, 1, "is 0.0001228.*31 %.*BASE_LR .0.0004.*inside the warm-up"),
+        (["MAX_EPOCH", "60", *DURING_WAVE], 1, 9, "50.* %.*has fallen.*COSINE_AFTER_WARMUP True"),
+        (["MAX_EPOCH", "2", "WARMUP_EPOCHS", "0.5"], 1, 1, "in epoch 2.* has fallen"),
+        (
+            [*STEPS, "STEPS", "[0, 50]", "LRS", "[0.1, 1]", "MAX_EPOCH", "50"],
+            1,
+            9,
+            "10 %.*SOLVER.LRS",
+        ),
+        ([*STEPS, "STEPS", "[0, 50]", "LRS", "[0.1, 1]", "MAX_EPOCH", "51"], 1, 9, None),
+        (["WARMUP_START_LR", "0.01"], 1, 9, "is 0.01, in epoch 1 .* 10000 %.*starts above it"),
+        (["WARMUP_START_LR", "0.01", "WARMUP_EPOCHS", "0"], 1, 9, None),
+        (["MAX_EPOCH", "31"], 1, 100, None),
+        (["MAX_EPOCH", "1", "WARMUP_EPOCHS", "0"], 1, 1, None),
+        ([], 16, 940, None),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_does_not_reach_its_rate_warns(
+    overrides, num_nodes, num_steps, expected, caplog
+):
+    words = [f"SOLVER.{word}" if word.isupper() and "." not in word else word for word in overrides]
+
+    builders.build_schedule(load_config(S, words), num_nodes, num_steps)
+
+    assert len(caplog.messages) == (expected is not None)
+    assert expected is None or re.search(expected, caplog.text)
+
+
+def test_the_schedules_of_shipped_configs_reach_their_rates(caplog):
+    for name in shipped_configs():
+        config = load_config(name)
+        if config.train.enable:
+            builders.build_schedule(config, num_steps=1)
+
+    assert not [text for text in caplog.messages if "highest learning rate" in text]
 
 
 def test_the_published_rate_of_the_paper_is_that_of_16_nodes():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_run import tiny_batches, tiny_net, tiny_train
 
+from slowfast_mvit.optim.schedule import cosine, relative_steps
 from slowfast_mvit.runtime.checkpoint import checkpoint_path, latest_checkpoint
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.storage import read_torch
@@ -124,6 +125,45 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, caplog):
 
     assert same_state(again.state_dict(), finished)
     assert "all 4 epochs are finished already" in caplog.text
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_a_finished_run_that_is_extended_reports_the_jump_of_its_rate(
+    tmp_path, caplog, layer_decay
+):
+    def optimizer(model):
+        groups = [{"params": [p], "layer_decay": layer_decay} for p in model.parameters()]
+        groups[-1]["layer_decay"] = 1.0
+        return torch.optim.SGD(groups, momentum=0.9)
+
+    for max_epoch in (4, 8):
+        model = tiny_net()
+        tiny_train(
+            model,
+            tmp_path,
+            optimizer=optimizer(model),
+            lr_at=cosine(base_lr=0.01, end_lr=0.001, max_epoch=max_epoch),
+            max_epoch=max_epoch,
+            resume_from=latest_checkpoint(tmp_path),
+        )
+
+    # The last of 3 steps of epoch 4 is at 1 - 1/12 of the wave; epoch 5 begins half down the other.
+    assert "jumps from 0.001153 in the last step to 0.0055 in the next" in caplog.text
+    assert "the checkpoint would continue with 0.001," in caplog.text
+
+
+@pytest.mark.parametrize("max_epoch", [4, 5])
+def test_the_rates_of_a_run_that_resumes_with_its_schedule_are_no_jump(tmp_path, caplog, max_epoch):
+    caplog.set_level("INFO")
+    lr_at = relative_steps(base_lr=0.1, steps=[0, 2, 4], lrs=[1, 0.1, 0.01])
+
+    tiny_train(tiny_net(), tmp_path, lr_at=lr_at, max_epoch=max_epoch - 2)
+    newest = latest_checkpoint(tmp_path)
+    tiny_train(tiny_net(), tmp_path, lr_at=lr_at, max_epoch=max_epoch, resume_from=newest)
+
+    assert "jumps" not in caplog.text
+    last, following = {4: ("0.1", "0.01"), 5: ("0.01", "0.01")}[max_epoch]
+    assert f"learning rate: {last} in the last step, {following} in the next" in caplog.text
 
 
 def test_a_checkpoint_within_an_epoch_resumes_with_its_next_step(tmp_path):

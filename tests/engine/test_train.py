@@ -23,6 +23,7 @@ from slowfast_mvit.engine.settings import TrainSettings
 from slowfast_mvit.engine.train import apply_gradients
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.optim.objectives import Recognition, cross_entropy
+from slowfast_mvit.optim.schedule import cosine
 from slowfast_mvit.runtime.checkpoint import checkpoint_path
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.precision import loss_scaler
@@ -276,6 +277,7 @@ def test_a_checkpoint_has_the_keys_that_pyslowfast_reads_and_plain_values_of_our
         "world_size": 1,
         "num_averaged": None,
         "num_skipped": 0,
+        "next_lr": cosine(base_lr=0.01, end_lr=1e-6, max_epoch=4)(1.0),
         "input_spec": {"mean": [0.45]},
     }
 

@@ -44,3 +44,19 @@ def test_a_resumed_run_is_logged_without_a_gap_or_a_repeat(tiny_config, capsys):
     assert b"    TRAIN:" in text and b"TENSORBOARD:" in text
     shown = capsys.readouterr().out
     assert "finished" in shown and "100.0 %   epoch 2/2" in shown
+
+
+def test_the_rates_of_a_run_are_logged_where_it_starts_and_where_it_resumes(tiny_config, capsys):
+    words = ["train", "--cfg", str(tiny_config), "SOLVER.COSINE_AFTER_WARMUP", "True"]
+    words += ["SOLVER.WARMUP_START_LR", "0", "SOLVER.WARMUP_EPOCHS"]
+
+    assert main([*words, "3", "SOLVER.MAX_EPOCH", "1"]) == 0
+    first = capsys.readouterr().out
+    assert main([*words, "0", "SOLVER.MAX_EPOCH", "4"]) == 0
+    second = capsys.readouterr().out
+
+    # The second of two steps is half an epoch into the warm-up of three.
+    assert "learning rate: at most 0.0001667, in epoch 1 of 1; SOLVER.BASE_LR 0.001" in first
+    assert "17 % of SOLVER.BASE_LR (0.001): the last step of the run is inside the warm-up" in first
+    assert "learning rate: at most 0.001, in epoch 1 of 4" in second
+    assert "jumps from 0.0001667 in the last step to 0.0008536 in the next" in second

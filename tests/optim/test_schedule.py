@@ -1,5 +1,6 @@
 """Learning rates against those that PySlowFast computed from its published files."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from slowfast_mvit.optim.params import parameter_groups
 from slowfast_mvit.optim.schedule import (
     build_schedule,
     cosine,
+    peak_of,
     relative_steps,
     set_lr,
     with_warmup,
@@ -130,6 +132,34 @@ def test_an_unknown_policy_is_named_with_the_nearest():
             warmup_start_lr=0.0,
             cosine_after_warmup=False,
         )
+
+
+@pytest.mark.parametrize("policy", ["cosine", "steps_with_relative_lrs"])
+def test_the_peak_is_the_highest_rate_of_all_steps(policy):
+    epochs, steps, warmups = (1, 2, 7), (1, 3, 10), (0.0, 0.3, 1.0, 2.5, 7.0, 30.0)
+    for max_epoch, num_steps, warmup_epochs, start_lr, after_warmup in itertools.product(
+        epochs, steps, warmups, (0.0, 2.0), (False, True)
+    ):
+        lr_at = build_schedule(
+            policy,
+            base_lr=1.0,
+            end_lr=0.01,
+            max_epoch=max_epoch,
+            warmup_epochs=warmup_epochs,
+            warmup_start_lr=start_lr,
+            cosine_after_warmup=after_warmup,
+            steps=[0, 1, 4],
+            lrs=[0.5, 0.1, 0.7],
+        )
+
+        peak = peak_of(lr_at, max_epoch=max_epoch, num_steps=num_steps, warmup_epochs=warmup_epochs)
+
+        of_steps = [
+            epoch + step / num_steps for epoch in range(max_epoch) for step in range(num_steps)
+        ]
+        assert peak.lr == max(map(lr_at, of_steps)) == lr_at(peak.epoch)
+        assert peak.epoch == next(epoch for epoch in of_steps if lr_at(epoch) == peak.lr)
+        assert peak.is_warmed_up == (of_steps[-1] >= warmup_epochs)
 
 
 def test_each_group_gets_its_share_of_the_rate():

@@ -10,6 +10,7 @@ from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.jobs.run import Run
 from slowfast_mvit.jobs.train import log_plan
+from slowfast_mvit.optim.schedule import Peak
 from slowfast_mvit.runtime.distributed import is_main, pick_device, rank, world_size
 from slowfast_mvit.runtime.precision import (
     PRECISIONS,
@@ -115,7 +116,7 @@ def test_the_plan_warns_of_a_format_that_the_cpu_imitates(
     config = load_config(str(tiny_config), ["TRAIN.PRECISION", precision])
 
     run = Run(config, tiny_config.parent, torch.device("cpu"), lambda: None)
-    log_plan(run, num_steps=1, num_train=8, num_val=8)
+    log_plan(run, Peak(1e-3, 0.0, True), num_steps=1, num_train=8, num_val=8)
 
     logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(logged) == len(warnings)
