@@ -24,6 +24,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import sys
 import tarfile
@@ -218,13 +219,14 @@ def _label_of(shard: Path, name: str, names: Collection[str], field: str) -> int
     if where == in_json:
         try:
             content = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return f"{where} is not JSON"
         if not isinstance(content, dict) or field not in content:
             return f"{where} has no field {field!r}. Name the field with --json-field"
         text, where = str(content[field]), f"{where}: {field}"
     text = text.strip()
-    return int(text) if text.isdigit() else f"{where} is {text[:40]!r}, not a class index"
+    is_label = re.fullmatch("[0-9]{1,9}", text)
+    return int(text) if is_label else f"{where} is {text[:40]!r}, not a class index"
 
 
 # The command line

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,10 @@ def test_a_wrong_or_damaged_index_is_an_error_and_not_another_video(tmp_path):
     with_index(head + b"7.bin 100\n", "no header at the offset|the end at the offset")
     with_index(head + b"7.bin 0\n", r"'0\.bin' at the offset of 7\.bin")
     with_index(head + b"7.bin 99999999999\n", "at the offset of 7.bin")
+    for digits in (20, 5000, 20_000):
+        with_index(head + b"7.bin " + b"9" * digits + b"\n", "damaged")
+    with_index(head + b"7.bin " + b"9" * 18 + b"\n", "at the offset of 7.bin")
+    with_index(whole.replace(b" 20 members", b" 20000 members"), "claims 20,000 members")
     for cut in range(len(head) + 1, len(whole), 17):
         index.write_bytes(whole[:cut])
         try:
@@ -232,6 +237,45 @@ def test_a_damaged_or_shortened_shard_is_an_error(tmp_path):
     path.write_bytes(b"no tar" * 1000)
     with pytest.raises(DecodeError, match="not an uncompressed tar file"):
         open_plain_file(path / "0.bin")
+
+
+def headers(name: str, size: int | bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """The header of a member, as tar writes it, which claims this size."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = b"%011o\0" % size if isinstance(size, int) else size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        headers("a.bin", 8**11 - 1),
+        headers("a.bin", b"\x80" + b"\x7f" * 11),
+        headers("a.bin", b"\xff" * 11 + b"\0"),  # below zero
+        headers("././@LongLink", 8**11 - 1, tarfile.GNUTYPE_LONGNAME),
+        headers("x", b"\x80" + b"\x7f" * 11, tarfile.XHDTYPE),
+        headers("././@LongLink", 1, tarfile.GNUTYPE_LONGNAME) * 3000,
+    ],
+    ids=["8 GB", "2**95 bytes", "a negative size", "a long name", "a pax header", "nested names"],
+)
+def test_sizes_that_a_header_claims_are_compared_with_the_shard(tmp_path, content):
+    path = tmp_path / "a.tar"
+    path.write_bytes(content + bytes(2048))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError):
+            open_plain_file(path / "a.bin")
+        text = shards.index_text([("a.bin", 0)], path.stat().st_size, path)
+        Path(f"{path}.index").write_bytes(text)
+        with pytest.raises(DecodeError):
+            open_plain_file(path / "a.bin")
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_shard_without_index_is_limited_read_once_and_again_when_changed(tmp_path, caplog):

@@ -1,7 +1,10 @@
 """Every file that is read may be damaged anywhere: a typed error then, and nothing else."""
 
+import contextlib
+import io
 import json
 import random
+import tarfile
 import time
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 import torch
 
 from slowfast_mvit.config import load_config
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.data.video import shards
+from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.evaluation.results import load_results, load_scores, save_results, save_scores
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.storage import read_torch
@@ -59,6 +63,40 @@ def read_stats(path):
     log.path.rename(path)
 
 
+MEMBERS = {f"clip {number}.mp4": bytes([number]) * 700 for number in range(9)}
+
+
+def write_shard(path):
+    shard = path.with_suffix("")  # without .index
+    with tarfile.open(shard, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in MEMBERS.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), {"comment": name}
+            archive.addfile(info, io.BytesIO(content))
+    with open(shard, "rb") as file:
+        members = shards.plain_members(file, shard)
+        path.write_bytes(shards.index_text(members, shard.stat().st_size, shard))
+
+
+def read_shard(path):
+    """Read as with its index, and by a scan."""
+    for name, content in MEMBERS.items():
+        with shards.open_plain_file(path.with_suffix("") / name) as file:
+            assert len(file.read()) == len(content)
+
+
+def write_plain_shard(path):
+    write_shard(path.with_suffix(".tar.index"))
+    path.with_suffix(".tar.index").unlink()
+
+
+def read_plain_shard(path):
+    with open(path, "rb") as file:
+        for name, _ in shards.plain_members(file, path):
+            with contextlib.suppress(DecodeError):
+                shards.open_plain_file(path / name).close()
+
+
 def write_config(path):
     path.write_text("DATA:\n  NUM_FRAMES: 16\n  MEAN: [0.45, 0.45, 0.45]\nMVIT:\n  DEPTH: 16\n")
 
@@ -72,6 +110,8 @@ KINDS = {
     "test_results.json": (write_results, load_results),
     "stats": (write_stats, read_stats),
     "config.yaml": (write_config, load_config),
+    "train.tar.index": (write_shard, read_shard),
+    "train.tar": (write_plain_shard, read_plain_shard),
 }
 
 

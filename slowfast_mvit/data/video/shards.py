@@ -45,6 +45,10 @@ _SCANNED_SHARDS = (
 _BUFFER_BYTES = 1 << 16
 _HEAD_BYTES = 100
 _HEAD = re.compile(rb"# tar index 1: ([0-9]+) bytes, ([0-9]+) members\n")
+_MAX_LINE_BYTES = 1 << 14  # of an index: a quoted path of 4096 bytes, and an offset
+_MAX_DIGITS = 18
+_MAX_HEADER_BYTES = 1 << 20  # of a member: extended headers give long names and times
+_TAR_ERRORS = (tarfile.TarError, ValueError, OSError, ArithmeticError, LookupError, RecursionError)
 
 
 def open_plain_file(path: Path) -> BinaryIO:
@@ -101,8 +105,8 @@ def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
             raise DecodeError("the shard has no member of this name", shard / name)
         member = _header(file, shard, name, offset)
         end = member.offset_data + member.size
-        if member.size == 0 or end > os.fstat(file.fileno()).st_size:
-            what = "the file is empty" if member.size == 0 else "the shard ends within it"
+        if member.size <= 0 or end > os.fstat(file.fileno()).st_size:
+            what = "the file is empty" if member.size <= 0 else "the shard ends within it"
             raise DecodeError(what, shard / name)
     except BaseException:
         file.close()
@@ -113,10 +117,10 @@ def open_member(file: BinaryIO, shard: Path, name: str) -> BinaryIO:
 
 def _header(file: BinaryIO, shard: Path, name: str, offset: int) -> tarfile.TarInfo:
     """Return the member whose header starts at ``offset``, if it is a plain file of this name."""
-    file.seek(offset)
     try:
-        member = tarfile.TarFile(fileobj=file).next()
-    except (tarfile.TarError, ValueError, OSError) as error:
+        file.seek(offset)
+        member: tarfile.TarInfo | None = _archive(file).next()
+    except _TAR_ERRORS as error:
         raise _bad_index(shard, f"no header at the offset of {name} ({error})") from error
     if member is None or _name_of(member) != name:
         there = "the end" if member is None else repr(_name_of(member))
@@ -124,6 +128,20 @@ def _header(file: BinaryIO, shard: Path, name: str, offset: int) -> tarfile.TarI
     if not _is_plain(member):
         raise DecodeError("a link, a folder or a device, not a plain file", shard / name)
     return member
+
+
+class _Headers:
+    """A shard for tarfile, which allocates as many bytes as a header claims to have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+    def read(self, num_bytes: int) -> bytes:
+        return self._read(max(0, min(num_bytes, _MAX_HEADER_BYTES)))
+
+
+def _archive(file: BinaryIO) -> Any:  # Any, since its ``members`` have no type
+    return tarfile.TarFile(fileobj=cast(BinaryIO, _Headers(file)))
 
 
 def _bad_index(shard: Path, problem: str) -> DecodeError:
@@ -213,17 +231,17 @@ def plain_members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int]]:
     end = os.fstat(file.fileno()).st_size
     file.seek(0)
     try:
-        archive: Any = tarfile.TarFile(fileobj=file)  # Any, since its ``members`` have no type
+        archive = _archive(file)
         while (member := archive.next()) is not None:
             archive.members.clear()  # it would keep every header
-            if member.offset_data + member.size > end:
+            if member.size < 0 or member.offset_data + member.size > end:
                 raise DecodeError(f"ends within {member.name!r}. Copy it again", shard)
             name = _name_of(member)
             if _is_plain(member) and not name.startswith(("/", "..")):
                 yield name, member.offset
         file.seek(archive.offset)
         rest = file.read(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, ValueError, OSError) as error:
+    except _TAR_ERRORS as error:
         if isinstance(error, DecodeError):
             raise
         raise DecodeError(f"not an uncompressed tar file ({error})", shard) from error
@@ -254,6 +272,8 @@ def _index(file: BinaryIO, shard: Path) -> Iterator[bytes | mmap.mmap]:
             if head is None or int(head[1]) != status.st_size:
                 kind = "no index of a shard" if head is None else "the index of another shard"
                 raise _bad_index(shard, kind)
+            if int(head[2]) * tarfile.BLOCKSIZE > status.st_size:  # a header each
+                raise _bad_index(shard, f"claims {int(head[2]):,} members, more than fit")
             yield index
 
 
@@ -276,9 +296,9 @@ def _find(index: bytes | mmap.mmap, name: bytes, shard: Path) -> int | None:
     low, high = index.find(b"\n") + 1, len(index)
     while low < high:
         start = max(index.rfind(b"\n", low, (low + high) // 2) + 1, low)
-        end = index.find(b"\n", start)
-        found, _, offset = index[start:end].partition(b" ")
-        if end < 0 or not offset.isdigit():
+        end = index.find(b"\n", start, start + _MAX_LINE_BYTES)
+        found, _, offset = index[start:end].partition(b" ") if end >= 0 else (b"", b"", b"")
+        if not offset.isdigit() or len(offset) > _MAX_DIGITS:
             raise _bad_index(shard, "damaged")
         if found == name:
             return int(offset)
