@@ -6,19 +6,19 @@
     python data_prep/from_folder.py --videos clips --out lists --group-by '(camera[0-9]+)_'
 
 Reads <class>/<file> or <split>/<class>/<file>, where a file may be deeper in its class folder; or
-the files that a table ``file,label`` or ``file,label,split`` names. Without splits, a part of the
-videos is held out by their names: adding videos moves none from one split to the other.
+the files that a table of files and labels names. Without splits, a part of the videos is held out
+by their names, as in training on the folder itself: adding videos moves hardly any others.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ from data_prep import planning
 from data_prep.command_line import exit_status
 from data_prep.plan_run import run_script
 from data_prep.planning import LeftOut, Plan
-from slowfast_mvit.annotations.class_folders import find_class_folders
+from slowfast_mvit.annotations.class_folders import ClassFolders, find_class_folders, key_of
 from slowfast_mvit.annotations.class_names import clean
-from slowfast_mvit.annotations.records import Problem, Row, raise_problems
-from slowfast_mvit.annotations.tables import FilesByName, read_table
+from slowfast_mvit.annotations.files import file_problem
+from slowfast_mvit.annotations.held_out import VAL_FRACTION, held_out
+from slowfast_mvit.annotations.records import Row, raise_problems
+from slowfast_mvit.annotations.tables import FilesByName, Table, read_table
 from slowfast_mvit.errors import UserError, in_one_message
-
-VAL_FRACTION = 0.2  # where neither folders, nor a table, nor options define splits
 
 
 def plan_folder(videos: Path, *, labels: Path | None = None, **splitting: Any) -> Plan:
@@ -47,76 +47,116 @@ def plan_folder(videos: Path, *, labels: Path | None = None, **splitting: Any) -
         splitting: the options of ``assign_splits``.
 
     Raises:
-        UserError: as ``rows_of_folders``, ``rows_of_table`` and ``assign_splits`` do; or for fewer
+        UserError: as ``rows_of_folders``, ``read_table`` and ``assign_splits`` do; or for fewer
             than two classes.
     """
     paths, passed = planning.list_tree(videos)
     notes = planning.packed_note(passed.packed, "tar -xf ARCHIVE, or unzip ARCHIVE")
-    left_out: list[LeftOut] = []
     if not paths:
-        message = f"{videos}: no videos, {passed.num_others:,} other files"
-        raise UserError("\n".join([message, *notes]))
+        num_others = passed.counts.total() - len(passed.packed)
+        raise UserError("\n".join([f"{videos}: no videos, {num_others:,} other files", *notes]))
     if labels:
-        rows, left_out, class_names = _rows_of_table(labels)
+        plan = _plan_of_table(videos, paths, labels, splitting)
     else:
-        rows, class_names = rows_of_folders(videos)
-        paths = [row.video for row in rows]
-    if len(class_names) < 2:
-        found = f"only one, {class_names[0]!r}" if class_names else "none"
-        raise UserError(
-            f"{labels or videos}: there must be two classes or more, found {found}. Expected "
-            "<class>/<file>, <split>/<class>/<file>, or --labels with a table file,label"
-        )
-    rows, split_notes = assign_splits(rows, **splitting)
-    notes = [*split_notes, *notes]
-    plan = Plan(videos.name, "csv", class_names, left_out=left_out, notes=notes)
-    if not labels:
-        return planning.match(plan, rows, paths, root=videos, files_of=lambda path: [path])
+        plan = _plan_of_folders(videos, splitting)
+    return replace(plan, notes=[*plan.notes, *notes], trains_all_classes=True)
+
+
+def _plan_of_table(
+    videos: Path, paths: Sequence[str], labels: Path, splitting: Mapping[str, Any]
+) -> Plan:
     files = FilesByName(paths, videos)
+    table = read_table(labels, files)
+    _require_two_classes(table.class_names, labels)
+    present, absent = list[Row](), list[Row]()
+    for row in table.rows:
+        if row.class_name:
+            path = next(iter(files.find(row.video)), None)
+            usable = path is not None and file_problem(videos / path, path)[0] is None
+            (present if usable else absent).append(row)
+    rows, notes = assign_splits(present, **splitting)
+    notes = [*table.notes, *notes]
+    left_out = _left_out_of_table(table)
+    plan = Plan(videos.name, "csv", table.class_names, left_out=left_out, notes=notes)
     return planning.match(
-        plan, rows, paths, root=videos, files_of=files.find, why_missing=files.why_missing
+        plan,
+        rows + absent,
+        paths,
+        root=videos,
+        files_of=files.find,
+        why_missing=files.why_missing,
     )
 
 
-def _rows_of_table(table: Path) -> tuple[list[Row], list[LeftOut], tuple[str, ...]]:
-    """The videos in a table, its rows that cannot be listed, and the class names."""
-    rows, repeated, class_names = read_table(table)
-    left_out = [LeftOut.of(row, planning.DUPLICATE, f"line {row.line}") for row in repeated]
-    unnamed = (row for row in rows if not row.class_name)
-    left_out += [LeftOut.of(row, planning.NO_LABEL, "the table gives no label") for row in unnamed]
-    return [row for row in rows if row.class_name], left_out, class_names
+def _plan_of_folders(videos: Path, splitting: Mapping[str, Any]) -> Plan:
+    folders = find_class_folders(videos)
+    rows, class_names = rows_of_folders(folders, videos)
+    _require_two_classes(class_names, videos)
+    start = os.path.relpath(folders.root, videos)
+    rows, notes = assign_splits(rows, start=start, **splitting)
+    notes += [f"left out: {line}" for line in folders.left_out()]
+    left_out = _left_out_of_folders(folders, videos)
+    plan = Plan(videos.name, "csv", class_names, left_out=left_out, notes=notes)
+    paths = [row.video for row in rows]
+    return planning.match(plan, rows, paths, root=videos, files_of=lambda path: [path])
 
 
-def rows_of_folders(videos: Path) -> tuple[list[Row], tuple[str, ...]]:
+def _require_two_classes(names: Sequence[str], where: Path) -> None:
+    if len(names) < 2:
+        found = f"only one, {names[0]!r}" if names else "none"
+        raise UserError(
+            f"{where}: there must be two classes or more, found {found}. Expected "
+            "<class>/<file>, <split>/<class>/<file>, or --labels with a table of files and labels"
+        )
+
+
+def _left_out_of_table(table: Table) -> list[LeftOut]:
+    """The rows of a table that cannot be listed."""
+    unnamed = (row for row in table.rows if not row.class_name)
+    return [
+        *(LeftOut.of(row, planning.DUPLICATE, f"line {row.line}") for row in table.repeated),
+        *(LeftOut.of(row, planning.NO_LABEL, "the table gives no label") for row in unnamed),
+    ]
+
+
+def _left_out_of_folders(folders: ClassFolders, videos: Path) -> list[LeftOut]:
+    """The videos in class folders that cannot be used."""
+    return [
+        LeftOut.of(row, reason, detail, row.video)
+        for (split, name), passed in folders.passed.items()
+        for file, reason, detail in passed.unusable
+        for row in [Row(_below(videos, folders, split, file), split or None, clean(name))]
+    ]
+
+
+def _below(videos: Path, folders: ClassFolders, split: str | None, file: str) -> str:
+    return os.path.normpath(folders.folder_of(split).relative_to(videos) / file)
+
+
+def rows_of_folders(folders: ClassFolders, videos: Path) -> tuple[list[Row], tuple[str, ...]]:
     """The videos in class folders, or in class folders of ``train``, ``val`` and ``test``.
 
     Labels count the class folders in the order of their names, as torchvision's ImageFolder does.
 
     Returns:
-        Their rows, named by their paths, and the class names.
+        Their rows, named by their paths below ``videos``, and the class names.
 
     Raises:
         UserError: all at once: videos outside of class folders, classes without videos, classes
             that differ only in spelling, two videos of the same name.
     """
-    folders = find_class_folders(videos)
     rows = [
-        Row(os.path.normpath(folders.folder_of(split).relative_to(videos) / file), split, name)
+        Row(_below(videos, folders, split, file), split, clean(name))
         for split in folders.splits or [None]
         for name in folders.names
         for file in folders.files(split, name)
     ]
-    filled = {row.class_name for row in rows}
     if not rows:
         message = "no video is in a class folder. Expected <class>/<file>, or a table with --labels"
-        raise UserError(f"{folders.root}: {message}")
-    text = "class folder {!r} contains no videos. Fill it or remove it"
-    empty = [name for name in folders.names if name not in filled]
-    problems = [Problem(folders.root, 0, "empty", text.format(name)) for name in empty]
-    raise_problems([*folders.problems, *problems])
-    names = {name: clean(name) for name in folders.names}
-    named = [row._replace(class_name=names[row.class_name or ""]) for row in rows]
-    return named, tuple(names.values())
+        raise UserError("\n  ".join([f"{folders.root}: {message}", *folders.left_out()]))
+    for_testing = [folders.folder_of(split) for split in folders.splits if split != "train"]
+    raise_problems(p for p in folders.problems if p.kind != "empty" or p.file not in for_testing)
+    return rows, tuple(map(clean, folders.names))
 
 
 # Splits
@@ -125,17 +165,19 @@ def rows_of_folders(videos: Path) -> tuple[list[Row], tuple[str, ...]]:
 def assign_splits(
     rows: Sequence[Row],
     *,
+    start: str = "",
     val_fraction: float | None = None,
     test_fraction: float | None = None,
     group_by: str | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Give each video a split.
 
-    Videos without a split, and videos of "train" where there is no other split, are divided; the
-    rest stay where they are.
+    Videos without a split, and videos of "train" where there is no other split, are divided, those
+    of each class by itself (see ``held_out``); the rest stay where they are.
 
     Args:
         rows: the videos.
+        start: the folder in which their class folders are.
         val_fraction: fraction of them for validation, 0 to 1; None for 0.2 where no video has a
             split, else for 0.
         test_fraction: the same for testing; None for 0.
@@ -154,12 +196,19 @@ def assign_splits(
     test = test_fraction or 0.0
     _check_fractions(val, test, splits)
     divides = bool(val or test)
-    source_of = _sources(rows, group_by)
+    source_of = _sources(rows, start, group_by)
+    divided: dict[str, list[str]] = {}
+    for row in rows:
+        if divides and row.split in (None, "train"):
+            key = "" if group_by else row.class_name or ""  # a source may have several classes
+            divided.setdefault(key, []).append(source_of[row.video])
+    splits_of = [held_out(sources, val=val, test=test) for sources in divided.values()]
+    split_of = {source: split for held in splits_of for source, split in held.items()}
     assigned = []
     for row in rows:
         split = row.split or "train"
         if divides and split == "train":
-            split = _split_of(source_of[row.video], val, test)
+            split = split_of.get(source_of[row.video], "train")
         assigned.append(row._replace(split=split))
     notes = []
     if divides:
@@ -184,10 +233,11 @@ def _check_fractions(val: float, test: float, splits: set[str]) -> None:
         raise UserError(in_one_message("options", problems))
 
 
-def _sources(rows: Sequence[Row], group_by: str | None) -> dict[str, str]:
-    """The key by which each video is divided: its source, or its name without suffix."""
+def _sources(rows: Sequence[Row], start: str, group_by: str | None) -> dict[str, str]:
+    """The key by which each video is divided: its source, or its path without suffix."""
     if group_by is None:
-        return {row.video: os.path.splitext(row.video)[0] for row in rows}
+        inside = "" if start in ("", ".") else f"{start}/"
+        return {row.video: key_of(row.video.removeprefix(inside)) for row in rows}
     try:
         pattern = re.compile(group_by)
     except re.error as error:
@@ -201,14 +251,6 @@ def _sources(rows: Sequence[Row], group_by: str | None) -> dict[str, str]:
         for video, match in matches.items()
         if match is not None
     }
-
-
-def _split_of(source: str, val: float, test: float) -> str:
-    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
-    if place < test:
-        return "test"
-    return "val" if place < test + val else "train"
 
 
 def _leaks(rows: Sequence[Row], source_of: dict[str, str], group_by: str | None) -> list[str]:
@@ -227,7 +269,7 @@ def _leaks(rows: Sequence[Row], source_of: dict[str, str], group_by: str | None)
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--labels", type=Path, help="a table file,label or file,label,split")
+    add("--labels", type=Path, help="a table of files and labels, and splits if it has them")
     fraction = f"({VAL_FRACTION:g} where there are no splits)"
     add("--val-fraction", type=float, help=f"part held out for validation {fraction}")
     add("--test-fraction", type=float, help="part held out for testing (0)")

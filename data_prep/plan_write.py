@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.planning import NO_FILE, SPLITS, Plan
+from data_prep.planning import NO_FILE, SHOWN, SPLITS, Plan
 from slowfast_mvit.annotations.csv_lists import list_line
 from slowfast_mvit.annotations.records import first_few
 from slowfast_mvit.errors import UserError, in_one_message
@@ -70,10 +70,13 @@ def write_plan(plan: Plan, out: Path, *, videos: Path, absolute: bool = False) -
         The content of summary.json.
 
     Raises:
-        UserError: when no video is left to list.
+        UserError: when no video is left to list, or none of a class that must be trained.
     """
     if not plan.listed:
         raise UserError(_nothing_listed(plan, videos))
+    untrained = _untrained_classes(plan) if plan.trains_all_classes else []
+    if untrained:
+        raise UserError(in_one_message(str(videos), untrained, limit=SHOWN))
     header = ("split", "video", "class", "reason", "path", "detail")
     texts = {
         **{f"{split}.csv": text for split, text in _lists(plan, videos, absolute).items()},
@@ -105,6 +108,19 @@ def _nothing_listed(plan: Plan, videos: Path) -> str:
         f"{videos}: none of the {sum(plan.num_annotated.values()):,} videos can be listed",
         [*counted, *example, *plan.notes, "no list was written"],
     )
+
+
+def _untrained_classes(plan: Plan) -> list[str]:
+    """The classes without a video for training, with those that are left out or in other lists."""
+    listed = Counter((item.class_name, item.split) for item in plan.listed)
+    found = Counter((i.class_name, f"{i.reason} in {i.split}") for i in plan.left_out)
+    found.update((i.class_name, f"in {i.split}") for i in plan.listed)
+    return [
+        f"class {name!r} has no videos to train on"
+        + "".join(f"; {count:,} {what}" for (of, what), count in found.items() if of == name)
+        for name in plan.class_names
+        if "train" in plan.num_annotated and not listed[name, "train"]
+    ]
 
 
 def _lists(plan: Plan, videos: Path, absolute: bool) -> dict[str, str]:

@@ -10,7 +10,6 @@ Nothing is left out without a line in missing.csv or extra.csv, and the counts a
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,22 +19,19 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from slowfast_mvit.annotations.class_names import ClassIndex
-from slowfast_mvit.annotations.csv_lists import usable_path
-from slowfast_mvit.annotations.files import Passed, best_first, walk
+from slowfast_mvit.annotations.files import Passed, best_first, file_problem, walk
 from slowfast_mvit.annotations.records import Row
 from slowfast_mvit.errors import UserError, in_one_message
 
 SPLITS = ("train", "val", "test")
 SHOWN = 20  # problems written out in one message
 
-# Reasons why a video is in no list. The last two are of files, the others of annotated videos.
+# Reasons why a video is in no list, with those of annotations/files.py. The last two are of files,
+# the others of annotated videos.
 NO_FILE = "no file"
 NO_LABEL = "no label"
 DUPLICATE = "duplicate"
 EXCLUDED = "excluded"
-EMPTY = "empty file"
-BROKEN_LINK = "broken link"
-BAD_NAME = "unusable name"
 UNREADABLE = "unreadable"
 NOT_CHECKED = "not checked"
 OVERRIDDEN = "overridden"
@@ -82,6 +78,7 @@ class Plan:
         extra: paths of files that the annotation does not name.
         public: for each split the numbers of videos in copies others report, by who reports them.
         notes: further remarks for the report, a sentence each.
+        trains_all_classes: lists in which training lacks a class are refused.
     """
 
     name: str
@@ -93,6 +90,7 @@ class Plan:
     extra: list[str] = field(default_factory=list)
     public: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    trains_all_classes: bool = False
 
     @property
     def splits(self) -> list[str]:
@@ -125,19 +123,6 @@ def list_tree(root: Path, *, images: bool = False) -> tuple[list[str], Passed]:
         where = f"{root}: folders that cannot be read"
         raise UserError(in_one_message(where, problems, limit=SHOWN))
     return videos, passed
-
-
-def _file_problem(file: Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
-    """Reason and detail of a file that cannot be listed, or None; its size, None for a folder."""
-    try:
-        status = os.stat(file)
-    except OSError:  # also a link in a circle
-        return (BROKEN_LINK, "the link leads nowhere"), None
-    if stat.S_ISREG(status.st_mode) and not status.st_size:
-        return (EMPTY, "0 bytes"), 0
-    _, problem = usable_path(path)
-    num_bytes = None if stat.S_ISDIR(status.st_mode) else status.st_size
-    return (BAD_NAME, problem) if problem else None, num_bytes
 
 
 # Rows and files
@@ -205,7 +190,7 @@ def match(
             detail = f"its file is listed as {other.video!r} of {other.class_name!r}"
             left_out.append(LeftOut.of(row, DUPLICATE, detail, chosen))
             continue
-        problem, num_bytes = _file_problem(root / chosen, chosen)
+        problem, num_bytes = file_problem(root / chosen, chosen)
         if problem:
             left_out.append(LeftOut.of(row, *problem, chosen))
         else:

@@ -5,7 +5,7 @@
     imagenet.py        <split>/<synset>/<image>, JSON    ImageNet
     class_folders.py   <split>/<class>/<file>            folders of classes
     csv_lists.py       path label                        PySlowFast's lists
-    tables.py          file,label,split                  a table of labels
+    tables.py          file,label,split                  a table of labels, in any order of columns
 
 Training (``data/lists``) and ``data_prep`` read through these modules alike. An entry that cannot
 be used is a ``Problem`` with its file, line, kind and message; the callers decide which are fatal.

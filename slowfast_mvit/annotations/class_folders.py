@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,23 @@ from pathlib import Path
 from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import ClassIndex, class_names_of, spelling_problems
 from slowfast_mvit.annotations.columns import columns
-from slowfast_mvit.annotations.files import Passed, is_video, stem, walk
+from slowfast_mvit.annotations.files import (
+    Passed,
+    file_problem,
+    is_folder,
+    is_hidden,
+    is_video,
+    stem,
+    walk,
+)
+from slowfast_mvit.annotations.held_out import held_out
 from slowfast_mvit.annotations.records import Annotated, ListSource, Problem
-from slowfast_mvit.errors import ListError
+from slowfast_mvit.errors import ListError, as_lines
 
 _log = logging.getLogger(__name__)
 
-HELD_OUT = 5  # without folders of splits one in so many files of a class is held out
+# Kinds of problems that give videos a wrong class or split.
+_FATAL = ("spelling", "split")
 
 
 @dataclass
@@ -31,15 +41,15 @@ class ClassFolders:
         names: of the class folders of all splits, sorted: a class that one split lacks must not
             shift the others.
         images: whether each image in any folder is an item, as in ImageNet.
-        passed: the files that were passed over in them.
-        problems: their problems.
+        passed: the files that ``files`` left out, by split and class.
+        problems: of the folders, and of those that ``files`` read.
     """
 
     root: Path
     splits: dict[str, str]
     names: list[str] = field(default_factory=list)
     images: bool = False
-    passed: Passed = field(default_factory=Passed)
+    passed: dict[tuple[str, str], Passed] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def folder_of(self, split: str | None) -> Path:
@@ -59,19 +69,52 @@ class ClassFolders:
         if not (folder / name).is_dir():  # a class that only another split has
             return []
 
-        found = walk(
-            folder, self.passed, start=name, images_in=lambda place: self.images or place == name
-        )
-        files = sorted(found)
-        for place, reason in self.passed.unreadable:
+        passed, files = Passed(), list[str]()
+        for file in walk(
+            folder, passed, start=name, images_in=lambda place: self.images or place == name
+        ):
+            # A million images are not opened one by one.
+            problem = None if self.images else file_problem(os.path.join(folder, file), file)[0]
+            if problem is None:
+                files.append(file)
+            else:
+                passed.add(file, problem[0])
+                passed.unusable.append((file, *problem))
+        for place, reason in passed.unreadable:
             raise ListError(f"cannot be read ({reason})", place)
+        if passed.counts:
+            self.passed[split or "", name] = passed
+        if not files:
+            found = f": {passed}" if passed.counts else ""
+            message = f"class folder {name!r} contains no videos{found}. Fill it or remove it"
+            self.problems.append(Problem(folder, 0, "empty", message))
+        files.sort()
         first: dict[str, str] = {}
         for file in files:
-            other = first.setdefault(os.path.join(os.path.dirname(file), stem(file)), file)
+            other = first.setdefault(key_of(file), file)
             if other != file:  # most likely the same video twice
                 message = f"{other!r} and {file!r} differ only in suffix. Keep one of them"
                 self.problems.append(Problem(folder, 0, "duplicate", message))
         return files
+
+    def left_out(self) -> list[str]:
+        """The files that ``files`` left out: a line for each class of a split."""
+        return [
+            f"{os.path.join(self.splits.get(split, ''), name)}: {passed}"
+            for (split, name), passed in self.passed.items()
+        ]
+
+
+def in_one_line(left_out: Sequence[str]) -> str:
+    """The first lines of ``left_out``, and the number of classes if there are more."""
+    more = len(left_out) - records.SHOWN_PROBLEMS
+    shown = [*left_out[: records.SHOWN_PROBLEMS], *([f"and in {more:,} more"] if more > 0 else [])]
+    return "; ".join(shown)
+
+
+def key_of(path: str) -> str:
+    """A path without suffix."""
+    return os.path.join(os.path.dirname(path), stem(path))
 
 
 def find_class_folders(folder: Path) -> ClassFolders:
@@ -98,7 +141,7 @@ def find_class_folders(folder: Path) -> ClassFolders:
         name for name in inside if records.split_of_folder(name) is None and _has_videos(root, name)
     ]
     if len(named) < 2 and (others or not named):
-        named, problems, others = {}, [], []
+        named, problems, others = {}, list(_splits_as_classes(root, inside)), []
     found = ClassFolders(root, named, problems=problems)
     roots = [found.folder_of(split) for split in named] or [root]
     found.names = sorted({name for place in roots for name in sub_folders(place)})
@@ -110,18 +153,40 @@ def find_class_folders(folder: Path) -> ClassFolders:
     return found
 
 
+def _splits_as_classes(root: Path, names: Sequence[str]) -> Iterator[Problem]:
+    """Folders that are named like splits and divided like splits are no classes.
+
+    They are ``train`` with videos in folders, or ``train_set`` and ``val_set`` with folders of the
+    same names.
+    """
+    named = [name for name in names if records.split_named_in(name)]
+    inside = {name: set(sub_folders(root / name)) for name in named}
+    for name in named:
+        alike = [other for other in named if other != name and inside[other] & inside[name]]
+        in_folders = records.split_of_folder(name) and any(
+            path.count("/") > 1 and is_video(path) for path in walk(root, Passed(), start=name)
+        )
+        if alike or in_folders:
+            message = (
+                f"folder {name!r} is named like a split and contains folders like one, so it is no "
+                "class. Call the folders of splits train, val and test, and move away what is in "
+                "none of them"
+            )
+            yield Problem(root, 0, "split", message)
+
+
 def sub_folders(place: Path) -> list[str]:
     """The names of the folders in a folder, sorted, without hidden ones."""
-    return [entry.name for entry in _entries(place) if entry.is_dir()]
+    return [entry.name for entry in _entries(place) if is_folder(entry)]
 
 
 def _loose_videos(place: Path) -> list[str]:
-    return [entry.name for entry in _entries(place) if is_video(entry.name)]
+    return [e.name for e in _entries(place) if is_video(e.name) and not is_folder(e)]
 
 
 def _entries(place: Path) -> list[os.DirEntry[str]]:
     with os.scandir(place) as entries:
-        return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+        return sorted((e for e in entries if not is_hidden(e.name)), key=lambda entry: entry.name)
 
 
 def _has_videos(root: Path, name: str) -> bool:
@@ -134,11 +199,12 @@ def _has_videos(root: Path, name: str) -> bool:
 def read_folders(source: ListSource) -> Annotated:
     """Read ``<split>/<class>/<file>`` or, without folders of splits, ``<class>/<file>``.
 
-    Without folders ``train``, ``val`` or ``test``, a fifth of each class is held out: validation
-    and testing read it, training the rest. Which files these are follows from their names alone.
+    Without folders ``train``, ``val`` or ``test``, a fifth of each class is held out (see
+    ``held_out``): validation and testing read it, training the rest.
 
     Raises:
-        ListError: there is nothing to read, or the folders do not fit ``source.num_classes``.
+        ListError: there is nothing to read, a class to train on has no videos, folders are two
+            spellings of a class or of a split, or they do not fit ``source.num_classes``.
     """
     records.check_folder(source.folder)
     folders = find_class_folders(source.folder)
@@ -162,36 +228,50 @@ def list_of_files(source: ListSource, folders: ClassFolders, split: str | None) 
     """
     root, hold_out = folders.folder_of(split), split is None
     class_names, index_of = _classes(source, root, folders.names)
-    sizes: list[tuple[int, int]] = []  # of each class: files, and how many are held out
+    listed, sizes = Counter[str](), Counter[str]()
 
     def rows() -> Iterator[tuple[int, str, int]]:
         for name, index in index_of.items():
             files = folders.files(split, name)
-            held_out = _held_out(files) if hold_out else set[str]()
-            sizes.append((len(files), len(held_out)))
+            sizes[name] = len(files)
+            for_testing = held_out(map(key_of, files)) if hold_out else {}
+            if hold_out and len(files) == 1:
+                text = f"class {name!r} has a single video, so none can be held out. Add another"
+                folders.problems.append(Problem(root, 0, "single", text))
             for file in files:
-                if not hold_out or (file in held_out) == (source.split != "train"):
+                if not hold_out or (key_of(file) in for_testing) == (source.split != "train"):
+                    listed[name] += 1
                     yield 0, file, index
 
     files, labels, _ = columns(rows())
-    num_files = sum(size for size, _ in sizes)
-    others = sorted(folders.passed.others)
-    if not num_files:
-        found = f"; found {records.first_few(others)}" if others else ""
-        text = f"no videos or images. Expected folders of classes with files in them{found}"
-        raise ListError(text, root)
-    for problem in folders.problems:
-        _log.warning("%s: %s", problem.file, problem)
-    if others:
-        num_others, shown = folders.passed.num_others, records.first_few(others)
-        _log.warning("%s: %d other files are left out: %s", root, num_others, shown)
-    empty = [name for name, (size, _) in zip(folders.names, sizes, strict=True) if not size]
-    if empty and source.split == "train":
-        _log.warning("%s: no videos of class %s", root, records.first_few(empty))
+    _report_problems(source, folders, root, has_files=bool(sizes.total()))
     if hold_out:
-        _report_held_out(source, num_files, sum(held_out for _, held_out in sizes))
+        _report_held_out(source, sizes.total(), len(files))
+    empty = [name for name in folders.names if not listed[name]]
+    if empty:
+        text = "%s: no videos of class %s for %s"
+        _log.warning(text, root, records.first_few(empty), source.split)
     prefix = source.folder_of_paths / root.relative_to(source.folder)
     return Annotated(files, labels, None, prefix, root, class_names)
+
+
+def _report_problems(
+    source: ListSource, folders: ClassFolders, root: Path, *, has_files: bool
+) -> None:
+    """Log what is left out; refuse wrong classes, and classes for training without videos."""
+    left_out, problems = folders.left_out(), folders.problems
+    if not has_files:
+        found = [*left_out, *(p.message for p in problems if p.kind == "outside")]
+        shown = f"; found {'; '.join(found[:5])}" if found else ""
+        text = "no videos or images. Expected folders of classes with files in them"
+        raise ListError(f"{text}{shown}", root)
+    fatal = (*_FATAL, "empty") if source.split == "train" else _FATAL
+    if any(problem.kind in fatal for problem in problems):
+        records.raise_problems(problems)
+    if problems:
+        _log.warning("%s: %s", root, as_lines(map(str, problems), limit=records.SHOWN_PROBLEMS))
+    if left_out:
+        _log.warning("%s: files are left out: %s", root, in_one_line(left_out))
 
 
 def _classes(
@@ -235,19 +315,8 @@ def _classes(
 # A folder without splits
 
 
-def _held_out(files: Sequence[str]) -> set[str]:
-    """One in ``HELD_OUT`` files of a class, at least one where it has two: those whose names have
-    the lowest hashes, so that files that are added later hardly move the others."""
-
-    def hash_of_name(file: str) -> bytes:
-        name = file.partition("/")[2]  # without the class
-        return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-
-    count = max(round(len(files) / HELD_OUT), 1) if len(files) > 1 else 0
-    return set(sorted(files, key=hash_of_name)[:count])
-
-
-def _report_held_out(source: ListSource, num_files: int, num_held_out: int) -> None:
+def _report_held_out(source: ListSource, num_files: int, num_listed: int) -> None:
+    num_held_out = num_files - num_listed if source.split == "train" else num_listed
     if not num_held_out:
         raise ListError(
             "every class has a single file, so none can be held out for validation. Add files, or "
@@ -255,8 +324,8 @@ def _report_held_out(source: ListSource, num_files: int, num_held_out: int) -> N
             source.folder,
         )
     text = (
-        f"no folders train and val, so of its {num_files} videos {num_held_out} (a fifth of each "
-        "class, by their names) are held out for validation and testing; this reads "
+        f"no folders train and val, so of its {num_files} videos {num_held_out} (about a fifth of "
+        "each class, by their names) are held out for validation and testing; this reads "
         f"{'the others' if source.split == 'train' else 'those'}"
     )
     _log.info("%s: %s", source.folder, text)

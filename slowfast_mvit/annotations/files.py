@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import ClassIndex
 from slowfast_mvit.annotations.columns import Strings
+from slowfast_mvit.annotations.csv_lists import usable_path
 from slowfast_mvit.annotations.records import Annotated, ListSource, Problem, Row
 from slowfast_mvit.errors import ListError
 
@@ -19,39 +22,61 @@ _log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob"),
+    *(".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".ogm", ".vob", ".asf", ".f4v", ".qt"),
+    *(".mpe", ".m2v", ".mxf", ".divx", ".rm", ".rmvb", ".dv"),
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 # Archives, and the parts into which that of Something-Something is cut.
 _PACKED = re.compile(r".*\.(tar|tar\.gz|tgz|zip|7z|rar)|20bn-.*-[0-9]{2}", re.IGNORECASE)
-_KEPT_OTHERS = 1000
+# Folders and files that systems and programs add: of macOS, Synology, Windows, Linux.
+_ADDED = {
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
+    *("lost+found", "thumbs.db", "desktop.ini"),
+}
+
+# Reasons why a file is left out.
+OTHER = "not a video or an image"
+PACKED = "packed archive"
+NEXT_TO_VIDEOS = "image next to videos"
+EMPTY = "empty file"
+BROKEN_LINK = "broken link"
+NOT_PLAIN = "not a plain file"
+BAD_NAME = "unusable name"
 
 
 @dataclass
 class Passed:
-    """The files that ``walk`` passed over.
+    """The files that are passed over.
 
     Attributes:
-        unreadable: (folder, reason) of each that cannot be read.
+        unreadable: (folder, reason) of each folder that cannot be read.
         packed: archives, which must be unpacked first.
-        others: the first other files.
-        num_others: their number.
+        unusable: (path, reason, detail) of each video that cannot be used.
+        counts: the number of files by reason.
+        first: the first file of each reason.
     """
 
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     packed: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    num_others: int = 0
+    unusable: list[tuple[str, str, str]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, path: str) -> None:
-        """Count a file that is neither video nor image."""
-        if _PACKED.fullmatch(os.path.basename(path)):
+    def add(self, path: str, reason: str = OTHER) -> None:
+        """Count a file; one that is neither video nor image may be an archive."""
+        if reason == OTHER and _PACKED.fullmatch(os.path.basename(path)):
             self.packed.append(path)
-            return
-        self.num_others += 1
-        if len(self.others) < _KEPT_OTHERS:
-            self.others.append(path)
+            reason = PACKED
+        self.counts[reason] += 1
+        self.first[reason] = min(path, self.first.get(reason, path))
+
+    def __str__(self) -> str:
+        """The numbers and the first file of each reason."""
+        return "; ".join(
+            f"{count:,} {reason} ({self.first[reason]}{', ...' if count > 1 else ''})"
+            for reason, count in sorted(self.counts.items())
+        )
 
 
 def walk(
@@ -64,7 +89,7 @@ def walk(
     """The videos below a folder at any depth, relative to it; one directory entry at a time.
 
     Links are followed, hidden files passed over. A folder with images and no videos is a video,
-    made of these frames.
+    made of these frames, also where it is named like one.
 
     Args:
         root: the folder.
@@ -86,13 +111,13 @@ def walk(
                 for entry in entries:
                     name = entry.name
                     path = f"{folder}/{name}" if folder else name
-                    if name.startswith("."):
+                    if is_hidden(name):
                         continue
-                    if is_video(name):
+                    if is_folder(entry):
+                        waiting.append((path, above | {itself}))
+                    elif is_video(name):
                         has_videos = True
                         yield path
-                    elif _is_folder(entry):
-                        waiting.append((path, above | {itself}))
                     elif name.lower().endswith(IMAGE_SUFFIXES):
                         images.append(path)
                     else:
@@ -105,14 +130,21 @@ def walk(
         elif images and not has_videos and folder != start:
             yield folder
         else:
-            passed.num_others += len(images)
+            for path in images:
+                passed.add(path, NEXT_TO_VIDEOS)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or was added by a system or program."""
+    return name.startswith(".") or name.lower() in _ADDED
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -124,11 +156,35 @@ def is_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
+def has_suffix(path: str) -> bool:
+    """Return whether a path has the suffix of a video or an image."""
+    return path.lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
+
+
 def stem(path: str) -> str:
     """The name of a video without folder and suffix; the whole name of a folder of frames."""
     name = os.path.basename(path)
-    has_suffix = name.lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
-    return os.path.splitext(name)[0] if has_suffix else name
+    return os.path.splitext(name)[0] if has_suffix(name) else name
+
+
+def file_problem(file: str | Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
+    """Reason and detail of a file that cannot be used, or None; its size, None for a folder.
+
+    Args:
+        file: the video, image, or folder of frames.
+        path: its path as a list would name it.
+    """
+    try:
+        status = os.stat(file)
+    except OSError:  # also a link in a circle
+        return (BROKEN_LINK, "the link leads nowhere"), None
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        return (EMPTY, "0 bytes"), 0
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        return (NOT_PLAIN, "a pipe, socket or device"), None
+    _, problem = usable_path(path)
+    num_bytes = None if stat.S_ISDIR(status.st_mode) else status.st_size
+    return (BAD_NAME, problem) if problem else None, num_bytes
 
 
 def best_first(

@@ -28,7 +28,7 @@ SPLIT_NAMES = {
 }
 _SPLIT_OF_WORD = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "eval", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _MAX_LABEL = 2**31 - 1
@@ -126,7 +126,8 @@ class Problem:
         line: of the file, or the number of the entry, from 1; 0 where there is none.
         kind: "text", "columns", "path", "id", "time", "split", "label" (it is missing or wrong),
             "class" (it is not among the classes), "duplicate", "frames", "spelling" (two classes
-            that differ in nothing else), "outside" (of the class folders) or "empty" (a class).
+            that differ in nothing else), "outside" (of the class folders), "empty" or "single" (a
+            class without videos, or with one).
         message: the fault, what is allowed and what to do.
     """
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,17 +19,19 @@ from slowfast_mvit.errors import ListError
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed by gzip. Unpack it",
     b"PK\x03\x04": "a zip archive, or a table of Excel. Save it as CSV in UTF-8",
-    b"\xff\xfe": "UTF-16. Save it as UTF-8",
-    b"\xfe\xff": "UTF-16. Save it as UTF-8",
+    b"\xff\xfe": "damaged UTF-16. Save it as UTF-8",
+    b"\xfe\xff": "damaged UTF-16. Save it as UTF-8",
 }
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_LINES_TO_DETECT = 200  # that decide which character separates cells
 
 
 @contextlib.contextmanager
 def open_text(file: Path, *, errors: str = "strict") -> Iterator[TextIO]:
-    """Open an annotation file as text in UTF-8, without a byte order mark (BOM).
+    """Open an annotation file as text in UTF-8, or in UTF-16 with a byte order mark (BOM).
 
     Args:
-        file: the annotation file; its line ends are not translated.
+        file: the annotation file; its line ends are not translated, and a BOM is left out.
         errors: as for ``open``.
 
     Raises:
@@ -37,7 +41,9 @@ def open_text(file: Path, *, errors: str = "strict") -> Iterator[TextIO]:
     if not file.is_file():
         raise not_found(file)
     try:
-        with open(file, encoding="utf-8-sig", newline="", errors=errors) as text:
+        with open(file, "rb") as start:
+            encoding = "utf-16" if start.read(2) in _UTF_16 else "utf-8-sig"
+        with open(file, encoding=encoding, newline="", errors=errors) as text:
             yield text
     except UnicodeDecodeError:
         _raise_not_utf8(file)
@@ -69,29 +75,62 @@ def csv_rows(
     """The rows of a CSV file that are not blank, with the lines on which they start.
 
     Args:
-        file: in UTF-8.
-        separators: the most frequent one in the first line separates the cells.
+        file: in UTF-8 or UTF-16.
+        separators: of several, the one of a first line ``sep=;``, as Excel writes it, or else the
+            one that divides most lines alike separates the cells.
         errors: as for ``open``.
 
     Raises:
         ListError: when it cannot be read, is not in UTF-8 or not CSV; names the line.
     """
+    is_unknown = len(separators) > 1
     with open_text(file, errors=errors) as lines:
-        separator = separators
-        if len(separators) > 1:
-            head = next((line for line in lines if line.strip()), "")
-            separator = max(separators, key=head.count)
-            lines.seek(0)
-        reader = csv.reader(lines, delimiter=separator, skipinitialspace=len(separators) > 1)
-        line = 1
+        separator, num_before = _separator(lines, separators) if is_unknown else (separators, 0)
+        rest = itertools.islice(lines, num_before, None)
+        reader = csv.reader(rest, delimiter=separator, skipinitialspace=is_unknown)
+        line = num_before + 1
         try:
             for cells in reader:
                 if any(map(str.strip, cells)):
                     yield line, cells
-                line = reader.line_num + 1  # a row with quotes may have several
+                line = num_before + reader.line_num + 1  # a row with quotes may have several
         except csv.Error as error:
             message = f"line {line}: not CSV ({error}). Are its quotes closed?"
             raise ListError(message, file) from None
+
+
+def _separator(lines: TextIO, separators: str) -> tuple[str, int]:
+    """The character that separates cells, and the number of lines that only name it.
+
+    A space is one only where no other is.
+    """
+    head = list(itertools.islice(lines, _LINES_TO_DETECT))
+    lines.seek(0)
+    named = re.fullmatch(r'"?sep=(.)"?\s*', head[0], re.IGNORECASE) if head else None
+    if named:
+        return named[1], 1
+
+    def lines_alike(separator: str) -> tuple[bool, int, int, int]:
+        reader = csv.reader(head, delimiter=separator, skipinitialspace=True)
+        try:
+            widths = Counter(len(without_empty_ends(cells)) for cells in reader)
+        except csv.Error:
+            widths = Counter()
+        number, width = max(
+            ((widths[width], width) for width in widths if width > 1), default=(0, 0)
+        )
+        is_likely = number > 0 and separator != " "
+        return is_likely, number, width, sum(line.count(separator) for line in head)
+
+    return max(separators, key=lines_alike), 0
+
+
+def without_empty_ends(cells: list[str]) -> list[str]:
+    """The cells without space around them, up to the last that is not empty."""
+    cells = [cell.strip() for cell in cells]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def read_json(file: Path) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slowfast_mvit import builders
+from slowfast_mvit.annotations.class_folders import find_class_folders
 from slowfast_mvit.annotations.class_names import folded
 from slowfast_mvit.config import Config, load_config, load_config_text, trusted_configs
 from slowfast_mvit.config.config import KEYS
@@ -174,12 +175,12 @@ def read_user_data(folder: str) -> UserData:
     in_train, in_val = (
         np.bincount(videos.labels, minlength=len(names)) for videos in (train, held_out)
     )
-    has_splits = dataset == "csv" or (Path(folder) / "train").is_dir()
+    has_splits = dataset == "csv" or bool(find_class_folders(Path(folder)).splits)
     problems = list(_problems(names, in_train.tolist(), in_val.tolist(), has_splits))
     if problems:
         raise ListError(in_one_message(folder, problems, limit=_NUM_PROBLEMS_SHOWN))
     for name, num_val in zip(names, in_val, strict=True):
-        if not num_val:
+        if not num_val and dataset == "csv":  # folders log it
             logger.warning("%s: no video of class %r is held out: it is not tested", folder, name)
     return UserData(dataset, names, num_train=len(train), num_val=len(held_out))
 

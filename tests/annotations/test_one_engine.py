@@ -286,6 +286,10 @@ FOLDERS = {
     "splits": ["train/run/1.mp4", "train/swim/2.mp4", "val/swim/3.mp4", "annotations/a.json"],
     "splits in capitals": ["Train/run/1.mp4", "Train/swim/2.mp4", "validation/run/a/3.mp4"],
     "a class called test": ["test/1.mp4", "other/1.mp4"],
+    "folders named like videos": ["run/1.mp4/1.jpg", "run/2.avi/b.avi", "swim/3.mp4"],
+    "one recording in two classes": [f"{name}/{i}.mp4" for name in "ab" for i in range(9)],
+    "many": [f"{name}/{i}.mp4" for name in ("in/a", "in/b") for i in range(40)],
+    "a split called eval": ["train/a/1.mp4", "train/b/2.mp4", "eval/a/3.mp4"],
     "two accents": ["cafe\u0301/1.mp4", "caf\u00e8/2.mp4", "hidden/.3.mp4", "hidden/4.mp4"],
 }
 
@@ -295,17 +299,84 @@ def test_class_folders(tmp_path, names):
     videos = tmp_path / "v"
     # A second file in each class, as one is held out.
     write(videos, dict.fromkeys([*FOLDERS[names], *map(second_file, FOLDERS[names])]))
-    words = ["--videos", str(videos)]
-    if "splits" not in names:
-        words += ["--val-fraction", "0"]
 
     in_training = trained("folder", videos, videos, ["train", "val"])
-    from_script = scripted(from_folder.main, words, tmp_path / "out", videos)
+    from_script = scripted(from_folder.main, ["--videos", str(videos)], tmp_path / "out", videos)
 
-    if "splits" not in names:  # each has a rule of its own for what is held out
-        in_training = {"train": in_training["train"] | in_training["val"]}
     assert in_training == from_script
-    assert in_training["train"]
+    assert in_training["train"] and in_training["val"]
+
+
+LEFT_OUT = {
+    "run/empty.mp4": b"",
+    "run/broken.MOV": "link",
+    "run/notes.txt": "text",
+    "run/day/cover.jpg": None,
+    "run/day/clip.mkv": None,
+    "run/.hidden.mp4": None,
+    "run/__MACOSX/._1.mp4": None,
+    "run/clips.zip": b"PK",
+    "swim/Thumbs.db": b"db",
+    "swim/ends with a space.mp4 /1.jpg": None,
+    "__MACOSX/run/._1.mp4": None,
+}
+
+
+def test_files_that_are_left_out_are_counted_by_class_with_the_reason(tmp_path, caplog, capsys):
+    videos = tmp_path / "v"
+    write(videos, {f"{name}/{i}.mp4": None for name in ("run", "swim") for i in range(6)})
+    write(videos, {name: None if text == "link" else text for name, text in LEFT_OUT.items()})
+    (videos / "run/broken.MOV").unlink()
+    (videos / "run/broken.MOV").symlink_to("nowhere")
+
+    in_training = trained("folder", videos, videos, ["train", "val"])
+    from_script = scripted(from_folder.main, ["--videos", str(videos)], tmp_path / "out", videos)
+
+    assert in_training == from_script
+    assert len(in_training["train"] | in_training["val"]) == 13
+    report = capsys.readouterr().out
+    for line in (
+        "run: 1 broken link (run/broken.MOV); 1 empty file (run/empty.mp4); 1 image next to videos "
+        "(run/day/cover.jpg); 1 not a video or an image (run/notes.txt); 1 packed archive "
+        "(run/clips.zip)",
+        "swim: 1 unusable name (swim/ends with a space.mp4 )",
+    ):
+        assert line in caplog.text and f"left out: {line}" in report
+
+
+@pytest.mark.parametrize("name", ["train/swim/1.mp4", "swim/1.mp4"])
+def test_a_class_to_train_on_whose_files_are_all_left_out_stops_the_run(tmp_path, name):
+    videos = tmp_path / "v"
+    write(videos, {name: b"", name.replace("1.mp4", "2.gif"): None})
+    others = [name.replace("swim", "run").replace("1", f"{number}") for number in range(4)]
+    write(videos, dict.fromkeys([*others, *(["val/run/1.mp4"] if "train" in name else [])]))
+
+    in_training = problems_of(lambda: open_list("folder", "train", data_dir=videos))
+    from_script = problems_of(lambda: from_folder.plan_folder(videos))
+
+    assert in_training == from_script
+    message = (
+        "class folder 'swim' contains no videos: 1 empty file (swim/1.mp4); 1 not a video or an "
+        "image (swim/2.gif). Fill it or remove it"
+    )
+    assert [(kind, text) for _, _, kind, text in in_training] == [("empty", message)]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_class_without_videos_for_validation_or_testing_is_a_warning(tmp_path, split, caplog):
+    videos = tmp_path / "v"
+    write(videos, dict.fromkeys(["train/run/1.mp4", "train/swim/2.mp4", f"{split}/run/3.mp4"]))
+    write(videos, {f"{split}/swim/4.mp4": b""})
+
+    listed = open_list("folder", split, data_dir=videos)
+    from_script = scripted(from_folder.main, ["--videos", str(videos)], tmp_path / "out", videos)
+
+    assert len(listed) == 1 and from_script["train"].keys() == {
+        "train/run/1.mp4",
+        "train/swim/2.mp4",
+    }
+    assert "class folder 'swim' contains no videos: 1 empty file (swim/4.mp4)" in caplog.text
+    assert f"no videos of class swim for {split}" in caplog.text
 
 
 def second_file(name: str) -> str:
@@ -314,23 +385,33 @@ def second_file(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("names", "kinds"),
+    ("names", "kind", "stops_training"),
     [
-        (["run/1.mp4", "swim/2.mp4", "3.mp4"], {"outside"}),
-        (["jump_rope/1.mp4", "Jump Rope/2.mp4"], {"spelling"}),
-        (["run/1.mp4", "run/1.avi", "swim/2.mp4"], {"duplicate"}),
-        (["train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4", "validation/b/4.mp4"], {"split"}),
-        (["train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4", "raw/b/4.mp4"], {"outside"}),
+        (["run/1.mp4", "swim/2.mp4", "3.mp4"], "outside", False),
+        (["run/1.mp4", "run/1.avi", "swim/2.mp4"], "duplicate", False),
+        (["train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4", "raw/b/4.mp4"], "outside", False),
+        (["jump_rope/1.mp4", "Jump Rope/2.mp4"], "spelling", True),
+        (["train/a/1.mp4", "train/b/1.mp4", "val/A/3.mp4", "val/b/4.mp4"], "spelling", True),
+        (["train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4", "validation/b/4.mp4"], "split", True),
+        (["train/a/1.mp4", "train/b/2.mp4", "unsorted/3.mp4"], "split", True),
+        (["train_set/a/1.mp4", "train_set/b/2.mp4", "val_set/a/3.mp4"], "split", True),
     ],
 )
-def test_problems_of_class_folders(tmp_path, names, kinds, caplog):
+def test_problems_of_class_folders(tmp_path, names, kind, stops_training, caplog):
     write(tmp_path / "v", dict.fromkeys(names) | dict.fromkeys(map(second_file, names)))
 
-    from_script = problems_of(lambda: from_folder.rows_of_folders(tmp_path / "v"))
+    from_script = problems_of(lambda: from_folder.plan_folder(tmp_path / "v"))
     caplog.clear()
-    open_list("folder", "train", data_dir=tmp_path / "v")
 
-    assert {kind for _, _, kind, _ in from_script} == kinds
+    assert {kind for _, _, kind, _ in from_script} == {kind}
+    if stops_training:
+        for split in ("train", "val"):
+            in_training = problems_of(
+                lambda split=split: open_list("folder", split, data_dir=tmp_path / "v")
+            )
+            assert in_training == from_script
+        return
+    open_list("folder", "train", data_dir=tmp_path / "v")
     for _, _, _, message in from_script:
         assert message in caplog.text
 

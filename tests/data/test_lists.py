@@ -211,7 +211,7 @@ def test_lines_in_another_encoding_are_named(tmp_path):
     ("content", "what"),
     [
         (gzip.compress(b"a.mp4 0\n"), "gzip. Unpack it"),
-        ("a.mp4 0\n".encode("utf-16"), "UTF-16. Save it as UTF-8"),
+        ("a.mp4 0\n".encode("utf-16")[:-1], "damaged UTF-16. Save it as UTF-8"),
         (b"PK\x03\x04\x14\xff", "Excel"),
         (b"\x89HDF\r\n\x1a\n\0", "binary"),
     ],

@@ -152,16 +152,16 @@ def test_a_folder_without_two_classes_is_refused(tmp_path, names, message):
 
 
 def test_videos_that_are_added_move_no_others(tmp_path):
-    put(tmp_path / "v", *TWENTY)
+    names = [f"{name}/{i:03d}.mp4" for name in ("jump_rope", "archery") for i in range(100)]
+    put(tmp_path / "v", *names)
     run(tmp_path / "v", tmp_path / "out", "--test-fraction", "0.2")
     before = {split: paths(tmp_path / "out", split) for split in ("train", "val", "test")}
-    put(tmp_path / "v", *(f"archery/new {i}.mp4" for i in range(20)), "zumba/1.mp4")
+    put(tmp_path / "v", *(f"archery/new {i}.mp4" for i in range(50)), "zumba/1.mp4")
 
     run(tmp_path / "v", tmp_path / "out", "--test-fraction", "0.2")
 
     for split, old in before.items():
-        now = [path for path in paths(tmp_path / "out", split) if path in TWENTY]
-        assert now == old
+        assert [path for path in paths(tmp_path / "out", split) if path in names] == old
 
 
 def test_a_copy_with_another_suffix_stays_on_its_side(tmp_path):
@@ -310,7 +310,7 @@ def test_a_file_that_a_table_names_in_two_ways_is_listed_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1.mp4,a\n2.mp4,b\n".encode("utf-16"), "UTF-16"),
+        ("1.mp4,a\n2.mp4,b\n".encode("utf-16")[:-1], "damaged UTF-16"),
         (b"1.mp4,a\n2.mp4,caf\xe9\n", "line 2: not a text in UTF-8"),
         (b"1.mp4,a\n2\0.mp4,b\n", "line 2: contains a zero byte"),
         (b"1.mp4,a\n2.mp4," + b"b" * 200_000, "line 2: not CSV"),
@@ -334,16 +334,17 @@ def test_labels_that_differ_only_in_spelling_are_refused(tmp_path):
 
 def test_all_problems_of_a_table_are_reported_at_once(tmp_path):
     put(tmp_path / "v", "1.mp4")
-    table = write(tmp_path / "t.csv", "1.mp4,a\n1.mp4,b\n,c\n2.mp4,a,sometimes\n3.mp4,a,train,9\n")
+    lines = ["file,label,split", "1.mp4,a", "1.mp4,b", ",c", "2.mp4,a,sometimes", "3.mp4,a,train,9"]
+    table = write(tmp_path / "t.csv", "\n".join(lines))
 
     with pytest.raises(ListError) as error:
         run(tmp_path / "v", tmp_path / "out", "--labels", str(table))
 
     assert str(error.value).splitlines()[1:] == [
-        "  line 2: '1.mp4' is listed before as 'a'",
-        "  line 3: names no file",
-        "  line 4: split 'sometimes' is none of train, val, test",
-        "  line 5: has 4 columns, expected file,label or file,label,split",
+        "  line 3: '1.mp4' is listed before as 'a'",
+        "  line 4: names no file",
+        "  line 5: split 'sometimes' is none of train, val, test",
+        "  line 6: has 4 columns, the others 3. Put quotes round its text",
     ]
 
 

@@ -334,8 +334,8 @@ def test_an_annotation_that_is_no_text_is_refused_and_folders_are_passed_over(tm
     with pytest.raises(UserError, match="no annotation files"):
         find_annotations([tmp_path])
 
-    (tmp_path / "val.csv").write_bytes((HEADER + "a,bbbbbbbbbbb,0,10,val\n").encode("utf-16"))
-    with pytest.raises(ListError, match=r"val\.csv: not a text in UTF-8, but UTF-16"):
+    (tmp_path / "val.csv").write_bytes((HEADER + "a,bbbbbbbbbbb,0,10,val\n").encode("utf-16")[:-1])
+    with pytest.raises(ListError, match=r"val\.csv: not a text in UTF-8, but damaged UTF-16"):
         read_annotations(tmp_path / "val.csv")
     write(tmp_path / "val.csv", HEADER + "a,\0bbbbbbbbbb,0,10,val\n")
     with pytest.raises(ListError, match="line 2"):

@@ -28,7 +28,7 @@ def folder_of(root, **classes):
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
-            (root / name / f"{number:04d}.mp4").touch()
+            (root / name / f"{number:04d}.mp4").write_bytes(b"video")
     return root
 
 

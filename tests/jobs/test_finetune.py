@@ -187,13 +187,23 @@ def test_arguments_take_precedence_over_derived_values(weights, tmp_path):
 @pytest.mark.parametrize(
     ("classes", "messages"),
     [
-        ({"a": 3, "b": 1, "c": 0}, ["2 problems", "'b' has a single video", "'c' has no videos"]),
+        ({"a": 3, "b": 1, "c": 0}, ["2 problems", "'b' has a single video", "'c' contains no v"]),
         ({"a": 5}, ["there is one class, 'a'"]),
         ({"a": 0, "b": 0}, ["no videos or images. Expected folders of classes"]),
         ({}, ["no such folder"]),
-        ({"train/a": 2, "train/b": 0, "val/b": 2}, ["'b' has no videos to train on, but 2 held"]),
+        ({"train/a": 2, "train/b": 0, "val/b": 2}, ["class folder 'b' contains no videos"]),
+        ({"train/a": 2, "val/a": 1, "val/b": 2}, ["'b' has no videos to train on, but 2 held"]),
+        ({"a": 3, "b": 1}, ["'b' has a single video"]),
     ],
-    ids=["few videos", "one class", "no videos", "no folder", "none to train on"],
+    ids=[
+        "few videos",
+        "one class",
+        "no videos",
+        "no folder",
+        "all left out",
+        "no folder of it",
+        "1",
+    ],
 )
 def test_the_problems_of_folder_and_weights_are_reported_at_once(tmp_path, classes, messages):
     data = folder_of(tmp_path / "data", **classes)
