@@ -31,7 +31,8 @@ from data_prep.plan_run import run_script
 from data_prep.planning import LeftOut, Plan
 from slowfast_mvit.annotations.class_folders import ClassFolders, find_class_folders, key_of
 from slowfast_mvit.annotations.class_names import clean
-from slowfast_mvit.annotations.files import file_problem
+from slowfast_mvit.annotations.csv_lists import file_problem
+from slowfast_mvit.annotations.files import missing_and_shared
 from slowfast_mvit.annotations.held_out import VAL_FRACTION, held_out
 from slowfast_mvit.annotations.records import Row, raise_problems
 from slowfast_mvit.annotations.tables import FilesByName, Table, read_table
@@ -59,6 +60,11 @@ def plan_folder(videos: Path, *, labels: Path | None = None, **splitting: Any) -
         plan = _plan_of_table(videos, paths, labels, splitting)
     else:
         plan = _plan_of_folders(videos, splitting)
+    groups = ((str(videos / item.path), (item.split, item.class_name)) for item in plan.listed)
+    _, shared = missing_and_shared(groups)
+    if shared:
+        text = f"videos that are, by links, also in another split or class: {len(shared):,}"
+        notes.append(f"{text} ({' = '.join(shared[0])}, for example)")
     return replace(plan, notes=[*plan.notes, *notes], trains_all_classes=True)
 
 

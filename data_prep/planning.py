@@ -19,7 +19,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from slowfast_mvit.annotations.class_names import ClassIndex
-from slowfast_mvit.annotations.files import Passed, best_first, file_problem, walk
+from slowfast_mvit.annotations.csv_lists import file_problem
+from slowfast_mvit.annotations.files import Passed, best_first, walk
 from slowfast_mvit.annotations.records import Row
 from slowfast_mvit.errors import UserError, in_one_message
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,10 +10,9 @@ from pathlib import Path
 
 from data_prep.jobs import JobInput
 from data_prep.planning import SHOWN, list_tree
-from slowfast_mvit.annotations.csv_lists import list_line, read_csv_file
+from slowfast_mvit.annotations.csv_lists import list_line, read_csv_file, separator_of
 from slowfast_mvit.annotations.files import is_video
 from slowfast_mvit.annotations.records import ListSource
-from slowfast_mvit.annotations.texts import numbered_lines
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.errors import UserError, in_one_message
 from slowfast_mvit.storage import leads_to_file, write_text_atomically
@@ -161,12 +159,6 @@ def write_lists(
             write_text_atomically(folder / "classes.txt", classes.read_text(encoding="utf-8"))
 
 
-def _separator_of(file: Path) -> str:
-    """A comma where the first line ends in one and a label; a run has a config key for it."""
-    _, first = next(numbered_lines(file), (0, ""))
-    return "," if re.search(r"[^\s],[0-9]+$", first) else " "
-
-
 def _read_list(file: Path, videos: Path | None = None) -> VideoList:
     """A list; its relative paths start from the folder of the list or the working folder, or else
     ``videos``.
@@ -175,7 +167,7 @@ def _read_list(file: Path, videos: Path | None = None) -> VideoList:
         UserError: when none of its videos is there: most likely they start from another folder.
     """
     # "train", in which videos may repeat.
-    source = ListSource(file.parent, "train", separator=_separator_of(file))
+    source = ListSource(file.parent, "train", separator=separator_of(file))
     starts = [source] if videos is None else [source, replace(source, path_prefix=str(videos))]
     for start in starts:
         found = VideoList.of(read_csv_file(file, start))

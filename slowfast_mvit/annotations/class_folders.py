@@ -12,11 +12,12 @@ from pathlib import Path
 from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import ClassIndex, class_names_of, spelling_problems
 from slowfast_mvit.annotations.columns import columns
+from slowfast_mvit.annotations.csv_lists import file_problem
 from slowfast_mvit.annotations.files import (
     Passed,
-    file_problem,
     is_folder,
     is_hidden,
+    is_packed,
     is_video,
     stem,
     walk,
@@ -105,11 +106,10 @@ class ClassFolders:
         ]
 
 
-def in_one_line(left_out: Sequence[str]) -> str:
-    """The first lines of ``left_out``, and the number of classes if there are more."""
-    more = len(left_out) - records.SHOWN_PROBLEMS
-    shown = [*left_out[: records.SHOWN_PROBLEMS], *([f"and in {more:,} more"] if more > 0 else [])]
-    return "; ".join(shown)
+def in_one_line(lines: Sequence[str], limit: int = records.SHOWN_PROBLEMS) -> str:
+    """The first lines, and the number of the others."""
+    more = len(lines) - limit
+    return "; ".join([*lines[:limit], *([f"and {more:,} more"] if more > 0 else [])])
 
 
 def key_of(path: str) -> str:
@@ -145,6 +145,12 @@ def find_class_folders(folder: Path) -> ClassFolders:
     found = ClassFolders(root, named, problems=problems)
     roots = [found.folder_of(split) for split in named] or [root]
     found.names = sorted({name for place in roots for name in sub_folders(place)})
+    for place in roots:
+        for entry in _entries(place):
+            if is_packed(entry.name) and not is_folder(entry):
+                above = os.path.relpath(place, root)
+                archive = os.path.normpath(os.path.join(above, entry.name))
+                found.passed.setdefault(("", above), Passed()).add(archive)
     loose = (os.path.relpath(p / name, root) for p in roots for name in _loose_videos(p))
     found.problems += [
         Problem(root, 0, "outside", f"{path!r} is in no class folder") for path in (*others, *loose)
@@ -262,9 +268,11 @@ def _report_problems(
     left_out, problems = folders.left_out(), folders.problems
     if not has_files:
         found = [*left_out, *(p.message for p in problems if p.kind == "outside")]
-        shown = f"; found {'; '.join(found[:5])}" if found else ""
+        shown = f"; found {in_one_line(found, 5)}" if found else ""
         text = "no videos or images. Expected folders of classes with files in them"
-        raise ListError(f"{text}{shown}", root)
+        advice = ". data_prep/from_folder.py --labels writes lists from a table of files and labels"
+        is_flat = any(problem.kind == "outside" for problem in problems)
+        raise ListError(f"{text}{shown}{advice if is_flat else ''}", root)
     fatal = (*_FATAL, "empty") if source.split == "train" else _FATAL
     if any(problem.kind in fatal for problem in problems):
         records.raise_problems(problems)

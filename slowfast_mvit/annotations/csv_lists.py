@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
+import os
 import re
+import stat
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +16,13 @@ from pathlib import Path
 
 from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.columns import Strings
+from slowfast_mvit.annotations.files import (
+    BAD_NAME,
+    BROKEN_LINK,
+    EMPTY,
+    NOT_PLAIN,
+    has_suffix,
+)
 from slowfast_mvit.annotations.records import Annotated, ListSource, Problem
 from slowfast_mvit.annotations.texts import numbered_lines
 from slowfast_mvit.storage import leads_to_file
@@ -24,6 +34,7 @@ _PATH_HEADERS = {
     *("path", "paths", "filename", "file", "file_name", "video", "video_path", "label"),
     "original_vido_id",  # of lists of frames
 }
+_FROM_NAMES = "data_prep/from_folder.py --labels writes lists from files and names of classes"
 _LABEL_HEADERS = {"label", "labels", "class", "class_id", "class_index", "label_id", "target"}
 
 
@@ -46,6 +57,13 @@ def read_csv_file(file: Path, source: ListSource) -> Annotated:
     advice = "Write one video a line: path, a space, label"
     videos = records.collect(_rows(file, source), file, source, advice=advice)
     return replace(videos, folder=_folder_of_paths(file, videos.video_ids, source.path_prefix))
+
+
+def separator_of(file: Path) -> str:
+    """The comma, semicolon or bar before the label of one of the first two lines, or a space."""
+    head = itertools.islice(numbered_lines(file), 2)
+    found = [re.search(r"[^\s]([,;|])\s*[0-9]+$", text) for _, text in head]
+    return next((match[1] for match in found if match), " ")
 
 
 def _rows(file: Path, source: ListSource) -> Iterator[tuple[int, str, int] | Problem]:
@@ -106,8 +124,12 @@ def _fault(fields: list[str], path: str, label: str, source: ListSource) -> tupl
             f"has one field, {path!r}, since DATA.PATH_LABEL_SEPARATOR is {source.separator!r}. "
             f"Set it to {other[1]!r}"
         )
+    if len(fields) == 1 and not has_suffix(path) and re.search(r"[,;|]", path):
+        return "columns", (
+            f"has one field, {path!r}, expected a path and a label, a whole number. {_FROM_NAMES}"
+        )
     if not _is_whole_number(label):
-        return "label", f"label {label!r} is not a whole number"
+        return "label", f"label {label!r} is not a whole number. {_FROM_NAMES}"
     return records.entry_fault(path, int(label), source.num_classes)
 
 
@@ -147,6 +169,26 @@ def usable_path(path: str) -> tuple[str, str]:
         return written, "the name ends in white space; rename the file"
     problem = records.path_problem(written)
     return written, f"{problem}; rename the file" if problem else ""
+
+
+def file_problem(file: str | Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
+    """Reason and detail of a file that cannot be used, or None; its size, None for a folder.
+
+    Args:
+        file: the video, image, or folder of frames.
+        path: its path as a list would name it.
+    """
+    try:
+        status = os.stat(file)
+    except OSError:  # also a link in a circle
+        return (BROKEN_LINK, "the link leads nowhere"), None
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        return (EMPTY, "0 bytes"), 0
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        return (NOT_PLAIN, "a pipe, socket or device"), None
+    _, problem = usable_path(path)
+    num_bytes = None if stat.S_ISDIR(status.st_mode) else status.st_size
+    return (BAD_NAME, problem) if problem else None, num_bytes
 
 
 def list_line(path: str, label: int) -> str:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slowfast_mvit.annotations import records
 from slowfast_mvit.annotations.class_names import ClassIndex
 from slowfast_mvit.annotations.columns import Strings
-from slowfast_mvit.annotations.csv_lists import usable_path
 from slowfast_mvit.annotations.records import Annotated, ListSource, Problem, Row
-from slowfast_mvit.errors import ListError
+from slowfast_mvit.errors import ListError, printable
+from slowfast_mvit.storage import leads_to_file
 
 _log = logging.getLogger(__name__)
 
@@ -65,16 +64,19 @@ class Passed:
 
     def add(self, path: str, reason: str = OTHER) -> None:
         """Count a file; one that is neither video nor image may be an archive."""
-        if reason == OTHER and _PACKED.fullmatch(os.path.basename(path)):
+        if reason == OTHER and is_packed(path):
             self.packed.append(path)
             reason = PACKED
         self.counts[reason] += 1
         self.first[reason] = min(path, self.first.get(reason, path))
 
     def __str__(self) -> str:
-        """The numbers and the first file of each reason."""
+        """The numbers and the first file of each reason, on one line."""
+        shown = {
+            reason: printable(path).replace("\n", "\\n") for reason, path in self.first.items()
+        }
         return "; ".join(
-            f"{count:,} {reason} ({self.first[reason]}{', ...' if count > 1 else ''})"
+            f"{count:,} {reason} ({shown[reason]}{', ...' if count > 1 else ''})"
             for reason, count in sorted(self.counts.items())
         )
 
@@ -143,6 +145,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _ADDED
 
 
+def is_packed(path: str) -> bool:
+    """Return whether it is an archive by its name."""
+    return _PACKED.fullmatch(os.path.basename(path)) is not None
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a folder or a link to one."""
     try:
@@ -167,24 +174,27 @@ def stem(path: str) -> str:
     return os.path.splitext(name)[0] if has_suffix(name) else name
 
 
-def file_problem(file: str | Path, path: str) -> tuple[tuple[str, str] | None, int | None]:
-    """Reason and detail of a file that cannot be used, or None; its size, None for a folder.
+def missing_and_shared(
+    videos: Iterable[tuple[str, Hashable]],
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The paths without a file, and pairs of paths that are one file in two groups, by links.
 
     Args:
-        file: the video, image, or folder of frames.
-        path: its path as a list would name it.
+        videos: path and group of each video: its split, its class, or both.
     """
-    try:
-        status = os.stat(file)
-    except OSError:  # also a link in a circle
-        return (BROKEN_LINK, "the link leads nowhere"), None
-    if stat.S_ISREG(status.st_mode) and not status.st_size:
-        return (EMPTY, "0 bytes"), 0
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        return (NOT_PLAIN, "a pipe, socket or device"), None
-    _, problem = usable_path(path)
-    num_bytes = None if stat.S_ISDIR(status.st_mode) else status.st_size
-    return (BAD_NAME, problem) if problem else None, num_bytes
+    first: dict[Hashable, tuple[str, Hashable]] = {}
+    missing, shared = list[str](), list[tuple[str, str]]()
+    for path, group in videos:
+        try:
+            identity: Hashable = _identity(os.stat(path))
+        except (OSError, ValueError):  # a member of a shard is no file of its own
+            identity = os.path.abspath(path)
+            if not leads_to_file(Path(path)):
+                missing.append(path)
+        other, other_group = first.setdefault(identity, (path, group))
+        if other_group != group:
+            shared.append((other, path))
+    return missing, shared
 
 
 def best_first(
@@ -289,7 +299,7 @@ def with_files(
     """
     passed, root = Passed(), videos.folder
     find_files = files_of(walk(root, passed))
-    for folder, reason in passed.unreadable:  # a whole disk has a lost+found
+    for folder, reason in passed.unreadable:
         _log.warning("%s: %s; files in it are not found", folder, reason)
     split = records.split_named_in(videos.source.stem)
     names = videos.class_names or ()

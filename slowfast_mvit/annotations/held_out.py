@@ -29,7 +29,7 @@ def held_out(
         expected = len(ordered) * fraction
         least = max(math.floor(expected / 2), 1) if fraction else 0
         drawn = sum(start <= place < start + fraction for place, _ in ordered)
-        return min(max(drawn, least), max(math.ceil(1.5 * expected), least), most)
+        return min(max(drawn, least), max(math.floor(1.5 * expected), least), most)
 
     reserved = 1 + (test > 0 and len(ordered) > 2)  # for training, and for testing
     num_val = number(test, val, max(len(ordered) - reserved, 0))

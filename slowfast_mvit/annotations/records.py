@@ -299,7 +299,7 @@ def collect(
     """
     problems: list[Problem] = []
     videos, labels, lines = columns(without_problems(rows, problems))
-    problems += _duplicates(videos, lines, file, source)
+    problems += _duplicates(videos, labels, lines, file, source)
     raise_problems(problems)
     if not videos:
         raise ListError(f"the list is empty{advice and f'. {advice}'}", file)
@@ -307,7 +307,7 @@ def collect(
 
 
 def _duplicates(
-    names: Strings, lines: Sequence[int], file: Path, source: ListSource
+    names: Strings, labels: Sequence[int], lines: Sequence[int], file: Path, source: ListSource
 ) -> list[Problem]:
     """The videos that were listed before; in training one warning instead."""
     repeated, unit = list(repeats(names)), unit_of(file)
@@ -325,5 +325,8 @@ def _duplicates(
             f"{found} a video that was listed before (first: {unit} {lines[first]}, "
             f"{names[first]!r}); such videos are trained on once for each"
         )
+        other = next((i for i, before in repeated if labels[i] != labels[before]), None)
+        if other is not None:
+            text += f". Labels differ: {unit} {lines[other]} gives {labels[other]}"
         _log.warning("%s: %s", file, text)
     return []

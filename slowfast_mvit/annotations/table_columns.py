@@ -28,7 +28,9 @@ _LABEL_WORDS = {
 }
 _SPLIT_WORDS = {"split", "subset", "set", "partition", "usage", "phase"}
 _INDEX_WORDS = {"", "unnamed 0", "index"}  # of pandas
-_WHOLE = re.compile(r"[0-9]{1,18}(\.0+)?")  # pandas writes 3.0 where a cell of the column is empty
+WHOLE_NUMBER = re.compile(
+    r"[0-9]{1,18}(\.0+)?"
+)  # pandas writes 3.0 where a cell of the column is empty
 _MEASURE = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+(e[+-]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
 _SAMPLED_ROWS = 1000
 
@@ -99,6 +101,8 @@ class TableColumns:
         else:
             file = self._file_column()
             has_header = self._has_header(file)
+        if has_header and not self._first[-1]:
+            raise self._error("the first line names fewer columns than there are")
         if not has_header:
             self._words = ["?"] * len(self._first)
         others = [i for i in self._places if i != file and self._values[i] and not self._counts(i)]
@@ -141,20 +145,20 @@ class TableColumns:
         return 2 * len(set(self._values[place])) > len(self._values[place])
 
     def _counts(self, place: int) -> bool:
-        """Whether a column numbers the rows, as pandas writes it."""
+        """Return whether a column numbers the rows, as pandas writes it."""
         if self._words[place] not in _INDEX_WORDS | {"?"}:
             return False
         cells = [row[place] for row in self._rest]
         return any(cells == list(map(str, range(i, i + len(cells)))) for i in (0, 1))
 
     def _has_header(self, file: int) -> bool:
-        """Whether the first row names columns: it names no file, and differs from the others."""
+        """Return whether the first row is a header: it names no file, and differs from others."""
         if self._words[file] in _FILE_WORDS and _LABEL_WORDS & set(self._words):
             return True
         if self._candidates(self._first[file]) or has_suffix(self._first[file]):
             return False
         others = [i for i in self._places if i != file and self._values[i]]
-        if any(_WHOLE.fullmatch(self._first[i]) and self._is_number(i) for i in others):
+        if any(WHOLE_NUMBER.fullmatch(self._first[i]) and self._is_number(i) for i in others):
             return False
         return any(
             self._first[i] not in self._values[i] and not split_of_folder(self._first[i])
@@ -186,10 +190,10 @@ class TableColumns:
         return 1 < len(set(values)) < len(values) and not is_measured and not are_files
 
     def _is_number(self, place: int) -> bool:
-        return all(map(_WHOLE.fullmatch, self._values[place]))
+        return all(map(WHOLE_NUMBER.fullmatch, self._values[place]))
 
     def _are_name_and_number(self, one: int, other: int) -> bool:
-        """Whether one column numbers the names in the other."""
+        """Return whether one column numbers the names in the other."""
         pairs = {(row[one], row[other]) for row in self._rest if row[one] or row[other]}
         divide_alike = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
         return divide_alike and self._is_number(one) != self._is_number(other)

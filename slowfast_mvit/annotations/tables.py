@@ -15,7 +15,7 @@ from slowfast_mvit.annotations.class_names import clean, composed, spelling_prob
 from slowfast_mvit.annotations.columns import KeyIndex
 from slowfast_mvit.annotations.files import stem
 from slowfast_mvit.annotations.records import Problem, Row
-from slowfast_mvit.annotations.table_columns import Columns, TableColumns
+from slowfast_mvit.annotations.table_columns import WHOLE_NUMBER, Columns, TableColumns
 from slowfast_mvit.annotations.texts import csv_rows, without_empty_ends
 from slowfast_mvit.errors import ListError
 
@@ -129,8 +129,8 @@ def read_table(table: Path, files: FilesByName) -> Table:
             problems.append(Problem(table, line, *fault))
             continue
         row = _row(line, texts, columns)
-        if columns.order is not None and row.class_name and texts[columns.order]:
-            numbers[row.class_name] = int(float(texts[columns.order]))
+        if columns.order is not None and row.class_name:
+            numbers[row.class_name] = int(texts[columns.order].partition(".")[0] or 0)
         first = rows.setdefault(row.video, row)
         if first is row:
             continue
@@ -161,6 +161,9 @@ def _fault(cells: Sequence[str], columns: Columns) -> tuple[str, str] | None:
         return "path", "names no file"
     if "\n" in file + label:
         return "text", "a cell contains a line end. Are its quotes closed?"
+    number = "" if columns.order is None else cells[columns.order]
+    if number and not WHOLE_NUMBER.fullmatch(number):
+        return "label", f"the class number {number!r} is not a whole number"
     if split and records.split_of_folder(split) is None:
         return "split", f"split {split!r} is none of train, val, test"
     return None
@@ -186,4 +189,10 @@ def _cells(table: Path, problems: list[Problem]) -> tuple[list[int], list[list[s
         else:
             lines.append(line)
             padded.append(cells + [""] * (width - len(cells)))
+    if not lines:
+        records.raise_problems(problems)
+    if not padded[0][-1] and [row[0] for row in padded[1:]] == list(
+        map(str, range(1, len(padded)))
+    ):
+        padded[0] = ["", *padded[0][:-1]]  # R names the columns, and not that of the row numbers
     return lines, padded

@@ -22,6 +22,8 @@ import numpy as np
 from slowfast_mvit import builders
 from slowfast_mvit.annotations.class_folders import find_class_folders
 from slowfast_mvit.annotations.class_names import folded
+from slowfast_mvit.annotations.csv_lists import separator_of
+from slowfast_mvit.annotations.files import missing_and_shared
 from slowfast_mvit.config import Config, load_config, load_config_text, trusted_configs
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.data.lists import VideoList
@@ -144,12 +146,14 @@ class UserData(NamedTuple):
 
     Attributes:
         dataset: row of the catalog that reads it.
+        separator: of paths and labels in lists.
         class_names: in the order of the labels; "class 3" where it has no name.
         num_train: videos to train on.
         num_val: videos held out, for validation and testing.
     """
 
     dataset: str
+    separator: str
     class_names: tuple[str, ...]
     num_train: int
     num_val: int
@@ -164,11 +168,13 @@ def read_user_data(folder: str) -> UserData:
     Raises:
         ListError: all problems, at once.
     """
-    dataset = "csv" if (Path(folder) / "train.csv").is_file() else "folder"
+    list_file = Path(folder) / "train.csv"
+    dataset = "csv" if list_file.is_file() else "folder"
+    separator = separator_of(list_file) if dataset == "csv" else " "
     logging.disable(logging.INFO)  # training reads the same lists again and logs the rest
     try:
-        train = open_list(dataset, "train", data_dir=folder)
-        held_out = open_list(dataset, "val", data_dir=folder)
+        train = open_list(dataset, "train", data_dir=folder, separator=separator)
+        held_out = open_list(dataset, "val", data_dir=folder, separator=separator)
     finally:
         logging.disable(logging.NOTSET)
     names = _class_names(train, held_out)
@@ -182,7 +188,23 @@ def read_user_data(folder: str) -> UserData:
     for name, num_val in zip(names, in_val, strict=True):
         if not num_val and dataset == "csv":  # folders log it
             logger.warning("%s: no video of class %r is held out: it is not tested", folder, name)
-    return UserData(dataset, names, num_train=len(train), num_val=len(held_out))
+    _check_files(folder, train, held_out)
+    return UserData(dataset, separator, names, num_train=len(train), num_val=len(held_out))
+
+
+def _check_files(folder: str, train: VideoList, held_out: VideoList) -> None:
+    """Refuse lists without a single file; log missing files, and those of two classes or splits."""
+    videos = [(v.path, (v.label, n)) for n, of in enumerate((train, held_out)) for v in of]
+    missing, shared = missing_and_shared(videos)
+    if len(missing) == len(videos):
+        text = f"none of its {len(videos):,} videos is there (first: {missing[0]})"
+        raise ListError(f"{text}. Paths in lists start from the folder of the list", folder)
+    if missing:
+        text = "%s: %d of %d videos are not there (first: %s)"
+        logger.warning(text, folder, len(missing), len(videos), missing[0])
+    if shared:
+        text = "%s: %d videos are in both splits or in two classes (first: %s = %s)"
+        logger.warning(text, folder, len(shared), *shared[0])
 
 
 def _class_names(train: VideoList, held_out: VideoList) -> tuple[str, ...]:
@@ -200,6 +222,9 @@ def _class_names(train: VideoList, held_out: VideoList) -> tuple[str, ...]:
 def _problems(
     names: Sequence[str], in_train: Sequence[int], in_val: Sequence[int], has_splits: bool
 ) -> Iterator[str]:
+    if names[0] == "class 0" and not in_train[0] + in_val[0] and min(in_train[1:], default=0):
+        yield "labels count from 1, but must count from 0. Subtract 1 from each"
+        return
     if len(names) == 1:
         yield f"there is one class, {names[0]!r}: a classifier needs two or more"
     for name, num_train, num_val in zip(names, in_train, in_val, strict=True):
@@ -246,6 +271,7 @@ def _keys_of_videos(videos: UserData) -> dict[str, Any]:
         "MODEL.NUM_CLASSES": len(videos.class_names),
         "TRAIN.DATASET": videos.dataset,
         "TEST.DATASET": videos.dataset,
+        **({"DATA.PATH_LABEL_SEPARATOR": videos.separator} if videos.separator != " " else {}),
         "DATA.RANDOM_FLIP": not sided,
         "MIXUP.PROB": float(videos.num_train >= MIXED_FROM),
     }

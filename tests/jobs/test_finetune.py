@@ -9,7 +9,8 @@ from class_folders import config_of, folder_of, write_weights
 
 from slowfast_mvit import builders
 from slowfast_mvit.cli import main
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import ListError, UserError
+from slowfast_mvit.jobs.finetune import read_user_data
 
 CLASSES = ("growing", "moving left", "turning")
 QUICK = ["NUM_GPUS", "0", "DATA_LOADER.NUM_WORKERS", "0", "TRAIN.CHECKPOINT_PERIOD", "1"]
@@ -169,11 +170,73 @@ def test_videos_are_mirrored_unless_a_class_names_a_side(weights, tmp_path, name
 def test_missing_class_names_are_logged(weights, tmp_path, caplog):
     (tmp_path / "train.csv").write_text("a.mp4 0\nb.mp4 1\nc.mp4 1\n")
     (tmp_path / "val.csv").write_text("d.mp4 0\ne.mp4 1\n")
+    for name in "abcde":
+        (tmp_path / f"{name}.mp4").write_bytes(b"video")
 
     config = config_of(tmp_path, weights)
 
     assert config.train.dataset == "csv" and config.model.num_classes == 2
     assert "Write them into classes.txt" in caplog.text
+
+
+def lists_in(folder, train, val, *, files="abcd"):
+    (folder / "train.csv").write_text(train)
+    (folder / "val.csv").write_text(val)
+    for name in files:
+        (folder / f"{name}.mp4").write_bytes(b"video")
+    return folder
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t", " "])
+def test_lists_of_any_separator_are_read(weights, tmp_path, separator):
+    lines = [f"{name}.mp4{separator}{label}\n" for name, label in zip("abcd", "0101", strict=True)]
+    lists_in(tmp_path, "path" + separator + "label\n" + "".join(lines[:2]), "".join(lines[2:]))
+
+    config = config_of(tmp_path, weights)
+
+    assert config.model.num_classes == 2
+    assert len(builders.build_videos(config, "train")) == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        ("a.mp4,run\nb.mp4,swim\n", "c.mp4,run\n", "has one field, 'a.mp4,run', expected a path"),
+        ("a.mp4 run\nb.mp4 swim\n", "c.mp4 run\n", "from_folder.py --labels writes lists from"),
+        ("a.mp4 1\nb.mp4 2\n", "c.mp4 1\nd.mp4 2\n", "labels count from 1"),
+        ("x/a.mp4 0\nx/b.mp4 1\n", "x/c.mp4 0\n", "none of its 3 videos is there (first: "),
+    ],
+    ids=["names and commas", "names", "from 1", "another folder"],
+)
+def test_lists_of_another_form_are_refused(tmp_path, train, val, message):
+    with pytest.raises(ListError) as caught:
+        read_user_data(str(lists_in(tmp_path, train, val)))
+
+    assert message in str(caught.value)
+
+
+def test_videos_of_lists_that_are_missing_or_in_both_are_logged(tmp_path, caplog):
+    lists_in(tmp_path, "a.mp4 0\nb.mp4 1\nb.mp4 0\n", "./a.mp4 0\nz.mp4 1\n")
+
+    read_user_data(str(tmp_path))
+
+    assert "1 of 5 videos are not there (first: " in caplog.text
+    assert "2 videos are in both splits or in two classes (first: " in caplog.text
+    assert "(first: line 3, 'b.mp4')" in caplog.text
+    assert "Labels differ: line 3 gives 0" in caplog.text
+
+
+def test_links_between_classes_or_splits_are_logged(tmp_path, caplog):
+    folder_of(tmp_path, **{"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 1})
+    (tmp_path / "train/a/all").symlink_to("../b")
+    (tmp_path / "train/b/loop").symlink_to("..")
+    (tmp_path / "train/b/itself").symlink_to("itself")
+    (tmp_path / "val/b/1.mp4").hardlink_to(tmp_path / "train/b/0001.mp4")
+
+    videos = read_user_data(str(tmp_path))
+
+    assert (videos.num_train, videos.num_val) == (9, 3)
+    assert "4 videos are in both splits or in two classes (first: " in caplog.text
 
 
 def test_arguments_take_precedence_over_derived_values(weights, tmp_path):
