@@ -24,7 +24,7 @@ has the same meaning here. `DATA.NUM_FRAMES` in a file is `config.data.num_frame
 * `_BASE_: recipe.yaml`, relative to the file, includes all keys of another file; keys of this file
   replace them. A list of files is included in order.
 * `[3, 7, 7]` and `(3, 7, 7)`, `1.0e-4` and `1e-4` are the same, and a whole number is accepted as a
-  number. Of a duplicate key the last counts, with a warning.
+  number. Of a duplicate key the last counts, with a warning unless both are equal.
 * An unknown key or an invalid value is an error. All of them are reported in one message, each with
   its file and line.
 * A key of PySlowFast that MViT does not read is ignored, with a warning where it would have had an
@@ -45,7 +45,7 @@ They would train or test something that is outside this project's scope.
 IGNORED_TITLE = """
 ## Keys of PySlowFast and of earlier versions that are ignored
 
-With a warning, unless the value is one that changes nothing.
+With a warning where PySlowFast would do something else with this value.
 
 | reason | keys |
 |---|---|

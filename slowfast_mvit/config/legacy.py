@@ -3,7 +3,9 @@
 Three kinds: ``REFUSED`` keys give an error, since a run without them would train or test something
 else; ``IGNORED`` keys give a warning, and a key may be in both, an error at some values and a
 warning at others; ``RENAMED`` values are replaced, with a line in the log. The values listed with a
-key, such as its default in PySlowFast, give neither.
+key, such as its default in PySlowFast, give neither. A warning means that PySlowFast would do
+something else: ``WITHOUT_EFFECT`` are the reasons of keys that change nothing there either, for
+an MViT config without refused keys; they give a line at INFO.
 """
 
 from __future__ import annotations
@@ -40,8 +42,16 @@ NEVER_READ = "PySlowFast does not read it either"
 LONG_LISTS = "the whole list is read; it takes little memory"
 MULTIGRID = "belongs to multigrid training, which is not enabled"
 TENSORBOARD = "is not written; OUTPUT_DIR/report.html shows the classes"
+DRAWINGS = "belongs to drawings for TensorBoard, which are not made"
+BENCHMARK = "is not read; see benchmarks/"
+PREFETCH = "is unknown to PySlowFast too; DATA_LOADER.NUM_WORKERS sets the number of workers"
 DEMO = "is not read; `slowfast-mvit predict` scores a single video"
 REVERSIBLE = "belongs to reversible MViT, which is not enabled"
+
+WITHOUT_EFFECT = {
+    *(OTHER_MODELS, NO_BATCH_NORM, DETECTION, PRETRAINING, NEVER_READ, MULTIGRID),
+    *(DRAWINGS, BENCHMARK, PREFETCH, DEMO, REVERSIBLE),
+}
 
 # Keys that earlier versions of this project had.
 RETIRED: dict[str, Unread] = {
@@ -52,7 +62,7 @@ RETIRED: dict[str, Unread] = {
 
 # Sections of which these keys are not read: reason -> a section and its keys on each line.
 _SECTIONS = {
-    "is not read; see benchmarks/": """
+    BENCHMARK: """
         BENCHMARK NUM_EPOCHS LOG_PERIOD SHUFFLE""",
     DETECTION: """
         AVA ANNOTATION_DIR BGR DETECTION_SCORE_THRESH EXCLUSION_FILE FRAME_DIR FRAME_LIST_DIR
@@ -62,7 +72,8 @@ _SECTIONS = {
         DETECTION ALIGNED ROI_XFORM_RESOLUTION SPATIAL_SCALE_FACTOR""",
     NO_BATCH_NORM: """
         BN GLOBAL_SYNC NORM_TYPE NUM_BATCHES_PRECISE NUM_SPLITS NUM_SYNC_DEVICES USE_PRECISE_STATS
-        BN WEIGHT_DECAY""",
+        BN WEIGHT_DECAY
+        MODEL FROZEN_BN""",
     PRETRAINING: """
         CONTRASTIVE BN_MLP BN_SYNC_MLP DELTA_CLIPS_MAX DELTA_CLIPS_MIN DIM INTERP_MEMORY KNN_ON
         CONTRASTIVE LENGTH LOCAL_SHUFFLE_BN MEM_TYPE MLP_DIM MOCO_MULTI_VIEW_QUEUE MOMENTUM
@@ -70,7 +81,16 @@ _SECTIONS = {
         CONTRASTIVE QUEUE_LEN SEQUENTIAL SIMCLR_DIST_ON SWAV_QEUE_LEN T TYPE
         MASK DECODER_DEPTH DECODER_EMBED_DIM DECODER_SEP_POS_EMBED DEC_KV_KERNEL DEC_KV_STRIDE
         MASK HEAD_TYPE MAE_ON MAE_RND_MASK NORM_PRED_PIXEL PER_FRAME_MASKING PRED_HOG PRETRAIN_DEPTH
-        MASK SCALE_INIT_BY_DEPTH TIME_STRIDE_LOSS""",
+        MASK SCALE_INIT_BY_DEPTH TIME_STRIDE_LOSS
+        AUG MASK_TUBE MASK_FRAMES MASK_WINDOW_SIZE MASK_RATIO MAX_MASK_PATCHES_PER_BLOCK
+        DATA SSL_COLOR_BRI_CON_SAT SSL_COLOR_HUE SSL_BLUR_SIGMA_MIN SSL_BLUR_SIGMA_MAX""",
+    NEVER_READ: """
+        AUG RE_SPLIT
+        DATA DECODING_SHORT_SIZE IN22K_TRAINVAL
+        MVIT LAYER_SCALE_INIT_VALUE
+        SOLVER STEP_SIZE WARMUP_FACTOR""",
+    PREFETCH: """
+        PREFETCH NUM_LOADERS""",
     DEMO: """
         DEMO BUFFER_SIZE CLIP_VIS_SIZE COMMON_CLASS_NAMES COMMON_CLASS_THRES DETECTRON2_CFG
         DEMO DETECTRON2_THRESH DETECTRON2_WEIGHTS DISPLAY_HEIGHT DISPLAY_WIDTH FPS GT_BOXES
@@ -79,7 +99,8 @@ _SECTIONS = {
         DEMO VIS_MODE WEBCAM""",
     MULTIGRID: """
         MULTIGRID BN_BASE_SIZE DEFAULT_B DEFAULT_S DEFAULT_T EPOCH_FACTOR EVAL_FREQ
-        MULTIGRID LONG_CYCLE_FACTORS LONG_CYCLE_SAMPLING_RATE SHORT_CYCLE_FACTORS""",
+        MULTIGRID LONG_CYCLE_FACTORS LONG_CYCLE_SAMPLING_RATE SHORT_CYCLE_FACTORS
+        SOLVER GAMMA""",
     REVERSIBLE: """
         MVIT.REV RESPATH_FUSE BUFFER_LAYERS RES_PATH PRE_Q_FUSION""",
     OTHER_MODELS: """
@@ -88,16 +109,18 @@ _SECTIONS = {
         RESNET STRIDE_1X1 TRANS_FUNC WIDTH_PER_GROUP ZERO_INIT_FINAL_BN ZERO_INIT_FINAL_CONV
         SLOWFAST ALPHA BETA_INV FUSION_CONV_CHANNEL_RATIO FUSION_KERNEL_SZ
         X3D BN_LIN5 BOTTLENECK_FACTOR CHANNELWISE_3x3x3 DEPTH_FACTOR DIM_C1 DIM_C5 SCALE_RES2
-        X3D WIDTH_FACTOR""",
-    TENSORBOARD: """
-        TENSORBOARD CATEGORIES_PATH CLASS_NAMES_PATH CONFUSION_MATRIX.ENABLE
-        TENSORBOARD CONFUSION_MATRIX.FIGSIZE CONFUSION_MATRIX.SUBSET_PATH HISTOGRAM.ENABLE
-        TENSORBOARD HISTOGRAM.FIGSIZE HISTOGRAM.SUBSET_PATH HISTOGRAM.TOPK MODEL_VIS.ACTIVATIONS
-        TENSORBOARD MODEL_VIS.COLORMAP MODEL_VIS.ENABLE MODEL_VIS.GRAD_CAM.COLORMAP
-        TENSORBOARD MODEL_VIS.GRAD_CAM.ENABLE MODEL_VIS.GRAD_CAM.LAYER_LIST
-        TENSORBOARD MODEL_VIS.GRAD_CAM.USE_TRUE_LABEL MODEL_VIS.INPUT_VIDEO MODEL_VIS.LAYER_LIST
-        TENSORBOARD MODEL_VIS.MODEL_WEIGHTS MODEL_VIS.TOPK_PREDS PREDICTIONS_PATH
-        TENSORBOARD WRONG_PRED_VIS.ENABLE WRONG_PRED_VIS.SUBSET_PATH WRONG_PRED_VIS.TAG""",
+        X3D WIDTH_FACTOR
+        MODEL SINGLE_PATHWAY_ARCH MULTI_PATHWAY_ARCH DROPCONNECT_RATE FC_INIT_STD
+        DATA TRAIN_PCA_EIGVAL TRAIN_PCA_EIGVEC""",
+    DRAWINGS: """
+        TENSORBOARD CATEGORIES_PATH CLASS_NAMES_PATH CONFUSION_MATRIX.FIGSIZE
+        TENSORBOARD CONFUSION_MATRIX.SUBSET_PATH HISTOGRAM.FIGSIZE HISTOGRAM.SUBSET_PATH
+        TENSORBOARD HISTOGRAM.TOPK MODEL_VIS.ACTIVATIONS MODEL_VIS.COLORMAP
+        TENSORBOARD MODEL_VIS.GRAD_CAM.COLORMAP MODEL_VIS.GRAD_CAM.ENABLE
+        TENSORBOARD MODEL_VIS.GRAD_CAM.LAYER_LIST MODEL_VIS.GRAD_CAM.USE_TRUE_LABEL
+        TENSORBOARD MODEL_VIS.INPUT_VIDEO MODEL_VIS.LAYER_LIST MODEL_VIS.MODEL_WEIGHTS
+        TENSORBOARD MODEL_VIS.TOPK_PREDS PREDICTIONS_PATH WRONG_PRED_VIS.SUBSET_PATH
+        TENSORBOARD WRONG_PRED_VIS.TAG""",
 }
 
 IGNORED: dict[str, Unread] = {
@@ -107,6 +130,10 @@ IGNORED: dict[str, Unread] = {
         for reason, lines in _SECTIONS.items()
         for section, *names in map(str.split, lines.strip().splitlines())
         for name in names
+    },
+    **{
+        f"TENSORBOARD.{drawing}.ENABLE": Unread(TENSORBOARD, (False,))
+        for drawing in ("CONFUSION_MATRIX", "HISTOGRAM", "MODEL_VIS", "WRONG_PRED_VIS")
     },
     "TASK": Unread("is not read; checkpoints have no prefix to their names", ("", None)),
     "DIST_BACKEND": Unread("is not read; NCCL connects GPUs and Gloo CPUs", ("nccl",)),
@@ -122,43 +149,12 @@ IGNORED: dict[str, Unread] = {
     "MODEL.FP16_ALLREDUCE": Unread(
         "is not read; gradients are reduced in full precision", (False,)
     ),
-    "MODEL.SINGLE_PATHWAY_ARCH": Unread(
-        OTHER_MODELS, (["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"],)
-    ),
-    "MODEL.MULTI_PATHWAY_ARCH": Unread(OTHER_MODELS, (["slowfast"],)),
-    "MODEL.DROPCONNECT_RATE": Unread(OTHER_MODELS, (0.0,)),
-    "MODEL.FC_INIT_STD": Unread(OTHER_MODELS, (0.01,)),
-    "MODEL.FROZEN_BN": Unread(NO_BATCH_NORM, (False,)),
-    "MVIT.LAYER_SCALE_INIT_VALUE": Unread("has no effect in PySlowFast either", (0.0,)),
-    "AUG.RE_SPLIT": Unread(NEVER_READ, (False,)),
-    "AUG.MASK_TUBE": Unread(PRETRAINING, (False,)),
-    "AUG.MASK_FRAMES": Unread(PRETRAINING, (False,)),
-    "AUG.MASK_WINDOW_SIZE": Unread(PRETRAINING, ([8, 7, 7],)),
-    "AUG.MASK_RATIO": Unread(PRETRAINING, (0.0,)),
-    "AUG.MAX_MASK_PATCHES_PER_BLOCK": Unread(PRETRAINING, (None,)),
-    "DATA.TRAIN_PCA_EIGVAL": Unread(OTHER_MODELS, ([0.225, 0.224, 0.229],)),
-    "DATA.TRAIN_PCA_EIGVEC": Unread(
-        OTHER_MODELS,
-        ([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]],),
-    ),
     "DATA.PATH_TO_PRELOAD_IMDB": Unread("is not read; images are listed by folder", ("", None)),
-    "DATA.DECODING_SHORT_SIZE": Unread(NEVER_READ, (256,)),
-    "DATA.IN22K_TRAINVAL": Unread(NEVER_READ, (False,)),
     "DATA.LOADER_CHUNK_SIZE": Unread(LONG_LISTS, (0,)),
     "DATA.LOADER_CHUNK_OVERALL_SIZE": Unread(LONG_LISTS, (0,)),
     "DATA.SKIP_ROWS": Unread(LONG_LISTS, (0,)),
-    "DATA.SSL_COLOR_BRI_CON_SAT": Unread(PRETRAINING, ([0.4, 0.4, 0.4],)),
-    "DATA.SSL_COLOR_HUE": Unread(PRETRAINING, (0.1,)),
-    "DATA.SSL_BLUR_SIGMA_MIN": Unread(PRETRAINING, ([0.0, 0.1],)),
-    "DATA.SSL_BLUR_SIGMA_MAX": Unread(PRETRAINING, ([0.0, 2.0],)),
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": Unread(
         "is not read; each worker decodes on one thread", (False,)
-    ),
-    "SOLVER.GAMMA": Unread(MULTIGRID, (0.1,)),
-    "SOLVER.STEP_SIZE": Unread(NEVER_READ, (1,)),
-    "SOLVER.WARMUP_FACTOR": Unread(NEVER_READ, (0.1,)),
-    "PREFETCH.NUM_LOADERS": Unread(
-        "is unknown to PySlowFast too; DATA_LOADER.NUM_WORKERS sets the number of workers"
     ),
 }
 

@@ -19,7 +19,7 @@ from typing import Any
 from slowfast_mvit.config.checks import CHECKS
 from slowfast_mvit.config.coerce import Mismatch, coerce, shorten
 from slowfast_mvit.config.config import KEYS, Config
-from slowfast_mvit.config.legacy import IGNORED, REFUSED, RENAMED
+from slowfast_mvit.config.legacy import IGNORED, REFUSED, RENAMED, WITHOUT_EFFECT
 from slowfast_mvit.config.schema import Settings
 from slowfast_mvit.config.setting import Key
 from slowfast_mvit.config.shipped import find_config
@@ -124,7 +124,10 @@ def _without_legacy(keys: dict[str, SourceValue], findings: Findings) -> dict[st
     for (source, reason), names in ignored.items():
         location = keys[names[0]].location if len(names) == 1 else Location(source)
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        findings.warning(location, f"{shown}: {reason}")
+        if reason in WITHOUT_EFFECT:
+            logger.info("%s: %s: %s", location, shown, reason)
+        else:
+            findings.warning(location, f"{shown}: {reason}")
     return current
 
 

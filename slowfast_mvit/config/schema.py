@@ -140,9 +140,9 @@ class Test:
     weights: str = addition(
         "last",
         "Evaluated weights of a run: of the most recent checkpoint (`last`), the moving average in "
-        "it (`ema`; also in the one that `CHECKPOINT_FILE_PATH` names), or those with the best "
-        "validation (`best`).",
-        choices=("last", "ema", "best"),
+        "it (`ema`; also in the one that `CHECKPOINT_FILE_PATH` names), those with the best "
+        "validation (`best`), or none, to measure chance or speed (`random`).",
+        choices=("last", "ema", "best", "random"),
     )
     num_ensemble_views: int = setting(
         10, "Clips per video, spread over its length; -1 tests 1, 3, 5, 7 and 10.", minimum=-1
@@ -504,7 +504,10 @@ class Settings:
     )
     rng_seed: int = setting(1, "Seed of everything random.", minimum=0)
     log_period: int = operational(10, "Steps between lines of the log.", minimum=1)
-    log_model_info: bool = operational(True, "Log the model, its parameters and FLOPs.")
+    log_model_info: bool = operational(
+        True,
+        "Log the parameters of the model, their memory, and its FLOPs (multiply-adds of a view).",
+    )
     train: Train = field(default_factory=Train)
     test: Test = field(default_factory=Test)
     aug: Aug = field(default_factory=Aug)

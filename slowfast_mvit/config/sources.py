@@ -211,23 +211,32 @@ def _flatten(
 def _without_duplicates(
     node: yaml.MappingNode, source: str, prefix: str, findings: Findings
 ) -> list[tuple[yaml.Node, yaml.Node]]:
-    """Return the pairs of a mapping; of a duplicate key the last, as PyYAML, with a warning."""
-    first_lines: dict[str, int] = {}
-    for key_node, _ in node.value:
+    """Return the pairs of a mapping; of a duplicate key the last, as PyYAML.
+
+    Another value is a warning; files of PySlowFast repeat a key with the same value.
+    """
+    earlier: dict[str, tuple[int, yaml.Node]] = {}
+    for key_node, value in node.value:
         line = key_node.start_mark.line + 1
         name = str(key_node.value)
-        if name in first_lines and name != "<<":
+        if name in earlier and name != "<<" and not _are_equal(earlier[name][1], value):
             findings.warning(
                 Location(source, line),
-                f"{prefix}{name} is set twice, on lines {first_lines[name]} and {line}. "
+                f"{prefix}{name} is set twice, on lines {earlier[name][0]} and {line}. "
                 "The last one counts",
             )
-        first_lines[name] = line
+        earlier[name] = line, value
     try:
         _Values().flatten_mapping(node)  # expands "<<: *name"
     except yaml.MarkedYAMLError as error:
         findings.problem(Location(source, node.start_mark.line + 1), f"not YAML: {error.problem}")
     return list({str(pair[0].value): pair for pair in node.value}.values())
+
+
+def _are_equal(node: yaml.Node, other: yaml.Node) -> bool:
+    """Return whether both nodes are the same scalar."""
+    scalars = isinstance(node, yaml.ScalarNode) and isinstance(other, yaml.ScalarNode)
+    return scalars and (node.tag, node.value) == (other.tag, other.value)
 
 
 class _Values(SafeConstructor):

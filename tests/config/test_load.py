@@ -150,7 +150,7 @@ def test_a_duplicate_key_gives_a_warning_and_the_last_counts(tmp_path, caplog):
     path = write(
         tmp_path,
         "MVIT:\n  POOL_KV_STRIDE_ADAPTIVE: [2, 4, 4]\n  DEPTH: 16\n"
-        "  POOL_KV_STRIDE_ADAPTIVE: [1, 8, 8]\n",
+        "  POOL_KV_STRIDE_ADAPTIVE: [1, 8, 8]\n  DEPTH: 16\n",
     )
 
     config = load_config(path)
