@@ -23,6 +23,7 @@ from slowfast_mvit.engine.train import train
 from slowfast_mvit.engine.validation import Validate
 from slowfast_mvit.jobs.agreement import require_same_training, warn_of_labels
 from slowfast_mvit.jobs.checkpoints import checkpoint_to_resume, explained_resume
+from slowfast_mvit.jobs.model_info import log_model_info
 from slowfast_mvit.jobs.run import Run, nodes_of_run, started, write_config
 from slowfast_mvit.models import MViT
 from slowfast_mvit.optim.averaging import MovingAverage, moving_average
@@ -89,14 +90,12 @@ def _train(run: Run, then_tests: bool) -> None:
             "TRAIN.FREEZE: %d of %d parameters are not trained: %s", len(frozen), num_all, names
         )
     model.to(run.device)
+    log_model_info(config, model, crop_px=config.data.train_crop_size)
     average = moving_average(model, config.train.ema_decay) if config.train.ema_decay else None
     if config.model.compile:
         compile_where_it_helps(model)
     module, evaluated = _parallel(run, model, average)
     objective = builders.build_objective(config)
-    if config.log_model_info:
-        num_params = sum(parameter.numel() for parameter in model.parameters())
-        logger.info("model: %d blocks, %s parameters", len(model.blocks), f"{num_params:,}")
     lr_at = builders.build_schedule(config, num_nodes(), num_steps)
     peak = builders.peak_rate(config, lr_at, num_steps)
     log_plan(run, peak, num_steps=num_steps, num_train=len(videos), num_val=len(val_videos))

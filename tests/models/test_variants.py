@@ -8,13 +8,12 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 from reference_models import FULL_MODELS, REFERENCE, clip, fill
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from slowfast_mvit.builders.lists import variant_lists
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.fast import create_model
 from slowfast_mvit.models import VARIANTS, list_models
+from slowfast_mvit.models.flops import count_flops
 
 STATE_DICTS = {
     "mvitv2_s_16x4": ("mvitv2_s_16x4", 400),
@@ -32,34 +31,18 @@ FULL = {
 
 
 def without_memory(name, **settings):
-    """A model and its input on the meta device: shapes without values."""
+    """A model on the meta device: shapes without values."""
     with torch.device("meta"):
-        model = create_model(name, **settings).eval()
-        return model, torch.empty(1, 3, *VARIANTS[name].input_size)
-
-
-def count_multiply_adds(model, pixels):
-    """Of convolutions and matrix products, and 5 for each normed element: fvcore's rules."""
-    normed = 0
-
-    def count(module, inputs, output):
-        nonlocal normed
-        normed += output.numel()
-
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.register_forward_hook(count)
-    with FlopCounterMode(display=False) as counter:
-        model(pixels)
-    return counter.get_total_flops() / 2 + 5 * normed
+        return create_model(name, **settings).eval()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_and_flops_are_the_published_ones(name):
-    model, pixels = without_memory(name, attention="plain")
+    model = without_memory(name, attention="plain")
 
     num_params = sum(p.numel() for p in model.parameters())
-    gflops = count_multiply_adds(model, pixels) / 1e9
+    size = VARIANTS[name].input_size
+    gflops = count_flops(model, size) / 1e9
 
     assert num_params == VARIANTS[name].num_params
     assert gflops == pytest.approx(VARIANTS[name].gflops, abs=1e-4)
@@ -83,7 +66,7 @@ def test_state_dicts_have_the_names_shapes_and_order_of_the_published_weights(re
     expected = json.loads((REFERENCE / "state_dicts" / f"{reference}.json").read_text())
     name, num_classes = STATE_DICTS[reference]
 
-    model, _ = without_memory(name, num_classes=num_classes)
+    model = without_memory(name, num_classes=num_classes)
 
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
     assert shapes == list(expected.items())
