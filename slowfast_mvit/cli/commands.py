@@ -20,12 +20,14 @@ from slowfast_mvit.cli.flags import (
     add_takeover_argument,
     add_trust_argument,
     launched_words,
+    parse_part,
     requested_launch,
 )
 from slowfast_mvit.cli.parser import Parser
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words, trusted_configs
 from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.launch import rank_command
 from slowfast_mvit.runtime.output_lock import require_free
 
 DEMO_CONFIG = "Demo/motion.yaml"
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "test",
         lambda arguments: _for_each_config(
             arguments,
-            partial(_test, part=arguments.part),
+            partial(_test, part=parse_part(arguments.part)),
             writer=f"test-{arguments.part.replace('/', '-of-')}",
         ),
         "test over several views of each video and write a report",
@@ -159,7 +161,12 @@ def _parser() -> argparse.ArgumentParser:
     command = add("models", _models, "list the published weights by name")
     command.add_argument("--json", action="store_true", help="print JSON")
 
-    command = add("report", _report, "write report.html again from the results of a test")
+    command = add(
+        "report",
+        _report,
+        "write report.html again from the results of a test",
+        "The files in its OUTPUT_DIR are enough, wherever it was moved; no video is read.",
+    )
     command.add_argument("output_dir", help="OUTPUT_DIR of the test")
     add_trust_argument(command)
 
@@ -218,25 +225,29 @@ def _add_run_net_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
+    command = rank_command(launched_words(arguments))
+    launch = requested_launch(arguments)
+
     from slowfast_mvit.launch.torchrun import launch_command
 
-    return launch_command(requested_launch(arguments), launched_words(arguments))
+    return launch_command(launch, command)
 
 
 def _ray(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs.train import train_job
-    from slowfast_mvit.launch.ray import RayJob, fit
-
     words = launched_words(arguments)
     if words[:1] != ["train"]:
         raise ConfigError(
             "ray runs train: write -- train --cfg FILE after its own flags, "
             f"got {shlex.join(words) or 'nothing'}"
         )
-    job = RayJob(arguments.num_workers, arguments.cpus_per_worker, arguments.max_failures)
     inner = _parser().parse_args(words)
     with _trust_of(inner):
         configs = _configs(inner)
+
+    from slowfast_mvit.jobs.train import train_job
+    from slowfast_mvit.launch.ray import RayJob, fit
+
+    job = RayJob(arguments.num_workers, arguments.cpus_per_worker, arguments.max_failures)
     for config in configs:
         fit(config, job, train_job)
 
@@ -298,10 +309,11 @@ def _train(config: Config, *, then_tests: bool = False, takeover: bool = False) 
     train_job(config, then_tests=then_tests, takeover=takeover)
 
 
-def _test(config: Config, part: str = "1/1", *, takeover: bool = False) -> None:
-    from slowfast_mvit.jobs.test import parse_part, test_job
+def _test(config: Config, part: tuple[int, int] = (1, 1), *, takeover: bool = False) -> None:
+    from slowfast_mvit.evaluation.records import Part
+    from slowfast_mvit.jobs.test import test_job
 
-    test_job(config, parse_part(part), takeover=takeover)
+    test_job(config, Part(*part), takeover=takeover)
 
 
 def _merge(arguments: argparse.Namespace) -> None:
@@ -358,11 +370,12 @@ def _watch(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
+    config = load_config(DEMO_CONFIG, arguments.overrides)
+
     from slowfast_mvit.demo.synthetic import write_motion_dataset
     from slowfast_mvit.runtime.log import setup_logging
 
     setup_logging()
-    config = load_config(DEMO_CONFIG, arguments.overrides)
     write_motion_dataset(Path(config.data.path_to_data_dir))
     if not arguments.data_only:
         _train_and_test(config)

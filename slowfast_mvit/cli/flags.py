@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -185,14 +186,28 @@ def launched_words(arguments: argparse.Namespace) -> list[str]:
     return words[words[:1] == ["--"] :]
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """Parse "2/4", the second of four parts, as (2, 4).
+
+    Raises:
+        ConfigError: the text is something else.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    number, num_parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= num_parts:
+        raise ConfigError(
+            f"--part {text}: expected the number of a part and how many there are, from 1/4 to 4/4 "
+            "for four jobs"
+        )
+    return number, num_parts
+
+
 def requested_launch(arguments: argparse.Namespace) -> Launch:
     """Return the processes that the flags of ``launch`` ask for.
 
     Raises:
         ConfigError: a flag has a wrong form, or flags exclude each other.
     """
-    from slowfast_mvit.launch.agent import Launch  # imports torch
-
     min_nodes, max_nodes = _nodes(arguments.nnodes)
     if max_nodes > 1 and not arguments.rdzv_endpoint:
         raise ConfigError(
@@ -204,17 +219,21 @@ def requested_launch(arguments: argparse.Namespace) -> Launch:
             "--node_rank and --max_restarts exclude each other: nodes with fixed numbers cannot "
             "restart together. Leave --node_rank out, and the nodes number themselves"
         )
+    endpoint, rendezvous = _endpoint(arguments.rdzv_endpoint), _settings(arguments.rdzv_conf)
+
+    from slowfast_mvit.launch.agent import Launch  # imports torch, after all checks
+
     return Launch(
         num_processes=arguments.nproc_per_node,
         min_nodes=min_nodes,
         max_nodes=max_nodes,
-        endpoint=_endpoint(arguments.rdzv_endpoint),
+        endpoint=endpoint,
         node_rank=arguments.node_rank,
         run_id=arguments.rdzv_id or ("slowfast_mvit" if max_nodes > 1 else ""),
         max_restarts=arguments.max_restarts,
         shutdown_timeout_s=arguments.shutdown_timeout,
         local_addr=arguments.local_addr,
-        rendezvous=_settings(arguments.rdzv_conf),
+        rendezvous=rendezvous,
     )
 
 

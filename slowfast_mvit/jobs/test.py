@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.data.loading.loader import part_of
 from slowfast_mvit.engine.failed_videos import record_failed_videos
 from slowfast_mvit.engine.test import score_videos
-from slowfast_mvit.errors import ConfigError, MissingViewsError, UserError, in_one_message
+from slowfast_mvit.errors import MissingViewsError, UserError, in_one_message
 from slowfast_mvit.evaluation.ensemble import ensemble, views_of_plan
 from slowfast_mvit.evaluation.records import (
     DIGEST_LENGTH,
@@ -46,6 +45,7 @@ from slowfast_mvit.evaluation.records import (
 )
 from slowfast_mvit.jobs.agreement import in_order_of_weights, warn_of_preprocessing
 from slowfast_mvit.jobs.checkpoints import load_evaluated_checkpoint
+from slowfast_mvit.jobs.model_info import log_model_info
 from slowfast_mvit.jobs.report import (
     CONFIG_FILE,
     TestOutput,
@@ -73,22 +73,6 @@ from slowfast_mvit.structures import EvalResult, FailedVideo, ViewPlan
 logger = logging.getLogger(__name__)
 
 WHOLE = Part(1, 1)
-
-
-def parse_part(text: str) -> Part:
-    """Parse "2/4", the second of four parts.
-
-    Raises:
-        ConfigError: the text is something else.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    part = Part(int(match[1]), int(match[2])) if match else Part(0, 0)
-    if not 1 <= part.number <= part.num_parts:
-        raise ConfigError(
-            f"--part {text}: expected the number of a part and how many there are, from 1/4 to 4/4 "
-            "for four jobs"
-        )
-    return part
 
 
 def test_job(config: Config, part: Part = WHOLE, *, takeover: bool = False) -> None:
@@ -126,6 +110,7 @@ def _test(run: Run, part: Part) -> None:
     )
     require_agreement(fingerprint)
     model.to(run.device)
+    log_model_info(config, model, crop_px=config.data.test_crop_size)
 
     folder = records_folder(output_dir, fingerprint)
     plans = builders.test_plans(config)

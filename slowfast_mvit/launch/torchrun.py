@@ -17,26 +17,19 @@ import torch
 
 import slowfast_mvit
 from slowfast_mvit.config import Config
-from slowfast_mvit.errors import ConfigError, nearest
-from slowfast_mvit.launch import LAUNCHED
+from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.launch import rank_command
 from slowfast_mvit.launch.agent import Launch, run_agent
 from slowfast_mvit.runtime.launch_environment import available_cores, is_launched
 
 
-def launch_command(launch: Launch, words: Sequence[str]) -> int:
-    """Start ``slowfast-mvit WORDS``, or a Python script, as several processes.
+def launch_command(launch: Launch, command: Sequence[str]) -> int:
+    """Start a command of ``rank_command`` as several processes; returns the exit status.
 
     Args:
         launch: the processes; 0 of them for one for each GPU of this node, or one.
-        words: the command and its arguments.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        ConfigError: the command cannot run as several processes.
+        command: of each.
     """
-    command = _command(words)
     num_processes = launch.num_processes or max(1, _num_gpus())
     return _run(replace(launch, num_processes=num_processes), command)
 
@@ -78,7 +71,7 @@ def launch_as_configured(
     if num_shards == 1:
         if num_processes == 1:
             return None
-        return _run(Launch(num_processes), _command(words))
+        return _run(Launch(num_processes), rank_command(words))
     if not init_method:
         raise ConfigError(
             f"NUM_SHARDS is {num_shards}: several nodes need a process group. Start this on each "
@@ -94,7 +87,7 @@ def launch_as_configured(
         node_rank=shard_id,
         run_id="slowfast_mvit",
     )
-    return _run(launch, _command(words))
+    return _run(launch, rank_command(words))
 
 
 def _run(launch: Launch, command: Sequence[str]) -> int:
@@ -106,21 +99,6 @@ def _run(launch: Launch, command: Sequence[str]) -> int:
         share = 1 if _num_gpus() else available_cores() // launch.num_processes
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
     return run_agent(launch, command)
-
-
-def _command(words: Sequence[str]) -> list[str]:
-    """Return the command of a rank; unbuffered, as its last lines matter when it is killed."""
-    if words and words[0].endswith(".py"):
-        return [sys.executable, "-u", *words]
-    if words and words[0] in LAUNCHED:
-        return [sys.executable, "-u", "-m", "slowfast_mvit", *words]
-    got = f"got {words[0]!r}" if words else "got nothing"
-    guess = nearest(words[0], LAUNCHED) if words else None
-    hint = f". Did you mean {guess}?" if guess else ""
-    raise ConfigError(
-        f"launch starts {', '.join(LAUNCHED)} or a Python script, as in "
-        f"slowfast-mvit launch -- train --cfg FILE; {got}{hint}"
-    )
 
 
 def _num_gpus() -> int:
