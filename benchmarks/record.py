@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -18,6 +16,8 @@ from typing import Any
 import torch
 
 import slowfast_mvit
+from slowfast_mvit.runtime.machine import cpu_model
+from slowfast_mvit.runtime.machine import version_of as version_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -95,7 +95,7 @@ def newest_result(folder: Path, pattern: str) -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     """Return the hardware and the versions that a result belongs to."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -106,23 +106,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def version_of(package: str) -> str | None:
-    """Return the installed version; None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def version_of_ffmpeg() -> str | None:
     """Return the version of the ffmpeg program; None where there is none."""
     if shutil.which("ffmpeg") is None:
         return None
     version = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True)
     return version.stdout.split()[2]
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
-    return name[1].strip() if name else platform.processor()

@@ -16,8 +16,6 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-THUMBNAIL_PX = 160
-
 # Control characters, lone surrogates, and format characters, which can reverse text.
 INVISIBLE_CATEGORIES = ("Cc", "Cs", "Cf")
 HARMLESS = "\n\t\u200c\u200d"  # the last two join or part letters in Persian, Hindi and emoji
@@ -50,19 +48,13 @@ def visible(value: object) -> object:
     )
 
 
-def thumbnail(frame: np.ndarray) -> str:
-    """Encode a frame (H, W, 3) uint8 RGB as a JPEG of at most 160 pixels a side."""
-    image = Image.fromarray(frame)
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
-    return _address(image, "jpeg", quality=80, subsampling="4:4:4")
+def address_of(jpeg: str) -> str:
+    """Return the address of a JPEG in base64."""
+    return Markup("data:image/jpeg;base64,") + jpeg  # escaped by Markup
 
 
 def lossless(pixels: np.ndarray) -> str:
-    """Encode an image (H, W, 3) uint8 RGB as a PNG."""
-    return _address(Image.fromarray(pixels), "png", optimize=True)
-
-
-def _address(image: Image.Image, kind: str, **options: Any) -> str:
+    """Encode an image (H, W, 3) uint8 RGB as a PNG; returns its address."""
     content = io.BytesIO()
-    image.save(content, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+    Image.fromarray(pixels).save(content, "png", optimize=True)
+    return Markup("data:image/png;base64,") + base64.b64encode(content.getvalue()).decode("ascii")

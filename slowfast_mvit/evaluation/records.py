@@ -28,6 +28,7 @@ from torch import Tensor
 
 from slowfast_mvit import __version__
 from slowfast_mvit.errors import MissingViewsError, UserError
+from slowfast_mvit.evaluation.provenance import Provenance
 from slowfast_mvit.storage import AppendLog, upload_changes, whole_lines, write_text_atomically
 from slowfast_mvit.structures import FailedVideo, ViewScores
 
@@ -184,7 +185,7 @@ class Records(NamedTuple):
 
     folder: Path
     fingerprint: dict[str, str]
-    weights: str  # a line of text for the report
+    provenance: Provenance
 
 
 def run_fingerprint(
@@ -230,13 +231,15 @@ def records_folder(output_dir: str | Path, fingerprint: Mapping[str, str]) -> Pa
     return Path(output_dir) / RECORDS_FOLDER / key
 
 
-def begin_records(output_dir: str | Path, fingerprint: Mapping[str, str], weights: str) -> None:
+def begin_records(
+    output_dir: str | Path, fingerprint: Mapping[str, str], provenance: Provenance
+) -> None:
     """Write the fingerprint before the first record, with a warning about unfinished tests.
 
     Args:
         output_dir: of the test.
         fingerprint: ``run_fingerprint``.
-        weights: a line of text for the report.
+        provenance: of the test.
     """
     folder = records_folder(output_dir, fingerprint)
     for other in records_in(output_dir):
@@ -247,7 +250,7 @@ def begin_records(output_dir: str | Path, fingerprint: Mapping[str, str], weight
                 other.folder,
                 ", ".join(differences(fingerprint, other.fingerprint)),
             )
-    text = json.dumps({"facts": dict(fingerprint), "weights": weights}, indent=2)
+    text = json.dumps({"facts": dict(fingerprint), **provenance._asdict()}, indent=2)
     write_text_atomically(folder / TEST_FILE, text + "\n")
 
 
@@ -261,7 +264,7 @@ def records_in(output_dir: str | Path) -> list[Records]:
     for path in sorted((Path(output_dir) / RECORDS_FOLDER).glob(f"*/{TEST_FILE}")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            tests.append(Records(path.parent, dict(content["facts"]), str(content["weights"])))
+            tests.append(Records(path.parent, dict(content["facts"]), Provenance.of(content)))
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(
                 f"{path}: damaged, so the test of these records is unknown. Delete {path.parent}"

@@ -8,25 +8,29 @@ frames the model saw, the videos that could not be read, the resolved config.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from slowfast_mvit.evaluation import metrics
 from slowfast_mvit.evaluation.charts import Mark, Points, class_marks, confusion_pixels, curves
-from slowfast_mvit.evaluation.page import lossless, render, thumbnail
+from slowfast_mvit.evaluation.page import address_of, lossless, render
 from slowfast_mvit.evaluation.results import distinct_names
+from slowfast_mvit.evaluation.thumbnails import Film
+from slowfast_mvit.runtime.log import Record, done_of
 from slowfast_mvit.storage import write_text_atomically
 from slowfast_mvit.structures import EvalResult, VideoScores, views_as_text
 
 NUM_HARDEST = 12  # hardest videos shown; the caller needs frames of these only
-MAX_FRAMES = 8  # frames shown of each
 MANY_CLASSES = 25  # above this, charts show the extremes and fold the rest away
+MAX_IMAGE_CLASSES = 2000  # above this, there is no image of the confusion matrix
 NUM_EXTREMES = 12
 NUM_CONFUSED_PAIRS = 15
 NUM_BEST = 3
+MAX_VALUE = 1e30  # of a point of a curve
 
 
 class ClassAccuracy(NamedTuple):
@@ -77,7 +81,7 @@ class HardVideo(NamedTuple):
     video_id: str
     true: str
     guesses: list[Guess]
-    frames: list[tuple[int, str]]  # number in the view, counted from 1; thumbnail
+    frames: list[tuple[int, str]]  # number in the view, counted from 1; address of the thumbnail
     num_frames: int
 
 
@@ -87,11 +91,11 @@ def write_report(
     result: EvalResult,
     scores: VideoScores,
     class_names: Sequence[str] | None,
-    thumbnails: Mapping[str, Sequence[np.ndarray]],
+    thumbnails: Mapping[str, Film],
     config_text: str,
     title: str,
     notes: Sequence[str] = (),
-    history: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[Record] = (),
 ) -> Path:
     """Write the report, atomically.
 
@@ -100,8 +104,8 @@ def write_report(
         result: of ``summarise``.
         scores: every scored video.
         class_names: K names, or None to call them "class 17" and the like.
-        thumbnails: frames (H, W, 3) uint8 RGB that the model saw, by video id. Those of the first
-            ``NUM_HARDEST`` of ``hardest_videos`` are shown, at most 8 each, evenly spaced.
+        thumbnails: frames that the model saw, by video id. Those of the first ``NUM_HARDEST`` of
+            ``hardest_videos`` are shown.
         config_text: the resolved config as YAML.
         title: such as "motion: MViTv2".
         notes: lines under the title: model, checkpoint, data.
@@ -126,9 +130,10 @@ def write_report(
         classes=_classes(scores, names),
         many_classes=MANY_CLASSES,
         num_extremes=NUM_EXTREMES,
+        max_image_classes=MAX_IMAGE_CLASSES,
         confusion=_confusion(scores, names),
         hardest=[
-            _hard_video(scores, row, names, thumbnails.get(scores.video_ids[row], ()))
+            _hard_video(scores, row, names, thumbnails.get(scores.video_ids[row], Film(0, ())))
             for row in metrics.hardest_videos(scores, NUM_HARDEST)
         ],
         config_text=config_text,
@@ -136,18 +141,20 @@ def write_report(
     return write_text_atomically(path, text)
 
 
-def epoch_curves(history: Sequence[Mapping[str, Any]], key: str) -> dict[str, Points]:
+def epoch_curves(history: Sequence[Record], key: str) -> dict[str, Points]:
     """Return the (epoch, value) points of ``key`` in "train" and "val".
 
-    The last record of an epoch counts. Records that are not of a whole epoch, or have no number
-    there, are skipped.
+    The last record of an epoch counts. Records that are not of a whole epoch, or have no finite
+    number there, are skipped.
     """
     lines: dict[str, Points] = {}
     for name in ("train", "val"):
         values: dict[int, float] = {}
         for record in history:
-            if record.get("_type") == f"{name}_epoch" and isinstance(record.get(key), int | float):
-                values[int(str(record["epoch"]).split("/")[0])] = float(record[key])
+            value = record.get(key)
+            is_number = isinstance(value, int | float) and abs(value) < MAX_VALUE  # NaN is not
+            if record.get("_type") == f"{name}_epoch" and is_number:
+                values[done_of(record, "epoch")] = float(record[key])
         if values:
             lines[name] = sorted(values.items())
     return lines
@@ -162,44 +169,41 @@ def _classes(scores: VideoScores, names: Sequence[str]) -> list[ClassAccuracy]:
 
 
 def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
+    # Counted by pair, as a matrix of 20,000 classes would have 3 GB.
+    labels = scores.labels.tolist()
+    pairs = Counter(zip(labels, scores.probs.argmax(axis=1).tolist(), strict=True))
+    num_true = Counter(labels)
+    confused = _confused_pairs(pairs, num_true, names)
+    present = sorted({index for pair in pairs for index in pair})
+    if len(present) <= MANY_CLASSES:
+        rows = []
+        for true in present:
+            whole = max(1, num_true[true])
+            counts = [(predicted, pairs[true, predicted]) for predicted in present]
+            cells = [Cell(count, count / whole, predicted == true) for predicted, count in counts]
+            rows.append((names[true], cells))
+        return Confusion(confused, rows)
+    if len(names) > MAX_IMAGE_CLASSES:
+        return Confusion(confused, [])
     matrix = metrics.confusion_matrix(scores.probs, scores.labels)
-    pairs = _confused_pairs(matrix, names)
-    present = np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1)).tolist()
-    if len(present) > MANY_CLASSES:
-        return Confusion(pairs, [], lossless(confusion_pixels(matrix)), class_marks(len(names)))
-    rows = []
-    for true in present:
-        num_true = max(1, int(matrix[true].sum()))
-        counts = [(predicted, int(matrix[true, predicted])) for predicted in present]
-        cells = [Cell(count, count / num_true, predicted == true) for predicted, count in counts]
-        rows.append((names[true], cells))
-    return Confusion(pairs, rows)
+    return Confusion(confused, [], lossless(confusion_pixels(matrix)), class_marks(len(names)))
 
 
-def _confused_pairs(matrix: np.ndarray, names: Sequence[str]) -> list[ConfusedPair]:
+def _confused_pairs(
+    pairs: Mapping[tuple[int, int], int], num_true: Mapping[int, int], names: Sequence[str]
+) -> list[ConfusedPair]:
     """The pairs with the most videos first."""
-    mistakes = matrix - np.diag(matrix.diagonal())
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:NUM_CONFUSED_PAIRS]
-    cells = (divmod(place, len(names)) for place in order.tolist())
+    mistakes = [(-count, pair) for pair, count in pairs.items() if pair[0] != pair[1]]
     return [
-        ConfusedPair(names[true], names[predicted], int(count), int(matrix[true].sum()))
-        for true, predicted in cells
-        if (count := mistakes[true, predicted])
+        ConfusedPair(names[true], names[predicted], -count, num_true[true])
+        for count, (true, predicted) in sorted(mistakes)[:NUM_CONFUSED_PAIRS]
     ]
 
 
-def _hard_video(
-    scores: VideoScores, row: int, names: Sequence[str], frames: Sequence[np.ndarray]
-) -> HardVideo:
+def _hard_video(scores: VideoScores, row: int, names: Sequence[str], film: Film) -> HardVideo:
     probs, label = scores.probs[row], int(scores.labels[row])
     best = np.argsort(-probs, kind="stable")[:NUM_BEST].tolist()
     shown = best if label in best else [*best, label]
     guesses = [Guess(names[i], 100 * float(probs[i]), i == label) for i in shown]
-    return HardVideo(
-        scores.video_ids[row], names[label], guesses, _evenly_spaced(frames), len(frames)
-    )
-
-
-def _evenly_spaced(frames: Sequence[np.ndarray]) -> list[tuple[int, str]]:
-    chosen = np.linspace(0, len(frames) - 1, min(MAX_FRAMES, len(frames))).round()
-    return [(index + 1, thumbnail(frames[index])) for index in chosen.astype(int).tolist()]
+    frames = [(number, address_of(jpeg)) for number, jpeg in film.thumbnails]
+    return HardVideo(scores.video_ids[row], names[label], guesses, frames, film.num_frames)

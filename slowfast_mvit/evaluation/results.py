@@ -6,7 +6,6 @@ Both contain measured values, no paths and no times: equal scores give equal byt
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -17,11 +16,14 @@ from typing import IO, Any
 import numpy as np
 
 from slowfast_mvit.errors import UserError
+from slowfast_mvit.evaluation.files import explained_damage, read_json
 from slowfast_mvit.evaluation.metrics import METRICS, per_class_accuracy
 from slowfast_mvit.storage import read_npz, write_atomically, write_text_atomically
 from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores
 
-SCORE_ARRAYS = ("video_ids", "labels", "view_probs", "views", "probs")
+# Arrays of test_scores.npz, and the kinds of their types.
+SCORE_ARRAYS = {"video_ids": "U", "labels": "iu", "view_probs": "f", "views": "iu", "probs": "f"}
+MAX_CLASSES = 1_000_000  # the most that MODEL.NUM_CLASSES may be
 EARLIEST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 NUM_REASONS_SHOWN = 3
 # Fields of ``EvalResult`` in test_results.json, in addition to metrics and failed videos.
@@ -104,8 +106,8 @@ def load_results(path: str | Path) -> EvalResult:
     Raises:
         UserError: when the file is missing, damaged or something else.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    with explained_damage(path, "test_results.json"):
+        content = read_json(Path(path))
         fields = {key: content[key] for key in RESULT_KEYS}
         # A metric added since the file was written may be missing.
         metrics = {name: content[name] for name in ("top1", "top5")}
@@ -114,8 +116,6 @@ def load_results(path: str | Path) -> EvalResult:
         _require_types(metrics, fields, failed)
         num_listed = fields["num_videos"] + fields["failed"]
         return EvalResult(metrics, **fields, num_listed=num_listed, failed_videos=tuple(failed))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(_unreadable(path, "test_results.json", error)) from error
 
 
 def _require_types(
@@ -129,8 +129,8 @@ def _require_types(
     if not isinstance(fields["per_class"], dict):
         raise ValueError("per_class is not a table")
     for name, rate in [*metrics.items(), *fields["per_class"].items()]:
-        if type(rate) not in (int, float) or not math.isfinite(rate):
-            raise ValueError(f"{name} is {rate!r}, not a number")
+        if type(rate) not in (int, float) or not 0 <= rate <= 100:  # NaN is not
+            raise ValueError(f"{name} is {rate!r}, not a number from 0 to 100")
     for name in ("num_videos", "num_views", "failed"):
         if type(fields[name]) is not int or fields[name] < 0:
             raise ValueError(f"{name} is {fields[name]!r}, not a whole number of 0 or more")
@@ -154,12 +154,34 @@ def load_scores(path: str | Path) -> VideoScores:
     Raises:
         UserError: when the file is missing, damaged or something else.
     """
-    try:
-        arrays: dict[str, Any] = read_npz(Path(path), SCORE_ARRAYS)
+    with explained_damage(path, "test_scores.npz"):
+        if not Path(path).is_file():  # a pipe would block
+            raise FileNotFoundError("no such file")
+        arrays: dict[str, Any] = read_npz(Path(path), list(SCORE_ARRAYS))
+        for name, kinds in SCORE_ARRAYS.items():
+            if arrays[name].dtype.kind not in kinds:
+                raise ValueError(f"{name} is of type {arrays[name].dtype}")
         video_ids = tuple(arrays.pop("video_ids").tolist())
-        return VideoScores(video_ids=video_ids, **arrays)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(_unreadable(path, "test_scores.npz", error)) from error
+        scores = VideoScores(video_ids=video_ids, **arrays)
+        _require_values(scores)
+        return scores
+
+
+def _require_values(scores: VideoScores) -> None:
+    """Refuse values that metrics could not be of.
+
+    Raises:
+        ValueError: names the first.
+    """
+    num_classes = scores.probs.shape[1]
+    if not scores.video_ids or not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"it has {len(scores.video_ids)} videos and {num_classes:,} classes")
+    if scores.labels.min() < 0 or scores.labels.max() >= num_classes:
+        raise ValueError(f"a label is not from 0 to {num_classes - 1}")
+    if scores.views.ndim != 2 or scores.views.shape[0] < 1 or scores.views.shape[1] != 2:
+        raise ValueError(f"views has the shape {scores.views.shape}")
+    if not (np.isfinite(scores.probs).all() and scores.probs.min() >= 0):
+        raise ValueError("a probability is negative or not finite")
 
 
 def _write_npz(scores: VideoScores, file: IO[bytes]) -> None:
@@ -189,8 +211,3 @@ def _nothing_scored(failed_videos: Sequence[FailedVideo], num_listed: int) -> st
     if len(failed_videos) > NUM_REASONS_SHOWN:
         lines.append(f"  and {len(failed_videos) - NUM_REASONS_SHOWN:,} more")
     return "\n".join(lines)
-
-
-def _unreadable(path: str | Path, what: str, error: Exception) -> str:
-    reason = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-    return f"{path}: not a readable {what} ({reason.splitlines()[0][:200]}). Run the test again"

@@ -147,14 +147,14 @@ def load_evaluated_checkpoint(config: Config, output_dir: Path, model: MViT) -> 
         ConfigError: two keys name different weights.
     """
     weights = config.test.weights
-    path = (_best if weights == "best" else _named_or_newest)(config, output_dir)
-    if path is None:
-        logger.warning(
-            "no weights to test: neither TEST.CHECKPOINT_FILE_PATH nor a checkpoint in %s. "
-            "The weights are random, and so will the result be",
-            output_dir,
+    if config.test.checkpoint_file_path and weights in ("best", "random"):
+        raise ConfigError(
+            f"TEST.CHECKPOINT_FILE_PATH names one file and TEST.WEIGHTS {weights} other weights: "
+            "empty the one, or set the other to last"
         )
-        return Evaluated("random weights: no checkpoint was given or found")
+    if weights == "random":
+        return Evaluated("random weights (TEST.WEIGHTS random)")
+    path = _best(output_dir) if weights == "best" else _named_or_newest(config, output_dir)
     report = load_weights(model, path, head="keep", ema=weights == "ema")
     _write_load_report(report, output_dir / TEST_LOAD_REPORT)
     name = Path(path).name
@@ -164,24 +164,27 @@ def load_evaluated_checkpoint(config: Config, output_dir: Path, model: MViT) -> 
     return Evaluated(text, str(path), report.input_spec)
 
 
-def _named_or_newest(config: Config, output_dir: Path) -> str | Path | None:
+def _named_or_newest(config: Config, output_dir: Path) -> str | Path:
     """Choose as PySlowFast does, which falls back on the initial checkpoint."""
     path = config.test.checkpoint_file_path or on_main(lambda: latest_checkpoint(output_dir))
-    if path or config.test.weights != "ema":
-        return path or config.train.checkpoint_file_path or None
+    if path:
+        return path
+    if config.test.weights == "ema":
+        raise WeightsError(
+            f"TEST.WEIGHTS is ema, and there is no checkpoint in {output_dir} to take the moving "
+            "average from. Train first, with TRAIN.EMA_DECAY, or name a checkpoint as "
+            "TEST.CHECKPOINT_FILE_PATH"
+        )
+    if config.train.checkpoint_file_path:
+        return config.train.checkpoint_file_path
     raise WeightsError(
-        f"TEST.WEIGHTS is ema, and there is no checkpoint in {output_dir} to take the moving "
-        "average from. Train first, with TRAIN.EMA_DECAY, or name a checkpoint as "
-        "TEST.CHECKPOINT_FILE_PATH"
+        f"no weights to test: there is no checkpoint in {output_dir} (OUTPUT_DIR). Train first, or "
+        "name a checkpoint as TEST.CHECKPOINT_FILE_PATH. To test random weights, set TEST.WEIGHTS "
+        "random"
     )
 
 
-def _best(config: Config, output_dir: Path) -> Path:
-    if config.test.checkpoint_file_path:
-        raise ConfigError(
-            "TEST.CHECKPOINT_FILE_PATH names one file and TEST.WEIGHTS best another: empty the "
-            "one, or set the other to last"
-        )
+def _best(output_dir: Path) -> Path:
     path = best_path(output_dir)
     if not path.is_file():
         raise WeightsError(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from slowfast_mvit import builders
-from slowfast_mvit.config import Config, load_config
+from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.errors import DecodeError, UserError
+from slowfast_mvit.evaluation.files import explained_damage, read_json, read_limited
 from slowfast_mvit.evaluation.metrics import hardest_videos
+from slowfast_mvit.evaluation.provenance import Provenance, load_provenance, save_provenance
 from slowfast_mvit.evaluation.report import NUM_HARDEST, write_report
 from slowfast_mvit.evaluation.results import (
     load_results,
@@ -23,8 +25,9 @@ from slowfast_mvit.evaluation.results import (
     save_scores,
     summarise,
 )
-from slowfast_mvit.runtime.log import StatsLog, setup_logging
-from slowfast_mvit.storage import is_remote, output_folder, write_text_atomically
+from slowfast_mvit.evaluation.thumbnails import Film, film_of, load_thumbnails, save_thumbnails
+from slowfast_mvit.runtime.log import StatsLog, setup_logging, stats_line
+from slowfast_mvit.storage import output_folder, write_text_atomically
 from slowfast_mvit.structures import EvalResult, FailedVideo, VideoScores, ViewPlan
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,8 @@ SCORES_FILE = "test_scores.npz"
 REPORT_FILE = "report.html"
 CLASSES_FILE = "test_classes.json"
 CLIP_COUNTS_FILE = "test_clip_counts.json"
+MAX_CONFIG_BYTES = 1_000_000
+_ONE_OF_SEVERAL = re.compile(r"test_\d+_clips")  # a folder of ``jobs.test``
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class TestOutput:
         plan: the views of each video.
         videos: the list.
         folder: gets the files.
-        run_dir: of the training run whose curves the report shows.
-        notes: lines for the head of the report, such as the evaluated weights.
+        run_dir: of the whole test, whose log gets the accuracy.
+        provenance: weights, time and machine of the test.
+        thumbnail_bytes: limit of the file of frames.
     """
 
     config: Config
@@ -55,7 +61,8 @@ class TestOutput:
     videos: VideoList
     folder: Path
     run_dir: Path
-    notes: Sequence[str] = ()
+    provenance: Provenance
+    thumbnail_bytes: int
 
 
 def write_results(
@@ -69,9 +76,15 @@ def write_results(
         num_listed=len(output.videos),
         config_digest=output.config.digest(),
     )
-    save_results(result, output.folder / RESULTS_FILE)
+    save_thumbnails(_films_of_hardest(output, scores), output.folder, output.thumbnail_bytes)
+    save_provenance(output.provenance, output.folder)
     save_scores(scores, output.folder / SCORES_FILE)
-    report = _write_report(output, result, scores)
+    save_results(result, output.folder / RESULTS_FILE)
+    stats = {"split": "test_final"}  # PySlowFast's line, for programs that read its logs
+    stats |= {f"top{k}_acc": f"{rate:.2f}" for k, rate in ((1, result.top1), (5, result.top5))}
+    StatsLog(output.run_dir).write(stats)
+    logger.info("%s", stats_line(stats).rstrip())
+    report = _write_report(output.folder, result, scores)
     logger.info(
         "top-1 %.2f %%, top-5 %.2f %% of %d videos, %s%s",
         result.top1,
@@ -110,61 +123,116 @@ def with_classes_of_test(videos: VideoList, folder: Path) -> VideoList:
     Raises:
         UserError: the file of the classes is damaged.
     """
-    path = folder / CLASSES_FILE
-    if path.is_file():
-        try:
-            names = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: is not JSON ({error}). Run the test again") from error
-        if names is not None:
-            videos.class_names = tuple(map(str, names))
+    names = _class_names(folder)
+    if names is not None:
+        videos.class_names = names
     return videos
 
 
+def _class_names(folder: Path) -> tuple[str, ...] | None:
+    """Return the classes of a test in ``folder``; None where they have no names, or no file."""
+    path = folder / CLASSES_FILE
+    if not path.exists():
+        return None
+    with explained_damage(path, CLASSES_FILE):
+        names = read_json(path)
+        if names is None:
+            return None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("it is not a list of names")
+        return tuple(names)
+
+
 def report_job(output_dir: str) -> None:
-    """Write the report again from the files of a test; ``output_dir`` may be remote."""
+    """Write the report again from the files of a test; ``output_dir`` may be remote.
+
+    Neither the videos nor what the config names is read, so the folder may have been moved, or be
+    of another machine.
+
+    Raises:
+        UserError: there are no results, or a file is damaged.
+    """
     setup_logging()
     with output_folder(output_dir) as folder:
         if not (folder / RESULTS_FILE).is_file():
             raise UserError(
                 f"{folder}: no {RESULTS_FILE} there. Give the OUTPUT_DIR of a finished test"
             )
-        config = load_config(folder / CONFIG_FILE)
         result = load_results(folder / RESULTS_FILE)
         scores = load_scores(folder / SCORES_FILE)
-        clips, crops = (len(np.unique(column)) for column in scores.views.T)
-        plan = builders.view_plan(config, num_clips=clips, num_crops=crops)
-        videos = with_classes_of_test(builders.build_videos(config, "test"), folder)
-        has_curves = StatsLog(folder).path.is_file() or is_remote(config.output_dir)
-        run_dir = folder if has_curves else Path(config.output_dir)
-        report = _write_report(TestOutput(config, plan, videos, folder, run_dir), result, scores)
-        logger.info("report: %s", report)
+        if (result.num_videos, result.num_views) != scores.view_probs.shape[:2]:
+            raise UserError(
+                f"{folder}: {RESULTS_FILE} and {SCORES_FILE} are of different tests: "
+                f"{result.num_videos} videos with {result.num_views} views, and "
+                f"{len(scores.video_ids)} with {len(scores.views)}. Run the test again"
+            )
+        logger.info("report: %s", _write_report(folder, result, scores))
 
 
-def _write_report(output: TestOutput, result: EvalResult, scores: VideoScores) -> Path:
-    config, folder = output.config, output.folder
-    clip = builders.clip_spec(config, config.test.dataset)
+def _write_report(folder: Path, result: EvalResult, scores: VideoScores) -> Path:
+    """Write the report of the test in ``folder`` from its files alone."""
+    provenance, films = load_provenance(folder), load_thumbnails(folder)
+    missing = [
+        what
+        for what, is_missing in {
+            "weights, clip, time, machine and versions": provenance is None,
+            "frames of videos": films is None,
+            "class names": not (folder / CLASSES_FILE).exists(),
+            "config": not (folder / CONFIG_FILE).exists(),
+        }.items()
+        if is_missing
+    ]
+    notes = _notes(provenance)
+    if missing:
+        notes.append(f"Not recorded, as by earlier versions: {'; '.join(missing)}")
     return write_report(
         folder / REPORT_FILE,
         result=result,
         scores=scores,
-        class_names=output.videos.class_names,
-        thumbnails=_frames_of_hardest(output, scores),
-        config_text=config.to_yaml(),
+        class_names=_class_names(folder),
+        thumbnails=films or {},
+        config_text=_config_text(folder),
         title=f"{folder.resolve().name}: test of {result.num_listed:,} videos",
-        notes=[f"{output.plan}, each clip {clip}", *output.notes],
-        history=StatsLog(output.run_dir).read(),
+        notes=notes,
+        history=_history(folder),
     )
 
 
-def _frames_of_hardest(output: TestOutput, scores: VideoScores) -> Mapping[str, list[np.ndarray]]:
-    """Return the frames of the middle view of the hardest videos."""
-    wanted = {scores.video_ids[row] for row in hardest_videos(scores, NUM_HARDEST)}
-    frames = {}
-    for video in output.videos:
-        if video.video_id in wanted:
-            try:
-                frames[video.video_id] = builders.frames_seen(output.config, video, output.plan)
-            except DecodeError as error:
-                logger.warning("no thumbnails in the report: %s", error)
-    return frames
+def _notes(provenance: Provenance | None) -> list[str]:
+    """Return the lines of the head; those that a test of an earlier version lacks are left out."""
+    if provenance is None:
+        return []
+    weights, clip, time, machine, versions = provenance
+    tested = f"tested {time}, on {machine}" if time else ""
+    return [line for line in (clip and f"clips of {clip}", weights, tested, versions) if line]
+
+
+def _config_text(folder: Path) -> str:
+    """Return the config as it was written; it is not interpreted, so nothing that it names is."""
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        return ""
+    with explained_damage(path, CONFIG_FILE):
+        return read_limited(path, MAX_CONFIG_BYTES).decode(errors="replace")
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of whole epochs; those of the run for one of its several tests."""
+    stats = StatsLog(folder)
+    if not stats.path.is_file() and _ONE_OF_SEVERAL.fullmatch(folder.resolve().name):
+        stats = StatsLog(folder.resolve().parent)
+    return stats.read("train_epoch", "val_epoch")
+
+
+def _films_of_hardest(output: TestOutput, scores: VideoScores) -> Mapping[str, Film]:
+    """Return frames of the middle view of the hardest videos, the hardest first."""
+    wanted = [scores.video_ids[row] for row in hardest_videos(scores, NUM_HARDEST)]
+    records = {video.video_id: video for video in output.videos if video.video_id in wanted}
+    films = {}
+    for video_id in wanted:
+        try:
+            frames = builders.frames_seen(output.config, records[video_id], output.plan)
+            films[video_id] = film_of(frames)
+        except DecodeError as error:
+            logger.warning("no frames in the report: %s", error)
+    return films

@@ -14,6 +14,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from slowfast_mvit.engine.failed_videos import record_failed_videos
 from slowfast_mvit.engine.test import score_videos
 from slowfast_mvit.errors import MissingViewsError, UserError, in_one_message
 from slowfast_mvit.evaluation.ensemble import ensemble, views_of_plan
+from slowfast_mvit.evaluation.provenance import Provenance
 from slowfast_mvit.evaluation.records import (
     DIGEST_LENGTH,
     Outcome,
@@ -43,6 +45,7 @@ from slowfast_mvit.evaluation.records import (
     remove_records,
     run_fingerprint,
 )
+from slowfast_mvit.evaluation.thumbnails import MAX_THUMBNAIL_BYTES
 from slowfast_mvit.jobs.agreement import in_order_of_weights, warn_of_preprocessing
 from slowfast_mvit.jobs.checkpoints import load_evaluated_checkpoint
 from slowfast_mvit.jobs.model_info import log_model_info
@@ -65,6 +68,7 @@ from slowfast_mvit.runtime.distributed import (
     world_size,
 )
 from slowfast_mvit.runtime.log import Progress, setup_logging
+from slowfast_mvit.runtime.machine import describe_machine, describe_versions
 from slowfast_mvit.runtime.output_lock import output_lock
 from slowfast_mvit.runtime.stopping import stop_requests
 from slowfast_mvit.storage import output_folder, register_path_handlers
@@ -109,6 +113,13 @@ def _test(run: Run, part: Part) -> None:
         device=run.device,
     )
     require_agreement(fingerprint)
+    provenance = Provenance(
+        weights=weights,
+        clip=str(builders.clip_spec(config, config.test.dataset)),
+        time=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=describe_machine(run.device),
+        versions=describe_versions(),
+    )
     model.to(run.device)
     log_model_info(config, model, crop_px=config.data.test_crop_size)
 
@@ -117,7 +128,7 @@ def _test(run: Run, part: Part) -> None:
     if is_main():
         write_config(config, output_dir)
         write_classes(videos.class_names, output_dir)
-        begin_records(output_dir, fingerprint, weights)
+        begin_records(output_dir, fingerprint, provenance)
         views = " and ".join(map(str, plans))
         logger.info("testing %d videos, %s each, %s", len(videos), views, weights)
     # Only the main process reads the records: others could see later ones of a third process.
@@ -137,7 +148,7 @@ def _test(run: Run, part: Part) -> None:
     elif is_main():
         outcomes = _join_all(folder, _all_views(plans), len(videos))
         _require_every_video(outcomes, videos, "Do all nodes write to one shared OUTPUT_DIR?")
-        _write_test(config, videos, outcomes, weights=weights, output_dir=output_dir)
+        _write_test(config, videos, outcomes, provenance=provenance, output_dir=output_dir)
         remove_records(folder)
     wait_for_all("the results")
 
@@ -200,15 +211,17 @@ def _write_test(
     videos: VideoList,
     outcomes: Mapping[str, Outcome],
     *,
-    weights: str,
+    provenance: Provenance,
     output_dir: Path,
 ) -> None:
     """Write the files of a test into ``output_dir``; of several plans into a folder for each."""
     plans = builders.test_plans(config)
     ordered = [outcomes[video.video_id] for video in videos]
-    results = list[EvalResult]()
+    results, thumbnail_bytes = list[EvalResult](), MAX_THUMBNAIL_BYTES // len(plans)
     for number, plan in enumerate(plans):
-        output = TestOutput(config, plan, videos, output_dir, output_dir, [weights])
+        output = TestOutput(
+            config, plan, videos, output_dir, output_dir, provenance, thumbnail_bytes
+        )
         if len(plans) > 1:
             folder = output_dir / f"test_{plan.num_clips}_clips"
             output = replace(output, config=builders.config_of_plan(config, plan), folder=folder)
@@ -288,7 +301,7 @@ def _merge(output_dirs: Sequence[Path]) -> None:
     logger.info(
         "joined the records of %d videos from %d files of parts", len(outcomes), len(folders)
     )
-    _write_test(config, videos, outcomes, weights=tests[0].weights, output_dir=first)
+    _write_test(config, videos, outcomes, provenance=tests[0].provenance, output_dir=first)
     logger.info(
         "the records are not deleted; when they are no longer needed, delete %s",
         ", ".join(str(folder.parent) for folder in folders),

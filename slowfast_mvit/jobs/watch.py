@@ -6,6 +6,7 @@ import importlib.util
 import io
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slowfast_mvit.engine.reporter import describe
+from slowfast_mvit.engine.reporter import SHOWN, describe
 from slowfast_mvit.errors import UserError, printable
 from slowfast_mvit.evaluation.results import load_results
 from slowfast_mvit.jobs.report import REPORT_FILE, RESULTS_FILE
@@ -28,6 +29,7 @@ CHARTS = {"loss": "loss {:.4g}", "top1_err": "top-1 error {:.4g} %", "lr": "lr {
 LEAST_CHART_WIDTH, LEAST_CHART_HEIGHT = 26, 7
 STEP = ("iter", "clips_per_s", "dt", "dt_data", "gpu_mem", "num_failed", "num_skipped")
 VALIDATION = ("top1_err", "min_top1_err", "top5_err")
+_PROGRESS = re.compile(r"\d+/[1-9]\d*")  # "3/200"
 CLEAR_SCREEN = "\x1b[H\x1b[J"
 
 
@@ -67,6 +69,7 @@ class History:
         last: the last record of each kind.
         curves: (epoch, value) of each log line of training; "val", the top-1 error of validations.
         window_s: seconds between the last two lines.
+        is_tested: the last record is of a test.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +77,7 @@ class History:
         self._clear(0)
 
     def _clear(self, inode: int) -> None:
-        self._inode, self._offset, self.window_s = inode, 0, 0.0
+        self._inode, self._offset, self.window_s, self.is_tested = inode, 0, 0.0, False
         self.last = dict[str, Record]()
         self.curves = {name: list[tuple[float, float]]() for name in (*CHARTS, "val")}
 
@@ -89,22 +92,33 @@ class History:
             new, newline, _ = log.read().rpartition(b"\n")
         self._offset += len(new + newline)
         for line in new.decode("utf-8", errors="replace").splitlines():
-            if record := parse_record(line):
+            if (record := parse_record(line)) and _is_sound(record):
                 self._add({k: math.nan if v is None else v for k, v in record.items()})
 
     def _add(self, record: Record) -> None:
         kind = str(record.get("_type"))
         self.last[kind] = record
+        self.is_tested = record.get("split") == "test_final"
         if kind == "val_epoch":
             error = record.get("top1_err", math.nan)
             self.curves["val"].append((done_of(record, "epoch"), error))
         if kind == "train_iter_":
-            num_steps = int(record["iter"].split("/")[1])
+            num_steps = int(str(record["iter"]).split("/")[1])
             epoch = done_of(record, "epoch") - 1 + done_of(record, "iter") / num_steps
             before = self.curves["loss"][-1][0] if self.curves["loss"] else 0.0
             self.window_s = (epoch - before) * num_steps * record.get("dt", 0.0)
             for name in CHARTS:
                 self.curves[name].append((epoch, record.get(name, math.nan)))
+
+
+def _is_sound(record: Record) -> bool:
+    """Return whether a record has the types that a run writes; the log may be damaged."""
+    counts = {"train_iter_": ("epoch", "iter"), "val_epoch": ("epoch",)}
+    numbers = [record.get(name) for name, form in SHOWN.items() if ":" in form]
+    return all(
+        _PROGRESS.fullmatch(str(record.get(name)))
+        for name in counts.get(str(record.get("_type")), ())
+    ) and all(isinstance(value, int | float | None) for value in numbers)
 
 
 def status_view(folder: Path, history: History, state: RunState | None) -> list[str]:
@@ -143,7 +157,8 @@ def _rows(folder: Path, history: History) -> list[str]:
     if validation := history.last.get("val_epoch"):
         rows.append(f"validated epoch {validation['epoch']}: {describe(validation, VALIDATION)}")
     for path in [*folder.glob(RESULTS_FILE), *folder.glob(f"test_*/{RESULTS_FILE}")]:
-        if _changed_s(path) > _changed_s(folder / "json_stats.log"):  # else of an earlier run
+        is_newer = _changed_s(path) > _changed_s(folder / "json_stats.log")
+        if history.is_tested or is_newer:  # else training has resumed since
             test, report = load_results(path), path.with_name(REPORT_FILE)
             rows.append(f"test: top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %   {report}")
     return rows

@@ -28,6 +28,7 @@ PACKAGE = "slowfast_mvit"
 LINE = "[%(asctime)s] %(levelname)s %(message)s"
 STATS_PREFIX = "json_stats: "
 _COUNT = re.compile(r"[0-9]{1,12}(/[0-9]{1,12})?")  # "3/200"
+MAX_LINE_BYTES = 1_000_000
 IN_BAR_TOO = "in_bar_too"
 
 
@@ -89,19 +90,22 @@ class StatsLog:
         """Append one record, in the main process only."""
         if is_main():
             with AppendLog(self.path) as log:
-                log.append(_stats_line(record).encode())
+                log.append(stats_line(record).encode())
 
-    def read(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return the records so far, or those of one ``_type``; a torn last line is left out."""
+    def read(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return the records so far, or those of some ``_type``; a torn last line is left out."""
         if not self.path.is_file():
             return []
         records = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            record = parse_record(line)
-            if record is None:
-                logger.warning("%s: skipping a truncated line", self.path)
-            elif kind is None or record.get("_type") == kind:
-                records.append(record)
+        with open(self.path, "rb") as file:
+            for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
+                if kinds and not any(kind.encode() in line for kind in kinds):
+                    continue  # most lines are of single steps
+                record = parse_record(line.decode(errors="replace"))
+                if record is None:
+                    logger.warning("%s: skipping a truncated line", self.path)
+                elif not kinds or record.get("_type") in kinds:
+                    records.append(record)
         return records
 
     def keep_until(self, epoch: int, step: int) -> None:
@@ -118,7 +122,7 @@ class StatsLog:
         records = [record for record in self.read() if _is_before(record, epoch, step)]
         while records and records[-1].get("_type") == "val_iter":  # of an interrupted validation
             records.pop()
-        write_text_atomically(self.path, "".join(_stats_line(record) for record in records))
+        write_text_atomically(self.path, "".join(stats_line(record) for record in records))
 
 
 def parse_record(line: str) -> dict[str, Any] | None:
@@ -133,7 +137,8 @@ def parse_record(line: str) -> dict[str, Any] | None:
     return record if all(map(_COUNT.fullmatch, counts)) else None
 
 
-def _stats_line(record: Record) -> str:
+def stats_line(record: Record) -> str:
+    """Return a record as a line of ``json_stats.log``."""
     return STATS_PREFIX + simplejson.dumps(record, sort_keys=True, ignore_nan=True) + "\n"
 
 

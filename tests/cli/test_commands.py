@@ -156,10 +156,13 @@ def test_overrides_work_with_and_without_opts(tiny_config, capsys):
         assert "SOLVER.BASE_LR: expected a number" in capsys.readouterr().err
 
 
-def test_testing_without_weights_is_said_loudly(tiny_config, capsys):
-    assert main(["test", "--cfg", str(tiny_config)]) == 0
+def test_weights_are_random_only_where_that_is_asked_for(tiny_config, capsys):
+    words = ["test", "--cfg", str(tiny_config)]
+    assert main(words) == 2
+    assert "set TEST.WEIGHTS random" in capsys.readouterr().err
 
-    assert "WARNING no weights to test" in capsys.readouterr().out
+    assert main([*words, "TEST.WEIGHTS", "random"]) == 0
+
     assert "random weights" in (tiny_config.parent / "out" / "report.html").read_text()
 
 
@@ -171,6 +174,7 @@ def test_an_unreadable_video_is_listed_next_to_the_accuracy(tiny_config, motion_
     (data / "broken.mp4").write_bytes(b"<html>404</html>")
     (data / "val.csv").write_text("\n".join([*absolute, f"{data}/broken.mp4 1"]) + "\n")
     words = ["DATA.PATH_TO_DATA_DIR", str(data), "TEST.NUM_TEMPORAL_CLIPS", "[2, 1]"]
+    words += ["TEST.WEIGHTS", "random"]
 
     assert main(["test", "--cfg", str(tiny_config), *words]) == 0
 

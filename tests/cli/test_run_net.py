@@ -76,6 +76,7 @@ def logged_steps(output_dir: Path) -> list[tuple]:
     return [
         (record["epoch"], record.get("iter"), record["_type"], record["loss"], record["top1_err"])
         for record in StatsLog(output_dir).read()
+        if "_type" in record  # not of the test
     ]
 
 

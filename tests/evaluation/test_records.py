@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from slowfast_mvit.errors import MissingViewsError, UserError
+from slowfast_mvit.evaluation.provenance import Provenance
 from slowfast_mvit.evaluation.records import (
     Part,
     begin_records,
@@ -166,23 +167,25 @@ def test_fingerprint_names_the_arithmetic_of_this_process():
 
 
 def test_records_of_another_test_are_in_another_folder_and_reported(tmp_path, caplog):
-    begin_records(tmp_path, FINGERPRINT, "weights of x")
-    begin_records(tmp_path, FINGERPRINT, "weights of x")
+    begin_records(tmp_path, FINGERPRINT, Provenance("weights of x"))
+    begin_records(tmp_path, FINGERPRINT, Provenance("weights of x"))
     assert not caplog.records
     others = {**FINGERPRINT, "weights": "w2"}
 
-    begin_records(tmp_path, others, "weights of y")
+    begin_records(tmp_path, others, Provenance("weights of y", machine="a CPU"))
 
     assert "differs from this one in weights" in caplog.text
     assert records_folder(tmp_path, FINGERPRINT) != records_folder(tmp_path, others)
     found = {records.folder: records for records in records_in(tmp_path)}
     assert found[records_folder(tmp_path, FINGERPRINT)].fingerprint == FINGERPRINT
-    assert found[records_folder(tmp_path, others)].weights == "weights of y"
+    assert found[records_folder(tmp_path, others)].provenance == Provenance(
+        "weights of y", machine="a CPU"
+    )
     assert differences(FINGERPRINT, others) == ["weights"]
 
 
 def test_a_folder_that_does_not_say_whose_records_it_holds_is_refused(tmp_path):
-    begin_records(tmp_path, FINGERPRINT, "x")
+    begin_records(tmp_path, FINGERPRINT, Provenance("x"))
     (records_folder(tmp_path, FINGERPRINT) / "test.json").write_text('{"facts": 3}')
 
     with pytest.raises(UserError, match="the test of these records is unknown"):

@@ -15,6 +15,7 @@ from slowfast_mvit.errors import UserError
 from slowfast_mvit.evaluation.metrics import hardest_videos
 from slowfast_mvit.evaluation.report import epoch_curves, write_report
 from slowfast_mvit.evaluation.results import summarise
+from slowfast_mvit.evaluation.thumbnails import film_of
 from slowfast_mvit.structures import FailedVideo, VideoScores, ViewPlan, views_as_text
 
 HOSTILE_NAMES = [
@@ -35,6 +36,9 @@ HISTORY = [
     {"_type": "train_epoch", "epoch": "2/3", "loss": 1.5, "top1_err": 60.0},
     {"_type": "train_epoch", "epoch": "2/3", "loss": 1.0, "top1_err": 50.0},  # after a resume
     {"_type": "train_epoch", "epoch": "3/3", "loss": None, "top1_err": 40.0},  # was not a number
+    {"_type": "val_epoch", "epoch": "3/3", "top1_err": float("inf")},
+    {"_type": "val_epoch", "top1_err": "70"},
+    {"split": "test_final", "top1_acc": "60.00"},
 ]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -212,7 +216,7 @@ def test_hardest_videos_show_what_the_model_saw(tmp_path):
     ).astype(np.uint8)
     large = np.zeros((480, 640, 3), dtype=np.uint8)
 
-    page = report_of(tmp_path, scores, thumbnails={hardest: [frame] * 15 + [large]})
+    page = report_of(tmp_path, scores, thumbnails={hardest: film_of([frame] * 15 + [large])})
 
     found = re.findall(r'src="(data:image/jpeg;[^"]+)" alt="frame (\d+) of 16"', page)
     assert [int(number) for _, number in found] == [1, 3, 5, 7, 10, 12, 14, 16]
@@ -254,3 +258,12 @@ def test_equal_results_give_equal_reports(tmp_path):
 def test_class_names_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(UserError, match="7 class names, but the model has 8 classes"):
         report_of(tmp_path, scores_of(160, 8), class_names=HOSTILE_NAMES[:7])
+
+
+def test_a_class_more_than_an_image_can_show_costs_no_matrix(tmp_path):
+    scores = scores_of(40, 20_000)
+
+    page = report_of(tmp_path, scores)
+
+    assert "There is no image of more than 2,000 classes" in page
+    assert Outline(page).wrong == []

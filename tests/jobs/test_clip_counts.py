@@ -13,7 +13,7 @@ def result_files(folder):
 
 def run_test(tiny_config, output_dir, *overrides):
     """Test a model of random the same each time."""
-    settings = ["TRAIN.ENABLE", "False"]
+    settings = ["TRAIN.ENABLE", "False", "TEST.WEIGHTS", "random"]
     settings += ["OUTPUT_DIR", str(output_dir), *map(str, overrides)]
     assert run_net(["--cfg", str(tiny_config), *settings]) == 0
 

@@ -60,13 +60,15 @@ def test_a_named_checkpoint_has_its_weights_and_its_moving_average(tiny_config, 
 
     assert load(tiny_config, run, *named)[1] == {1.0}
     assert load(tiny_config, run, *named, "TEST.WEIGHTS", "ema")[1] == {11.0}
-    with pytest.raises(ConfigError, match=r"names one file and TEST\.WEIGHTS best another"):
-        load(tiny_config, run, *named, "TEST.WEIGHTS", "best")
+    for other in ("best", "random"):
+        with pytest.raises(ConfigError, match=rf"names one file and TEST\.WEIGHTS {other} other"):
+            load(tiny_config, run, *named, "TEST.WEIGHTS", other)
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
+        ("last", "no weights to test: .*set TEST.WEIGHTS random"),
         ("ema", "there is no checkpoint in .* to take the moving average from"),
         ("best", r"best\.pyth: no such file, and TEST.WEIGHTS is best"),
     ],
@@ -74,6 +76,13 @@ def test_a_named_checkpoint_has_its_weights_and_its_moving_average(tiny_config, 
 def test_missing_weights_are_an_error(tiny_config, tmp_path, weights, message):
     with pytest.raises(WeightsError, match=message):
         load(tiny_config, tmp_path / "empty", "TEST.WEIGHTS", weights)
+
+
+def test_random_weights_are_tested_when_they_are_asked_for(tiny_config, run):
+    name, values = load(tiny_config, run, "TEST.WEIGHTS", "random")
+
+    assert name == "random weights (TEST.WEIGHTS random)"
+    assert len(values) > 100
 
 
 def test_a_checkpoint_without_a_moving_average_is_not_tested_as_one(tiny_config, run):

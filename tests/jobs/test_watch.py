@@ -188,6 +188,34 @@ def test_the_results_of_a_test_are_shown_unless_training_resumed(run_folder, mon
     assert "test:" not in "\n".join(view(run_folder, monkeypatch, width=200))
 
 
+def test_results_are_shown_when_the_log_ends_with_those_of_a_test(run_folder, monkeypatch):
+    save_test(run_folder)
+    StatsLog(run_folder).write({"split": "test_final", "top1_acc": "75.00", "top5_acc": "100.00"})
+    later_s = time.time() + 10
+    os.utime(run_folder / "json_stats.log", (later_s, later_s))
+
+    assert "test: top-1 75.00 %" in "\n".join(view(run_folder, monkeypatch, width=200))
+    StatsLog(run_folder).write(step_record(3, 10))
+    os.utime(run_folder / "json_stats.log", (later_s, later_s))
+    assert "test:" not in "\n".join(view(run_folder, monkeypatch, width=200))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"iter": 3}, {"iter": "1/0"}, {"iter": None}, {"loss": "x"}, {"num_skipped": []}],
+)
+def test_a_line_with_other_types_is_left_out(run_folder, changes):
+    history = History(run_folder / "json_stats.log")
+    history.update()
+    expected = dict(history.last)
+
+    StatsLog(run_folder).write(step_record(4, 20, **changes))
+    StatsLog(run_folder).write({"_type": "val_epoch", "top1_err": 1.0})
+
+    assert "epoch 2/4" in "\n".join(status_view(run_folder, history, None))
+    assert history.last == expected
+
+
 def test_values_that_are_not_finite_are_left_out_of_the_curves(tmp_path, monkeypatch):
     for step in (10, 20):
         StatsLog(tmp_path).write(step_record(1, step, loss=None, lr=None if step == 20 else 0.1))
