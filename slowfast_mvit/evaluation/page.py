@@ -1,12 +1,15 @@
-"""The HTML page of a report: one file without scripts and network requests, images included.
+"""The HTML page of a report: one file without network requests, images included.
 
 Class names, video names, messages and the config come from users. Jinja2 escapes every value that
-``report.html.jinja`` prints, and the page's content security policy forbids scripts and requests.
+``report.html.jinja`` prints, and the page's content security policy forbids requests and all
+scripts but our own, by its hash.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import importlib.resources
 import io
 import unicodedata
 from typing import Any
@@ -38,7 +41,7 @@ def render(template: str, **values: Any) -> str:
 
 def visible(value: object) -> object:
     """Return text with its invisible characters escaped, as ``\\x1b``; other values unchanged."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "".join(
         char
@@ -46,6 +49,13 @@ def visible(value: object) -> object:
         else char.encode("unicode_escape").decode("ascii")
         for char in value
     )
+
+
+def script_and_hash(name: str) -> tuple[Markup, str]:
+    """Return a script of this package, and its hash for the content security policy."""
+    text = (importlib.resources.files("slowfast_mvit.evaluation") / name).read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return Markup(text), f"sha256-{digest}"
 
 
 def address_of(jpeg: str) -> str:

@@ -1,7 +1,7 @@
 """report.html: the results of a test in one file to open, send or print.
 
-Headline numbers, training curves, accuracy of each class, confusions, the hardest videos with the
-frames the model saw, the videos that could not be read, the resolved config.
+Headline numbers, training curves, accuracy of each class, confusions, a table of all videos, the
+hardest ones with the frames the model saw, those that could not be read, the resolved config.
 
     scores -> the records below: content and order -> report.html.jinja: the page
 """
@@ -17,9 +17,10 @@ import numpy as np
 
 from slowfast_mvit.evaluation import metrics
 from slowfast_mvit.evaluation.charts import Mark, Points, class_marks, confusion_pixels, curves
-from slowfast_mvit.evaluation.page import address_of, lossless, render
+from slowfast_mvit.evaluation.page import address_of, lossless, render, script_and_hash
 from slowfast_mvit.evaluation.results import distinct_names
 from slowfast_mvit.evaluation.thumbnails import Film
+from slowfast_mvit.evaluation.video_table import video_table
 from slowfast_mvit.runtime.log import Record, done_of
 from slowfast_mvit.storage import write_text_atomically
 from slowfast_mvit.structures import EvalResult, VideoScores, views_as_text
@@ -36,24 +37,26 @@ MAX_VALUE = 1e30  # of a point of a curve
 class ClassAccuracy(NamedTuple):
     """Top-1 in percent of the videos of one class."""
 
+    number: int  # index of the class
     name: str
     top1: float
     num_videos: int
 
 
 class Cell(NamedTuple):
-    """A cell of the confusion matrix, and its share of the row."""
+    """A cell of the confusion matrix with its class indices, and its share of the row."""
 
+    true: int
+    predicted: int
     num_videos: int
     share: float
-    is_correct: bool
 
 
 class ConfusedPair(NamedTuple):
     """A true class, and another that some of its videos were predicted as."""
 
-    true: str
-    predicted: str
+    true: int
+    predicted: int
     num_videos: int
     num_true: int
 
@@ -117,6 +120,7 @@ def write_report(
         for chart_title, key in (("Loss", "loss"), ("Top-1 error, %", "top1_err"))
         if (lines := epoch_curves(history, key))
     ]
+    script, script_hash = script_and_hash("videos.js")
     text = render(
         "report.html.jinja",
         title=title,
@@ -137,6 +141,10 @@ def write_report(
             for row in metrics.hardest_videos(scores, NUM_HARDEST)
         ],
         config_text=config_text,
+        names=names,
+        videos=video_table(scores, names),
+        script=script,
+        script_hash=script_hash,
     )
     return write_text_atomically(path, text)
 
@@ -165,7 +173,7 @@ def _classes(scores: VideoScores, names: Sequence[str]) -> list[ClassAccuracy]:
     rates = metrics.per_class_accuracy(scores.probs, scores.labels)
     counts = np.bincount(scores.labels, minlength=len(names)).tolist()
     order = np.argsort(-rates, kind="stable").tolist()
-    return [ClassAccuracy(names[i], float(rates[i]), counts[i]) for i in order if counts[i]]
+    return [ClassAccuracy(i, names[i], float(rates[i]), counts[i]) for i in order if counts[i]]
 
 
 def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
@@ -173,14 +181,14 @@ def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
     labels = scores.labels.tolist()
     pairs = Counter(zip(labels, scores.probs.argmax(axis=1).tolist(), strict=True))
     num_true = Counter(labels)
-    confused = _confused_pairs(pairs, num_true, names)
+    confused = _confused_pairs(pairs, num_true)
     present = sorted({index for pair in pairs for index in pair})
     if len(present) <= MANY_CLASSES:
         rows = []
         for true in present:
             whole = max(1, num_true[true])
             counts = [(predicted, pairs[true, predicted]) for predicted in present]
-            cells = [Cell(count, count / whole, predicted == true) for predicted, count in counts]
+            cells = [Cell(true, predicted, count, count / whole) for predicted, count in counts]
             rows.append((names[true], cells))
         return Confusion(confused, rows)
     if len(names) > MAX_IMAGE_CLASSES:
@@ -190,12 +198,12 @@ def _confusion(scores: VideoScores, names: Sequence[str]) -> Confusion:
 
 
 def _confused_pairs(
-    pairs: Mapping[tuple[int, int], int], num_true: Mapping[int, int], names: Sequence[str]
+    pairs: Mapping[tuple[int, int], int], num_true: Mapping[int, int]
 ) -> list[ConfusedPair]:
     """The pairs with the most videos first."""
     mistakes = [(-count, pair) for pair, count in pairs.items() if pair[0] != pair[1]]
     return [
-        ConfusedPair(names[true], names[predicted], -count, num_true[true])
+        ConfusedPair(true, predicted, -count, num_true[true])
         for count, (true, predicted) in sorted(mistakes)[:NUM_CONFUSED_PAIRS]
     ]
 
