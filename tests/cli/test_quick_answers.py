@@ -8,7 +8,7 @@ import time
 import pytest
 
 COMMANDS = ["train", "test", "merge", "run_net", "finetune", "launch", "ray", "predict", "report"]
-COMMANDS += ["watch", "weights", "demo"]
+COMMANDS += ["watch", "weights", "demo", "certify", "models"]
 HELP = [["--help"], [], ["--version"], *([name, "--help"] for name in COMMANDS)]
 HELP += [["weights", "inspect", "--help"], ["weights", "convert", "--help"]]
 MISTAKES = [
