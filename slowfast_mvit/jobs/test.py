@@ -113,13 +113,7 @@ def _test(run: Run, part: Part) -> None:
         device=run.device,
     )
     require_agreement(fingerprint)
-    provenance = Provenance(
-        weights=weights,
-        clip=str(builders.clip_spec(config, config.test.dataset)),
-        time=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        machine=describe_machine(run.device),
-        versions=describe_versions(),
-    )
+    provenance = _provenance(run, weights)
     model.to(run.device)
     log_model_info(config, model, crop_px=config.data.test_crop_size)
 
@@ -151,6 +145,17 @@ def _test(run: Run, part: Part) -> None:
         _write_test(config, videos, outcomes, provenance=provenance, output_dir=output_dir)
         remove_records(folder)
     wait_for_all("the results")
+
+
+def _provenance(run: Run, weights: str) -> Provenance:
+    """Return what a report needs to know of a test that begins now."""
+    return Provenance(
+        weights=weights,
+        clip=str(builders.clip_spec(run.config, run.config.test.dataset)),
+        time=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=describe_machine(run.device),
+        versions=describe_versions(),
+    )
 
 
 def _record(scored: Iterator[Outcome], num_missing: int, folder: Path, part: Part) -> None:
