@@ -104,19 +104,23 @@ class KeyIndex:
         return [string for string in strings if self._key(string) == key]
 
 
-def repeats(strings: Strings) -> Iterator[tuple[int, int]]:
+def repeats(strings: Strings, key: Callable[[str], str] = str) -> Iterator[tuple[int, int]]:
     """(index, index of the first equal string) of every string that repeats another, in order.
 
     Sorts 64-bit hashes and compares only the strings that share one: a set of 650,000 strings
     would cost 100 MB.
+
+    Args:
+        strings: read twice.
+        key: strings of one key are equal.
     """
-    hashes = np.fromiter(map(hash, strings), dtype=np.int64, count=len(strings))
+    hashes = np.fromiter((hash(key(s)) for s in strings), dtype=np.int64, count=len(strings))
     order = np.argsort(hashes)
     same = np.flatnonzero(np.diff(hashes[order]) == 0)
     suspects = np.unique(np.concatenate([order[same], order[same + 1]]))
     first: dict[str, int] = {}
     for index in suspects.tolist():
-        before = first.setdefault(strings[index], index)
+        before = first.setdefault(key(strings[index]), index)
         if before != index:
             yield index, before
 

@@ -11,7 +11,6 @@ import re
 import stat
 from array import array
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from slowfast_mvit.annotations import records
@@ -55,8 +54,13 @@ def read_csv(source: ListSource) -> Annotated:
 def read_csv_file(file: Path, source: ListSource) -> Annotated:
     """``read_csv`` of this file."""
     advice = "Write one video a line: path, a space, label"
-    videos = records.collect(_rows(file, source), file, source, advice=advice)
-    return replace(videos, folder=_folder_of_paths(file, videos.video_ids, source.path_prefix))
+    return records.collect(
+        _rows(file, source),
+        file,
+        source,
+        advice=advice,
+        folder_of=lambda paths: _folder_of_paths(file, paths, source.path_prefix),
+    )
 
 
 def separator_of(file: Path) -> str:

@@ -284,6 +284,7 @@ def collect(
     *,
     class_names: tuple[str, ...] | None = None,
     advice: str = "",
+    folder_of: Callable[[Strings], Path] | None = None,
 ) -> Annotated:
     """Collect the rows of one file as columns.
 
@@ -293,28 +294,48 @@ def collect(
         source: the source of the file.
         class_names: in the order of the labels.
         advice: a sentence for the error of a file without rows.
+        folder_of: gives the folder of the videos, whose names are paths then; by default it is that
+            of ``source``.
 
     Raises:
         ListError: all problems of the rows at once, or there are no rows.
     """
     problems: list[Problem] = []
     videos, labels, lines = columns(without_problems(rows, problems))
-    problems += _duplicates(videos, labels, lines, file, source)
+    folder = folder_of(videos) if folder_of else source.folder_of_paths
+    problems += _duplicates(videos, labels, lines, file, source, folder)
     raise_problems(problems)
     if not videos:
         raise ListError(f"the list is empty{advice and f'. {advice}'}", file)
-    return Annotated(videos, labels, None, source.folder_of_paths, file, class_names)
+    return Annotated(videos, labels, None, folder, file, class_names)
 
 
 def _duplicates(
-    names: Strings, labels: Sequence[int], lines: Sequence[int], file: Path, source: ListSource
+    names: Strings,
+    labels: Sequence[int],
+    lines: Sequence[int],
+    file: Path,
+    source: ListSource,
+    folder: Path,
 ) -> list[Problem]:
-    """The videos that were listed before; in training one warning instead."""
-    repeated, unit = list(repeats(names)), unit_of(file)
+    """The videos that were listed before; in training one warning instead.
+
+    One path may be written in several ways: a.mp4, ./a.mp4, b/../a.mp4.
+    """
+
+    def place_of(name: str) -> str:
+        return os.path.normpath(os.path.join(folder, name))
+
+    repeated, unit = list(repeats(names, place_of)), unit_of(file)
     if source.must_be_unique:
-        text = "{!r} is also on {} {}. List each video once"
+        text = "{!r} is also on {} {}{}. List each video once"
         return [
-            Problem(file, lines[i], "duplicate", text.format(names[i], unit, lines[first]))
+            Problem(
+                file,
+                lines[i],
+                "duplicate",
+                text.format(names[i], unit, lines[first], _as_other(names[i], names[first])),
+            )
             for i, first in repeated
         ]
     if repeated:
@@ -330,3 +351,7 @@ def _duplicates(
             text += f". Labels differ: {unit} {lines[other]} gives {labels[other]}"
         _log.warning("%s: %s", file, text)
     return []
+
+
+def _as_other(name: str, first: str) -> str:
+    return "" if name == first else f", as {first!r}"

@@ -259,6 +259,17 @@ def test_a_video_listed_twice_is_refused_in_testing_and_warned_of_in_training(tm
         read(tmp_path, "val")
 
 
+def test_one_video_written_in_several_ways_is_one_video(tmp_path):
+    names = ["b/a.mp4", "./b/a.mp4", "b//a.mp4", "c/../b/a.mp4", f"{tmp_path}/b/a.mp4", "b/A.mp4"]
+    write_list(tmp_path, "".join(f"{name} 0\n" for name in names), name="val.csv")
+
+    with pytest.raises(ListError, match=r"val\.csv: 4 problems") as caught:
+        read(tmp_path, "val")
+
+    assert "line 2: './b/a.mp4' is also on line 1, as 'b/a.mp4'. List each" in str(caught.value)
+    assert [problem.line for problem in caught.value.problems] == [2, 3, 4, 5]
+
+
 def test_testing_reads_the_test_list_or_else_the_validation_list(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     write_list(tmp_path, "v.mp4 0\n", name="val.csv")
