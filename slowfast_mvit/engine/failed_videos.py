@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("video_id", "path", "reason", "split", "epoch")
 
+FAILED_FILE = "failed_videos.csv"
+MAX_FAILED_BYTES = 100_000_000
 NUM_SHOWN = 3  # reasons in the summary of an epoch
 
 
@@ -51,11 +53,39 @@ def record_failed_videos(
 
 
 def summarise_reasons(failures: Sequence[FailedVideo]) -> str:
-    """Return the counts of the most frequent reasons; reasons that differ in numbers are one."""
-    counts = Counter(re.sub(r"\d+", "N", failed.reason.split("\n")[0]) for failed in failures)
-    shown = [f"{count:,} x {reason}" for reason, count in counts.most_common(NUM_SHOWN)]
-    rest = len(failures) - sum(count for _, count in counts.most_common(NUM_SHOWN))
+    """Return the most frequent reasons, each with the number of its failures and the first of them.
+
+    Reasons that differ in numbers are one.
+    """
+    groups: dict[str, list[FailedVideo]] = {}
+    for failed in failures:
+        kind = re.sub(r"\d+", "N", failed.reason.split("\n")[0])
+        groups.setdefault(kind, []).append(failed)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    shown = [
+        f"{len(group):,} x {group[0].reason.splitlines()[0]} (first: {group[0].video_id})"
+        for group in ordered[:NUM_SHOWN]
+    ]
+    rest = sum(map(len, ordered[NUM_SHOWN:]))
     return "; ".join([*shown, f"{rest:,} x other reasons"] if rest else shown)
+
+
+def failures_of_training(folder: Path) -> list[str]:
+    """Return a line about the videos that a training run could not read, for a report; or none."""
+    try:  # the folder may be damaged, or a stranger's
+        text = read_limited(folder / FAILED_FILE, MAX_FAILED_BYTES).decode("utf-8", "replace")
+        rows = [r for r in csv.reader(io.StringIO(text)) if len(r) == len(COLUMNS)]
+    except (OSError, ValueError, csv.Error):
+        return []
+    rows = [row for row in rows if row[3] == "train"]
+    if not rows:
+        return []
+    shown = [f"{row[0]} ({row[2].removeprefix(f'{row[1]}: ')})" for row in rows[:NUM_SHOWN]]
+    more = [f"and {len(rows) - NUM_SHOWN:,} more"] if len(rows) > NUM_SHOWN else []
+    return [
+        f"{len(rows):,} videos could not be read in training, see {FAILED_FILE}: "
+        + "; ".join([*shown, *more])
+    ]
 
 
 class FailureLimit:
@@ -137,10 +167,9 @@ class FailureLimit:
         """
         if self.failed:
             logger.warning(
-                "epoch %d: %s of %s videos could not be read, and others took their places: %s",
+                "epoch %d: %s, and others took their places: %s",
                 self.epoch + 1,
-                f"{len(self.failed):,}",
-                f"{self.num_tried:,}",
+                self._share(self.num_tried),
                 summarise_reasons(self.failed),
             )
         self._stop_above(self.num_tried)
@@ -157,11 +186,21 @@ class FailureLimit:
         if is_main():
             self._of_rank = {"num_tried": self.num_tried, "num_failed": len(self.failed)}
 
+    def _share(self, num_videos: int) -> str:
+        """Say how many of so many attempts failed; a video may be drawn and fail more than once."""
+        num_failed, num_different = len(self.failed), len({f.video_id for f in self.failed})
+        if num_different == num_failed:
+            return f"{num_failed:,} of {num_videos:,} videos could not be read"
+        return (
+            f"{num_failed:,} of {num_videos:,} attempts to read a video failed, with "
+            f"{num_different:,} different videos"
+        )
+
     def _stop_above(self, num_videos: int) -> None:
         if len(self.failed) <= self.max_fraction * num_videos:
             return
         raise UserError(
-            f"{len(self.failed):,} of {num_videos:,} videos of this epoch could not be read, "
+            f"{self._share(num_videos)} in this epoch, "
             f"DATA.MAX_FAILED_FRACTION allows a share of {self.max_fraction:g}. "
             f"First: {self.failed[0]}. All are listed in {self.path}; "
             "repair or remove them, or raise the limit"
@@ -169,7 +208,12 @@ class FailureLimit:
 
 
 def _recorded(path: Path) -> set[str]:
+    return {row[0] for row in _rows(path)}
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Return the whole rows of the file; none where there is no file."""
     if not path.is_file():
-        return set()
+        return []
     lines = (line.decode("utf-8", "replace") for line in whole_lines(path))
-    return {row[0] for row in csv.reader(lines) if row}
+    return [row for row in csv.reader(lines) if row]

@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.engine.failed_videos import failures_of_training
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.evaluation.files import explained_damage, read_json, read_limited
 from slowfast_mvit.evaluation.metrics import hardest_videos
@@ -193,8 +193,8 @@ def _write_report(folder: Path, result: EvalResult, scores: VideoScores) -> Path
         thumbnails=films or {},
         config_text=_config_text(folder),
         title=f"{folder.resolve().name}: test of {result.num_listed:,} videos",
-        notes=notes,
-        history=_history(folder),
+        notes=[*notes, *failures_of_training(_run_folder(folder))],
+        history=StatsLog(_run_folder(folder)).read("train_epoch", "val_epoch"),
     )
 
 
@@ -216,12 +216,10 @@ def _config_text(folder: Path) -> str:
         return read_limited(path, MAX_CONFIG_BYTES).decode(errors="replace")
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of whole epochs; those of the run for one of its several tests."""
-    stats = StatsLog(folder)
-    if not stats.path.is_file() and _ONE_OF_SEVERAL.fullmatch(folder.resolve().name):
-        stats = StatsLog(folder.resolve().parent)
-    return stats.read("train_epoch", "val_epoch")
+def _run_folder(folder: Path) -> Path:
+    """Return the OUTPUT_DIR of a run whose test is in ``folder``, which may be one of several."""
+    is_one = _ONE_OF_SEVERAL.fullmatch(folder.resolve().name)
+    return folder.resolve().parent if is_one and not StatsLog(folder).path.is_file() else folder
 
 
 def _films_of_hardest(output: TestOutput, scores: VideoScores) -> Mapping[str, Film]:

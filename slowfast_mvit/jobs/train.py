@@ -14,6 +14,7 @@ from torch import nn
 from slowfast_mvit import builders
 from slowfast_mvit.config import Config
 from slowfast_mvit.data.lists import VideoList
+from slowfast_mvit.data.lists.check_records import report_damaged
 from slowfast_mvit.engine.data_stall import DataStallHint
 from slowfast_mvit.engine.reporter import ReportedLoader, Reporter
 from slowfast_mvit.engine.settings import TrainSettings, steps_in_epoch
@@ -73,6 +74,9 @@ def _train(run: Run, then_tests: bool) -> None:
         builders.build_videos(config, "test")
     require_agreement({"training list": videos.digest(), "validation list": val_videos.digest()})
     warn_of_labels(videos, val_videos, config.model.num_classes)
+    data_dir = config.data.path_to_data_dir
+    report_damaged(videos, data_dir, max_fraction=config.data.max_failed_fraction)
+    report_damaged(val_videos, data_dir)
     loader = builders.build_train_loader(config, videos)
     settings = _settings(config)
     num_steps = steps_in_epoch(loader, settings.accum_steps)

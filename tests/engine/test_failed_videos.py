@@ -12,7 +12,12 @@ import pytest
 from failing_run import BAD, failing_run
 from tiny_run import Batches, add_and_check, clip_batch, prepare_views, tiny_net, tiny_train
 
-from slowfast_mvit.engine.failed_videos import FailureLimit, record_failed_videos, summarise_reasons
+from slowfast_mvit.engine.failed_videos import (
+    FailureLimit,
+    failures_of_training,
+    record_failed_videos,
+    summarise_reasons,
+)
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.errors import DecodeError, UserError
 from slowfast_mvit.optim.objectives import cross_entropy
@@ -88,16 +93,39 @@ def test_an_epoch_ends_with_its_failures_by_kind(tmp_path, caplog):
 
     assert (
         "epoch 1: 3 of 15 videos could not be read, and others took their places: "
-        "2 x N of N frames; 1 x truncated"
+        "2 x 12 of 30 frames (first: x); 1 x truncated (first: z)"
     ) in caplog.messages
     (epoch,) = StatsLog(tmp_path).read("train_epoch")
     assert epoch["num_failed"] == 3
 
 
 def test_rare_kinds_of_reasons_are_summed_up():
-    failures = [failed(letter, letter) for letter in "aabbccdef"]
+    failures = [failed(f"{n}.mp4", letter) for n, letter in enumerate("aabbccdef")]
 
-    assert summarise_reasons(failures) == "2 x a; 2 x b; 2 x c; 3 x other reasons"
+    assert summarise_reasons(failures) == (
+        "2 x a (first: 0.mp4); 2 x b (first: 2.mp4); 2 x c (first: 4.mp4); 3 x other reasons"
+    )
+
+
+def test_a_video_that_fails_twice_counts_as_two_attempts_and_one_video(tmp_path):
+    limit = FailureLimit(tmp_path / "failed.csv", max_fraction=0.2, num_videos=4)
+    limit.add(clip_batch("abcd", failures=[failed("x"), failed("x"), failed("y")]))
+    text = r"3 of 7 attempts to read a video failed, with 2 different videos in this"
+
+    with pytest.raises(UserError, match=text):
+        add_and_check(limit)
+
+
+def test_a_report_has_the_videos_that_training_could_not_read(tmp_path):
+    assert failures_of_training(tmp_path) == []
+    failures = [failed(name, "gave 12 of 30 frames") for name in "uvwxy"]
+    record_failed_videos(tmp_path / "failed_videos.csv", failures[:1], split="val", epoch=0)
+    record_failed_videos(tmp_path / "failed_videos.csv", failures[1:], split="train", epoch=0)
+
+    (line,) = failures_of_training(tmp_path)
+
+    assert line.startswith("4 videos could not be read in training, see failed_videos.csv: ")
+    assert "v (gave 12 of 30 frames); w (" in line and line.endswith("; and 1 more")
 
 
 def test_a_limit_of_zero_stops_at_the_first_failure(tmp_path):

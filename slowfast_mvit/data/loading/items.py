@@ -27,6 +27,7 @@ from slowfast_mvit.structures import Clip, ClipBatch, ClipSpec, FailedVideo, Vid
 # Videos tried in place of an unreadable one before training stops. As many as PySlowFast tries: a
 # list of which most videos fail is a matter of ``DATA.MAX_FAILED_FRACTION``.
 MAX_REPLACEMENTS = 100
+NUM_SHOWN = 3  # of their failures
 
 
 @dataclass(frozen=True)
@@ -224,11 +225,13 @@ class TrainVideos(Dataset[VideoViews]):
                 rng = generator(self.seed, key.epoch, key.position, view)
                 self.transform(clip.frames, rng, out[view])
             return VideoViews(record, out, tuple(failures))
+        different = {item.video_id: item for item in failures}
         headline = (
-            f"{len(failures)} videos in a row cannot be read. Check the list, "
-            "DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX. The first"
+            f"no video could be read in {len(failures)} attempts in a row, with {len(different)} "
+            "different videos. Check the list, DATA.PATH_TO_DATA_DIR and DATA.PATH_PREFIX"
         )
-        problem = DecodeError(in_one_message(headline, [item.message for item in failures[:3]]))
+        messages = map(str, different.values())
+        problem = DecodeError(in_one_message(headline, messages, limit=NUM_SHOWN))
         problem.failures = tuple(failures)
         raise problem
 
