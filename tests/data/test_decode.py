@@ -31,6 +31,57 @@ def test_the_frame_rate_and_the_times_are_those_of_the_file(tmp_path):
         assert reader.times_s == pytest.approx([0, 0.1, 0.5, 0.7], abs=1e-3)
 
 
+def test_an_avi_with_b_frames_has_the_rate_at_which_it_is_decoded(tmp_path):
+    even = write_video(tmp_path / "a.avi", 30, fps=60, pts=list(range(0, 60, 2)))
+    dropped = [*range(12), *range(18, 36)]  # six frames were lost in recording
+    uneven = write_video(tmp_path / "b.avi", 30, fps=30, pts=dropped)
+
+    with open_reader(even) as reader:  # its header claims 60, a copy of an MP4 often twice its rate
+        assert (reader.num_frames, reader.fps) == (30, 30.0)
+        assert reader.times_s == pytest.approx(np.arange(30) / 30)
+    with open_reader(uneven) as reader:
+        assert reader.times_s[-1] == pytest.approx(35 / 30)
+        assert sorted(np.diff(reader.times_s))[-2:] == pytest.approx([1 / 30, 7 / 30])
+
+
+@pytest.mark.parametrize("matrix", ["YCgCo", "ictcp"])
+def test_a_colour_matrix_that_ffmpeg_does_not_convert_is_ignored(tmp_path, matrix, caplog):
+    plain = write_video(tmp_path / "a.mp4", 3)
+    tagged = write_video(tmp_path / "b.mp4", 3, options={"x264-params": f"colormatrix={matrix}"})
+
+    with open_reader(plain) as reader, open_reader(tagged) as other:
+        assert torch.equal(other.frames([2, 0]), reader.frames([2, 0]))
+
+
+def test_a_frame_that_cannot_be_converted_is_not_called_damaged(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 3)
+    monkeypatch.setattr(pyav_reader, "ignore_unknown_matrix", set_reserved_range)
+
+    with (
+        open_reader(path) as reader,
+        pytest.raises(DecodeError, match=r"frame 0 .*yuv420p cannot be converted to RGB .* ffmpeg"),
+    ):
+        reader.frames([0])
+
+
+def set_reserved_range(frame):
+    frame.color_range = 3
+
+
+def test_frames_that_are_too_large_are_refused_with_the_script_that_scales_them(
+    tmp_path, monkeypatch
+):
+    path = write_video(tmp_path / "a.mp4", 3)
+    monkeypatch.setattr(packets, "MAX_PIXELS", 1000)
+
+    remedies = {10_000: "resize_videos.py", 2000: "ffmpeg"}
+    for limit, remedy in remedies.items():
+        monkeypatch.setattr(packets, "MAX_RESIZED_PIXELS", limit)
+        text = f"64 x 48 pixels are larger than the 1,000 .* Scale the video down with .*{remedy}"
+        with pytest.raises(DecodeError, match=text), open_reader(path):
+            pass
+
+
 def write_faststart(path):
     """A file whose header comes first, so that its beginning can be read when the rest is lost."""
     options = {"g": "5", "keyint_min": "5"}
@@ -279,6 +330,20 @@ def test_an_image_with_damaged_tags_is_read_or_refused(tmp_path):
 
     height, width = picture(0).shape[:2]
     assert sizes == {(height, width, 3), (width, height, 3)}  # as stored, and turned
+
+
+@pytest.mark.parametrize("image_format", ["webp", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_an_animated_image_is_not_read_as_a_still(tmp_path, image_format, suffix):
+    path = tmp_path / f"a.{suffix}"
+    first, *others = (Image.fromarray(picture(number)) for number in range(4))
+
+    first.save(path, image_format, save_all=True, append_images=others)
+    with pytest.raises(DecodeError, match="an animated image of 4 frames"), open_reader(path):
+        pass
+    first.save(path, image_format, save_all=True)
+    with open_reader(path) as reader:
+        assert reader.num_frames == 1
 
 
 def test_an_image_in_a_format_that_runs_programs_is_refused(tmp_path):

@@ -22,6 +22,7 @@ from videos import (
     with_edit_list,
     with_matrix,
     with_rotation,
+    write_palette,
     write_second_stream,
     write_two_sizes,
     write_video,
@@ -63,7 +64,13 @@ def copied(path, **changes):
 
 def edited(path):
     plain = write_video(path.with_name("plain.mp4"), options=GROUPS_OF_8)
-    path.write_bytes(with_edit_list(plain.read_bytes(), 5, 512))
+    path.write_bytes(with_edit_list(plain.read_bytes(), 30, first=5))
+    return path
+
+
+def trimmed(path):
+    plain = write_video(path.with_name("plain.mp4"), options=GROUPS_OF_8)
+    path.write_bytes(with_edit_list(plain.read_bytes(), 30, first=3, last=7))
     return path
 
 
@@ -133,6 +140,13 @@ WRITTEN = {
             path, 30, options={"x264-params": "intra-refresh=1:keyint=8:bframes=0"}
         ),
     ),
+    "begins in mid-group, flv": ("a.flv", lambda path: copied(path, first=3)),
+    "starts before 0": (
+        "a.mkv",
+        lambda path: copied(path, earlier=20, container_options={"avoid_negative_ts": "disabled"}),
+    ),
+    "trimmed at the end": ("a.mp4", trimmed),
+    "palette": ("a.avi", write_palette),
     "tiny": ("a.mp4", lambda path: write_video(path, size=(32, 48))),
     "mpeg4 in avi": ("a.avi", mpeg4_in_avi),
     "mpeg transport stream": ("a.ts", lambda path: write_video(path, options={"g": "8"})),
@@ -163,7 +177,7 @@ MIRRORED = {
     "rotated and mirrored": lambda frame: frame.transpose(0, 1),
 }
 SHOWN_AS = {**MIRRORED, "matrix of zeros": lambda frame: frame}
-MID_GROUP = ("begins in mid-group", "begins in mid-group, mp4")
+MID_GROUP = tuple(f"begins in mid-group{suffix}" for suffix in ("", ", mp4", ", flv"))
 ODD_ANGLE = {"rotated by 30": "rotation of 30 degrees, not a multiple of 90"}
 REFUSED = {
     "pyav": ODD_ANGLE,
@@ -177,6 +191,8 @@ REFUSED = {
         "gradual refresh": "gradual refresh",
         "open groups": "open GOP",
         "open groups in mp4": "open GOP",
+        "starts before 0": UNTIMED,
+        "palette": "a palette",
         "mpeg4 in avi": UNTIMED,
         "mpeg transport stream": UNTIMED,
         "mpeg program stream": UNTIMED,
@@ -194,8 +210,11 @@ REFUSED = {
         "open groups": "open GOP",
         "open groups in mp4": "open GOP",
         "edit list": "edit list",
+        "trimmed at the end": "edit list",
         "second stream": "several video streams",
         "tiny": "cannot read it",
+        "starts before 0": UNTIMED,
+        "palette": "a palette",
         "mpeg4 in avi": UNTIMED,
         "mpeg transport stream": UNTIMED,
         "mpeg program stream": UNTIMED,

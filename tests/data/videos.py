@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from fractions import Fraction
@@ -79,31 +80,47 @@ def with_matrix(mp4: bytes, matrix: tuple[float, float, float, float]) -> bytes:
 
 
 def copy_packets(
-    source: Path, path: Path, *, first: int = 0, times_of_decoding: bool = False
+    source: Path,
+    path: Path,
+    *,
+    first: int = 0,
+    last: int | None = None,
+    earlier: int = 0,
+    times_of_decoding: bool = False,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """The packets of a video from the ``first`` on in another container, without encoding.
 
     Args:
+        last: leave out those from this one on.
+        earlier: show each so many 30ths of a second earlier; MP4 hides those before 0.
         times_of_decoding: give each packet out as shown when it is decoded, which is what comes of
             copying from a container that does not tell when frames are shown.
     """
-    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+    with (
+        av.open(str(source)) as old,
+        av.open(str(path), "w", options=container_options or {}) as new,
+    ):
         stream = new.add_stream_from_template(old.streams.video[0])
         packets = [packet for packet in old.demux(video=0) if packet.size]
-        for packet in packets[first:]:
+        for packet in packets[first:last]:
             if times_of_decoding:
                 packet.pts = packet.dts
+            shift = round(earlier / 30 / packet.time_base)
+            packet.pts -= shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
             packet.stream = stream
             new.mux(packet)
     return path
 
 
-def with_edit_list(mp4: bytes, num_hidden: int, ticks_per_frame: int) -> bytes:
-    """The same MP4 of 30 frames with an edit list (ISO 14496-12, 8.6.6) that hides the first."""
+def with_edit_list(mp4: bytes, num_frames: int, *, first: int = 0, last: int = 0) -> bytes:
+    """The same MP4 with an edit list (ISO 14496-12, 8.6.6) that hides its first and last frames."""
+    with av.open(io.BytesIO(mp4)) as container:
+        tick = round(1 / (30 * container.streams.video[0].time_base))
     start = mp4.index(b"elst") + 4 + 4 + 4
     duration, media_time, _ = np.frombuffer(mp4[start : start + 12], dtype=">i4").tolist()
-    shorter = duration * (1 - num_hidden * ticks_per_frame / (30 * ticks_per_frame))
-    edit = [round(shorter), media_time + num_hidden * ticks_per_frame]
+    edit = [round(duration * (1 - (first + last) / num_frames)), media_time + first * tick]
     return mp4[:start] + np.array(edit, dtype=">i4").tobytes() + mp4[start + 8 :]
 
 
@@ -128,6 +145,50 @@ def write_two_sizes(path: Path) -> Path:
                         packet.dts += 8 * step * number
                         packet.stream = stream
                         container.mux(packet)
+    return path
+
+
+def write_palette(path: Path, num_frames: int = 10) -> Path:
+    """Frames of 8 bits with a palette, which is in the first packet alone."""
+    colours = np.full((256, 4), 255, dtype=np.uint8)  # alpha, red, green, blue
+    colours[:, 1:] = np.arange(256)[:, None]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for number in range(num_frames):
+            image = np.ascontiguousarray(picture(number)[..., 0])
+            frame = av.VideoFrame.from_ndarray((image, colours), format="pal8")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_with_sound(
+    path: Path, codec: str, sound: str, *, video_s: float, sound_s: float, first_s: float = 0.0
+) -> Path:
+    """A video of 25 frames a second that starts at ``first_s``, and silence from 0 on."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream(sound, rate=44100)
+        audio.bit_rate = 64_000
+        packets = []
+        for number in range(round(video_s * 25)):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = number + round(first_s * 25), Fraction(1, 25)
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        sample_format, layout = audio.codec_context.format.name, audio.codec_context.layout.name
+        for start in range(0, round(sound_s * 44100), 1024):
+            silence = av.AudioFrame(sample_format, layout, 1024)
+            for plane in silence.planes:
+                plane.update(bytes(plane.buffer_size))
+            silence.sample_rate, silence.time_base = 44100, Fraction(1, 44100)
+            silence.pts = start
+            packets += audio.encode(silence)
+        packets += audio.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
     return path
 
 

@@ -32,7 +32,14 @@ import torch
 from torch import Tensor
 
 from slowfast_mvit.data.video.packets import as_decode_errors, check_indices, reason
-from slowfast_mvit.data.video.probe import MIRRORED, REFRESHED, Refusal, VideoInfo, probe_video
+from slowfast_mvit.data.video.probe import (
+    MIRRORED,
+    PALETTED,
+    REFRESHED,
+    Refusal,
+    VideoInfo,
+    probe_video,
+)
 from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError
 
@@ -92,6 +99,7 @@ class ProbedReader:
 # What torchcodec 0.17 fails on or reads wrongly.
 TORCHCODEC_REFUSALS: tuple[Refusal, ...] = (
     MIRRORED,
+    PALETTED,
     REFRESHED,
     (
         "frames shown before the key frame that they follow (open GOP in H.264)",
@@ -200,6 +208,7 @@ DECORD_REFUSALS: tuple[Refusal, ...] = (
     ("the format WMV", lambda info: info.format == "asf"),
     ("the format FLV", lambda info: info.format == "flv"),
     MIRRORED,
+    PALETTED,
     REFRESHED,
     ("several video streams", lambda info: info.num_video_streams > 1),
 )

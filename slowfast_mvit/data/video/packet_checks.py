@@ -34,12 +34,10 @@ def packets_of(container: InputContainer, *streams: av.stream.Stream) -> Iterato
             continue
 
 
-def packets_from_start(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Return all packets of a stream, also those before the first key frame."""
-    start = stream.start_time or 0
-    if container.format.name != "avi":
-        start -= 1 << 20  # MPEG streams reach their start only from well before it
-    container.seek(start, stream=stream, backward=True)
+def packets_after_opening(stream: VideoStream) -> Iterator[av.Packet]:
+    """Return all packets of a stream whose file was just opened, also those before a key frame."""
+    container = stream.container
+    assert isinstance(container, InputContainer)
     return packets_of(container, stream)
 
 
@@ -56,12 +54,13 @@ def is_whole(frame: av.VideoFrame | None) -> bool:
     return frame is not None and PictureType(frame.pict_type) in _NOT_PREDICTED
 
 
-def are_decoded_in_order(
-    container: InputContainer, stream: VideoStream, spend: Callable[[], None]
-) -> bool:
-    """Return whether each decoded frame is shown after the one before; calls ``spend`` for each."""
+def are_decoded_in_order(stream: VideoStream, spend: Callable[[], None]) -> bool:
+    """Return whether each decoded frame is shown after the one before; calls ``spend`` for each.
+
+    The stream is of a file that was just opened: it is decoded from the start.
+    """
     last = None
-    for frame in _frames_of(stream, packets_from_start(container, stream)):
+    for frame in _frames_of(stream, packets_after_opening(stream)):
         spend()
         if frame.pts is None or (last is not None and frame.pts <= last):
             return False
@@ -70,8 +69,7 @@ def are_decoded_in_order(
 
 
 def lost_at_the_start(
-    container: InputContainer,
-    stream: VideoStream,
+    reopen: Callable[[], contextlib.AbstractContextManager[VideoStream]],
     pts: Sequence[int],
     is_key: Sequence[bool],
     shown: Collection[int],
@@ -80,6 +78,12 @@ def lost_at_the_start(
 
     These are decoded before the first key frame, or shown before it: they refer to frames that
     were cut off. Some codecs make a frame of them all the same.
+
+    Args:
+        reopen: opens the file again, since a seek may not reach its start.
+        pts: when each packet is shown.
+        is_key: whether decoding can start at each packet.
+        shown: the packets whose frames are shown.
     """
     first_key = next((place for place, key in enumerate(is_key) if key), 0)
     if not pts or (first_key == 0 and pts[0] == min(pts)):
@@ -87,8 +91,9 @@ def lost_at_the_start(
     doubtful = {n for n in shown if n < first_key or pts[n] < pts[first_key]}
     if not doubtful:
         return set()
-    first_ones = itertools.islice(packets_from_start(container, stream), max(doubtful) + 1)
-    decoded = {frame.pts for frame in _frames_of(stream, first_ones)}
+    with reopen() as stream:
+        first_ones = itertools.islice(packets_after_opening(stream), max(doubtful) + 1)
+        decoded = {frame.pts for frame in _frames_of(stream, first_ones)}
     return {place for place in doubtful if pts[place] not in decoded}
 
 

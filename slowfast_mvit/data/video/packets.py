@@ -9,7 +9,9 @@ Files are untrusted: formats, frame size, streams, packets and seconds are limit
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,8 @@ from slowfast_mvit.data.video import packet_checks
 from slowfast_mvit.errors import DecodeError
 
 MAX_PIXELS = 4096 * 2304  # of a frame
+MAX_RESIZED_PIXELS = 8192 * 4608  # of a frame that data_prep/resize_videos.py scales down
+PALETTE_FORMAT = "pal8"
 MAX_STREAMS = 64
 MAX_PACKETS = 500_000  # in a file: 2.3 hours at 60 frames a second
 MAX_DECODED_FRAMES = 100_000  # in one call of ``frames``
@@ -138,19 +142,35 @@ class TimedFile:
     """A file that ends when the time is over.
 
     The library searches a file for packets without returning in between, but not without reading.
-    It would log an exception from here and try again; at the end of the file it stops.
+    It would log an exception from here and try again; at the end of the file it stops. The position
+    is its own, so that one file can be read by several containers.
     """
 
     def __init__(self, file: BinaryIO, budget: Budget) -> None:
         self._file = file
         self._budget = budget
-        self.seek = file.seek
-        self.tell = file.tell
+        self._position = 0
         self.seekable = file.seekable
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, and return it."""
+        origin = self._position if whence == os.SEEK_CUR else 0
+        how = os.SEEK_END if whence == os.SEEK_END else os.SEEK_SET
+        self._position = self._file.seek(origin + offset, how)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, at most ``size``; none at the end."""
-        return b"" if self._budget.is_over() else self._file.read(size)
+        if self._budget.is_over():
+            return b""
+        self._file.seek(self._position)
+        data = self._file.read(size)
+        self._position += len(data)
+        return data
 
 
 @contextlib.contextmanager
@@ -185,7 +205,7 @@ def open_container(path: Path, file: BinaryIO, budget: Budget) -> Iterator[Input
     options = {
         "format_whitelist": _FORMATS,
         "protocol_whitelist": "none",
-        "max_pixels": str(MAX_PIXELS),  # opening decodes a frame, too
+        "max_pixels": str(MAX_RESIZED_PIXELS),  # opening decodes a frame, too
     }
     with as_decode_errors(path, "pyav"):
         try:
@@ -204,8 +224,15 @@ def open_container(path: Path, file: BinaryIO, budget: Budget) -> Iterator[Input
         yield container
 
 
-def first_video_stream(path: Path, container: InputContainer) -> VideoStream:
+def first_video_stream(
+    path: Path, container: InputContainer, max_pixels: int | None = None
+) -> VideoStream:
     """Return the first video stream that is not a cover image, to be decoded with one thread.
+
+    Args:
+        path: for messages.
+        container: the opened file.
+        max_pixels: of a frame; ``MAX_PIXELS`` if None.
 
     Raises:
         DecodeError: when there is none, or its frames are too large.
@@ -216,15 +243,33 @@ def first_video_stream(path: Path, container: InputContainer) -> VideoStream:
     codec = streams[0].codec_context
     codec.thread_type = "NONE"
     codec.thread_count = 1
-    codec.options = {"max_pixels": str(MAX_PIXELS)}
-    width, height = codec.width, codec.height
-    if width * height > MAX_PIXELS:
-        raise DecodeError(
-            f"frames of {width} x {height} pixels are larger than the "
-            f"{MAX_PIXELS:,} that are accepted. Scale the video down",
-            path,
-        )
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
+    codec.options = {"max_pixels": str(max_pixels)}
+    if problem := size_problem(codec.width, codec.height, max_pixels):
+        raise DecodeError(problem, path)
     return streams[0]
+
+
+def size_problem(width: int, height: int, max_pixels: int) -> str:
+    """Return why frames of this size are refused, and the remedy; "" if they are not."""
+    if width * height <= max_pixels:
+        return ""
+    tool = "data_prep/resize_videos.py" if width * height <= MAX_RESIZED_PIXELS else "ffmpeg"
+    return (
+        f"frames of {width} x {height} pixels are larger than the {max_pixels:,} that are "
+        f"accepted. Scale the video down with {tool}"
+    )
+
+
+@contextlib.contextmanager
+def reopened(path: Path, file: BinaryIO, budget: Budget) -> Iterator[VideoStream]:
+    """Open a file again to decode it from the start; seeks may not reach it, or lose a palette.
+
+    Raises:
+        DecodeError: as ``open_container`` and ``first_video_stream`` do.
+    """
+    with open_container(path, file, budget) as container:
+        yield first_video_stream(path, container, MAX_RESIZED_PIXELS)
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
@@ -244,7 +289,7 @@ def times_are_guessed(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def read_index(
-    path: Path, container: InputContainer, stream: VideoStream, budget: Budget
+    path: Path, file: BinaryIO, container: InputContainer, stream: VideoStream, budget: Budget
 ) -> PacketIndex | None:
     """Return the index of a stream; None where its packets do not say, or wrongly, what is shown.
 
@@ -271,6 +316,7 @@ def read_index(
     order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
     if len(order_of_pts) < len(pts):
         return None
+    reopen = functools.partial(reopened, path, file, budget)
     codec = stream.codec_context
     if len(pts) > 1 and all(is_key) and not codec.codec.intra_only:
         second = packet_checks.decoded_alone(container, stream, pts[1])
@@ -278,9 +324,10 @@ def read_index(
             return None
     if codec.has_b_frames and all(before < after for before, after in itertools.pairwise(pts)):
         budget.restart()
-        if not packet_checks.are_decoded_in_order(container, stream, budget.spend):
-            return None
-    lost = packet_checks.lost_at_the_start(container, stream, pts, is_key, shown)
+        with reopen() as start:
+            if not packet_checks.are_decoded_in_order(start, budget.spend):
+                return None
+    lost = packet_checks.lost_at_the_start(reopen, pts, is_key, shown)
     shown = sorted((place for place in shown if place not in lost), key=pts.__getitem__)
     return PacketIndex(pts, is_key, shown, order_of_pts)
 
@@ -293,12 +340,24 @@ def is_hidden_vp8(packet: av.Packet) -> bool:
 # Browsers and screen recorders write WebM of uneven rate that claims 1000 frames a second: ticks
 # of its clock. A small difference is only one frame more or less; then the file's number is exact.
 WRONG_RATE = 0.1
+_LONGEST_STEP_S = 10
 
 
 def timing(
-    path: Path, stream: VideoStream, index: PacketIndex | None, num_frames: int
+    path: Path,
+    stream: VideoStream,
+    index: PacketIndex | None,
+    num_frames: int,
+    dts: Sequence[int | None] = (),
 ) -> tuple[float, np.ndarray]:
     """Return the frames per second on average, and each frame's time in seconds from the first.
+
+    Args:
+        path: for messages.
+        stream: of the frames.
+        index: its packets, or None where they do not say when frames are shown.
+        num_frames: frames that are shown.
+        dts: when each packet is decoded; used where there is no index.
 
     Raises:
         DecodeError: when there are no frames, or the file contains neither of these.
@@ -307,13 +366,53 @@ def timing(
         raise DecodeError("the video stream contains no frames", path)
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     fps = float(rate) if rate else 0.0
-    if index is None or stream.time_base is None:
+    if index is None:
+        shown_pts = uneven_times(stream, dts, num_frames)
+    else:
+        shown_pts = [index.pts[place] for place in index.shown]
+    if shown_pts is None or stream.time_base is None:
+        fps = _corrected(fps, decoding_rate(stream, dts, num_frames))
         if fps <= 0:
             raise DecodeError("neither a frame rate nor times of frames", path)
         return fps, np.arange(num_frames) / fps
-    shown_pts = np.array(index.pts, dtype=np.float64)[list(index.shown)]
-    times_s = (shown_pts - shown_pts[0]) * float(stream.time_base)
-    measured_fps = (num_frames - 1) / times_s[-1] if num_frames > 1 and times_s[-1] > 0 else 0.0
-    if measured_fps > 0 and abs(fps / measured_fps - 1) > WRONG_RATE:
-        fps = measured_fps
+    times_s = (np.array(shown_pts, dtype=np.float64) - shown_pts[0]) * float(stream.time_base)
+    span_s = float(times_s[-1])
+    fps = _corrected(fps, (num_frames - 1) / span_s if num_frames > 1 and span_s > 0 else 0.0)
     return fps or 1.0, times_s
+
+
+def _corrected(fps: float, measured_fps: float) -> float:
+    return measured_fps if measured_fps > 0 and abs(fps / measured_fps - 1) > WRONG_RATE else fps
+
+
+def uneven_times(
+    stream: VideoStream, dts: Sequence[int | None], num_frames: int
+) -> list[int] | None:
+    """Return when frames of an AVI are shown, apart from a delay; None where they are even.
+
+    An AVI numbers its packets: where frames were dropped in recording, numbers are left out.
+    """
+    known = [value for value in dts if value is not None]
+    steps = {after - before for before, after in itertools.pairwise(known)}
+    is_counted = stream.container.format.name == "avi" and len(known) == len(dts) == num_frames
+    return known if is_counted and len(steps) > 1 and min(steps) > 0 else None
+
+
+def decoding_rate(stream: VideoStream, dts: Sequence[int | None], num_frames: int) -> float:
+    """Return the frames per second at which packets are decoded; 0 if unknown.
+
+    An AVI copied from a video with B frames claims two frames for each that it contains, and a
+    film on a DVD those that a television repeats.
+    """
+    known = [(place, value) for place, value in enumerate(dts) if value is not None]
+    tick_s = stream.time_base or 0
+    steps = [
+        (place - before, (value - value_before) * tick_s)
+        for (before, value_before), (place, value) in itertools.pairwise(known)
+    ]
+    clean = [step for step in steps if 0 < step[1] < _LONGEST_STEP_S]  # clocks may start again
+    if not clean:
+        return 0.0
+    packets_of_frame = max(round(len(dts) / num_frames), 1)  # two where fields are coded apart
+    num_packets, seconds = map(sum, zip(*clean, strict=True))
+    return float(num_packets / seconds / packets_of_frame)

@@ -32,6 +32,7 @@ class VideoInfo:
         size_px: (width, height) before any rotation.
         is_mirrored: whether the frames are shown mirrored, apart from any rotation.
         has_whole_keys: whether decoding can start at the second key frame, where there is one.
+        has_palette: whether frames are numbers of colours in a palette.
         index: the packets.
         num_frames: frames that are shown.
         fps: frames per second on average.
@@ -47,6 +48,7 @@ class VideoInfo:
     size_px: tuple[int, int]
     is_mirrored: bool
     has_whole_keys: bool
+    has_palette: bool
     index: packets.PacketIndex
     num_frames: int
     fps: float
@@ -62,6 +64,7 @@ REFRESHED: Refusal = (
     "key frames that only begin a gradual refresh",
     lambda info: not info.has_whole_keys,
 )
+PALETTED: Refusal = ("a palette, which is lost by seeking", lambda info: info.has_palette)
 _UNTIMED = "packets that do not say when they are shown (MPEG streams, AVI with B frames)"
 
 
@@ -79,7 +82,7 @@ def probe_video(path: Path, reader: str, refusals: Sequence[Refusal]) -> VideoIn
         packets.as_decode_errors(path, "pyav"),
     ):
         stream = packets.first_video_stream(path, container)
-        index = packets.read_index(path, container, stream, budget)
+        index = packets.read_index(path, file, container, stream, budget)
         budget.check_time()
         if index is None:
             raise _refusal(path, reader, _UNTIMED)
@@ -94,6 +97,7 @@ def probe_video(path: Path, reader: str, refusals: Sequence[Refusal]) -> VideoIn
             num_video_streams=len(packets.video_streams(container)),
             size_px=(stream.codec_context.width, stream.codec_context.height),
             is_mirrored=first is not None and orientation_of(path, first).is_mirrored(),
+            has_palette=stream.codec_context.pix_fmt == packets.PALETTE_FORMAT,
             has_whole_keys=all(is_whole(frame) for frame in second),
             index=index,
             num_frames=len(index.shown),

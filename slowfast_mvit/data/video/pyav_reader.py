@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import av.filter
@@ -32,7 +34,8 @@ from av.container import InputContainer
 from torch import Tensor
 
 from slowfast_mvit.data.video import packets
-from slowfast_mvit.data.video.packet_checks import packets_from_start, packets_of
+from slowfast_mvit.data.video.colours import ignore_unknown_matrix
+from slowfast_mvit.data.video.packet_checks import packets_after_opening, packets_of
 from slowfast_mvit.data.video.packets import Budget, PacketIndex, check_indices
 from slowfast_mvit.data.video.rotation import Orientation, orientation_of
 from slowfast_mvit.data.video.shards import open_plain_file
@@ -66,7 +69,7 @@ def open_pyav(path: Path) -> Iterator[PyavReader]:
     budget = Budget(path)
     with open_plain_file(path) as file, packets.open_container(path, file, budget) as container:
         with packets.as_decode_errors(path, "pyav"):
-            reader = PyavReader(path, container, budget)
+            reader = PyavReader(path, file, container, budget)
         yield reader
 
 
@@ -79,8 +82,11 @@ class PyavReader:
         times_s: (num_frames,) float64, when each frame is shown, in seconds from the first.
     """
 
-    def __init__(self, path: Path, container: InputContainer, budget: Budget) -> None:
+    def __init__(
+        self, path: Path, file: BinaryIO, container: InputContainer, budget: Budget
+    ) -> None:
         self._path = path
+        self._file = file
         self._container = container
         self._budget = budget
         self._stream = packets.first_video_stream(path, container)
@@ -89,10 +95,13 @@ class PyavReader:
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._orientation: Orientation | None = None  # of all frames, known from the first
         self._scaler: tuple[str, av.filter.Graph] | None = None
-        self._index = packets.read_index(path, container, self._stream, budget)
+        self._index = packets.read_index(path, file, container, self._stream, budget)
         budget.check_time()
-        self.num_frames = self._count_frames() if self._index is None else len(self._index.shown)
-        self.fps, self.times_s = packets.timing(path, self._stream, self._index, self.num_frames)
+        dts: list[int | None] = []
+        self.num_frames = self._count_frames(dts) if self._index is None else len(self._index.shown)
+        self.fps, self.times_s = packets.timing(
+            path, self._stream, self._index, self.num_frames, dts
+        )
 
     def frames(self, indices: Sequence[int]) -> Tensor:
         """Return the frames at ``indices``, repeats allowed, as uint8 RGB (len(indices), H, W, 3).
@@ -134,7 +143,8 @@ class PyavReader:
         return frames[torch.tensor([row_of[index] for index in indices])]
 
     def _decode_wanted(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        if self._index is None:
+        # A seek loses the palette, which only the first packet contains.
+        if self._index is None or self._codec.pix_fmt == packets.PALETTE_FORMAT:
             yield from self._decode_counting(set(wanted))
             return
         frame_of_pts = {self._index.pts[self._index.shown[index]]: index for index in wanted}
@@ -144,10 +154,12 @@ class PyavReader:
                 if frame.pts in frame_of_pts:
                     yield frame_of_pts.pop(frame.pts), frame
         if frame_of_pts:  # a wrong seek or key frame: again from the start
-            everything = _Run(0, max(places), set(range(len(self._index.pts))))
-            for frame in self._decode_run(self._index, everything):
-                if frame.pts in frame_of_pts:
-                    yield frame_of_pts.pop(frame.pts), frame
+            with contextlib.closing(self._decode_all()) as frames:
+                for frame in frames:
+                    if frame.pts in frame_of_pts:
+                        yield frame_of_pts.pop(frame.pts), frame
+                    if not frame_of_pts:
+                        break
 
     def _decode_run(self, index: PacketIndex, run: _Run) -> Iterator[av.VideoFrame]:
         can_skip = self._codec.name in _SKIPPING_CODECS
@@ -164,47 +176,70 @@ class PyavReader:
     def _packets_from(self, index: PacketIndex, first: int) -> Iterator[tuple[int, av.Packet]]:
         """Return the packets from the ``first`` on, each with its place in decoding order."""
         for pts in (index.pts[first], index.pts[0], min(index.pts)):
-            self._container.seek(pts, stream=self._stream, backward=True)
+            try:
+                self._container.seek(pts, stream=self._stream, backward=True)
+            except av.error.FFmpegError:  # nothing before it from which to start
+                continue
             found = packets_of(self._container, self._stream)
             placed = ((index.order_of_pts.get(packet.pts, -1), packet) for packet in found)
-            place, packet = next(placed, (first + 1, None))
-            if place <= first:
-                break
-        if packet is not None and place >= first:
-            yield place, packet
-        yield from ((place, packet) for place, packet in placed if place >= first)
+            start = next(placed, None)
+            if start is not None and start[0] <= first:
+                following = itertools.chain([start], placed)
+                yield from ((place, packet) for place, packet in following if place >= first)
+                return
 
     def _decode_counting(self, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from the start and count, where packets do not say when they are shown."""
-        for number, frame in enumerate(self._decode_all()):
-            if number in wanted:
-                yield number, frame
-                wanted.discard(number)
-            if not wanted:
-                break
-        self._codec.flush_buffers()
+        with contextlib.closing(self._decode_all()) as frames:
+            for number, frame in enumerate(frames):
+                if number in wanted:
+                    yield number, frame
+                    wanted.discard(number)
+                if not wanted:
+                    break
 
-    def _count_frames(self) -> int:
+    def _count_frames(self, dts: list[int | None]) -> int:
         self._budget.restart()
         num_frames = 0
-        for frame in self._decode_all():
+        for frame in self._decode_all(dts):
             self._check_size(num_frames, frame)
             num_frames += 1
         self._budget.check_time()
         return num_frames
 
-    def _decode_all(self) -> Iterator[av.VideoFrame]:
-        self._codec.flush_buffers()
-        for packet in packets_from_start(self._container, self._stream):
-            self._budget.spend()
-            yield from self._codec.decode(packet)
-        yield from self._codec.decode(None)
-        self._codec.flush_buffers()
+    def _decode_all(
+        self, dts: list[int | None] | None = None
+    ) -> Generator[av.VideoFrame, None, None]:
+        """Decode the file from the start, opened again: seeks may not reach it, or lose a palette.
+
+        Packets before the first key frame that cannot be decoded are left out, as ffmpeg does.
+
+        Args:
+            dts: the time of decoding of each packet is added, unless it is None.
+        """
+        with packets.reopened(self._path, self._file, self._budget) as stream:
+            has_key = False
+            for packet in packets_after_opening(stream):
+                self._budget.spend()
+                has_key = has_key or packet.is_keyframe
+                if dts is not None:
+                    dts.append(packet.dts)
+                with contextlib.suppress(*(() if has_key else (av.error.FFmpegError,))):
+                    yield from stream.codec_context.decode(packet)
+            yield from stream.codec_context.decode(None)
 
     def _to_rgb(self, index: int, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8, upright: a view of the converted frame, without a copy."""
         self._check_size(index, frame)
-        rgb = self._converted(frame)
+        ignore_unknown_matrix(frame)
+        try:
+            rgb = self._converted(frame)
+        except packets.LIBRARY_ERRORS as error:
+            raise DecodeError(
+                f"frame {index} of the format {frame.format.name} cannot be converted to RGB "
+                f"({packets.reason(error)}). Convert the video with ffmpeg",
+                self._path,
+            ) from error
         plane = rgb.planes[0]  # its lines may be longer than the frame is wide
         image = np.ndarray(
             (rgb.height, rgb.width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)

@@ -45,6 +45,7 @@ MAX_IMAGE_PIXELS = 80_000_000
 
 # Without this PIL would try every format, and run a program for PostScript.
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_ANIMATED_FORMATS = ("PNG", "WEBP")  # a JPEG may contain several images, of which one is shown
 
 
 @contextlib.contextmanager
@@ -204,13 +205,20 @@ def read_image(path: Path) -> Tensor:
     """Read an image, rotated upright, as uint8 RGB (H, W, 3).
 
     Raises:
-        DecodeError: when it is missing, broken or larger than 80 million pixels.
+        DecodeError: when it is missing, broken, animated or larger than 80 million pixels.
     """
     try:
         with open_plain_file(path) as file, Image.open(file, formats=_IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise DecodeError(f"{width} x {height} pixels are more than are accepted", path)
+            num_images = getattr(image, "n_frames", 1)
+            if image.format in _ANIMATED_FORMATS and num_images > 1:
+                raise DecodeError(
+                    f"an animated image of {num_images} frames. Animations are read from videos "
+                    "only: convert it to MP4 or WebM",
+                    path,
+                )
             return torch.from_numpy(_as_rgb(ImageOps.exif_transpose(image)))
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DecodeError):
