@@ -16,6 +16,7 @@ import av
 import av.filter
 from av.video.frame import PictureType
 
+from slowfast_mvit.data.video.colours import ignore_unknown_matrix
 from slowfast_mvit.data.video.rotation import Orientation, orientation_of
 from slowfast_mvit.errors import UserError, in_one_message, nearest
 
@@ -110,7 +111,7 @@ def encode(
     Raises:
         DecodeError: when the rotation of the frames is not a multiple of 90 degrees.
     """
-    number, graph = 0, None
+    number, graph, shape, size = 0, None, None, None
     with av.open(f"file:{out}", "w", format="mp4", options={"movflags": "faststart"}) as container:
         target = container.add_stream(ENCODER, rate=times.rate, options=_options(encoding))
         codec = target.codec_context
@@ -119,7 +120,13 @@ def encode(
         codec.pix_fmt = "yuv420p"
         codec.time_base = times.time_base
         for number, frame in enumerate(frames, start=1):
-            graph = graph or _graph(frame, orientation_of(source, frame), stream, encoding)
+            ignore_unknown_matrix(frame)
+            if shape != (frame.width, frame.height, frame.format.name):
+                shape = frame.width, frame.height, frame.format.name
+                orientation = orientation_of(source, frame)
+                size = size or _size_shown(frame, orientation, stream, encoding)
+                graph = _graph(frame, orientation, stream, size)
+            assert graph is not None
             graph.push(frame)
             scaled = graph.pull()
             assert isinstance(scaled, av.VideoFrame)
@@ -140,25 +147,33 @@ def _options(encoding: Encoding) -> dict[str, str]:
     return {"preset": encoding.preset, "crf": f"{encoding.crf:g}", "threads": "1", **tune}
 
 
-def _graph(
+def _size_shown(
     frame: av.VideoFrame,
     orientation: Orientation,
     stream: av.video.stream.VideoStream,
     encoding: Encoding,
-) -> av.filter.Graph:
-    """Turn and mirror upright, scale to square pixels, take 8 bits with halved colour."""
+) -> tuple[int, int]:
+    """The (width, height) of the copy, from the first frame."""
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
     width, height = Fraction(frame.width) * Fraction(aspect or 1), Fraction(frame.height)
     if orientation.is_transposed:
         width, height = height, width
-    new_width, new_height = encoding.size_of(round(width), round(height))
+    return encoding.size_of(round(width), round(height))
 
+
+def _graph(
+    frame: av.VideoFrame,
+    orientation: Orientation,
+    stream: av.video.stream.VideoStream,
+    size: tuple[int, int],
+) -> av.filter.Graph:
+    """Turn and mirror upright, scale to square pixels, take 8 bits with halved colour."""
     graph = av.filter.Graph()
     graph.threads = 1
     steps = [
         ("buffer", _as_arguments(frame, stream)),
         *_steps_upright(orientation),
-        ("scale", f"{new_width}:{new_height}:flags=bicubic:out_range=limited"),
+        ("scale", f"{size[0]}:{size[1]}:flags=bicubic:out_range=limited"),
         ("setsar", "1"),
         ("format", "yuv420p"),
         ("buffersink", ""),
@@ -231,4 +246,6 @@ class Times:
 
 
 def _is_constant(shown: Sequence[int], frames_per_unit: Fraction) -> bool:
-    return all(abs(value - n / frames_per_unit) <= 1 for n, value in enumerate(shown))
+    """Return whether times are those of this rate, rounded; a dropped frame is more than that."""
+    rounding = min(Fraction(1), 1 / (2 * frames_per_unit))
+    return all(abs(value - n / frames_per_unit) <= rounding for n, value in enumerate(shown))

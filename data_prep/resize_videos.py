@@ -21,8 +21,9 @@ import argparse
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,6 +38,7 @@ from data_prep.encode import ENCODER, Encoding, Times, encode
 from data_prep.jobs import JobInput, Work
 from data_prep.journal import Record
 from data_prep.strict import StrictVideo, open_strictly
+from slowfast_mvit.data.video.packets import WRONG_RATE
 from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError, UserError, in_one_message
 from slowfast_mvit.storage import atomic_path
@@ -79,27 +81,24 @@ def _write(job: JobInput, temporary: Path, encoding: Encoding) -> int:
     with open_plain_file(job.path) as file:
         with open_strictly(path, file) as video:
             times = _times(video)
-        file.seek(0)
         with open_strictly(path, file) as video:
-            frames = _of_one_size(path, video)
+            frames = video.frames()
             encode(frames, times, temporary, encoding=encoding, source=path, stream=video.stream)
             verdict = video.verdict()
-    if verdict["status"] != "ok":
+    if verdict["status"] == "failed":
         raise DecodeError(verdict["reason"], path)
     return video.num_frames
 
 
-def _of_one_size(path: Path, video: StrictVideo) -> Iterator[av.VideoFrame]:
-    for frame in video.frames():
-        if not video.is_of_one_size():
-            raise DecodeError(f"frame {video.num_frames - 1} is of another size", path)
-        yield frame
-
-
 def _times(video: StrictVideo) -> Times:
-    """Presentation times of the frames, from the packets alone."""
+    """Presentation times of the frames, from the packets alone where these have them."""
     stream = video.stream
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+    if video.index is None:
+        for _ in video.frames():
+            pass
+        fps = Fraction(video.fps).limit_denominator(1001)
+        rates = [rate for rate in rates if rate and abs(rate - fps) <= WRONG_RATE * fps] or [fps]
     return Times(video.shown_pts(), stream.time_base, rates)
 
 
