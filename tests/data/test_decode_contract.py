@@ -74,6 +74,18 @@ def trimmed(path):
     return path
 
 
+def two_edits(path):
+    """Twelve frames from the 15th on before the first twelve: an edit list of two parts."""
+    late = write_video(path.with_name("late.mp4"), options=GROUPS_OF_8, pts=list(range(30, 60)))
+    content = late.read_bytes()
+    start = content.index(b"elst") + 12
+    media_time = np.frombuffer(content[start + 16 : start + 20], dtype=">i4")[0]  # after a pause
+    parts = [[400, media_time + 15 * 512, 1 << 16], [400, media_time, 1 << 16]]
+    edits = np.array(parts, dtype=">i4").tobytes()
+    path.write_bytes(content[:start] + edits + content[start + len(edits) :])
+    return path
+
+
 WRITTEN = {
     "B frames, one group": ("a.mp4", write_video),
     "B pyramid, closed groups": (
@@ -146,6 +158,7 @@ WRITTEN = {
         lambda path: copied(path, earlier=20, container_options={"avoid_negative_ts": "disabled"}),
     ),
     "trimmed at the end": ("a.mp4", trimmed),
+    "two edits": ("a.mp4", two_edits),
     "palette": ("a.avi", write_palette),
     "tiny": ("a.mp4", lambda path: write_video(path, size=(32, 48))),
     "mpeg4 in avi": ("a.avi", mpeg4_in_avi),
@@ -188,6 +201,7 @@ REFUSED = {
         "B frames, times of decoding": UNTIMED,
         **dict.fromkeys(MID_GROUP, r"counts \d+ frames where the packets show"),
         "begins with an open group": "open GOP",
+        "two edits": UNTIMED,
         "gradual refresh": "gradual refresh",
         "open groups": "open GOP",
         "open groups in mp4": "open GOP",
@@ -211,6 +225,7 @@ REFUSED = {
         "open groups in mp4": "open GOP",
         "edit list": "edit list",
         "trimmed at the end": "edit list",
+        "two edits": UNTIMED,
         "second stream": "several video streams",
         "tiny": "cannot read it",
         "starts before 0": UNTIMED,

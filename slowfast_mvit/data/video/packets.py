@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.container import Container, InputContainer
 from av.video.stream import VideoStream
 
 from slowfast_mvit.data.video import packet_checks
@@ -282,7 +282,7 @@ def video_streams(container: InputContainer) -> list[VideoStream]:
     ]
 
 
-def times_are_guessed(container: InputContainer, stream: VideoStream) -> bool:
+def times_are_guessed(container: Container, stream: VideoStream) -> bool:
     """Return whether packets or seeks of this format do not identify their frame."""
     name = container.format.name
     return name in ("mpeg", "mpegts") or (name == "avi" and stream.codec_context.has_b_frames)
@@ -357,7 +357,7 @@ def timing(
         stream: of the frames.
         index: its packets, or None where they do not say when frames are shown.
         num_frames: frames that are shown.
-        dts: when each packet is decoded; used where there is no index.
+        dts: when each packet is decoded; used where packets do not identify their frame.
 
     Raises:
         DecodeError: when there are no frames, or the file contains neither of these.
@@ -367,6 +367,7 @@ def timing(
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     fps = float(rate) if rate else 0.0
     if index is None:
+        dts = dts if times_are_guessed(stream.container, stream) else ()
         shown_pts = uneven_times(stream, dts, num_frames)
     else:
         shown_pts = [index.pts[place] for place in index.shown]
