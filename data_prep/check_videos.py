@@ -15,7 +15,7 @@ Writes check.jsonl and check.csv with a record a file, and check.duplicates.csv 
 the same content. "status" is
 
     ok       every packet was decoded without an error and the frames last as long as in the header
-    suspect  whole, but its frames change their size or are too large; resize_videos.py mends it
+    suspect  whole, but its frames change their size or are too large: use resize_videos.py
     failed   not a video, damaged, cut short, or not decoded within the time limit
 
 Written as check.jsonl into DATA.PATH_TO_DATA_DIR, the records are read before training starts.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slowfast_mvit.errors import DecodeError, UserError
+from slowfast_mvit.evaluation.files import read_limited
 from slowfast_mvit.runtime.distributed import gather_objects, is_main
 from slowfast_mvit.storage import AppendLog, csv_text, safe_cell, whole_lines
 from slowfast_mvit.structures import ClipBatch, FailedVideo
@@ -82,10 +83,8 @@ def failures_of_training(folder: Path) -> list[str]:
         return []
     shown = [f"{row[0]} ({row[2].removeprefix(f'{row[1]}: ')})" for row in rows[:NUM_SHOWN]]
     more = [f"and {len(rows) - NUM_SHOWN:,} more"] if len(rows) > NUM_SHOWN else []
-    return [
-        f"{len(rows):,} videos could not be read in training, see {FAILED_FILE}: "
-        + "; ".join([*shown, *more])
-    ]
+    text = "; ".join([*shown, *more])
+    return [f"training could not read {len(rows):,} of its videos, see {FAILED_FILE}: {text}"]
 
 
 class FailureLimit:
@@ -187,7 +186,7 @@ class FailureLimit:
             self._of_rank = {"num_tried": self.num_tried, "num_failed": len(self.failed)}
 
     def _share(self, num_videos: int) -> str:
-        """Say how many of so many attempts failed; a video may be drawn and fail more than once."""
+        """Return the share of failures as text; one video may be drawn and fail more than once."""
         num_failed, num_different = len(self.failed), len({f.video_id for f in self.failed})
         if num_different == num_failed:
             return f"{num_failed:,} of {num_videos:,} videos could not be read"

@@ -42,7 +42,7 @@ def test_damaged_videos_are_named_before_training_reads_them(tmp_path, caplog):
         report_damaged(videos, tmp_path, max_fraction=0.25)
 
 
-def test_without_records_nothing_is_said(tmp_path, caplog):
+def test_without_records_nothing_is_logged(tmp_path, caplog):
     videos = listed(tmp_path, "a.mp4")
 
     report_damaged(videos, tmp_path, max_fraction=0.0)

@@ -124,7 +124,7 @@ def test_a_report_has_the_videos_that_training_could_not_read(tmp_path):
 
     (line,) = failures_of_training(tmp_path)
 
-    assert line.startswith("4 videos could not be read in training, see failed_videos.csv: ")
+    assert line.startswith("training could not read 4 of its videos, see failed_videos.csv: ")
     assert "v (gave 12 of 30 frames); w (" in line and line.endswith("; and 1 more")
 
 

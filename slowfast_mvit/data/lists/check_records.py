@@ -1,4 +1,4 @@
-"""Damaged videos that ``data_prep/check_videos.py`` has found, said before training meets them.
+"""Damaged videos that ``data_prep/check_videos.py`` has found, logged before training reads them.
 
 Its records are read where they are next to the lists: ``check.jsonl`` in ``DATA.PATH_TO_DATA_DIR``.
 """
@@ -50,7 +50,7 @@ def report_damaged(videos: VideoList, folder: str | Path, *, max_fraction: float
 
 
 def _damaged(videos: VideoList, file: Path) -> Iterator[FailedVideo]:
-    """The listed videos with a record "failed", unless the size of the file has changed since."""
+    """Listed videos with a record "failed", unless the size of the file has changed since."""
     failed = {
         os.path.normpath(str(record.get("path"))): record
         for record in _records(file)
