@@ -1,17 +1,20 @@
 """User errors, and the look-up that raises the most common one.
 
 Every class here derives from ``UserError``, itself a ``ValueError``: the command line prints its
-message without a traceback and exits with status 2. Any other exception is a bug.
+message without a traceback and exits with status 2 (1 for a ``WriteError``). Any other exception
+is a bug.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
 import os
 import shlex
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,9 +26,11 @@ class UserError(ValueError):
 
     Attributes:
         problems: each problem as a record, where the message lists several.
+        exit_status: of the command.
     """
 
     problems: tuple[Any, ...] = ()
+    exit_status = 2
 
 
 class ConfigError(UserError):
@@ -44,6 +49,75 @@ class FileError(UserError):
         super().__init__(reason if path is None else f"{path}: {reason}")
         self.reason = reason
         self.path = None if path is None else str(path)
+
+
+class WriteError(FileError, OSError):
+    """A file that cannot be written: no space, no quota, a read-only disk. Made by ``writing``."""
+
+    exit_status = 1  # not an error in the input: a launcher may restart the ranks
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES = {
+    errno.ENOSPC: "Free space there",
+    errno.EDQUOT: "Free space there, or get a larger quota",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+}
+
+
+def is_out_of_space(error: OSError) -> bool:
+    """Return whether a disk, quota or limit is used up, or the disk is read-only."""
+    return error.errno in (*_NO_SPACE, errno.EROFS)
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | os.PathLike[str], num_bytes: Callable[[], int] | None = None
+) -> Iterator[None]:
+    """Convert errors of the operating system inside to a ``WriteError``.
+
+    Args:
+        path: of the file to write.
+        num_bytes: returns the size of the content; called where there is no space for it.
+
+    Raises:
+        WriteError: names the file, the bytes needed and free, what is safe, and the remedy.
+    """
+    try:
+        yield
+    except (WriteError, BrokenPipeError):
+        raise
+    except OSError as error:
+        raise write_error(path, error, num_bytes) from error
+
+
+def write_error(
+    path: str | os.PathLike[str], error: OSError, num_bytes: Callable[[], int] | None = None
+) -> WriteError:
+    """Return the ``WriteError`` for an error of the operating system; see ``writing``."""
+    sizes = [_free(Path(path))]
+    if error.errno in _NO_SPACE and num_bytes is not None:
+        sizes.insert(0, f"{num_bytes():,} bytes needed")
+    remedy = _REMEDIES.get(error.errno or 0, "Make it writable, or choose another folder")
+    reason = WriteError(
+        f"cannot be written: {error.strerror or error} ({', '.join(filter(None, sizes))}). All "
+        f"files and lines written before are complete. {remedy}; then the same command resumes",
+        path,
+    )
+    reason.errno = error.errno
+    return reason
+
+
+def _free(path: Path) -> str:
+    """Return the free space of the disk of a file that may not exist yet, as text."""
+    folder = next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return "the disk does not answer"
+    if disk.f_files and not disk.f_favail:
+        return "no further files (inodes) free on its disk"
+    return f"{disk.f_bavail * disk.f_frsize:,} bytes free on its disk"
 
 
 class ListError(FileError):
@@ -101,6 +175,10 @@ class ShardedCheckpointError(WeightsError):
 
 class MissingViewsError(UserError):
     """Scores in which a view of a video is missing or duplicate; they are not averaged."""
+
+
+class RankLost(Exception):
+    """Another rank has failed, hangs or never joined; this one ends for that reason alone."""
 
 
 class Stopped(Exception):

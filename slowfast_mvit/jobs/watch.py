@@ -74,23 +74,26 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._clear(0)
+        self._clear()
 
-    def _clear(self, inode: int) -> None:
-        self._inode, self._offset, self.window_s, self.is_tested = inode, 0, 0.0, False
+    def _clear(self) -> None:
+        self._offset, self._last_line, self.window_s, self.is_tested = 0, b"", 0.0, False
         self.last = dict[str, Record]()
         self.curves = {name: list[tuple[float, float]]() for name in (*CHARTS, "val")}
 
     def update(self) -> None:
-        """Read the new complete lines; all lines of a file that a resumed run has replaced."""
+        """Read the new complete lines; all lines of a file that a resumed run has changed."""
         if not self._path.is_file():
             return
         with open(self._path, "rb") as log:
-            if (inode := os.fstat(log.fileno()).st_ino) != self._inode:
-                self._clear(inode)
-            log.seek(self._offset)
+            log.seek(self._offset - len(self._last_line))
+            if log.read(len(self._last_line)) != self._last_line:
+                self._clear()
+                log.seek(0)
             new, newline, _ = log.read().rpartition(b"\n")
-        self._offset += len(new + newline)
+        if newline:
+            self._offset += len(new + newline)
+            self._last_line = new.rpartition(b"\n")[2] + newline
         for line in new.decode("utf-8", errors="replace").splitlines():
             if (record := parse_record(line)) and _is_sound(record):
                 self._add({k: math.nan if v is None else v for k, v in record.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import re
 import sys
 import time
@@ -15,9 +16,9 @@ from typing import Any, Generic, TypeVar
 import simplejson
 from tqdm import tqdm
 
-from slowfast_mvit.errors import printable
+from slowfast_mvit.errors import printable, writing
 from slowfast_mvit.runtime.distributed import is_main
-from slowfast_mvit.storage import AppendLog, write_text_atomically
+from slowfast_mvit.storage import AppendLog, write_atomically
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
@@ -49,8 +50,7 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
         return
     handlers: list[logging.Handler] = [TerminalHandler()]
     if output_dir is not None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(Path(output_dir) / "stdout.log", encoding="utf-8"))
+        handlers.append(FileHandler(Path(output_dir) / "stdout.log"))
     for handler in handlers:
         handler.setFormatter(SafeFormatter(LINE, "%m/%d %H:%M:%S"))
         package.addHandler(handler)
@@ -72,8 +72,26 @@ class TerminalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, IN_BAR_TOO, False) and draws_bars() and sys.stdout.isatty():
             return
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        with writing("standard output"):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+
+
+class FileHandler(logging.Handler):
+    """Append to a file; an error of the disk ends the run, where logging would only print it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        # Several jobs may write to it, so it is no AppendLog.
+        with writing(self._path, lambda: len(line)), open(self._path, "ab") as file:
+            file.write(line)
 
 
 class StatsLog:
@@ -122,7 +140,11 @@ class StatsLog:
         records = [record for record in self.read() if _is_before(record, epoch, step)]
         while records and records[-1].get("_type") == "val_iter":  # of an interrupted validation
             records.pop()
-        write_text_atomically(self.path, "".join(stats_line(record) for record in records))
+        text = "".join(map(stats_line, records)).encode()
+        if self.path.read_bytes().startswith(text):  # no file that a kill could leave, no space
+            os.truncate(self.path, len(text))
+        else:
+            write_atomically(self.path, lambda file: file.write(text))
 
 
 def parse_record(line: str) -> dict[str, Any] | None:

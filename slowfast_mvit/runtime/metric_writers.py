@@ -7,14 +7,18 @@ since the start of the run, so that runs with epochs of other lengths can be com
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import secrets
+import socket
 import textwrap
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import UserError, writing
 from slowfast_mvit.runtime.log import Record, done_of
 from slowfast_mvit.storage import write_text_atomically
 
@@ -90,30 +94,50 @@ class TensorBoard:
         Raises:
             UserError: TensorBoard is not installed.
         """
-        self._summaries = _optional(
-            "torch.utils.tensorboard", key="TENSORBOARD.ENABLE", extra="tensorboard"
-        )
+        key, extra = "TENSORBOARD.ENABLE", "tensorboard"
+        self._summary = _optional("torch.utils.tensorboard", key=key, extra=extra).summary
+        self._proto = _optional("tensorboard.compat.proto.event_pb2", key=key, extra=extra)
+        self._records = _optional(
+            "tensorboard.summary.writer.record_writer", key=key, extra=extra
+        ).RecordWriter
         self._folder = Path(folder)
         self._steps_per_epoch = steps_per_epoch
         self._config_text = textwrap.indent(config_text.rstrip(), "    ")  # code in Markdown
-        self._writer: Any = None
+        self._path: Path | None = None
 
     def write(self, record: Record) -> None:
         """Add a point to each curve that the record has a value for."""
         step = step_of(record, self._steps_per_epoch)
-        if self._writer is None:
+        events = list[dict[str, Any]]()
+        if self._path is None:
+            name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+            self._path = self._folder / name
             # Points of an interrupted process after its checkpoint are written again.
             first_step = step if "iter" in record else step + 1
-            self._writer = self._summaries.SummaryWriter(str(self._folder), purge_step=first_step)
-            self._writer.add_text("config", self._config_text, step)
+            start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+            text = self._summary.text("config", self._config_text)
+            events += [
+                {"step": first_step, "file_version": "brain.Event:2"},
+                {"step": first_step, "session_log": start},
+                {"step": step, "summary": text},
+            ]
         for curve, value in points(record).items():
-            self._writer.add_scalar(curve, value, step)
-        self._writer.flush()
+            events.append({"step": step, "summary": self._summary.scalar(curve, value)})
+        self._append(self._path, events)
+
+    def _append(self, path: Path, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append events in this thread: torch's writer has one of its own, which fails alone."""
+        content = io.BytesIO()
+        writer = self._records(content)
+        for event in events:
+            writer.write(self._proto.Event(wall_time=time.time(), **event).SerializeToString())
+        with writing(path, lambda: len(content.getvalue())):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                file.write(content.getvalue())
 
     def close(self) -> None:
-        """Close the event file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Nothing to write: each event has been."""
 
 
 class Wandb:

@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
+import secrets
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slowfast_mvit.errors import UserError
+from slowfast_mvit.errors import UserError, writing
 
 HEARTBEAT_S = 10.0
 DEAD_AFTER_S = 60.0
@@ -117,9 +118,14 @@ class OutputLock:
         self._is_done.set()
         self._thread.join()
         with contextlib.suppress(OSError):  # the folder may be gone, and the work is done
-            temporary = self._path.with_name(f".lock-tmp-{os.getpid()}")
-            temporary.write_text(json.dumps({**asdict(self._owner), "is_released": True}))
-            os.replace(temporary, self._path)
+            temporary = _temporary(self._path.parent)
+            try:
+                temporary.write_text(json.dumps({**asdict(self._owner), "is_released": True}))
+                os.replace(temporary, self._path)
+            except OSError:  # no space: an empty lock without a heartbeat is a free one
+                temporary.unlink(missing_ok=True)
+                os.truncate(self._path, 0)
+                os.utime(self._path, (0, 0))
 
     def _beat(self) -> None:
         while not self._is_done.wait(HEARTBEAT_S):
@@ -139,7 +145,8 @@ def output_lock(folder: Path, writer: str, *, takeover: bool = False) -> Iterato
     Raises:
         OutputInUse: another process has the lock; names its host, process and start.
     """
-    lock = _acquire(folder, writer, takeover)
+    with writing(folder / f".lock-{writer}"):
+        lock = _acquire(folder, writer, takeover)
     try:
         yield lock
     finally:
@@ -155,7 +162,8 @@ def require_free(folder: Path, writer: str) -> Path | None:
     newest = _newest(folder, writer) if folder.is_dir() else None
     if newest is None:
         return None
-    other, silent_s = _read(newest), _silent_s(newest)
+    with writing(newest):
+        other, silent_s = _read(newest), _silent_s(newest)
     if silent_s > DEAD_AFTER_S if other is None else other.is_dead(silent_s):
         return newest
     raise OutputInUse(
@@ -182,16 +190,20 @@ def _acquire(folder: Path, writer: str, takeover: bool) -> OutputLock:
 
 def _create(path: Path, content: str) -> bool:
     """Create a file with its content in one step; returns whether it was not there before."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".lock-tmp-")
+    temporary = _temporary(path.parent)
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(content)
+        temporary.write_text(content)
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
     return True
+
+
+def _temporary(folder: Path) -> Path:
+    """Return a new path that ``storage.remove_files_of_dead_processes`` knows."""
+    return folder / f".tmp-{platform.node()}-{os.getpid()}-{secrets.token_hex(8)}"
 
 
 def _locks(folder: Path, writer: str) -> list[Path]:
@@ -222,11 +234,14 @@ def _read(path: Path) -> Owner | None:
 
 def _silent_s(path: Path) -> float:
     """Seconds since the last heartbeat, by the clock of the file system."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".lock-tmp-") as now:
-        try:
-            return os.stat(now.name).st_mtime - path.stat().st_mtime
-        except FileNotFoundError:  # a newer generation has replaced it
-            return 0.0
+    now = _temporary(path.parent)
+    try:
+        now.touch()
+        return now.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:  # a newer generation has replaced it
+        return 0.0
+    finally:
+        now.unlink(missing_ok=True)
 
 
 def _machine() -> str:

@@ -4,7 +4,9 @@ from slowfast_mvit.storage.append_log import AppendLog, whole_lines
 from slowfast_mvit.storage.archives import read_npz
 from slowfast_mvit.storage.atomic import (
     atomic_path,
+    remove_files_of_dead_processes,
     remove_left_overs,
+    temporary_path,
     write_atomically,
     write_text_atomically,
 )
@@ -31,11 +33,13 @@ __all__ = [
     "read_npz",
     "read_torch",
     "register_path_handlers",
+    "remove_files_of_dead_processes",
     "remove_left_overs",
     "safe_cell",
     "save_torch",
     "shared_output_folder",
     "split_path",
+    "temporary_path",
     "upload_changes",
     "whole_lines",
     "write_atomically",

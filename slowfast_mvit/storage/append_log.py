@@ -6,10 +6,12 @@ torn: it is not read, and cut off before the next line is written.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from slowfast_mvit.errors import writing
 
 
 class AppendLog:
@@ -25,10 +27,11 @@ class AppendLog:
 
     def __init__(self, path: str | Path, *, durable: bool = False) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._durable = durable
-        self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115
-        self._cut_torn_line()
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115
+            self._cut_torn_line()
         self.is_empty = self._file.seek(0, os.SEEK_END) == 0
 
     def _cut_torn_line(self) -> None:
@@ -43,22 +46,35 @@ class AppendLog:
         """Append one or several lines, each with its end.
 
         Raises:
-            OSError: the disk is full.
+            WriteError: the disk is full, or the like; nothing of the lines is in the log.
         """
-        if self._file.write(lines) < len(lines):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        size = os.fstat(self._file.fileno()).st_size
+        rest = memoryview(lines)
+        with writing(self.path, lambda: len(lines)):
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(size)
+                raise
         if self._durable:
             self.sync()
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def __enter__(self) -> AppendLog:
         return self
 
     def __exit__(self, *ended_by: object) -> None:
-        self._file.close()
+        self.close()
 
 
 def whole_lines(path: str | Path) -> Iterator[bytes]:

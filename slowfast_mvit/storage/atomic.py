@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
+from slowfast_mvit.errors import writing
 from slowfast_mvit.storage.remote import upload_changes
 
-_LEFT_OVER = re.compile(r"\.tmp-.*-([0-9a-f]{16})(\.pyth)?")
+_LEFT_OVER = re.compile(r"\.tmp-(.*)-(\d+)-([0-9a-f]{16})(\.pyth)?")
+_OLD_S = 3600.0  # after which the process of another machine that wrote a file has ended
 
 
 @contextlib.contextmanager
@@ -35,8 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     # digest, since the name may already be of the maximal length, and PySlowFast resumes from any
     # file with "checkpoint" in its name.
     suffix = ".pyth" if path.suffix == ".pyth" else ""  # ``remove_unfinished`` of checkpoints
-    owner = f"{platform.node()}-{os.getpid()}"
-    temporary = path.with_name(f".tmp-{owner}-{_digest(path.name)}{suffix}")
+    temporary = temporary_path(path.parent, path.name, suffix)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -58,9 +61,63 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     Returns:
         The path written.
     """
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        write(file)
+    with (
+        writing(path, lambda: _size_of(write)),
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        content = _Content(file)
+        try:
+            write(cast(IO[bytes], content))
+        except RuntimeError as error:  # torch raises its own one in place of that of the file
+            raise content.error or error from error
     return Path(path)
+
+
+class _Content:
+    """A file that keeps the first error of its writes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _Counter(io.RawIOBase):
+    """A file that only counts its bytes."""
+
+    num_bytes = position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = offset + (0, self.position, self.num_bytes)[whence]
+        return self.position
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.num_bytes = max(self.num_bytes, self.seek(size, os.SEEK_CUR))
+        return size
+
+
+def _size_of(write: Callable[[IO[bytes]], object]) -> int:
+    counter = _Counter()
+    with contextlib.suppress(OSError):
+        write(cast(IO[bytes], counter))
+    return counter.num_bytes
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:
@@ -79,8 +136,35 @@ def remove_left_overs(paths: Iterable[Path]) -> None:
     for folder, digests in left_over_of.items():
         for path in folder.glob(".tmp-*"):
             match = _LEFT_OVER.fullmatch(path.name)
-            if match and match[1] in digests:
+            if match and match[3] in digests:
                 path.unlink(missing_ok=True)
+
+
+def temporary_path(folder: Path, name: str, suffix: str = "") -> Path:
+    """Return the path of a temporary file of this process, for a file of this name."""
+    return folder / f".tmp-{platform.node()}-{os.getpid()}-{_digest(name)}{suffix}"
+
+
+def remove_files_of_dead_processes(folder: Path) -> None:
+    """Remove the temporary files in a folder of processes that were killed; others may write."""
+    for path in folder.glob(".tmp-*"):
+        match = _LEFT_OVER.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            if match and (
+                (match[1] == platform.node() and not _is_running(int(match[2])))
+                or time.time() - path.stat().st_mtime > _OLD_S
+            ):
+                path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        pass
+    return True
 
 
 def _digest(name: str) -> str:

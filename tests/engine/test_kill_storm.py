@@ -147,7 +147,7 @@ def die_at_call(number):
 
         return call
 
-    for name in ("fsync", "replace", "unlink", "mkdir"):
+    for name in ("fsync", "replace", "unlink", "mkdir", "truncate"):
         setattr(os, name, lethal(getattr(os, name)))
 
 

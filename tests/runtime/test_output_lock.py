@@ -1,5 +1,6 @@
 """One writer for an output folder: refused, taken over from the dead, never two at once."""
 
+import errno
 import json
 import os
 import subprocess
@@ -98,6 +99,18 @@ def test_the_heartbeat_goes_on_while_the_lock_is_held(tmp_path, monkeypatch):
         while path.stat().st_mtime < 1:
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
+
+
+def test_a_lock_is_released_on_a_full_disk(tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, output_lock(tmp_path, "train"):
+        patch.setattr("os.replace", no_space)
+
+    assert [path.name for path in tmp_path.iterdir()] == [".lock-train.000001"]
+    with output_lock(tmp_path, "train"):
+        pass
 
 
 def test_a_damaged_lock_counts_for_60_s(tmp_path):
