@@ -17,6 +17,7 @@ from slowfast_mvit.builders.data import build_videos as build_videos
 from slowfast_mvit.builders.data import clip_spec as clip_spec
 from slowfast_mvit.builders.data import config_of_plan as config_of_plan
 from slowfast_mvit.builders.data import frames_seen as frames_seen
+from slowfast_mvit.builders.data import hang_limit_s as hang_limit_s
 from slowfast_mvit.builders.data import prepare_views as prepare_views
 from slowfast_mvit.builders.data import test_forward_batch as test_forward_batch
 from slowfast_mvit.builders.data import test_plans as test_plans

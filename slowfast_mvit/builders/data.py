@@ -27,6 +27,8 @@ CLIP_COUNTS_OF_MINUS_1 = (1, 3, 5, 7, 10)  # what PySlowFast tests for NUM_ENSEM
 IMAGE_AREA_RANGE = (0.08, 1.0)
 IMAGE_ASPECT_RANGE = (3 / 4, 4 / 3)
 
+LOADER_MARGIN_S = 60.0  # for a worker that is ended and replaced after DATA_LOADER.TIMEOUT_S
+
 
 def build_videos(config: Config, split: str) -> VideoList:
     """Read and check the list of a split: "train", "val" or "test"."""
@@ -148,6 +150,11 @@ def _train_transform(config: Config) -> TrainTransform:
 def _mean_colour(config: Config) -> tuple[int, int, int]:
     red, green, blue = (min(255, round(255 * mean)) for mean in channel_statistics(config)[0])
     return red, green, blue
+
+
+def hang_limit_s(config: Config) -> float:
+    """Return the time limit of a rank without progress; the loader waits less for a video."""
+    return max(config.dist_timeout_s, config.data_loader.timeout_s + LOADER_MARGIN_S)
 
 
 def videos_per_process(config: Config) -> int:

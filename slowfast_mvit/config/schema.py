@@ -47,6 +47,11 @@ class Train:
         "Resume from the most recent checkpoint in `OUTPUT_DIR`, if there is one; "
         "`CHECKPOINT_FILE_PATH` is not read then.",
     )
+    resume_strict: bool = operational_addition(
+        False,
+        "Refuse to resume where the numerics have changed since the checkpoint (versions, CPU, "
+        "threads, GPU, precision flags, fast paths), which otherwise is a warning.",
+    )
     checkpoint_file_path: str = operational("", "Initial checkpoint.")
     checkpoint_inflate: bool = setting(
         False,
@@ -496,6 +501,12 @@ class Settings:
     num_gpus: int = operational(1, "Devices per node; 0 for the CPU.", minimum=0)
     num_shards: int = operational(1, "Nodes.", minimum=1)
     shard_id: int = operational(0, "Number of this node, from 0.", minimum=0)
+    dist_timeout_s: float = operational_addition(
+        600.0,
+        "Time limit in seconds without progress of a process that others wait for; then the run "
+        "ends with its rank, host and step. At least `DATA_LOADER.TIMEOUT_S` + 60 counts.",
+        above=0,
+    )
     output_dir: str = operational(".", "Folder for all output, local or remote through iopath.")
     path_handlers: tuple[str, ...] = operational_addition(
         (),

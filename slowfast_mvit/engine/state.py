@@ -27,6 +27,7 @@ from slowfast_mvit.runtime.checkpoint import (
 )
 from slowfast_mvit.runtime.distributed import is_main, world_size
 from slowfast_mvit.runtime.parallel import whole_optimizer_state, whole_state
+from slowfast_mvit.runtime.watchdog import note_progress
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class Training:
         model_state = whole_state(state.module)
         optimizer_state = whole_optimizer_state(state.optimizer)
         ema_state = None if average is None else whole_state(average.module)
+        note_progress(f"epoch {position.epoch + 1}, step {position.step}, writing a checkpoint")
         if not is_main():
             return
         position_values = {

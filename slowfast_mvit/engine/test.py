@@ -24,6 +24,7 @@ from slowfast_mvit.errors import UserError, WeightsError
 from slowfast_mvit.optim.objectives import Loss
 from slowfast_mvit.runtime.distributed import gather_objects, wait_for_all
 from slowfast_mvit.runtime.precision import autocast
+from slowfast_mvit.runtime.watchdog import note_progress
 from slowfast_mvit.structures import ClipBatch, FailedVideo, ViewScores
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,10 @@ def score_videos(
         WeightsError: the model's scores of a video are not finite.
     """
     scorer = _Scorer(model, forward_batch, precision)
+    note_progress("test, reading videos")
     with evaluation_mode(model):
-        for batch in loader.epoch(0):
+        for number, batch in enumerate(loader.epoch(0), start=1):
+            note_progress(f"test, batch {number}")
             yield from batch.failures
             if not batch.video_ids:
                 continue
@@ -229,8 +232,11 @@ def validate(
         UserError: no video could be read.
     """
     rows, failed = list[Tensor](), list[FailedVideo]()
+    when = "validation" if epoch is None else f"validation after epoch {epoch + 1}"
+    note_progress(f"{when}, reading videos")
     with evaluation_mode(model):
-        for batch in loader.epoch(0):
+        for number, batch in enumerate(loader.epoch(0), start=1):
+            note_progress(f"{when}, batch {number}")
             if should_stop is not None:
                 should_stop()
             failed += batch.failures

@@ -29,6 +29,7 @@ from slowfast_mvit.runtime.log import Progress
 from slowfast_mvit.runtime.parallel import gradients_stay_local, total_norm
 from slowfast_mvit.runtime.precision import autocast
 from slowfast_mvit.runtime.stopping import StopRequest, stop_requests
+from slowfast_mvit.runtime.watchdog import note_progress, waiting_for_ranks
 from slowfast_mvit.structures import ClipBatch
 
 logger = logging.getLogger(__name__)
@@ -172,9 +173,10 @@ def train_step(
     """
     state, settings = run.state, run.settings
     num_batches = settings.accum_steps
-    first = at.step * num_batches
+    first, where = at.step * num_batches, f"epoch {at.epoch + 1}, step {at.step + 1}"
     losses = list[Tensor]()
     for number in range(first, first + num_batches):
+        note_progress(f"{where}, reading videos", (at.epoch, number, 0))
         meter.data_stall.start()
         batch = next(batches)
         meter.data_stall.stop()
@@ -182,12 +184,16 @@ def train_step(
         seed_model_masks(settings.seed, at.epoch, number)
         rng = generator(settings.seed, at.epoch, number, BATCH, rank())
         is_last = number == first + num_batches - 1
-        with contextlib.nullcontext() if is_last else gradients_stay_local(state.module):
+        stay_local = contextlib.nullcontext() if is_last else gradients_stay_local(state.module)
+        note_progress(f"{where}, forward pass", (at.epoch, number, 1))
+        with waiting_for_ranks(), stay_local:
             with autocast(run.device, settings.precision):
                 outcome = run.objective(state.module, batch.to(run.device, non_blocking=True), rng)
             meter.add(outcome, batch.video_ids)
             losses.append(outcome.loss.detach())
+            note_progress(f"{where}, backward pass", (at.epoch, number, 2))
             state.scaler.scale(outcome.loss / num_batches).backward()
+    note_progress(f"{where}, update of the weights", (at.epoch, number, 3))
     spread_bad_loss(state.model, torch.stack(losses).sum())
     grad_norm = apply_gradients(state.model, state.optimizer, state.scaler, settings)
     if state.average is not None:

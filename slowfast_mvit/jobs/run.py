@@ -8,14 +8,15 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from slowfast_mvit import __version__
+from slowfast_mvit import __version__, builders
 from slowfast_mvit.config import Config
-from slowfast_mvit.errors import ConfigError, Stopped, UserError
+from slowfast_mvit.errors import ConfigError, Stopped, UserError, writing
 from slowfast_mvit.jobs.report import CONFIG_FILE
 from slowfast_mvit.runtime.distributed import (
     from_main,
@@ -36,7 +37,9 @@ from slowfast_mvit.runtime.run_state import recorded_run_state
 from slowfast_mvit.storage import (
     is_remote,
     register_path_handlers,
+    remove_files_of_dead_processes,
     shared_output_folder,
+    temporary_path,
     write_text_atomically,
 )
 
@@ -48,7 +51,8 @@ APPEARS_WITHIN_S = 60.0
 
 def run_in_group(configs: Sequence[Config], run: Callable[[Config], None]) -> None:
     """Run the jobs of all configs in one process group, if a launcher started several processes."""
-    with process_group(pick_device(configs[0].num_gpus)):
+    limit_s = max(map(builders.hang_limit_s, configs))
+    with process_group(pick_device(configs[0].num_gpus), limit_s):
         for config in configs:
             run(config)
 
@@ -72,7 +76,12 @@ class Run(NamedTuple):
 
 @contextlib.contextmanager
 def started(
-    config: Config, writer: str, *, takeover: bool = False, is_last_job: bool = True
+    config: Config,
+    writer: str,
+    *,
+    takeover: bool = False,
+    is_last_job: bool = True,
+    part: str = "",
 ) -> Iterator[Run]:
     """Join the other ranks, lock the output folder and open the log of the run.
 
@@ -81,6 +90,7 @@ def started(
         writer: what the job writes, see ``output_lock``.
         takeover: write although another process seems to write the same.
         is_last_job: no other job of the run follows.
+        part: of a test, see ``recorded_run_state``.
 
     Raises:
         OutputInUse: on every process: another run writes to ``OUTPUT_DIR``.
@@ -89,7 +99,7 @@ def started(
     """
     register_path_handlers(config.path_handlers)
     device = pick_device(config.num_gpus)
-    with process_group(device):
+    with process_group(device, builders.hang_limit_s(config)):
         _require_shards(config)
         fingerprint = {
             "the version of slowfast_mvit": __version__,
@@ -108,15 +118,23 @@ def started(
             if not is_remote(config.output_dir):
                 _require_shared_folder(output_dir)
             with _locked(output_dir, writer, takeover) as require_lock:
+                on_main(lambda: _remove_left_overs(output_dir))
                 setup_logging(output_dir)
                 _log_group(device)
                 try:
-                    with recorded_run_state(output_dir, is_last_job=is_last_job):
+                    with recorded_run_state(output_dir, is_last_job=is_last_job, part=part):
                         yield Run(config, output_dir, device, require_lock)
                 except Stopped as stop:
                     logger.info("%s", stop)
                     stop.is_logged = True
                     raise
+
+
+def _remove_left_overs(output_dir: Path) -> None:
+    """Remove what killed processes were writing; the next line of a log removes a torn one."""
+    folders = (output_dir.glob(pattern) for pattern in ("mid_epoch", "test_records/*", "test_*"))
+    for folder in (output_dir, output_dir / "checkpoints", *chain.from_iterable(folders)):
+        remove_files_of_dead_processes(folder)
 
 
 @contextlib.contextmanager
@@ -143,12 +161,10 @@ def _require_shared_folder(folder: Path) -> None:
         return
 
     def create() -> Path:
-        path = folder / f".seen-by-all-{uuid.uuid4().hex}"
-        try:
+        path = temporary_path(folder, uuid.uuid4().hex)
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             path.touch()
-        except OSError as error:
-            raise UserError(f"OUTPUT_DIR {folder}: cannot be written to ({error})") from error
         return path
 
     path = on_main(create)

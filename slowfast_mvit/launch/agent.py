@@ -16,12 +16,14 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
@@ -198,13 +200,29 @@ def rendezvous_settings(launch: Launch) -> dict[str, Any]:
 
 
 class _Agent(LocalElasticAgent):
-    """Torch's agent of one node; replaces three of the methods that its documentation lists."""
+    """Torch's agent of one node; replaces some of the methods that its documentation lists."""
 
     def __init__(self, spec: WorkerSpec, shutdown_timeout_s: int) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull))
         self._shutdown_timeout_s = shutdown_timeout_s
         self._failures: Failures = {}
         self._num_restarts = 0
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        ids: dict[int, Any] = super()._start_workers(worker_group)
+        context: Any = self._pcontext
+        ranks: Mapping[int, SubprocessHandler] = context.subprocess_handlers
+
+        def close(death_sig: signal.Signals | None = None, timeout: int = 0) -> None:
+            """End the ranks; torch itself waits 30 s for them where one has failed."""
+            if any(rank.proc.poll() for rank in ranks.values()):
+                for rank in ranks.values():
+                    if rank.proc.poll() is None and _is_stopped(rank.proc.pid):
+                        rank.proc.kill()  # it takes no other signal
+            type(context).close(context, death_sig, self._shutdown_timeout_s)
+
+        context.close = close
+        return ids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
@@ -223,11 +241,18 @@ class _Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 0) -> None:
-        # torch 2.14 passes 30 s, or the timeout that it was built with; 2.11 passes none.
         if death_sig == signal.SIGHUP:  # ranks do not handle it: they would end without saving
             death_sig = signal.SIGTERM
         if self._pcontext:
-            self._pcontext.close(death_sig, self._shutdown_timeout_s)
+            self._pcontext.close(death_sig)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped by a signal, and so takes no other."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:  # it has ended, or no Linux
+        return False
 
 
 def status_of(failures: Failures) -> int:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slowfast_mvit.builders import hang_limit_s
 from slowfast_mvit.config import Config
 from slowfast_mvit.errors import ConfigError, UserError
-from slowfast_mvit.runtime.distributed import BACKENDS, COLLECTIVE_LIMIT
+from slowfast_mvit.runtime.distributed import BACKENDS
 from slowfast_mvit.runtime.log import StatsLog
+from slowfast_mvit.runtime.watchdog import collective_timeout
 from slowfast_mvit.storage import is_remote
 
 INSTALL = 'pip install "slowfast_mvit[ray]"'
@@ -67,7 +69,7 @@ def fit(config: Config, job: RayJob, train: Callable[[Config], None]) -> None:
         train_loop_config={"config": config, "folder": str(Path.cwd()), "train": train},
         torch_config=TorchConfig(
             backend=BACKENDS["cuda" if use_gpu else "cpu"],
-            timeout_s=int(COLLECTIVE_LIMIT.total_seconds()),
+            timeout_s=int(collective_timeout(hang_limit_s(config)).total_seconds()),
         ),
         scaling_config=ScalingConfig(
             num_workers=job.num_workers,

@@ -95,6 +95,8 @@ def _run(launch: Launch, command: Sequence[str]) -> int:
     root = str(Path(slowfast_mvit.__file__).resolve().parents[1])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([root, before] if before else [root])
+    # Else each rank prints frames of C++ when a connection to another one is lost.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if launch.num_processes > 1:
         share = 1 if _num_gpus() else available_cores() // launch.num_processes
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))

@@ -6,8 +6,8 @@ Each function works in a run of one process too, without a process group.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -17,18 +17,22 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
-from slowfast_mvit.errors import Stopped, UserError
+from slowfast_mvit.errors import RankLost, Stopped, UserError
 from slowfast_mvit.runtime.launch_environment import (
     Place,
     die_with_agent,
     is_launched,
     place_of_process,
 )
+from slowfast_mvit.runtime.watchdog import (
+    LIMIT_S,
+    collective_timeout,
+    waiting_for_ranks,
+    watched,
+)
 
 T = TypeVar("T")
 
-# The timeout of collectives: longer than any step, shorter than a night.
-COLLECTIVE_LIMIT = datetime.timedelta(minutes=10)
 STOPPED_LIMIT_S = 5.0  # of a rank that was asked to stop, for the others
 DEPARTURES = "ranks that have left the group"
 MAX_PAUSE_S = 0.5  # between two checks of whether all ranks have arrived
@@ -84,7 +88,7 @@ def pick_device(num_gpus: int) -> torch.device:
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, limit_s: float = LIMIT_S) -> Iterator[None]:
     """Join the group that the environment describes; without a launcher, do nothing.
 
     Inside another group, or where a launcher (Ray Train) has joined already, do nothing either: a
@@ -93,14 +97,16 @@ def process_group(device: torch.device) -> Iterator[None]:
     Args:
         device: of this process. With a GPU, tensors on it travel by nccl and those in memory by
             gloo; without, all by gloo.
+        limit_s: time without progress of a rank that others wait for, after which all end.
 
     Raises:
         UserError: the environment is incomplete, or the group that was joined before cannot carry
             tensors of this device.
+        RankLost: a rank did not join in that time, or has failed.
     """
     joins = is_launched() and not _several()
     if joins:
-        _join(place_of_process(), device)
+        _join(place_of_process(), device, limit_s)
     elif _several() and device.type == "cuda" and "nccl" not in distributed.get_backend_config():
         raise UserError(
             f"the process group of this run ({distributed.get_backend_config()}) was joined for "
@@ -108,7 +114,8 @@ def process_group(device: torch.device) -> Iterator[None]:
             "NUM_GPUS 0 all, or none"
         )
     try:
-        yield
+        with _watched(limit_s):
+            yield
     except Stopped:
         # In training all ranks agreed on it; in a test the signal may have reached this one alone.
         if joins:
@@ -118,7 +125,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if joins:
         # Not after an error: nccl would wait for the other ranks, and gloo would make them fail
         # before this one has reported its error.
-        _leave(COLLECTIVE_LIMIT.total_seconds())
+        _leave(limit_s)
         distributed.destroy_process_group()
 
 
@@ -138,26 +145,38 @@ def _leave(limit_s: float) -> None:
         num_left = store.add(DEPARTURES, 0)
 
 
-def _join(place: Place, device: torch.device) -> None:
+def _watched(limit_s: float) -> contextlib.AbstractContextManager[None]:
+    if world_size() == 1:
+        return contextlib.nullcontext()
+    return watched(_get_default_store(), rank(), limit_s=limit_s, gather=gather_objects)
+
+
+def _join(place: Place, device: torch.device, limit_s: float) -> None:
     die_with_agent()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # Keep the last collectives, for the report of missing ranks after a timeout.
         os.environ.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000")
-    store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_LIMIT))
-    # The agent's store outlives its processes: the next attempt would find the addresses of dead
-    # ranks in it. (Several nodes: see ``attempts_share_a_store``.)
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"attempt {attempt}", store)
-    distributed.init_process_group(
-        BACKENDS[device.type],
-        store=store,
-        rank=place.rank,
-        world_size=place.world_size,
-        timeout=COLLECTIVE_LIMIT,
-        device_id=device if device.type == "cuda" else None,
-    )
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=collective_timeout(limit_s)))
+        # The agent's store outlives its processes: the next attempt would find the addresses of
+        # dead ranks in it. (Several nodes: see ``attempts_share_a_store``.)
+        if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = PrefixStore(f"attempt {attempt}", store)
+        distributed.init_process_group(
+            BACKENDS[device.type],
+            store=store,
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=collective_timeout(limit_s),
+            device_id=device if device.type == "cuda" else None,
+        )
+    except RuntimeError as error:
+        raise RankLost(
+            f"rank {place.rank} on {socket.gethostname()}: not all {place.world_size} ranks have "
+            f"joined in time (DIST_TIMEOUT_S is {limit_s:g}): {str(error).splitlines()[0]}"
+        ) from error
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -169,7 +188,8 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if world_size() == 1:
         return values
     total = values.detach().clone()
-    distributed.all_reduce(total, op=distributed.ReduceOp.SUM)
+    with waiting_for_ranks():
+        distributed.all_reduce(total, op=distributed.ReduceOp.SUM)
     return total
 
 
@@ -178,7 +198,8 @@ def gather_objects(item: T) -> list[T]:
     if world_size() == 1:
         return [item]
     items: list[Any] = [None] * world_size()
-    distributed.all_gather_object(items, item)
+    with waiting_for_ranks():
+        distributed.all_gather_object(items, item)
     return items
 
 
@@ -187,7 +208,8 @@ def from_main(item: T) -> T:
     if world_size() == 1:
         return item
     items = [item]
-    distributed.broadcast_object_list(items, src=0)
+    with waiting_for_ranks():
+        distributed.broadcast_object_list(items, src=0)
     return items[0]
 
 
@@ -230,10 +252,10 @@ def require_agreement(fingerprint: Mapping[str, str]) -> None:
 
 
 def wait_for_all(what: str, should_stop: Callable[[], None] | None = None) -> None:
-    """Wait until every rank has arrived here, without a timeout.
+    """Wait until every rank has arrived here, as long as the others make progress.
 
-    For work of one rank that may exceed the timeout of collectives, such as writing a large file
-    to a slow disk.
+    For work of one rank that may exceed the timeout of collectives, such as a longer part of a
+    test.
 
     Args:
         what: the event, as text; the same on each rank.
@@ -249,11 +271,12 @@ def wait_for_all(what: str, should_stop: Callable[[], None] | None = None) -> No
     if arrivals % world_size() == 0:
         store.set(barrier, "all here")
     pause_s = 0.01  # unlike store.wait(), polling lets Python handle signals
-    while not store.check([barrier]):
-        if should_stop is not None:
-            should_stop()
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, MAX_PAUSE_S)
+    with waiting_for_ranks():
+        while not store.check([barrier]):
+            if should_stop is not None:
+                should_stop()
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
 
 def _several() -> bool:

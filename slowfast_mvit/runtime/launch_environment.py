@@ -17,7 +17,6 @@ from slowfast_mvit.errors import UserError, in_one_message
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
-_LOST_RANK_ERRORS = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -94,14 +93,6 @@ def attempts_share_a_store(environment: Mapping[str, str] = os.environ) -> bool:
         and environment.get("GROUP_WORLD_SIZE", "1") != "1"
         and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     )
-
-
-def is_lost_rank_error(error: RuntimeError) -> bool:
-    """Return whether a collective failed because another rank is lost; that rank reports why."""
-    text = str(error)
-    # From gloo in a collective, from the store in a wait.
-    is_connection_error = "gloo/transport" in text or type(error).__name__ == "DistNetworkError"
-    return is_connection_error and any(sign in text for sign in _LOST_RANK_ERRORS)
 
 
 def die_with_agent(environment: Mapping[str, str] = os.environ) -> None:

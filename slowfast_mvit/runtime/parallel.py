@@ -39,6 +39,7 @@ from torch.optim import Optimizer
 from slowfast_mvit.errors import pick
 from slowfast_mvit.runtime.distributed import is_main, on_main, world_size
 from slowfast_mvit.runtime.precision import PRECISIONS
+from slowfast_mvit.runtime.watchdog import waiting_for_ranks
 
 # The attribute of a sharded model that creates an empty, whole one like it.
 _NEW_WHOLE = "_new_whole_model"
@@ -47,6 +48,7 @@ _GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
 WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module"}
 
 
+@waiting_for_ranks()
 def parallelise(
     model: nn.Module,
     *,
@@ -147,6 +149,7 @@ def gradients_stay_local(module: nn.Module) -> Iterator[None]:
             yield
 
 
+@waiting_for_ranks()
 def evaluation_model(module: nn.Module, model: nn.Module) -> nn.Module:
     """Return the model to evaluate, whatever the number of batches of each process.
 
@@ -178,6 +181,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+@waiting_for_ranks()
 def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Return the L2 norm of all gradients together, (), the same in every process."""
     gradients = (p.grad for p in parameters if p.grad is not None)
@@ -189,6 +193,7 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
+@waiting_for_ranks()
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
     """Gather the weights on the CPU, named and ordered as in the bare model's ``state_dict()``.
 
@@ -199,6 +204,7 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+@waiting_for_ranks()
 def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     """Gather ``optimizer.state_dict()`` on the CPU; empty except in the main process.
 
@@ -222,6 +228,7 @@ def _gathered(value: Any) -> Any:
     return value.cpu() if isinstance(value, Tensor) else value
 
 
+@waiting_for_ranks()
 def fill_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load the main process's whole tensors into each process's part of a model, in place.
 
@@ -236,6 +243,7 @@ def fill_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     set_model_state_dict(bare_model(module), dict(state), options=options)
 
 
+@waiting_for_ranks()
 def fill_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Load what ``whole_optimizer_state`` returned, in place; the settings but ``lr`` stay.
 

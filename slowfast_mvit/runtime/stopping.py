@@ -19,6 +19,7 @@ from torch import distributed
 
 from slowfast_mvit.errors import Stopped
 from slowfast_mvit.runtime.distributed import is_main, world_size
+from slowfast_mvit.runtime.watchdog import collective_timeout, waiting_for_ranks
 
 # Of a scheduler (Slurm, Kubernetes, torchrun), of Slurm's early warning, of Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -34,7 +35,10 @@ class StopRequest:
         self._exchange: distributed.Work | None = None
         if world_size() > 1:
             # Gloo, and so the CPU: the check must not wait for the GPU.
-            self._group = distributed.new_group(backend="gloo")  # type: ignore[assignment]
+            with waiting_for_ranks():
+                self._group = distributed.new_group(  # type: ignore[assignment]
+                    backend="gloo", timeout=collective_timeout()
+                )
 
     def agreed(self) -> int:
         """Return the number of the signal that any process got, or 0; the same on all of them.
@@ -46,7 +50,8 @@ class StopRequest:
             return self.requested
         result = 0
         if self._exchange is not None and self._agreement is not None:
-            self._exchange.wait()
+            with waiting_for_ranks():
+                self._exchange.wait()
             result = int(self._agreement)
         self._agreement = torch.tensor(self.requested)
         self._exchange = distributed.all_reduce(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from ranks import run_ranks
 
+from slowfast_mvit.builders import hang_limit_s
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import ConfigError, UserError
 from slowfast_mvit.jobs import run
@@ -67,3 +68,14 @@ def test_several_nodes_without_a_process_group_are_refused(tiny_config):
     refused = pytest.raises(ConfigError, match="NUM_SHARDS is 2 nodes, but this process was")
     with refused, run.started(config, "train"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("loader_s", "limit_s", "expected_s"), [(300, 600, 600), (900, 600, 960), (10, 5, 70)]
+)
+def test_no_rank_hangs_while_its_loader_waits_for_a_video(
+    tiny_config, loader_s, limit_s, expected_s
+):
+    words = ["DATA_LOADER.TIMEOUT_S", str(loader_s), "DIST_TIMEOUT_S", str(limit_s)]
+
+    assert hang_limit_s(load_config(tiny_config, words)) == expected_s

@@ -74,7 +74,7 @@ def test_ray_is_asked_for_workers_with_gloo_and_its_last_numbers_are_ours(
     status = main(["ray", "--num-workers", "2", "--max-failures", "5", *words])
 
     assert status == 0
-    assert ray.trainer["torch_config"] == {"backend": "gloo", "timeout_s": 600}
+    assert ray.trainer["torch_config"] == {"backend": "gloo", "timeout_s": 660}
     assert ray.trainer["scaling_config"] == {
         "num_workers": 2,
         "use_gpu": False,

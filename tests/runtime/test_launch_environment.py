@@ -7,7 +7,6 @@ from slowfast_mvit.runtime.launch_environment import (
     Place,
     attempts_share_a_store,
     is_launched,
-    is_lost_rank_error,
     place_of_process,
 )
 
@@ -78,11 +77,3 @@ def test_only_agents_of_several_nodes_mix_up_attempts(shared, num_nodes, max_res
     }
 
     assert attempts_share_a_store(environment) == expected
-
-
-def test_a_lost_rank_is_distinguished_from_other_errors():
-    gone = "[third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [1.2.3.4]"
-
-    assert is_lost_rank_error(RuntimeError(gone))
-    assert not is_lost_rank_error(RuntimeError("Connection closed by peer"))
-    assert not is_lost_rank_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -31,6 +31,7 @@ from torch import Tensor
 from slowfast_mvit.data.loading.items import ItemKey, VideoItems, batch_shape, read_batch
 from slowfast_mvit.data.loading.shared_pixels import ReadBuffers, WrittenBuffers
 from slowfast_mvit.errors import DecodeError, UserError
+from slowfast_mvit.runtime.watchdog import note_progress
 from slowfast_mvit.structures import ClipBatch
 
 START_LIMIT_S = 600.0  # importing from a busy network file system can take minutes
@@ -230,6 +231,7 @@ class Worker:
     def _await(self, limit_s: float) -> None:
         """Wait for a message or the end of the process; the limit is that of one video."""
         while True:
+            note_progress()  # each wait has a limit, so the main thread does not hang
             begun = self._marks[NUM_BEGUN]
             if wait([self._link, self._process.sentinel], timeout=limit_s):
                 return
