@@ -91,7 +91,8 @@ def test_job(config: Config, part: Part = WHOLE, *, takeover: bool = False) -> N
         takeover: test although another process seems to test the same part in ``OUTPUT_DIR``.
     """
     writer = f"test-{part.number}-of-{part.num_parts}"
-    with started(config, writer, takeover=takeover) as run:
+    name = "" if part == WHOLE else f"part-{part.number}-of-{part.num_parts}"
+    with started(config, writer, takeover=takeover, part=name) as run:
         _test(run, part)
 
 

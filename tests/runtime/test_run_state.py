@@ -23,5 +23,16 @@ def test_a_job_records_how_it_ended(tmp_path):
         pass
     assert read_run_state(tmp_path).status == "finished"
 
+    for number in (1, 2):
+        with recorded_run_state(tmp_path, part=f"part-{number}-of-2"):
+            assert read_run_state(tmp_path).status == "running"
+    with pytest.raises(UserError), recorded_run_state(tmp_path, part="part-1-of-2"):
+        raise UserError("no such file")
+    assert read_run_state(tmp_path).detail == "no such file"
+    with recorded_run_state(tmp_path):
+        assert read_run_state(tmp_path).status == "running"  # those of before do not count
+    for path in tmp_path.glob("run_state.part*"):
+        path.unlink()
+
     (tmp_path / "run_state.json").write_text("{")
     assert read_run_state(tmp_path) is None
