@@ -19,6 +19,6 @@ cuda/   in Triton:
 """
 
 from slowfast_mvit.fast.create import build_mvit, create_model
-from slowfast_mvit.fast.install import install
+from slowfast_mvit.fast.install import fast_paths_of, install
 
-__all__ = ["build_mvit", "create_model", "install"]
+__all__ = ["build_mvit", "create_model", "fast_paths_of", "install"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from slowfast_mvit.fast.block import FastBlock, FastPatchEmbed
+from slowfast_mvit.fast.plan import kernels_on
 from slowfast_mvit.models import MViT
 from slowfast_mvit.models.checkpointing import run_block_keeping_products
 
@@ -23,3 +26,9 @@ def install(model: MViT) -> MViT:
         block.tokenwise_in_training = model.run_block is not run_block_keeping_products
     blocks[-1].prefix_is_enough = bool(model.num_prefix_tokens) and not model.mean_pooling
     return model
+
+
+def fast_paths_of(model: MViT, device: torch.device) -> str:
+    """Describe the fast paths of a model on a device, for the numerics of a checkpoint."""
+    is_fast = any(isinstance(block, FastBlock) for block in model.blocks)
+    return kernels_on(device) if is_fast else "none"

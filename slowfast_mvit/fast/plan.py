@@ -18,6 +18,7 @@ import functools
 import logging
 import math
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from torch.nn.modules import module as global_hooks
 
 from slowfast_mvit.fast.cpu import casting, native
 from slowfast_mvit.fast.cuda.attention import folded_width, why_no_attention
+from slowfast_mvit.fast.cuda.available import HAS_TRITON
 from slowfast_mvit.fast.cuda.pooling import why_no_pooling
 from slowfast_mvit.models.attention import MultiScaleAttention
 from slowfast_mvit.models.layers import NORM_EPS, DropPath, Mlp
@@ -66,6 +68,13 @@ class Plan:
     mlp: bool = False
     skips: bool = False
     emulates: bool = False
+
+
+def kernels_on(device: torch.device) -> str:
+    """Describe the kernels of the fast forms on a device."""
+    if device.type == "cuda" and HAS_TRITON:
+        return f"Triton {version('triton')}"
+    return "in C" if device.type == "cpu" and native.is_built() else "PyTorch's own operations"
 
 
 def plan_of(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | None:

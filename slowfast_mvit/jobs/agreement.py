@@ -15,6 +15,7 @@ from slowfast_mvit.config import Config, load_config_text, trusted_configs
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.errors import ResumeError, UserError, WeightsError, in_one_message
+from slowfast_mvit.runtime.numerics import changes_of
 from slowfast_mvit.storage import read_torch
 from slowfast_mvit.weights.files import OUR_KEY
 
@@ -80,15 +81,36 @@ def warn_of_preprocessing(config: Config, spec: Mapping[str, Any] | None, path: 
             )
 
 
-def require_same_training(config: Config, videos: VideoList, checkpoint: Path) -> None:
+def require_same_training(
+    config: Config, videos: VideoList, checkpoint: Path, numerics: Mapping[str, str]
+) -> None:
     """Refuse to resume with other classes, and log every other setting that has changed.
 
+    Args:
+        config: of the run.
+        videos: to train on.
+        checkpoint: to resume from.
+        numerics: of the run, see ``runtime.numerics``.
+
     Raises:
-        ResumeError: the checkpoint was trained on other classes.
+        ResumeError: the checkpoint was trained on other classes; or the numerics have changed, and
+            ``TRAIN.RESUME_STRICT`` is set.
     """
     content = read_torch(checkpoint)
     if OUR_KEY not in content:  # PySlowFast's have no class names
         return
+    changed = changes_of(content[OUR_KEY].get("numerics") or {}, numerics)
+    if changed:
+        headline = f"{checkpoint}: the numerics have changed since"
+        if config.train.resume_strict:
+            raise ResumeError(
+                in_one_message(headline, changed) + "\nResume where they are the same, or set "
+                "TRAIN.RESUME_STRICT False to resume with rounding errors of another kind"
+            )
+        logger.warning(
+            "%s\nThe resumed run equals an uninterrupted one but for rounding errors",
+            in_one_message(headline, changed),
+        )
     before = (content[OUR_KEY].get("input_spec") or {}).get("class_names")
     if before and videos.class_names and list(before) != list(videos.class_names):
         gone = [name for name in before if name not in videos.class_names]

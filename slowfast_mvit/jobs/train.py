@@ -22,6 +22,7 @@ from slowfast_mvit.engine.state import Training, TrainingState
 from slowfast_mvit.engine.test import validate
 from slowfast_mvit.engine.train import train
 from slowfast_mvit.engine.validation import Validate
+from slowfast_mvit.fast import fast_paths_of
 from slowfast_mvit.jobs.agreement import require_same_training, warn_of_labels
 from slowfast_mvit.jobs.checkpoints import checkpoint_to_resume, explained_resume
 from slowfast_mvit.jobs.model_info import log_model_info
@@ -32,15 +33,18 @@ from slowfast_mvit.optim.objectives import Loss
 from slowfast_mvit.optim.schedule import Peak
 from slowfast_mvit.runtime.compiling import compile_where_it_helps
 from slowfast_mvit.runtime.distributed import (
+    from_main,
     is_main,
     local_world_size,
     num_nodes,
+    on_main,
     require_agreement,
     world_size,
 )
 from slowfast_mvit.runtime.launch_environment import available_cores, is_launched
 from slowfast_mvit.runtime.log import StatsLog
 from slowfast_mvit.runtime.metric_writers import MetricWriter, TensorBoard, Wandb
+from slowfast_mvit.runtime.numerics import numerics_of
 from slowfast_mvit.runtime.parallel import evaluation_model, parallelise
 from slowfast_mvit.runtime.precision import lacks_instructions, loss_scaler
 
@@ -85,8 +89,11 @@ def _train(run: Run, then_tests: bool) -> None:
     model = builders.build_model(config)
     model.input_spec = builders.input_spec(config, videos.class_names)
     resume_from = checkpoint_to_resume(config, run.output_dir, model)
+    numerics = from_main(
+        {**numerics_of(run.device), "fast paths": fast_paths_of(model, run.device)}
+    )
     if resume_from is not None:
-        require_same_training(config, videos, resume_from)
+        on_main(lambda: require_same_training(config, videos, resume_from, numerics))
     frozen = builders.freeze_parameters(config, model)
     if frozen:
         num_all, names = sum(1 for _ in model.parameters()), ", ".join(frozen)
@@ -123,7 +130,7 @@ def _train(run: Run, then_tests: bool) -> None:
                 run.output_dir,
                 reporter,
                 cfg_text=config.to_yaml(),
-                extra={"input_spec": model.input_spec},
+                extra={"input_spec": model.input_spec, "numerics": numerics},
                 before_saving=run.require_lock,
             ),
             validate=_validation(run, val_videos, objective.loss, evaluated),

@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+import torch
 
 from slowfast_mvit.cli import main
 from slowfast_mvit.data.lists import VideoList
@@ -120,7 +121,7 @@ def test_another_normalisation_is_logged_with_both_values(trained, tmp_path):
 
 
 def test_resuming_with_other_settings_logs_them_and_with_other_classes_is_refused(
-    trained, motion_data, tmp_path, capsys
+    trained, motion_data, tmp_path, capsys, monkeypatch
 ):
     words, checkpoint = trained
     names = (motion_data / "classes.txt").read_text().splitlines()
@@ -130,8 +131,14 @@ def test_resuming_with_other_settings_logs_them_and_with_other_classes_is_refuse
 
     assert main(["train", *words, "DATA.CLASS_NAMES_PATH", str(tmp_path / "names.txt")]) == 2
     assert "was trained on other classes" in capsys.readouterr().err
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert main(["train", *words, "TRAIN.RESUME_STRICT", "True"]) == 2
+    assert (
+        "changed since: 1 problem\n  float32 products: highest -> high" in capsys.readouterr().err
+    )
     assert main(["train", *words]) == 0
 
     log = (tmp_path / "again" / "stdout.log").read_text()
     assert "the config has changed since" in log
     assert "SOLVER.BASE_LR: was 0." in log and "is 0.25" in log
+    assert "the numerics have changed since: 1 problem\n  float32 products: highest -> high" in log
