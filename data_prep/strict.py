@@ -19,6 +19,7 @@ import av
 
 from data_prep.journal import Record
 from slowfast_mvit.data.video import packet_checks, packets
+from slowfast_mvit.data.video.packet_index import PacketIndex
 from slowfast_mvit.data.video.rotation import orientation_of
 from slowfast_mvit.errors import DecodeError
 
@@ -47,7 +48,7 @@ def open_strictly(path: Path, file: BinaryIO) -> Iterator[StrictVideo]:
         yield StrictVideo(path, container, stream, budget, index)
 
 
-def _index_of(path: Path, file: BinaryIO, budget: packets.Budget) -> packets.PacketIndex | None:
+def _index_of(path: Path, file: BinaryIO, budget: packets.Budget) -> PacketIndex | None:
     """Return the reader's index; None for a damaged file, of which decoding gives the reason."""
     index = None
     with packets.open_container(path, file, budget) as container:
@@ -91,7 +92,7 @@ class StrictVideo:
     container: av.container.InputContainer
     stream: av.video.stream.VideoStream
     budget: packets.Budget
-    index: packets.PacketIndex | None
+    index: PacketIndex | None
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
     rotation: int = 0
@@ -109,7 +110,7 @@ class StrictVideo:
 
     def __post_init__(self) -> None:
         if self.index is not None:
-            self.awaited_pts = {self.index.pts[place] for place in self.index.shown}
+            self.awaited_pts = set(self.index.pts[self.index.shown].tolist())
 
     @property
     def num_frames(self) -> int:
@@ -129,7 +130,8 @@ class StrictVideo:
         """
         if self.index is None:
             return packets.uneven_times(self.stream, self.dts, self.num_frames)
-        return [self.index.pts[place] for place in self.index.shown]
+        shown_pts: list[int] = self.index.pts[self.index.shown].tolist()
+        return shown_pts
 
     @property
     def fps(self) -> float:

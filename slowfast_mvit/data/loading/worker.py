@@ -49,7 +49,8 @@ NO_VIDEO = -1
 DIED, STUCK = 1, 2
 REFUSALS = {
     DIED: "crashes the process that reads it; tried twice, not opened again in this run",
-    STUCK: "not read within DATA_LOADER.TIMEOUT_S; tried twice, not opened again in this run",
+    STUCK: "not read within DATA_LOADER.TIMEOUT_S; tried twice, not opened again in this run. "
+    "Raise it if the storage is slow",
 }
 
 

@@ -2,20 +2,23 @@
 
 One scan gives the number of frames, when each is shown, and which packets are key frames. So every
 reader counts frames alike. Where packets may be wrong, a little is decoded (``packet_checks``).
+Large files are not scanned each time: MP4 and MOV have an index (``mp4_index``), and the result of
+a scan is remembered (``packet_index``).
 
-Files are untrusted: formats, frame size, streams, packets and seconds are limited.
+Files are untrusted: formats, frame size, streams, packets and CPU time are limited. Waiting for
+slow storage does not count.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import functools
 import itertools
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,17 +27,18 @@ import numpy as np
 from av.container import Container, InputContainer
 from av.video.stream import VideoStream
 
-from slowfast_mvit.data.video import packet_checks
+from slowfast_mvit.data.video import packet_checks, packet_index
+from slowfast_mvit.data.video.mp4_index import Packets, indexed_packets
+from slowfast_mvit.data.video.packet_index import MAX_PACKETS, PacketIndex
 from slowfast_mvit.errors import DecodeError
 
 MAX_PIXELS = 4096 * 2304  # of a frame
 MAX_RESIZED_PIXELS = 8192 * 4608  # of a frame that data_prep/resize_videos.py scales down
 PALETTE_FORMAT = "pal8"
 MAX_STREAMS = 64
-MAX_PACKETS = 500_000  # in a file: 2.3 hours at 60 frames a second
 MAX_DECODED_FRAMES = 100_000  # in one call of ``frames``
-MAX_SCAN_SECONDS = 30.0  # for opening, where nothing has to be decoded
-MAX_SECONDS = 120.0  # in one call of ``frames``
+MAX_SCAN_SECONDS = 30.0  # of CPU time, for opening, where nothing has to be decoded
+MAX_SECONDS = 120.0  # of CPU time, in one call of ``frames``
 
 # Formats that hold a video. Others (playlists, stream descriptions) can name further files and
 # hosts; no protocol is allowed either, since the file is already open.
@@ -51,40 +55,6 @@ _LOG_PREFIX = re.compile(r"^(\[\d\d:\d\d:\d\d\] \S+:\d+: |\w+, \S+:\d+, )+")
 LIBRARY_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, MemoryError)
 
 
-@dataclass(frozen=True)
-class PacketIndex:
-    """Packets of one stream, in decoding order.
-
-    Attributes:
-        pts: when each packet's frame is shown, in the stream's time base.
-        is_key: whether decoding can start at each packet.
-        shown: the packets whose frames are shown, in the order in which they are.
-        order_of_pts: the place of each packet in ``pts``.
-    """
-
-    pts: Sequence[int]
-    is_key: Sequence[bool]
-    shown: Sequence[int]
-    order_of_pts: dict[int | None, int]
-
-    def hides_frames(self) -> bool:
-        """Return whether frames are decoded that are not shown: an edit list cuts the video."""
-        return len(self.shown) < len(self.pts)
-
-    def key_frames(self) -> list[int]:
-        """Return the numbers of the shown frames that are key frames."""
-        return [number for number, place in enumerate(self.shown) if self.is_key[place]]
-
-    def has_open_groups(self) -> bool:
-        """Return whether a frame is decoded after a key frame but shown before it."""
-        key_pts = self.pts[0]
-        for pts, is_key in zip(self.pts, self.is_key, strict=True):
-            key_pts = pts if is_key else key_pts
-            if pts < key_pts:
-                return True
-        return False
-
-
 def check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
     """Refuse frame numbers that the video does not have: a bug of the caller.
 
@@ -97,10 +67,14 @@ def check_indices(path: Path, indices: Sequence[int], num_frames: int) -> None:
 
 
 class Budget:
-    """Counts packets and seconds, so that no file blocks a worker for ever."""
+    """Counts packets and seconds of CPU time, so that no file occupies a worker for ever.
+
+    A file on slow storage, or read on a busy machine, only takes longer.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.storage_error: OSError | None = None
         self.restart(MAX_SCAN_SECONDS)
 
     def restart(self, limit_s: float | None = None) -> None:
@@ -108,7 +82,7 @@ class Budget:
         limit_s = MAX_SECONDS if limit_s is None else limit_s
         self._num_frames = 0
         self._limit_s = limit_s
-        self._end_s = time.monotonic() + limit_s
+        self._end_s = time.thread_time() + limit_s
 
     def spend(self) -> None:
         """Count one decoded packet.
@@ -126,20 +100,27 @@ class Budget:
         self.check_time()
 
     def is_over(self) -> bool:
-        """Return whether the time is over."""
-        return time.monotonic() > self._end_s
+        """Return whether the time is over, or the storage has failed."""
+        return self.storage_error is not None or time.thread_time() > self._end_s
 
     def check_time(self) -> None:
-        """Raise a DecodeError when the time is over."""
+        """Raise a DecodeError when the time is over, or the storage has failed."""
+        if self.storage_error is not None:
+            raise DecodeError(
+                f"the storage failed while it was read ({reason(self.storage_error)}); the video "
+                "may be sound. Check the disk or the network, then try again",
+                self._path,
+            )
         if self.is_over():
             raise DecodeError(
-                f"not read within {self._limit_s:g} s. Encode it again, or drop it from the list",
+                f"not read within {self._limit_s:g} s of CPU time. Encode it again, or drop it "
+                "from the list",
                 self._path,
             )
 
 
 class TimedFile:
-    """A file that ends when the time is over.
+    """A file that ends when the time is over, or at an error of the storage.
 
     The library searches a file for packets without returning in between, but not without reading.
     It would log an exception from here and try again; at the end of the file it stops. The position
@@ -167,8 +148,12 @@ class TimedFile:
         """Return the next bytes, at most ``size``; none at the end."""
         if self._budget.is_over():
             return b""
-        self._file.seek(self._position)
-        data = self._file.read(size)
+        try:
+            self._file.seek(self._position)
+            data = self._file.read(size)
+        except OSError as error:
+            self._budget.storage_error = error
+            return b""
         self._position += len(data)
         return data
 
@@ -289,47 +274,90 @@ def times_are_guessed(container: Container, stream: VideoStream) -> bool:
 
 
 def read_index(
-    path: Path, file: BinaryIO, container: InputContainer, stream: VideoStream, budget: Budget
+    path: Path,
+    file: BinaryIO,
+    container: InputContainer,
+    stream: VideoStream,
+    budget: Budget,
+    key: str | None = None,
 ) -> PacketIndex | None:
     """Return the index of a stream; None where its packets do not say, or wrongly, what is shown.
 
+    Args:
+        path: of the video, for messages.
+        file: which ``container`` reads.
+        container: opened, nothing read.
+        stream: of the container.
+        budget: of the scan.
+        key: the result of ``packet_index.key_of``, before ``file`` was opened; None to scan it.
+
     Raises:
-        DecodeError: when there are more than ``MAX_PACKETS``.
+        DecodeError: when there are more than ``MAX_PACKETS``, or it takes too long.
     """
     if times_are_guessed(container, stream):
         return None
+    if key is not None and file.seek(0, os.SEEK_END) < packet_index.LARGE_BYTES:
+        key = None
+    if (index := packet_index.remembered(key)) is not None:
+        return index
+    reopen = functools.partial(reopened, path, file, budget)
+    packets = None if key is None else indexed_packets(file, container, stream)
+    if packets is None:
+        with reopen() if key else contextlib.nullcontext(stream) as unread:
+            packets = _scanned_packets(path, unread)
+    elif len(packets.pts) < packet_index.MANY_PACKETS:
+        key = None
+    budget.check_time()
+    index = None if packets is None else _checked_index(container, stream, budget, packets, reopen)
+    budget.check_time()
+    if index is not None:
+        packet_index.remember(key, index)
+    return index
+
+
+def _scanned_packets(path: Path, stream: VideoStream) -> Packets | None:
+    """Read all packets of a stream whose file was just opened; None if one has no time."""
     has_hidden_packets = stream.codec_context.name == "vp8"
-    pts: list[int] = []
-    is_key: list[bool] = []
-    shown: list[int] = []
-    for packet in packet_checks.packets_of(container, stream):
+    pts = array.array("q")
+    is_key, is_shown = bytearray(), bytearray()
+    for packet in packet_checks.packets_after_opening(stream):
         if packet.pts is None:
             return None
-        if not (packet.is_discard or (has_hidden_packets and is_hidden_vp8(packet))):
-            shown.append(len(pts))
         pts.append(packet.pts)
         is_key.append(packet.is_keyframe)
+        is_shown.append(not (packet.is_discard or (has_hidden_packets and is_hidden_vp8(packet))))
         if len(pts) > MAX_PACKETS:
             raise DecodeError(
                 f"contains more than {MAX_PACKETS:,} frames. Cut it into shorter videos", path
             )
-    order_of_pts: dict[int | None, int] = {value: place for place, value in enumerate(pts)}
-    if len(order_of_pts) < len(pts):
+    flags = (np.frombuffer(column, np.bool_) for column in (is_key, is_shown))
+    return Packets(np.frombuffer(pts, np.int64), *flags)
+
+
+def _checked_index(
+    container: InputContainer,
+    stream: VideoStream,
+    budget: Budget,
+    packets: Packets,
+    reopen: Callable[[], contextlib.AbstractContextManager[VideoStream]],
+) -> PacketIndex | None:
+    pts, is_key, is_shown = packets
+    if (np.diff(np.sort(pts)) == 0).any():
         return None
-    reopen = functools.partial(reopened, path, file, budget)
     codec = stream.codec_context
-    if len(pts) > 1 and all(is_key) and not codec.codec.intra_only:
-        second = packet_checks.decoded_alone(container, stream, pts[1])
+    if len(pts) > 1 and is_key.all() and not codec.codec.intra_only:
+        second = packet_checks.decoded_alone(container, stream, int(pts[1]))
         if not packet_checks.is_whole(second):
             return None
-    if codec.has_b_frames and all(before < after for before, after in itertools.pairwise(pts)):
+    if codec.has_b_frames and (np.diff(pts) > 0).all():
         budget.restart()
         with reopen() as start:
             if not packet_checks.are_decoded_in_order(start, budget.spend):
                 return None
-    lost = packet_checks.lost_at_the_start(reopen, pts, is_key, shown)
-    shown = sorted((place for place in shown if place not in lost), key=pts.__getitem__)
-    return PacketIndex(pts, is_key, shown, order_of_pts)
+    is_shown = is_shown.copy()
+    is_shown[packet_checks.lost_at_the_start(reopen, *packets)] = False
+    shown = np.flatnonzero(is_shown).astype(np.int32)
+    return PacketIndex(pts, is_key, shown[np.argsort(pts[shown])])
 
 
 def is_hidden_vp8(packet: av.Packet) -> bool:
@@ -370,7 +398,7 @@ def timing(
         dts = dts if times_are_guessed(stream.container, stream) else ()
         shown_pts = uneven_times(stream, dts, num_frames)
     else:
-        shown_pts = [index.pts[place] for place in index.shown]
+        shown_pts = index.pts[index.shown].tolist()
     if shown_pts is None or stream.time_base is None:
         fps = _corrected(fps, decoding_rate(stream, dts, num_frames))
         if fps <= 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slowfast_mvit.data.video import packets
+from slowfast_mvit.data.video import packet_index, packets
 from slowfast_mvit.data.video.packet_checks import decoded_alone, is_whole
 from slowfast_mvit.data.video.rotation import orientation_of
 from slowfast_mvit.data.video.shards import open_plain_file
@@ -49,7 +49,7 @@ class VideoInfo:
     is_mirrored: bool
     has_whole_keys: bool
     has_palette: bool
-    index: packets.PacketIndex
+    index: packet_index.PacketIndex
     num_frames: int
     fps: float
     times_s: np.ndarray
@@ -76,19 +76,19 @@ def probe_video(path: Path, reader: str, refusals: Sequence[Refusal]) -> VideoIn
             reader would read wrongly.
     """
     budget = packets.Budget(path)
+    key = packet_index.key_of(path)
     with (
         open_plain_file(path) as file,
         packets.open_container(path, file, budget) as container,
         packets.as_decode_errors(path, "pyav"),
     ):
         stream = packets.first_video_stream(path, container)
-        index = packets.read_index(path, file, container, stream, budget)
-        budget.check_time()
+        index = packets.read_index(path, file, container, stream, budget, key)
         if index is None:
             raise _refusal(path, reader, _UNTIMED)
         fps, times_s = packets.timing(path, stream, index, len(index.shown))
-        keys = [pts for pts, is_key in zip(index.pts, index.is_key, strict=True) if is_key]
-        first, *second = (decoded_alone(container, stream, pts) for pts in keys[:2])
+        keys = index.pts[index.is_key][:2].tolist()
+        first, *second = (decoded_alone(container, stream, pts) for pts in keys)
         info = VideoInfo(
             path=path,
             format=container.format.name,

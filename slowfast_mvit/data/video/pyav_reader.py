@@ -16,7 +16,6 @@ the frames differ from those of ``eval_views.resize_frames`` by 3 levels of 255 
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 from collections.abc import Generator, Iterator, Sequence
@@ -36,7 +35,8 @@ from torch import Tensor
 from slowfast_mvit.data.video import packets
 from slowfast_mvit.data.video.colours import ignore_unknown_matrix
 from slowfast_mvit.data.video.packet_checks import packets_after_opening, packets_of
-from slowfast_mvit.data.video.packets import Budget, PacketIndex, check_indices
+from slowfast_mvit.data.video.packet_index import PacketIndex, key_of
+from slowfast_mvit.data.video.packets import Budget, check_indices
 from slowfast_mvit.data.video.rotation import Orientation, orientation_of
 from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import DecodeError
@@ -67,9 +67,10 @@ def open_pyav(path: Path) -> Iterator[PyavReader]:
         DecodeError: when it is not a video in a known format.
     """
     budget = Budget(path)
+    key = key_of(path)
     with open_plain_file(path) as file, packets.open_container(path, file, budget) as container:
         with packets.as_decode_errors(path, "pyav"):
-            reader = PyavReader(path, file, container, budget)
+            reader = PyavReader(path, file, container, budget, key)
         yield reader
 
 
@@ -83,7 +84,12 @@ class PyavReader:
     """
 
     def __init__(
-        self, path: Path, file: BinaryIO, container: InputContainer, budget: Budget
+        self,
+        path: Path,
+        file: BinaryIO,
+        container: InputContainer,
+        budget: Budget,
+        key: str | None,
     ) -> None:
         self._path = path
         self._file = file
@@ -95,8 +101,7 @@ class PyavReader:
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._orientation: Orientation | None = None  # of all frames, known from the first
         self._scaler: tuple[str, av.filter.Graph] | None = None
-        self._index = packets.read_index(path, file, container, self._stream, budget)
-        budget.check_time()
+        self._index = packets.read_index(path, file, container, self._stream, budget, key)
         dts: list[int | None] = []
         self.num_frames = self._count_frames(dts) if self._index is None else len(self._index.shown)
         self.fps, self.times_s = packets.timing(
@@ -147,8 +152,9 @@ class PyavReader:
         if self._index is None or self._codec.pix_fmt == packets.PALETTE_FORMAT:
             yield from self._decode_counting(set(wanted))
             return
-        frame_of_pts = {self._index.pts[self._index.shown[index]]: index for index in wanted}
-        places = sorted(self._index.shown[index] for index in wanted)
+        shown = self._index.shown[np.array(wanted, dtype=np.int64)]
+        frame_of_pts = dict(zip(self._index.pts[shown].tolist(), wanted, strict=True))
+        places = np.sort(shown).tolist()
         for run in _runs(self._index, places):
             for frame in self._decode_run(self._index, run):
                 if frame.pts in frame_of_pts:
@@ -163,7 +169,7 @@ class PyavReader:
 
     def _decode_run(self, index: PacketIndex, run: _Run) -> Iterator[av.VideoFrame]:
         can_skip = self._codec.name in _SKIPPING_CODECS
-        for place, packet in self._packets_from(index, run.first):
+        for place, packet in self._packets_of_run(index, run):
             self._budget.spend()
             if can_skip:
                 self._codec.skip_frame = "DEFAULT" if place in run.wanted else "NONREF"
@@ -173,19 +179,21 @@ class PyavReader:
         yield from self._codec.decode(None)
         self._codec.flush_buffers()
 
-    def _packets_from(self, index: PacketIndex, first: int) -> Iterator[tuple[int, av.Packet]]:
-        """Return the packets from the ``first`` on, each with its place in decoding order."""
-        for pts in (index.pts[first], index.pts[0], min(index.pts)):
+    def _packets_of_run(self, index: PacketIndex, run: _Run) -> Iterator[tuple[int, av.Packet]]:
+        """Return the packets of a run, each with its place in decoding order."""
+        pts_of_run = index.pts[run.first : run.last + 1].tolist()
+        place_of = {pts: place for place, pts in enumerate(pts_of_run, run.first)}
+        for pts in (pts_of_run[0], int(index.pts[0]), int(index.pts.min())):
             try:
                 self._container.seek(pts, stream=self._stream, backward=True)
             except av.error.FFmpegError:  # nothing before it from which to start
                 continue
             found = packets_of(self._container, self._stream)
-            placed = ((index.order_of_pts.get(packet.pts, -1), packet) for packet in found)
-            start = next(placed, None)
-            if start is not None and start[0] <= first:
-                following = itertools.chain([start], placed)
-                yield from ((place, packet) for place, packet in following if place >= first)
+            start = list(itertools.islice(found, 1))
+            if start and index.place_of(start[0].pts) <= run.first:
+                for packet in itertools.chain(start, found):
+                    if packet.pts in place_of:
+                        yield place_of[packet.pts], packet
                 return
 
     def _decode_counting(self, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -290,7 +298,7 @@ def _scaler_of(frame: av.VideoFrame) -> av.filter.Graph:
 
 def _runs(index: PacketIndex, places: Sequence[int]) -> list[_Run]:
     """Return the runs that decode the packets at these places (in decoding order, sorted)."""
-    keys = [place for place, key in enumerate(index.is_key) if key]
+    keys = np.flatnonzero(index.is_key)
     runs: list[_Run] = []
     for place in places:
         first = _key_before(index, keys, place)
@@ -302,13 +310,13 @@ def _runs(index: PacketIndex, places: Sequence[int]) -> list[_Run]:
     return runs
 
 
-def _key_before(index: PacketIndex, keys: Sequence[int], place: int) -> int:
+def _key_before(index: PacketIndex, keys: np.ndarray, place: int) -> int:
     """Return the key frame to start from: the last one before, in decoding and in showing order.
 
     A frame that is decoded after a key frame but shown before it (open GOP) refers to frames
     before that key frame.
     """
-    for key in reversed(keys[: bisect.bisect_right(keys, place)]):
+    for key in keys[: np.searchsorted(keys, place, "right")][::-1]:
         if index.pts[key] <= index.pts[place]:
-            return key
+            return int(key)
     return 0
