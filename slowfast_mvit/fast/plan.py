@@ -143,7 +143,7 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
     q_thw, k_thw = _grids(attn, thw)
     blockwise = native_fits and _blockwise_pays(attn, dtype, q_thw, k_thw)
     tokenwise = not compiled and (block.tokenwise_in_training or not block.training)
-    tokenwise = tokenwise and dtype == casting.compute_dtype()
+    tokenwise = tokenwise and dtype == casting.compute_dtype() and not _is_faster_whole(dtype)
     return Plan(
         q_thw,
         k_thw,
@@ -155,6 +155,15 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
         skips=native.is_built() and _skip_fits(block),
         emulates=emulates_bfloat16(attn.proj, tokens),
     )
+
+
+def _is_faster_whole(dtype: torch.dtype) -> bool:
+    """Return whether linear layers are faster in one call than by blocks of tokens.
+
+    Products in bfloat16 instructions take so little time that the calls count. In training, blocks
+    save memory.
+    """
+    return dtype == torch.bfloat16 and casting.HAS_BF16_INSTRUCTIONS and not torch.is_grad_enabled()
 
 
 def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
