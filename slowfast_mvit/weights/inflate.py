@@ -63,6 +63,18 @@ def with_time(kernel: Tensor) -> Tensor:
     return kernel.unsqueeze(2) if kernel.ndim == 4 else kernel
 
 
+def fit_channels(kernel: Tensor, channels: int) -> Tensor:
+    """A convolution's weight for RGB, (O, 3, ...) -> (O, channels, ...), as timm makes it.
+
+    One channel gets the sum of the three. More get them in turn, scaled to keep the sum.
+    """
+    if kernel.shape[1] != 3 or channels == 3:
+        return kernel
+    if channels == 1:
+        return kernel.sum(dim=1, keepdim=True)
+    return kernel[:, [channel % 3 for channel in range(channels)]] * (3 / channels)
+
+
 def fit_kernel(kernel: Tensor, shape: torch.Size, inflate: Inflation) -> Tensor | None:
     """Give a convolution's weight another length in time.
 

@@ -67,13 +67,15 @@ def load_weights(
     Raises:
         WeightsError: if the file cannot be read, is not of an MViT, has no moving average where
             one is requested, has channels that grow in other places than the model's, or fills
-            less than ``min_filled``.
+            less than ``min_filled``; or if the model is no MViT, is sharded, or has no values.
         ConfigError: for an ``inflate`` or ``head`` that does not exist.
     """
     if head not in HEADS:
         raise ConfigError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
     inflation = pick(INFLATIONS, inflate, "way to inflate")
+    bare: Any = getattr(model, "module", model)  # DDP does not pass its attributes on
     model_state = {strip_wrappers(name): value for name, value in model.state_dict().items()}
+    _check_model(bare, model_state)
     file = read_weights(path_or_state, ema=ema)
     state, source = to_ours(without_wrappers(file, clear_name_patterns), file.path)
     _check_growth(state, model_state, file.path)
@@ -81,7 +83,6 @@ def load_weights(
     from_image = _is_from_image(state, model_state)
     if from_image and "pos_embed_spatial" in model_state:
         state = _separate_positions(state)
-    bare: Any = getattr(model, "module", model)  # DDP does not pass these attributes on
     context = LoadContext(
         source=source,
         inflate=inflation,
@@ -106,12 +107,27 @@ def load_weights(
         _check_complete(report)
     values = model.state_dict()
     new = {name: actions[strip_wrappers(name)].value for name in values}
-    _check_finite(file.path, new, is_error=head == "keep")
+    _check_values(file.path, values, new, is_error=head == "keep")
     model.load_state_dict(values | {n: value for n, value in new.items() if value is not None})
     clean = not (report.missing or report.unexpected)
     log.log(logging.INFO if clean else logging.WARNING, report.table())
     log.debug("%s", report.full_table())
     return report
+
+
+def _check_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    if not hasattr(model, "trained_thw"):
+        raise WeightsError(
+            f"weights are loaded into an MViT, got a {type(model).__name__}. Pass the MViT in it"
+        )
+    sharded = [name for name, value in state.items() if hasattr(value, "device_mesh")]
+    if sharded:
+        raise WeightsError(
+            f"the model is sharded ({sharded[0]} is a {type(state[sharded[0]]).__name__}). Load "
+            "the weights before fully_shard() or distribute_tensor(), on every rank; or load them "
+            "into a whole model and pass its state dict to torch.distributed.checkpoint."
+            "state_dict.set_model_state_dict with StateDictOptions(full_state_dict=True)"
+        )
 
 
 def _is_from_image(state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]) -> bool:
@@ -226,18 +242,38 @@ def _check_complete(report: LoadReport) -> None:
     )
 
 
-def _check_finite(path: str, values: Mapping[str, Tensor | None], is_error: bool) -> None:
-    """Report parameters with NaN or infinity."""
-    names = [
-        name
-        for name, value in values.items()
-        if value is not None and not value.is_meta and not value.isfinite().all()
-    ]
-    if not names:
+def _check_values(
+    path: str, old: Mapping[str, Tensor], new: Mapping[str, Tensor | None], is_error: bool
+) -> None:
+    """Report parameters with NaN or infinity.
+
+    Raises:
+        WeightsError: there are some, and ``is_error``; or the model or the file has no values.
+    """
+    strange = []
+    for name, value in new.items():
+        if value is None:
+            continue
+        if value.is_meta and not old[name].is_meta:
+            raise WeightsError(
+                f"{path}: {name} is on the meta device and has no values. Save the state dict of a "
+                "model that has its weights"
+            )
+        if old[name].is_meta and not value.is_meta:
+            raise WeightsError(
+                f"the model is on the meta device ({name} has no values). Build it outside of "
+                "torch.device('meta'). Or allocate its values with model.to_empty(device='cpu') "
+                "and load with head='keep', min_filled=1.0: those not in the file stay arbitrary"
+            )
+        exact = value.float() if value.itemsize == 1 else value  # float8 has no isfinite()
+        if not value.is_meta and not exact.isfinite().all():
+            strange.append(name)
+    if not strange:
         return
     message = (
-        f"{path}: {len(names)} of {len(values)} parameters have values that are NaN or infinite, "
-        f"the first {names[0]}. The training that wrote it has diverged: take an earlier checkpoint"
+        f"{path}: {len(strange)} of {len(new)} parameters have values that are NaN or infinite, "
+        f"the first {strange[0]}. The training that wrote it has diverged: take an earlier "
+        "checkpoint"
     )
     if is_error:
         raise WeightsError(message)

@@ -19,6 +19,7 @@ from torch import Tensor
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.weights.files import WeightsFile
 from slowfast_mvit.weights.sources import (
+    DIFFERS,
     FIRST_CHOICES,
     FOREIGN,
     LEFT_OUT,
@@ -159,7 +160,7 @@ def left_out_reason(source: str, name: str) -> str | None:
 
 def difference(source: str, name: str) -> str | None:
     """Return the difference from ours of a network with this parameter, or None if unknown."""
-    return _reason(name, SOURCES[source].differs)
+    return _reason(name, SOURCES[source].differs | DIFFERS)
 
 
 def absence_reason(source: str, name: str) -> str | None:
@@ -211,15 +212,14 @@ def check_unique(names: Mapping[str, str], where: str) -> None:
 def fuse_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Join the separate ``attn.q``, ``attn.k`` and ``attn.v`` of a block, where it has them.
 
-    Our blocks have one ``attn.qkv`` whose rows are those of q, then k, then v. ``attn.q_bias`` and
-    ``attn.v_bias``, as in BEiT, stand for a bias that is 0 for k.
+    Our blocks have one ``attn.qkv`` whose rows are those of q, then k, then v. Where only q and v
+    have a bias (BEiT: ``attn.q_bias`` and ``attn.v_bias``), that of k is 0.
     """
-    state = dict(state)
-    for name in [name for name in state if name.endswith(".attn.q_bias")]:
-        prefix = name.removesuffix("q_bias")
-        if f"{prefix}v_bias" in state and f"{prefix}qkv.bias" not in state:
-            q, v = state.pop(name), state.pop(f"{prefix}v_bias")
-            state[f"{prefix}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    state = {re.sub(r"(\.attn\.[qkv])_bias$", r"\1.bias", name): one for name, one in state.items()}
+    for name in [name for name in state if name.endswith(".attn.q.bias")]:
+        prefix = name.removesuffix("q.bias")
+        if f"{prefix}v.bias" in state and f"{prefix}qkv.bias" not in state:
+            state.setdefault(f"{prefix}k.bias", torch.zeros_like(state[name]))
     fused: dict[str, Tensor] = {}
     for name, value in state.items():
         match = re.fullmatch(r"(blocks\.\d+\.attn\.)([qkv])(\.weight|\.bias)", name)

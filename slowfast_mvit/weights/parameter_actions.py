@@ -127,9 +127,12 @@ def _fit(
 ) -> tuple[str, Tensor | None]:
     """Fit a value to the model's shape; returns the report's list, and the value or None."""
     if _KERNEL.fullmatch(name):
-        fitted = sizes.fit_kernel(value, shape, context.inflate)
+        of_channels = sizes.fit_channels(value, shape[1])
+        fitted = sizes.fit_kernel(of_channels, shape, context.inflate)
         if fitted is None or fitted.numel() == value.numel():
             return "loaded", fitted
+        if of_channels is not value:
+            return "resized", fitted
         return ("inflated" if fitted.numel() > value.numel() else "resized"), fitted
     if value.ndim != len(shape) or value.shape[-1] != shape[-1]:
         return "missing", None

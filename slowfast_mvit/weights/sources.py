@@ -186,6 +186,15 @@ LEFT_OUT: Reasons = {
     "the number of updates of averaged weights, by mmengine": "steps",
 }
 
+# Names in files of any source that show a network that differs from ours, by difference.
+DIFFERS: Reasons = {
+    "an adapter (LoRA): merge it first, with peft by merge_and_unload()": "*.lora_A.* *.lora_B.* "
+    "*.base_layer.*",
+    "a parametrization: first call torch.nn.utils.parametrize.remove_parametrizations": "*."
+    "parametrizations.*",
+    "pruned: first call torch.nn.utils.prune.remove": "*_orig *_mask",
+}
+
 # Prefixes of the network to load, where a file contains more than one network.
 FIRST_CHOICES = ("", "backbone.")
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models import adapt_input_conv
 
 from slowfast_mvit.weights.inflate import (
     INFLATIONS,
     center,
+    fit_channels,
     fit_kernel,
     mean,
     repeat,
@@ -160,3 +162,12 @@ def test_joint_positions_of_an_image_are_the_same_in_all_frames():
     resized = resample_joint(positions, (1, 4, 4), (3, 4, 4))
 
     torch.testing.assert_close(resized, positions.repeat(1, 3, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_other_channels_than_rgb_get_the_weights_that_timm_gives_them(channels):
+    kernel = random(8, 3, 7, 7).float()
+
+    fitted = fit_channels(kernel, channels)
+
+    torch.testing.assert_close(fitted, adapt_input_conv(channels, kernel))

@@ -6,7 +6,10 @@ import pytest
 import timm
 import torch
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torchvision.models.video import mvit_v1_b, mvit_v2_s
 
 from slowfast_mvit.builders.lists import mvit_from_lists
@@ -509,3 +512,66 @@ def test_the_full_table_shows_every_name_that_is_not_simply_loaded():
 
     assert all(f"{name} ({report.details[name]})" in full for name in report.inflated)
     assert len(full.splitlines()) == len(report.table().splitlines())
+
+
+def test_a_model_on_the_meta_device_and_one_of_another_kind_are_refused():
+    with torch.device("meta"):
+        empty = video()
+
+    with pytest.raises(WeightsError, match=r"cls_token has no.*to_empty\(device='cpu'\)"):
+        load_weights(empty, video().state_dict())
+    with pytest.raises(WeightsError, match="into an MViT, got a Linear"):
+        load_weights(nn.Linear(2, 2), video().state_dict())
+
+
+def test_a_sharded_model_is_refused_and_the_remedy_works():
+    trained, sharded = scrambled(video()).float(), video().float()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(WeightsError, match=r"is sharded .*a DTensor.* before fully_shard\(\)"):
+            load_weights(sharded, trained.state_dict())
+
+        full = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(sharded, trained.state_dict(), options=full)
+
+        for name, value in sharded.state_dict().items():
+            assert torch.equal(value.full_tensor(), trained.state_dict()[name])
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_8_bits_are_widened(dtype):
+    model, state = video(), {k: v.to(dtype) for k, v in scrambled(video()).state_dict().items()}
+
+    load_weights(model, state, head="keep")
+
+    assert_unchanged(model, {name: value.double() for name, value in state.items()})
+
+
+def test_a_state_dict_without_values_is_refused():
+    with torch.device("meta"):
+        empty = video().state_dict()
+
+    with pytest.raises(WeightsError, match="cls_token is on the meta device and has no values"):
+        load_weights(video(), empty)
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (("attn.qkv.base_layer.weight", "attn.qkv.lora_A.default.weight"), r"merge_and_unload\(\)"),
+        (("mlp.fc1.parametrizations.weight.original0",), "remove_parametrizations"),
+        (("mlp.fc1.weight_orig", "mlp.fc1.weight_mask"), r"prune\.remove"),
+    ],
+)
+def test_layers_that_were_changed_for_training_are_named_with_the_remedy(names, remedy):
+    state = video().state_dict()
+    for name in names:
+        plain = "mlp.fc1.weight" if "fc1" in name else "attn.qkv.weight"
+        value = state.pop(f"blocks.0.{plain}", torch.zeros(1))
+        state[f"blocks.0.{name}"] = value
+
+    with pytest.raises(WeightsError, match=remedy):
+        load_weights(video(), state, min_filled=1.0)

@@ -220,9 +220,12 @@ def test_folders_of_a_hub_are_read_in_their_other_forms(tmp_path):
             read_weights(tmp_path)
 
 
-def test_biases_of_q_and_v_alone_become_one_with_zeros_for_k():
+@pytest.mark.parametrize("spelling", ["q_bias v_bias", "q.bias v.bias"])
+def test_biases_of_q_and_v_alone_become_one_with_zeros_for_k(spelling):
     q, v = torch.rand(4), torch.rand(4)
+    state = dict(zip((f"blocks.0.attn.{name}" for name in spelling.split()), (q, v), strict=True))
 
-    fused = fuse_qkv({"blocks.0.attn.q_bias": q, "blocks.0.attn.v_bias": v})
+    fused = fuse_qkv(state)
 
+    assert fused.keys() == {"blocks.0.attn.qkv.bias"}
     assert torch.equal(fused["blocks.0.attn.qkv.bias"], torch.cat([q, torch.zeros(4), v]))
