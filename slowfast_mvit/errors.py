@@ -138,6 +138,10 @@ class DecodeError(FileError):
         return self.reason if self.path in tuple(map(str, names)) else str(self)
 
 
+class PixelsError(UserError):
+    """Pixels that a model cannot take: another shape, dtype, device, or no tensor at all."""
+
+
 class WeightsError(UserError):
     """A checkpoint or weights file that cannot be read or does not fit the model."""
 

@@ -7,7 +7,7 @@ pooling.py     pooling of tokens without moving them
 attention.py   pooling attention                  folded.py      its scores as one ordinary call
 blocks.py      attention + MLP + skip path        checkpointing.py  activation checkpointing
 specs.py       the record of a block              mvit.py        the whole model
-variants.py    the published models, by name
+variants.py    the published models, by name      pixel_checks.py  checks of the input
 
 ``slowfast_mvit.fast`` has faster blocks with the same results, and ``create_model``.
 """

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slowfast_mvit.models.pixel_checks import check_pixels
 from slowfast_mvit.models.tables import THW
 
 NORM_EPS = 1e-6
@@ -37,18 +38,21 @@ class PatchEmbed(nn.Module):
 
     Args:
         dim: width of the tokens.
+        in_chans: channels of the pixels.
         kernel: size of a patch, in (frames, rows, columns), or in (rows, columns) for images.
         stride: steps between patches, likewise.
         padding: zeros put around the clip, likewise.
 
     Raises:
-        ValueError: in ``forward``, if the pixels are not a batch of RGB clips (or images).
+        PixelsError: in ``forward``, if the pixels are not a batch of RGB clips (or images), or not
+            of the dtype and on the device of the weights.
     """
 
     def __init__(
         self,
         dim: int,
         *,
+        in_chans: int = 3,
         kernel: tuple[int, ...],
         stride: tuple[int, ...],
         padding: tuple[int, ...],
@@ -57,7 +61,8 @@ class PatchEmbed(nn.Module):
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.for_images = len(kernel) == 2
         convolution: Any = nn.Conv2d if self.for_images else nn.Conv3d
-        self.proj = convolution(3, dim, kernel, stride, padding)
+        self.in_chans = in_chans
+        self.proj = convolution(in_chans, dim, kernel, stride, padding)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, THW]:
         """Embed.
@@ -68,11 +73,9 @@ class PatchEmbed(nn.Module):
         Returns:
             Tokens (B, T*H*W, dim), time slowest, and their grid (T, H, W).
         """
-        if self.for_images and pixels.ndim == 5 and pixels.shape[2] == 1:
+        check_pixels(pixels, self.proj, channels=self.in_chans, for_images=self.for_images)
+        if self.for_images and pixels.ndim == 5:
             pixels = pixels.squeeze(2)
-        if pixels.ndim != (4 if self.for_images else 5) or pixels.shape[1] != 3:
-            wanted = "(B, 3, H, W) or (B, 3, 1, H, W)" if self.for_images else "(B, 3, T, H, W)"
-            raise ValueError(f"pixels must have shape {wanted}, got {tuple(pixels.shape)}")
         grid = self.convolve(pixels)
         if self.for_images:
             grid = grid.unsqueeze(2)  # (B, dim, 1, H, W)
@@ -144,12 +147,12 @@ class DropPath(nn.Module):
 
 
 class Head(nn.Module):
-    """Dropout and a linear classifier; returns logits in training and evaluation."""
+    """Dropout and a linear classifier, or none for 0 classes; returns logits in evaluation too."""
 
     def __init__(self, dim: int, num_classes: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(dim, num_classes)
+        self.projection = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.projection(self.dropout(features))

@@ -19,6 +19,11 @@ QUESTIONS = {
 # Who asks beside the plan, and what for.
 OTHERS = {
     "models/tables.py": {"compiling"},  # whether a tensor may be remembered
+    "models/pixel_checks.py": {
+        "device",
+        "hooks",
+        "autocast",
+    },  # whether pixels fit the first weights
     "fast/cpu/casting.py": {"device", "autocast"},  # the dtype of products on a CPU
     "fast/cpu/norm_linear.py": {"gradients"},  # whether a rounded weight may be remembered
     "fast/cpu/mlp.py": {"gradients"},
