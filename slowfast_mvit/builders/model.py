@@ -200,7 +200,7 @@ def _require_no_larger(model: MViT, file: WeightsFile) -> None:
 
 def _require_names_of_classes(model: MViT, file: WeightsFile) -> None:
     names = model.input_spec and model.input_spec["class_names"]
-    num_classes = model.head.projection.out_features
+    num_classes = model.num_classes
     if names and len(names) != num_classes:
         raise WeightsError(
             f"{file.path}: names {len(names)} classes, but its model has {num_classes}"

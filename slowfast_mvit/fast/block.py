@@ -1,8 +1,8 @@
-"""A block and a patch embedding with the results of their plain forms, faster where a plan fits.
+"""Model, block and patch embedding with the results of their plain forms, faster where possible.
 
 On a CPU a dropped branch is not computed for its sample, and norms are computed together with the
 projections and the MLP after them, a block of tokens at a time. The last block of a model that
-classifies by its class token attends for that token only.
+classifies by its class token attends for that token only, where nothing else sees the others.
 """
 
 from __future__ import annotations
@@ -21,11 +21,29 @@ from slowfast_mvit.fast.cpu.norm_linear import norm_linear
 from slowfast_mvit.fast.cpu.pooled_attention import Source, pooled_attention
 from slowfast_mvit.fast.cpu.pooling import pool_qkv, skip_pool
 from slowfast_mvit.fast.cuda.attention import folded_attention_fused
-from slowfast_mvit.fast.plan import Plan, emulates_bfloat16, plan_of
+from slowfast_mvit.fast.plan import Plan, class_token_is_enough, emulates_bfloat16, plan_of
+from slowfast_mvit.models import MViT
 from slowfast_mvit.models.attention import MultiScaleAttention
 from slowfast_mvit.models.blocks import MultiScaleBlock
 from slowfast_mvit.models.layers import NORM_EPS, DropPath, PatchEmbed
 from slowfast_mvit.models.tables import THW, gather_table
+
+
+class FastMViT(MViT):
+    """An ``MViT`` with the same parameters; ``fast.install`` sets this class."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if not class_token_is_enough(self, FastBlock):
+            return super().forward(pixels)
+        tokens, _ = self.run_blocks(pixels, prefix_only=True)
+        return self.forward_head(self.norm(tokens))
+
+    def set_grad_checkpointing(self, enable: bool | str = True) -> None:
+        super().set_grad_checkpointing(enable)
+        block: Any
+        for block in self.blocks:
+            # Selective checkpointing saves the results of single linear layers.
+            block.tokenwise_in_training = enable != "selective"
 
 
 class FastPatchEmbed(PatchEmbed):
@@ -43,15 +61,19 @@ class FastBlock(MultiScaleBlock):
 
     Attributes:
         tokenwise_in_training: linear layers run by blocks of tokens in training too.
-        prefix_is_enough: the model reads the prefix tokens only; then the block returns no
-            others, where a plan fits.
     """
 
     tokenwise_in_training = True
-    prefix_is_enough = False
 
-    def forward(self, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
-        plan = plan_of(self, tokens, thw)
+    def forward(self, tokens: Tensor, thw: THW, *, prefix_only: bool = False) -> tuple[Tensor, THW]:
+        """Run the block.
+
+        Args:
+            tokens: (B, P + T*H*W, dim).
+            thw: the grid (T, H, W) of those tokens.
+            prefix_only: return the prefix tokens only, where a plan fits.
+        """
+        plan = plan_of(self, tokens, thw, prefix_only=prefix_only)
         if plan is None:
             return super().forward(tokens, thw)
         if plan.projects:
@@ -89,7 +111,7 @@ class FastBlock(MultiScaleBlock):
 
     def _pool_skip_fast(self, plan: Plan, tokens: Tensor, thw: THW) -> Tensor:
         p, stride = self.spec.num_prefix_tokens, self.spec.stride_q
-        if self.prefix_is_enough:
+        if plan.prefix_only:
             return tokens[:, :p]
         if plan.skips and stride != (1, 1, 1):
             pooled: Tensor = skip_pool(tokens, thw, stride, p)[0]
@@ -103,7 +125,7 @@ class FastBlock(MultiScaleBlock):
         """
         attn = self.attn
         qkv = attn.split_heads(qkv)
-        if self.prefix_is_enough:
+        if plan.prefix_only:
             out = _attend_by_prefix(attn, *_pool(attn, plan, qkv, thw))
         elif plan.pools_again:
             arguments = *_pool_arguments(attn, thw), *_attention_arguments(attn, plan)

@@ -8,6 +8,7 @@ from typing import Any
 from slowfast_mvit.errors import pick
 from slowfast_mvit.fast.install import install
 from slowfast_mvit.models import BlockSpec, MViT
+from slowfast_mvit.models.features import FeatureExtractor
 from slowfast_mvit.models.variants import variant_arguments
 
 # The attention of a block where its fast form does not apply.
@@ -37,19 +38,26 @@ def create_model(
     attention: str = "fast",
     drop_path: float | None = None,
     head_dropout: float | None = None,
-) -> MViT:
+    in_chans: int = 3,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+) -> MViT | Any:
     """A published model by name, with fresh weights.
 
     Args:
         name: one of ``list_models()``.
-        num_classes: classes; None for as many as it was published for.
+        num_classes: classes; 0 for the features before the head, None for as many as it was
+            published for.
         input_size: pixels (T, H, W) of the clips to train on; None for the published size.
         attention: "fast", "folded" or "plain": three implementations of the same function.
         drop_path: stochastic depth of the last block; None for that of the published recipe.
         head_dropout: dropout before the classifier; None for that of the published recipe.
+        in_chans: channels of the pixels.
+        features_only: return a ``FeatureExtractor`` of its stages, not an ``MViT``.
+        out_indices: stages of which features are wanted; None for all, a number for the last ones.
 
     Raises:
-        ConfigError: if there is no such model; the message names the nearest one.
+        ConfigError: if there is no such model or stage; the message names the nearest one.
     """
     arguments = variant_arguments(
         name,
@@ -58,4 +66,5 @@ def create_model(
         drop_path=drop_path,
         head_dropout=head_dropout,
     )
-    return build_mvit(attention=attention, **arguments)
+    model = build_mvit(attention=attention, in_chans=in_chans, **arguments)
+    return FeatureExtractor(model, out_indices) if features_only else model

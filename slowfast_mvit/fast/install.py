@@ -1,4 +1,4 @@
-"""Fast classes for the layers of a model: the only place that chooses them."""
+"""Fast classes for a model and its layers: the only place that chooses them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from typing import Any
 
 import torch
 
-from slowfast_mvit.fast.block import FastBlock, FastPatchEmbed
+from slowfast_mvit.fast.block import FastBlock, FastMViT, FastPatchEmbed
 from slowfast_mvit.fast.plan import kernels_on
 from slowfast_mvit.models import MViT
-from slowfast_mvit.models.checkpointing import run_block_keeping_products
 
 
 def install(model: MViT) -> MViT:
-    """Give the layers of a plain model their fast classes; parameters and names stay.
+    """Give a plain model and its layers their fast classes; parameters and names stay.
 
     Returns:
         The same model.
     """
+    model.__class__ = FastMViT
     model.patch_embed.__class__ = FastPatchEmbed
-    blocks: list[Any] = list(model.blocks)
-    for block in blocks:
+    block: Any
+    for block in model.blocks:
         block.__class__ = FastBlock
-        # Selective checkpointing saves the results of single linear layers.
-        block.tokenwise_in_training = model.run_block is not run_block_keeping_products
-    blocks[-1].prefix_is_enough = bool(model.num_prefix_tokens) and not model.mean_pooling
+    model.set_grad_checkpointing(model.activation_checkpointing)
     return model
 
 

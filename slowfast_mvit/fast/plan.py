@@ -10,6 +10,7 @@ replaces ``attn.qkv`` keeps the fast attention.
     projects      CPU, not compiled          norm1, attn.qkv, proj, drop_path
     mlp           CPU, not compiled          norm2, mlp and all in it, drop_path
     skips         CPU                        (a max pooling, no layer)
+    prefix_only   CPU, CUDA                  the attention of all tokens but the class token
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as global_hooks
 
 from slowfast_mvit.fast.cpu import casting, native
 from slowfast_mvit.fast.cuda.attention import folded_width, why_no_attention
 from slowfast_mvit.fast.cuda.available import HAS_TRITON
 from slowfast_mvit.fast.cuda.pooling import why_no_pooling
+from slowfast_mvit.models import MViT
 from slowfast_mvit.models.attention import MultiScaleAttention
+from slowfast_mvit.models.folded import folded_attention
 from slowfast_mvit.models.layers import NORM_EPS, DropPath, Mlp
 from slowfast_mvit.models.pooling import HeadPool, kernel_of_stride, pooled_thw
 from slowfast_mvit.models.tables import THW
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The classes of a block's layers, as ``models`` builds them.
+_LAYERS = {MultiScaleAttention, HeadPool, Mlp, DropPath}
+_LAYERS |= {nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout}
 # Fewest scores of a head for which blockwise attention pays: each head of each clip is a call.
 MIN_SCORES = 1 << 16
 
@@ -56,6 +63,7 @@ class Plan:
         projects: norm and projections by blocks of tokens, and none of a dropped branch.
         mlp: the MLP likewise.
         skips: the skip path is pooled by the operator for CPUs.
+        prefix_only: only the prefix tokens attend and are returned.
         emulates: ``attn.proj`` multiplies in bfloat16 for a CPU without such instructions.
     """
 
@@ -67,6 +75,7 @@ class Plan:
     projects: bool = False
     mlp: bool = False
     skips: bool = False
+    prefix_only: bool = False
     emulates: bool = False
 
 
@@ -77,15 +86,30 @@ def kernels_on(device: torch.device) -> str:
     return "in C" if device.type == "cpu" and native.is_built() else "PyTorch's own operations"
 
 
-def plan_of(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | None:
+def plan_of(
+    block: FastBlock, tokens: Tensor, thw: THW, *, prefix_only: bool = False
+) -> Plan | None:
     """Return the plan of this call; None for the plain forward, with the reason logged once."""
     device = tokens.device.type
     build = _on_cpu if device == "cpu" else _on_cuda
-    plan = _why_plain(block, device) or build(block, tokens, thw)
+    plan = _why_plain(block, device) or build(block, tokens, thw, prefix_only)
     if isinstance(plan, Plan):
         return plan
     log_once("a block", plan)
     return None
+
+
+def class_token_is_enough(model: MViT, block_class: type) -> bool:
+    """Return whether the last block's class token is classified and nothing reads its others.
+
+    A hook, a layer of another class or a replaced method may read them.
+    """
+    is_classified = model.global_pool == "token" and not model.mean_pooling
+    if not is_classified or "forward_features" in model.__dict__:
+        return False
+    layers = [*model.blocks[-1].modules(), model.norm]
+    known = {block_class, *_LAYERS}
+    return all(_class_without_fsdp(layer) in known and not _is_watched(layer) for layer in layers)
 
 
 def emulates_bfloat16(layer: nn.Module, x: Tensor) -> bool:
@@ -115,21 +139,25 @@ def _log(subject: str, reason: str) -> None:
 
 def _why_plain(block: FastBlock, device: str) -> str | None:
     """Return the reason why this block has no fast form on this type of device, or None."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return "an exported graph must run where this package is not installed"
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return "the fast forms have no rules for torch.func and forward-mode differentiation"
     if device not in ("cpu", "cuda"):
         return f"there are fast forms for CPU and CUDA devices, not for {device!r}"
     if not torch.compiler.is_compiling() and global_hooks._has_any_global_hook():
         return "there are hooks for all modules"
     if not is_unmodified(block.attn, MultiScaleAttention):
         return "attn is hooked or replaced"
+    if block.attn.scaled_dot_product is not folded_attention:
+        return "attn.scaled_dot_product is replaced"
     pools = (block.attn.pool_q, block.attn.pool_k, block.attn.pool_v)
     if not all(pool is None or isinstance(pool, HeadPool) for pool in pools):
         return "a pooling of attn is replaced"
     return None
 
 
-def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
+def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> Plan | str:
     dtype = casting.compute_dtype() if torch.is_autocast_enabled("cpu") else tokens.dtype
     if dtype not in native.DTYPES or tokens.dtype not in (torch.float32, dtype):
         return f"the fast forms for CPUs support float32 and bfloat16, not {dtype}"
@@ -153,6 +181,7 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
         projects=tokenwise and _projections_are_unmodified(block),
         mlp=tokenwise and not block.spec.widens_in_mlp and _mlp_is_unmodified(block),
         skips=native.is_built() and _skip_fits(block),
+        prefix_only=prefix_only,
         emulates=emulates_bfloat16(attn.proj, tokens),
     )
 
@@ -166,7 +195,7 @@ def _is_faster_whole(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and casting.HAS_BF16_INSTRUCTIONS and not torch.is_grad_enabled()
 
 
-def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
+def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> Plan | str:
     attn, dtype = block.attn, tokens.dtype
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
@@ -181,7 +210,7 @@ def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW) -> Plan | str:
         if reason is not None:
             log_once("pooling", reason)
             pools = False
-    return Plan(q_thw, k_thw, attention="fused", pools=pools)
+    return Plan(q_thw, k_thw, attention="fused", pools=pools, prefix_only=prefix_only)
 
 
 def _grids(attn: MultiScaleAttention, thw: THW) -> tuple[THW, THW]:
@@ -274,6 +303,25 @@ def is_unmodified(layer: Any, *classes: type) -> bool:
         or layer._backward_pre_hooks
         or "forward" in layer.__dict__
     )
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Return whether a hook, other than FSDP's, or a replaced forward may read the tokens."""
+    hooks = (
+        *layer._forward_hooks.values(),
+        *layer._forward_pre_hooks.values(),
+        *layer._backward_hooks.values(),
+        *layer._backward_pre_hooks.values(),
+    )
+    return "forward" in layer.__dict__ or not all(map(_is_of_fsdp, hooks))
+
+
+def _class_without_fsdp(layer: nn.Module) -> type:
+    return next(one for one in type(layer).__mro__ if not _is_of_fsdp(one))
+
+
+def _is_of_fsdp(one: Any) -> bool:
+    return f"{getattr(one, '__module__', '')}.".startswith("torch.distributed.fsdp.")
 
 
 def _is_bare(layer: Any, *classes: type) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +28,27 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models.tables import THW
 
-RunBlock = Callable[[nn.Module, Tensor, THW], tuple[Tensor, THW]]
+RunBlock = Callable[..., tuple[Tensor, THW]]
 
 # Recorded operators of a linear layer, with a bias and without. Products inside an attention are
 # other operators, so they are computed again.
 _LINEAR_LAYERS = [torch.ops.aten.addmm.default, torch.ops.aten.mm.default]
 
 
-def run_block(block: nn.Module, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
+def run_block(block: nn.Module, tokens: Tensor, thw: THW, **options: Any) -> tuple[Tensor, THW]:
     """Run the block and save all that its backward pass reads.
 
     Args:
         block: from tokens (B, P + T*H*W, C) and their grid (T, H, W) to such a pair.
-        tokens, thw: its inputs.
+        tokens, thw, options: its inputs.
     """
-    out: tuple[Tensor, THW] = block(tokens, thw)
+    out: tuple[Tensor, THW] = block(tokens, thw, **options)
     return out
 
 
-def run_block_keeping_products(block: nn.Module, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
+def run_block_keeping_products(
+    block: nn.Module, tokens: Tensor, thw: THW, **options: Any
+) -> tuple[Tensor, THW]:
     """``run_block``, but pooling, norms, attention and activations are computed again.
 
     Linear layers are most of the arithmetic; their outputs are less than half of all tensors saved.
@@ -56,13 +59,16 @@ def run_block_keeping_products(block: nn.Module, tokens: Tensor, thw: THW) -> tu
         thw,
         use_reentrant=False,
         context_fn=functools.partial(create_selective_checkpoint_contexts, _LINEAR_LAYERS),
+        **options,
     )
     return out
 
 
-def run_block_keeping_nothing(block: nn.Module, tokens: Tensor, thw: THW) -> tuple[Tensor, THW]:
+def run_block_keeping_nothing(
+    block: nn.Module, tokens: Tensor, thw: THW, **options: Any
+) -> tuple[Tensor, THW]:
     """``run_block``, but all of the block is computed again: a third more time."""
-    out: tuple[Tensor, THW] = checkpoint(block, tokens, thw, use_reentrant=False)
+    out: tuple[Tensor, THW] = checkpoint(block, tokens, thw, use_reentrant=False, **options)
     return out
 
 

@@ -27,12 +27,15 @@ from torch import Tensor, nn
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.models.blocks import MultiScaleBlock
 from slowfast_mvit.models.checkpointing import pick_run_block, run_block
+from slowfast_mvit.models.features import as_format, feature_info, last_block, pick_stages
 from slowfast_mvit.models.layers import NORM_EPS, Head, PatchEmbed, initialise, with_prefix
 from slowfast_mvit.models.positions import joint_positions, new_embedding, separate_positions
 from slowfast_mvit.models.specs import BlockSpec, check_specs
 from slowfast_mvit.models.tables import THW
 
 ABSOLUTE_POSITIONS = (None, "separate", "joint")
+POOLINGS = ("token", "avg", "")  # class token, mean of the others, or none
+_POSITIONS = ("cls_token", "pos_embed", "rel_pos")  # begin the names of their parameters
 
 
 class MViT(nn.Module):
@@ -43,7 +46,8 @@ class MViT(nn.Module):
             ``slowfast_mvit.builders`` from PySlowFast's lists.
         input_size: pixels (T, H, W) of the clips it is trained on. Other sizes, square or not, work
             at run time: positions are resampled.
-        num_classes: K.
+        num_classes: K; 0 for a model that returns the features.
+        in_chans: channels of the pixels.
         patch_kernel: kernel of the patch embedding in (frames, rows, columns), or (rows, columns)
             for an image model.
         patch_stride: its stride, likewise.
@@ -81,6 +85,7 @@ class MViT(nn.Module):
         *,
         input_size: THW,
         num_classes: int,
+        in_chans: int = 3,
         patch_kernel: Sequence[int] = (3, 7, 7),
         patch_stride: Sequence[int] = (2, 4, 4),
         patch_padding: Sequence[int] = (1, 3, 3),
@@ -99,21 +104,25 @@ class MViT(nn.Module):
         check_specs(blocks)
         _check(abs_pos, patch_kernel, patch_stride, patch_padding)
         self.input_size = input_size
-        self.num_classes = num_classes
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, head_dropout
         self.input_spec: dict[str, Any] | None = None
         self.num_prefix_tokens = blocks[0].num_prefix_tokens
         self.mean_pooling = mean_pooling
+        self.global_pool = "token" if self.num_prefix_tokens and not mean_pooling else "avg"
         self.detach_head = detach_head
-        self.run_block = pick_run_block(activation_checkpointing)
+        self.set_grad_checkpointing(activation_checkpointing)
         self.trained_thw = blocks[0].input_thw
 
+        self.feature_info = feature_info(blocks, patch_stride[-1])
         dim, dim_last = blocks[0].dim, blocks[-1].dim_out
+        self.num_features = self.head_hidden_size = dim_last
         if self.num_prefix_tokens:
             self.cls_token = new_embedding(1, dim)
         self.abs_pos = abs_pos
         self._add_position_parameters(dim)
         self.patch_embed = PatchEmbed(
             dim,
+            in_chans=in_chans,
             kernel=tuple(patch_kernel),
             stride=tuple(patch_stride),
             padding=tuple(patch_padding),
@@ -132,37 +141,145 @@ class MViT(nn.Module):
             pixels: (B, 3, T, H, W), normalised; for an image model (B, 3, H, W) will do.
 
         Returns:
-            Logits (B, K), in training and evaluation.
+            Logits (B, K), in training and evaluation; features (B, C') if K is 0.
+
+        Raises:
+            PixelsError: the pixels have another shape, dtype or device.
         """
-        features = self.forward_features(pixels)
-        if self.detach_head:
-            features = features.detach()
-        logits: Tensor = self.head(features)
-        return logits
+        return self.forward_head(self.forward_features(pixels))
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """Return the features that the head classifies, (B, C')."""
+        """Return the tokens of the last block, (B, P + T*H*W, C'), after the norm.
+
+        With ``mean_pooling`` they are not normed: the norm is after the mean, in ``forward_head``.
+        """
+        tokens, _ = self.run_blocks(pixels)
+        return tokens if self.mean_pooling else self.norm(tokens)  # type: ignore[no-any-return]
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Classify the result of ``forward_features``.
+
+        Args:
+            tokens: (B, P + T*H*W, C').
+            pre_logits: return the features that the head classifies, (B, C'), not logits (B, K).
+        """
+        if self.global_pool == "token":
+            tokens = tokens[:, 0]
+        elif self.global_pool == "avg":
+            tokens = tokens[:, self.num_prefix_tokens :].mean(dim=1)
+        features: Tensor = self.norm(tokens) if self.mean_pooling else tokens
+        if pre_logits:
+            return features
+        return self.head(features.detach() if self.detach_head else features)  # type: ignore[no-any-return]
+
+    def run_blocks(self, pixels: Tensor, **last: bool) -> tuple[Tensor, THW]:
+        """Return the tokens (B, P + T*H*W, C') of the last block, before the norm, and their grid.
+
+        Args:
+            pixels: as for ``forward``.
+            last: more arguments of the last block.
+        """
+        tokens, thw = self.embed(pixels)
+        run = self.run_block if self.training else run_block
+        *others, final = self.blocks
+        for block in others:
+            tokens, thw = run(block, tokens, thw)
+        return run(final, tokens, thw, **last)
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, THW]:
+        """Return the tokens (B, P + T*H*W, C) of the first block, and their grid."""
         tokens, thw = self.patch_embed(pixels)
         if self.num_prefix_tokens:
-            tokens = with_prefix(self.cls_token.expand(len(tokens), -1, -1), tokens)
+            # len() would fix the size of the batch in an exported graph.
+            tokens = with_prefix(self.cls_token.expand(tokens.shape[0], -1, -1), tokens)
         tokens = tokens + self._positions(thw) if self.abs_pos else tokens
-        tokens = self.norm_stem(self.dropout(tokens))
-        for block in self.blocks:
-            run = self.run_block if self.training else run_block
+        return self.norm_stem(self.dropout(tokens)), thw
+
+    def forward_intermediates(
+        self,
+        pixels: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCTHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Return the outputs of stages, as timm's method of this name does.
+
+        Args:
+            pixels: as for ``forward``.
+            indices: None for all stages, a number for as many last ones, or numbers of stages.
+            norm: norm the output of the last stage.
+            stop_early: leave out the blocks after the last of these stages.
+            output_fmt: "NCTHW" for grids, "NCHW" for grids of one frame, or "NLC" for all tokens.
+            intermediates_only: return the outputs alone.
+
+        Returns:
+            The result of ``forward_features``, or the tokens of the last block that was run; and
+            the outputs, a list.
+
+        Raises:
+            ConfigError: there is no such stage or format.
+        """
+        ends = [last_block(self.feature_info[i]) for i in pick_stages(indices, self.feature_info)]
+        run = self.run_block if self.training else run_block
+        num_blocks = ends[-1] + 1 if stop_early else len(self.blocks)
+        final = last_block(self.feature_info[-1])
+        tokens, thw = self.embed(pixels)
+        outputs = []
+        for number, block in enumerate(self.blocks[:num_blocks]):
             tokens, thw = run(block, tokens, thw)
-        return self._pool_tokens(tokens)
+            if number in ends:
+                out = self.norm(tokens) if norm and number == final else tokens
+                outputs.append(as_format(out, thw, self.num_prefix_tokens, output_fmt))
+        if intermediates_only:
+            return outputs
+        is_normed = num_blocks == final + 1 and not self.mean_pooling
+        return self.norm(tokens) if is_normed else tokens, outputs
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier, a linear layer, or an identity for 0 classes."""
+        return self.head.projection
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a new one, and forget the names of the classes.
+
+        Args:
+            num_classes: K; 0 for a model that returns the features.
+            global_pool: "token", "avg", or "" for all tokens; None leaves it as it is.
+
+        Raises:
+            ConfigError: there is no such pooling, or no class token.
+        """
+        if global_pool is not None:
+            allowed = POOLINGS if self.num_prefix_tokens else POOLINGS[1:]
+            if global_pool not in allowed:
+                raise ConfigError(f"global_pool must be one of {allowed}, got {global_pool!r}")
+            self.global_pool = global_pool
+        head = Head(self.num_features, num_classes, dropout=self.drop_rate).apply(initialise)
+        self.head = head.to(next(self.parameters())).train(self.training)
+        self.num_classes = num_classes
+        if self.input_spec is not None:
+            self.input_spec = {**self.input_spec, "class_names": None}
+
+    def set_grad_checkpointing(self, enable: bool | str = True) -> None:
+        """Set ``activation_checkpointing``: False, "selective" or True."""
+        self.activation_checkpointing = enable
+        self.run_block = pick_run_block(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of positions and class token, which some recipes do not decay."""
+        names = {name for name, _ in self.named_parameters()}
+        return {name for name in names if name.rpartition(".")[2].startswith(_POSITIONS)}
 
     def no_weight_decay_names(self) -> set[str]:
-        """Last parts of the names of positions and class token, which some recipes do not decay."""
-        names = {name.rpartition(".")[2] for name, _ in self.named_parameters()}
-        return {name for name in names if name.startswith(("cls_token", "pos_embed", "rel_pos"))}
+        """Last parts of ``no_weight_decay``."""
+        return {name.rpartition(".")[2] for name in self.no_weight_decay()}
 
-    def _pool_tokens(self, tokens: Tensor) -> Tensor:
-        """One vector for each clip, (B, C'), of all its tokens (B, P + T*H*W, C')."""
-        if self.mean_pooling:
-            return self.norm(tokens[:, self.num_prefix_tokens :].mean(dim=1))  # type: ignore[no-any-return]
-        tokens = self.norm(tokens)
-        return tokens[:, 0] if self.num_prefix_tokens else tokens.mean(dim=1)
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns of parameter names by which timm makes a group of each block."""
+        stem = r"^cls_token|^pos_embed|^patch_embed|^norm_stem"
+        return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^norm\.", (99999,))]}
 
     def _add_position_parameters(self, dim: int) -> None:
         t, h, w = self.trained_thw

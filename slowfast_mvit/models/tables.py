@@ -92,7 +92,7 @@ def _cached(make: Callable[..., Tensor], *lengths: object) -> Tensor:
     Two kinds of tensor must not be cached: those of a graph being traced, which are invalid
     afterwards, and those of ``torch.inference_mode``, which training could not use.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return make(*lengths)
     key = (make, *lengths)
     if key not in _cache:

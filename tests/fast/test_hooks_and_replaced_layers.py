@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import copy
+import functools
+import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize, prune
 
 from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.fast import plan
+from slowfast_mvit.fast.block import FastBlock
+from slowfast_mvit.models.attention import plain_attention
 
 LAYERS = [
     "norm1",
@@ -232,3 +239,164 @@ def test_one_line_of_the_log_says_why_blocks_run_plainly(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "a block runs in plain PyTorch: attn is hooked or replaced"
     ]
+
+
+class Recorder(nn.Module):
+    """A wrapper that an inspection tool puts around a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        self.shape = x.shape
+        return self.layer(x)
+
+
+ALL_TOKENS = 1 + 2 * 6 * 6  # the class token and the grid of the last block
+
+
+@pytest.mark.parametrize(
+    "name", ["norm", "blocks.2", *(f"blocks.2.{name}" for name in LAYERS if name != "proj")]
+)
+def test_a_hook_sees_all_tokens_of_the_last_block(name):
+    fast, plain = models()
+    shapes = []
+    for model in (fast, plain):
+        model.get_submodule(name).register_forward_hook(
+            lambda _, __, out: shapes.append((out[0] if isinstance(out, tuple) else out).shape)
+        )
+
+    assert_same_function(fast, plain)
+
+    half = len(shapes) // 2
+    assert shapes[:half] == shapes[half:]
+
+
+@pytest.mark.parametrize("name", ["norm", "blocks.2.norm2", "blocks.2.mlp", "blocks.2.mlp.act"])
+def test_a_replaced_layer_gets_all_tokens_of_the_last_block(name):
+    both = models()
+    for model in both:
+        parent, _, last = name.rpartition(".")
+        layer = model.get_submodule(name)
+        setattr(model.get_submodule(parent), last, Recorder(layer))
+
+    assert_same_function(*both)
+
+    assert both[0].get_submodule(name).shape[:2] == (2, ALL_TOKENS)
+
+
+def test_blocks_and_norm_called_one_by_one_give_all_tokens():
+    fast, plain = models()
+
+    tokens, thw = fast.embed(pixels())
+    for block in fast.blocks:
+        tokens, thw = block(tokens, thw)
+    tokens = fast.norm(tokens)
+
+    assert tokens.shape == (2, ALL_TOKENS, 32)
+    torch.testing.assert_close(tokens, plain.forward_features(pixels()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fast.forward_features(pixels()), tokens)
+    torch.testing.assert_close(fast.forward_head(tokens), fast(pixels()))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_last_block_computes_only_the_class_token_where_nothing_reads_the_others(
+    training, monkeypatch
+):
+    fast, _ = models()
+    fast.train(training)
+    fast.blocks[FIRST_OF_A_STAGE].register_forward_hook(lambda *_: None)
+    shapes, forward = [], FastBlock.forward
+
+    def record(block, *inputs, **options):
+        out = forward(block, *inputs, **options)
+        shapes.append(tuple(out[0].shape))
+        return out
+
+    monkeypatch.setattr(FastBlock, "forward", record)
+
+    fast(pixels()).sum().backward()
+
+    assert shapes[LAST] == (2, 1, 32)
+    assert all(parameter.grad is not None for parameter in fast.parameters())
+
+
+def test_the_hooks_of_fsdp_read_no_tokens():
+    fast, _ = models()
+    expected = fast(pixels())
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for part in (fast.blocks[LAST].mlp.fc1, fast.blocks[LAST], fast):
+            fully_shard(part, mesh=init_device_mesh("cpu", (1,)))
+
+        assert plan.class_token_is_enough(fast, FastBlock)
+        torch.testing.assert_close(fast(pixels()), expected)
+        fast.blocks[LAST].register_forward_hook(lambda *_: None)
+        assert not plan.class_token_is_enough(fast, FastBlock)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_a_replaced_forward_features_is_classified():
+    fast, _ = models()
+    features = torch.randn(2, ALL_TOKENS, 32)
+
+    fast.forward_features = lambda _: features
+
+    assert torch.equal(fast(pixels()), fast.forward_head(features))
+
+
+def test_another_scaled_dot_product_is_used():
+    both = models()
+    untouched = both[0](pixels())
+    for model in both:
+        model.blocks[FIRST_OF_A_STAGE].attn.scaled_dot_product = lambda *inputs, **options: (
+            plain_attention(*inputs, **options).relu()
+        )
+
+    assert not torch.allclose(both[0](pixels()), untouched, rtol=0, atol=5e-5)
+    assert_same_function(*both)
+
+
+def test_pruned_position_tables_stay_pruned():
+    both = models()
+    for model in both:
+        prune.l1_unstructured(model.blocks[FIRST_OF_A_STAGE].attn, "rel_pos_h", amount=0.5)
+        prune.random_unstructured(model.patch_embed.proj, "weight", amount=0.5)
+        model.patch_embed.proj.weight_mask.copy_(both[0].patch_embed.proj.weight_mask)
+
+    assert_same_function(*both)
+
+
+def loss_of(model, parameters, clip):
+    return torch.func.functional_call(model, parameters, (clip.unsqueeze(0),)).square().sum()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch.func.vmap
+def test_function_transforms_have_the_numbers_of_the_plain_model():
+    results = []
+    for model in models():
+        parameters = {name: one.detach() for name, one in model.named_parameters()}
+        per_clip = torch.func.vmap(
+            torch.func.grad(functools.partial(loss_of, model)), in_dims=(None, 0)
+        )(parameters, pixels())
+        tangents = {name: torch.ones_like(one) for name, one in parameters.items()}
+        forward = functools.partial(loss_of, model, clip=pixels()[0])
+        with sdpa_kernel(SDPBackend.MATH):  # PyTorch's fused kernels have no forward mode
+            _, derivative = torch.func.jvp(forward, (parameters,), (tangents,))
+        ensemble = {name: torch.stack([one, 2 * one]) for name, one in parameters.items()}
+        of_each = torch.func.vmap(functools.partial(loss_of, model), in_dims=(0, None))
+        results.append(
+            [per_clip["blocks.1.attn.qkv.weight"], derivative, of_each(ensemble, pixels()[0])]
+        )
+
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_pickles_and_copies_compute_the_same():
+    fast, _ = models()
+
+    for copied in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast)):
+        assert torch.equal(copied(pixels()), fast(pixels()))

@@ -150,22 +150,35 @@ def test_a_copy_of_a_used_model_gives_the_same():
     assert torch.equal(actual, expected)
 
 
-def test_export_keeps_the_function():
-    model = fill(small(input_size=(4, 88, 88)).eval())
-    pixels = torch.randn(1, 3, 4, 88, 88)
-
-    exported = torch.export.export(model, (pixels,)).module()
-
-    torch.testing.assert_close(exported(pixels), model(pixels))
+V1 = {"dim_mul_in_att": False, "residual_pooling": False, "abs_pos": "separate"}
+V1 |= {"rel_pos_spatial": False, "rel_pos_temporal": False, "pool_kvq_kernel": None}
 
 
-def test_an_exported_model_needs_nothing_of_this_package():
-    model = fill(small(input_size=(4, 88, 88)).eval())
+@pytest.mark.parametrize(
+    ("options", "attention"),
+    [
+        ({}, "fast"),
+        (V1, "plain"),
+        *(
+            pytest.param(options, attention, marks=pytest.mark.nightly)
+            for options in ({}, {"cls_token": False}, {"mean_pooling": True}, V1)
+            for attention in ("fast", "folded", "plain")
+        ),
+    ],
+)
+def test_an_exported_batch_may_have_any_size(options, attention):
+    model = fill(small(input_size=(4, 32, 32), attention=attention, **options).eval())
+    batch = torch.export.Dim("batch", min=1, max=64)
 
-    exported = torch.export.export(model, (torch.randn(1, 3, 4, 88, 88),))
+    exported = torch.export.export(
+        model, (torch.randn(2, 3, 4, 32, 32),), dynamic_shapes=({0: batch},)
+    )
 
     calls = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
-    assert {name for name in calls if "slowfast_mvit" in name} == set()
+    assert {name for name in calls if "slowfast_mvit" in name} == set()  # no operator of ours
+    for num_clips in (1, 2, 5):
+        pixels = torch.randn(num_clips, 3, 4, 32, 32)
+        torch.testing.assert_close(exported.module()(pixels), model(pixels), rtol=1e-4, atol=1e-5)
 
 
 def test_compilation_needs_no_graph_break():

@@ -312,7 +312,7 @@ def test_evaluation_waits_for_no_other_rank_and_moves_nothing(strategy):
     (scores, kind, states), (scores_there, _, _) = run_ranks(scores_of_own_clips, 2, strategy)
 
     expected, expected_kind, expected_states = scores_of_own_clips("alone")
-    assert kind == expected_kind == "MViT"
+    assert kind == expected_kind == "FastMViT"
     scores = torch.cat([scores, scores_there], dim=1)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
     assert largest_difference(states["model"], expected_states["model"]) <= 5e-4
