@@ -101,7 +101,8 @@ def max_pool(tokens: Tensor, thw: THW, stride: tuple[int, ...]) -> Tensor:
     if stride[0] == 1:
         frames = grid.flatten(0, 1).permute(0, 3, 1, 2)  # (B*T, C, H, W)
         pooled = F.max_pool2d(frames, kernel[1:], stride[1:], padding[1:])
-        return pooled.permute(0, 2, 3, 1).reshape(tokens.shape[0], -1, tokens.shape[2])
+        pooled = pooled.permute(0, 2, 3, 1).unflatten(0, (tokens.shape[0], thw[0]))
+        return pooled.flatten(1, 3)  # type: ignore[no-any-return]
     pooled = F.max_pool3d(grid.permute(0, 4, 1, 2, 3), kernel, stride, padding)
     return pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)
 

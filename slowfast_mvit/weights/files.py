@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from slowfast_mvit.errors import ShardedCheckpointError, WeightsError
@@ -241,7 +242,11 @@ def _require_no_ema(path: str, ema: bool) -> None:
 
 
 def _tensors(path: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    others = [
+        name
+        for name, value in state.items()
+        if not isinstance(value, Tensor) or value.layout != torch.strided
+    ]
     if others or not state:
         content = f"{others[0]!r} ({_described(state[others[0]])})" if others else "nothing"
         raise WeightsError(
@@ -270,4 +275,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of layout {value.layout}"
     return "nothing" if value is None else f"a {type(value).__name__}"

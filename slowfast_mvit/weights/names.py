@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.errors import WeightsError, in_one_message
 from slowfast_mvit.weights.files import WeightsFile
 from slowfast_mvit.weights.sources import (
     DIFFERS,
@@ -34,6 +34,13 @@ from slowfast_mvit.weights.sources import (
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 # Prefixes of every name, of DistributedDataParallel and of training scripts around the model.
 _PREFIXES = ("module.", "model.")
+# Parameters whose sizes are read before they are compared with a model -> numbers of axes.
+_AXES = (
+    (re.compile(r"patch_embed\.proj\.weight|blocks\.\d+\.attn\.pool_[qkv]\.weight"), (4, 5)),
+    (re.compile(r"blocks\.\d+\.attn\.rel_pos_[thw]|head\.projection\.weight"), (2,)),
+    (re.compile(r"head\.projection\.bias"), (1,)),
+    (re.compile(r"cls_token|pos_embed(_spatial|_temporal|_class)?"), (1, 2, 3)),
+)
 # Left out of a model only if it has no such parameter, and no model is known when converting.
 _OF_MODELS = ("head.projection.", "cls_token")
 
@@ -104,6 +111,7 @@ def to_ours(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor],
     source, prefix = identify_source(state.keys(), where)
     names = rename(state.keys(), SOURCES[source], prefix)
     check_unique(names, where)
+    _check_axes({names[key]: value for key, value in state.items()}, where)
     return fuse_qkv({names[key]: _shaped(names[key], state[key]) for key in state}), source
 
 
@@ -301,6 +309,18 @@ def _reason(name: str, reasons: Reasons) -> str | None:
         if any(_as_pattern(pattern).fullmatch(name) for pattern in patterns.split()):
             return reason
     return None
+
+
+def _check_axes(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors of another number of axes than their parameter has, and empty ones."""
+    problems = [
+        f"{name}: {tuple(value.shape)}; expected {' or '.join(map(str, allowed))} axes, not empty"
+        for name, value in state.items()
+        for pattern, allowed in _AXES
+        if pattern.fullmatch(name) and (value.ndim not in allowed or not value.numel())
+    ]
+    if problems:
+        raise WeightsError(in_one_message(f"{where}: damaged", problems, limit=5))
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:

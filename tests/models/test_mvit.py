@@ -90,6 +90,13 @@ def test_folded_attention_is_plain_attention(options):
         )
 
 
+@pytest.mark.parametrize("attention", ["fast", "folded", "plain"])
+def test_a_batch_may_be_empty(attention):
+    logits = small(attention=attention)(torch.zeros(0, 3, 4, 32, 32))
+
+    assert logits.shape == (0, 5)
+
+
 @pytest.mark.parametrize("abs_pos", [None, "separate", "joint"])
 @pytest.mark.parametrize("size", [(8, 64, 64), (2, 48, 80), (1, 64, 64), (5, 65, 63), (4, 16, 16)])
 def test_any_size_works_at_run_time(size, abs_pos):

@@ -1,5 +1,6 @@
 """Weights into whole models, small ones: equal outputs, and every parameter accounted for."""
 
+import contextlib
 import json
 
 import pytest
@@ -548,6 +549,28 @@ def test_weights_of_8_bits_are_widened(dtype):
     load_weights(model, state, head="keep")
 
     assert_unchanged(model, {name: value.double() for name, value in state.items()})
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.cfloat, torch.Tensor.long])
+def test_other_kinds_of_tensors_are_refused(change):
+    state = {name: change(value) for name, value in video().state_dict().items()}
+
+    with pytest.raises(WeightsError, match=r"cls_token \(torch\.\w+ in the file\)"):
+        load_weights(video(), state)
+
+
+def test_tensors_with_other_axes_are_refused_by_name():
+    models = [video(abs_pos="joint"), video(abs_pos="separate")]
+    for model in models:
+        state = model.state_dict()
+        for name in [name for name in state if "blocks.1" not in name and "blocks.2" not in name]:
+            shape = state[name].shape
+            for other in ((), (0,), (3,), (1, 2), (*shape, 1), (1, *shape), (0, *shape[1:])):
+                with contextlib.suppress(WeightsError):
+                    load_weights(model, state | {name: torch.zeros(other)})
+
+    with pytest.raises(WeightsError, match=r"rel_pos_h: \(3,\); expected 2 axes, not empty"):
+        load_weights(models[0], models[0].state_dict() | {"blocks.0.attn.rel_pos_h": torch.ones(3)})
 
 
 def test_a_state_dict_without_values_is_refused():

@@ -84,8 +84,9 @@ def test_caffe2_pickles_are_refused_with_the_reason(tmp_path):
         ({"cfg": "TRAIN: {}"}, r"'cfg' \(a str\)"),
         ({0: STATE["norm.bias"], 1: None}, r"1 \(nothing\)"),
         ({}, "found nothing"),
+        ({"a": torch.eye(2).to_sparse()}, r"'a' \(a tensor of layout torch.sparse_coo\)"),
     ],
-    ids=["a list", "no tensors", "a gap", "empty"],
+    ids=["a list", "no tensors", "a gap", "empty", "sparse"],
 )
 def test_a_file_without_a_state_dict_is_an_error_with_its_content(tmp_path, content, reported):
     path = tmp_path / "weights.pyth"
