@@ -10,6 +10,7 @@ from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.fast import create_model as create_untrained
 from slowfast_mvit.models import MViT
 from slowfast_mvit.models import list_models as list_untrained
+from slowfast_mvit.models.features import FeatureExtractor
 from slowfast_mvit.models.variants import VARIANTS
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.architecture import anatomy_of
@@ -33,8 +34,10 @@ def create_model(
     weights: str | Path | None = None,
     num_classes: int | None = None,
     input_size: Sequence[int] | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
     **options: Any,
-) -> MViT:
+) -> MViT | Any:
     """Create a published model, with fresh or trained weights; in training mode.
 
     Its ``input_spec`` has the preprocessing, and the class names where its head is a published one.
@@ -45,18 +48,31 @@ def create_model(
         weights: the data of weights in the zoo (``"k400"``); or a file, an https address,
             ``hf-hub:ORGANISATION/NAME`` or another name of the zoo. Only these two arguments can
             start a download.
-        num_classes: classes; another number than that of the weights gives a new head. None for as
-            many as the weights have.
+        num_classes: classes; another number than that of the weights gives a new head, 0 the
+            features before it. None for as many as the weights have.
         input_size: pixels (T, H, W) of a clip; None for those of the weights.
+        features_only: return a ``FeatureExtractor``, not an ``MViT``: a list of grids of features.
+        out_indices: its stages; None for all, a number for as many last ones, or their numbers.
         options: of ``slowfast_mvit.fast.create_model``: ``attention``, ``drop_path``,
-            ``head_dropout``.
+            ``head_dropout``, ``in_chans``.
 
     Raises:
-        ConfigError: there is no such model; the message names the nearest one.
+        ConfigError: there is no such model or stage; the message names the nearest one.
         WeightsError: the weights cannot be read, or are not of this model.
         DownloadError: the weights cannot be fetched.
     """
-    model_name, source = _resolved(name, None if weights is None else str(weights))
+    named = _resolved(name, None if weights is None else str(weights))
+    model = _create(*named, num_classes, input_size, options)
+    return FeatureExtractor(model, out_indices) if features_only else model
+
+
+def _create(
+    model_name: str,
+    source: str | None,
+    num_classes: int | None,
+    input_size: Sequence[int] | None,
+    options: dict[str, Any],
+) -> MViT:
     if source is None:
         model = create_untrained(
             model_name, num_classes=num_classes, input_size=input_size, **options

@@ -8,7 +8,6 @@ from typing import Any
 from slowfast_mvit.errors import pick
 from slowfast_mvit.fast.install import install
 from slowfast_mvit.models import BlockSpec, MViT
-from slowfast_mvit.models.features import FeatureExtractor
 from slowfast_mvit.models.variants import variant_arguments
 
 # The attention of a block where its fast form does not apply.
@@ -39,9 +38,7 @@ def create_model(
     drop_path: float | None = None,
     head_dropout: float | None = None,
     in_chans: int = 3,
-    features_only: bool = False,
-    out_indices: int | Sequence[int] | None = None,
-) -> MViT | Any:
+) -> MViT:
     """A published model by name, with fresh weights.
 
     Args:
@@ -53,11 +50,9 @@ def create_model(
         drop_path: stochastic depth of the last block; None for that of the published recipe.
         head_dropout: dropout before the classifier; None for that of the published recipe.
         in_chans: channels of the pixels.
-        features_only: return a ``FeatureExtractor`` of its stages, not an ``MViT``.
-        out_indices: stages of which features are wanted; None for all, a number for the last ones.
 
     Raises:
-        ConfigError: if there is no such model or stage; the message names the nearest one.
+        ConfigError: if there is no such model; the message names the nearest one.
     """
     arguments = variant_arguments(
         name,
@@ -66,5 +61,4 @@ def create_model(
         drop_path=drop_path,
         head_dropout=head_dropout,
     )
-    model = build_mvit(attention=attention, in_chans=in_chans, **arguments)
-    return FeatureExtractor(model, out_indices) if features_only else model
+    return build_mvit(attention=attention, in_chans=in_chans, **arguments)

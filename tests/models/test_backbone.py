@@ -11,8 +11,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from slowfast_mvit.builders.lists import mvit_from_lists
+from slowfast_mvit.builders.named import create_model
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.fast import create_model
 from slowfast_mvit.models.variants import SIZES
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -94,6 +94,19 @@ def test_features_only_are_those_of_timm(pair):
     info = [theirs.feature_info[stage] for stage in (0, 2)]
     assert extractor.feature_info.channels() == [stage["num_chs"] for stage in info]
     assert extractor.feature_info.reduction() == [stage["reduction"] for stage in info]
+
+
+def test_features_only_have_the_weights_of_a_file(pair, tmp_path):
+    _, ours = pair
+    torch.save(ours.state_dict(), tmp_path / "tiny.pth")
+
+    extractor = create_model(
+        "mvitv2_t_in1k", weights=tmp_path / "tiny.pth", features_only=True, input_size=(1, 64, 64)
+    )
+
+    weight = extractor.model.patch_embed.proj.weight
+    assert torch.equal(weight, ours.patch_embed.proj.weight)
+    assert len(extractor.feature_info) == 4
 
 
 def test_every_parameter_of_an_extractor_gets_a_gradient():
