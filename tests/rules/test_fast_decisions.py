@@ -19,6 +19,7 @@ QUESTIONS = {
 # Who asks beside the plan, and what for.
 OTHERS = {
     "models/tables.py": {"compiling"},  # whether a tensor may be remembered
+    "models/flops.py": {"types of layers"},  # which layers are norms
     "models/pixel_checks.py": {
         "device",
         "hooks",
