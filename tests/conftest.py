@@ -1,4 +1,4 @@
-"""What many tests share: a data set of a few synthetic videos and the config of a tiny model."""
+"""Shared by many tests: a data set of a few synthetic videos and the config of a tiny model."""
 
 import logging
 import os

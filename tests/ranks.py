@@ -29,7 +29,7 @@ PRELOADED = [
 
 
 class RankFailed(Exception):
-    """Why a test failed in another process, with the traceback from there."""
+    """The failure of a test in another process, with its traceback."""
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:

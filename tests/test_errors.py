@@ -1,4 +1,4 @@
-"""What the look-up in tables says to somebody who mistyped a name."""
+"""Errors a user can cause, and the look-up of mistyped names."""
 
 import pytest
 

@@ -40,7 +40,7 @@ _L_SSV2 = {**_40X3, "scale_px": 312}
 
 @dataclass(frozen=True)
 class DataSet:
-    """What weights trained on a data set have in common.
+    """Properties that weights trained on a data set have in common.
 
     Attributes:
         num_classes: of the published heads.

@@ -1,4 +1,4 @@
-"""What a file of weights asks for costs no more than the file is worth."""
+"""Requests in a file of weights that cost more than the file is worth."""
 
 import json
 import subprocess

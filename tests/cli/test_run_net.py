@@ -72,7 +72,7 @@ def wait_for(output_dir: Path, pattern: str, process: subprocess.Popen) -> None:
 
 
 def logged_steps(output_dir: Path) -> list[tuple]:
-    """What the log says of each step but for times."""
+    """The log of each step, without times."""
     return [
         (record["epoch"], record.get("iter"), record["_type"], record["loss"], record["top1_err"])
         for record in StatsLog(output_dir).read()

@@ -207,7 +207,7 @@ def test_threads_and_descriptors_are_given_back_without_the_garbage_collector(tm
 
 
 def test_a_read_video_leaves_nothing_to_the_garbage_collector(tmp_path):
-    """Where it is frozen or off, as in training loops that avoid its pauses, that would stay."""
+    """A frozen or disabled collector, as in training loops that avoid its pauses, would keep it."""
     path = write_video(tmp_path / "a.mp4", 3, size=(64, 64))
     gc.collect()
     gc.disable()

@@ -55,7 +55,7 @@ def train(folder, names, *, transform=TRANSFORM, batch_size=3, timeout_s=60.0, *
 
 
 def seen(batches):
-    """What training sees, and which videos failed on the way."""
+    """The batches of a training, and the videos that failed."""
     total = hashlib.sha256()
     for batch in batches:
         total.update(batch.pixels.numpy().tobytes())

@@ -57,7 +57,7 @@ SCANNED = {"fragmented", "cut short", "first group cut off", "two edits"}
 
 
 def columns_of(path, read):
-    """What ``indexed_packets`` or a scan reads of a file, as lists."""
+    """The packets of a file by ``indexed_packets`` or by a scan, as lists."""
     with (
         open_plain_file(path) as file,
         packets.open_container(path, file, packets.Budget(path)) as container,

@@ -54,7 +54,7 @@ def summary(out: Path) -> dict[str, Any]:
 
 
 def adds_up(out: Path) -> bool:
-    """Whether each annotated video is either listed or in missing.csv, in all splits."""
+    """Return whether each annotated video is either listed or in missing.csv, in all splits."""
     of_files = ("overridden", "second file")
     return all(
         counts["annotated"]

@@ -332,7 +332,7 @@ def test_records_replace_no_list_and_no_video(folder, out):
 
 
 def test_ray_runs_each_part_as_a_task_or_names_what_is_missing(folder, tmp_path, monkeypatch):
-    """What Ray sends to a node must need nothing there: the tasks run the script as a program."""
+    """Tasks that Ray sends to a node need nothing there: they run the script as a program."""
     out = tmp_path / "out.jsonl"
     words = ["--out", str(out)]
 

@@ -47,7 +47,7 @@ def pack(videos: Path, to: Path, *words: object) -> int:
 
 
 def contents_of(file: Path) -> list[tuple[bytes, int]]:
-    """What the list leads to, in order."""
+    """The videos of the list, in order."""
     found = []
     for video in VideoList.of(read_csv_file(file, ListSource(file.parent, "train"))):
         with open_plain_file(Path(video.path)) as content:

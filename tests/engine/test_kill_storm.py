@@ -190,7 +190,7 @@ class Life:
 
 
 def assert_equal(actual, expected, where="checkpoint"):
-    """Whether two trees of dicts and lists are equal, tensors to the bit."""
+    """Return whether two trees of dicts and lists are equal, tensors to the bit."""
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys(), where
         for name in expected:

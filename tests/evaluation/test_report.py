@@ -50,7 +50,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Outline(HTMLParser):
-    """What a page is made of; notes every tag that is closed out of turn."""
+    """The elements of a page; notes every tag that is closed out of turn."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the tests of ``finetune`` share: class folders, weights of a tiny model, a config."""
+"""Shared by the tests of ``finetune``: class folders, weights of a tiny model, a config."""
 
 import argparse
 from pathlib import Path

@@ -84,14 +84,14 @@ def without_time(page):
 
 
 def numbers_scored(output_dir):
-    """How many videos each start of a test left out, as its log says."""
+    """The number of videos that each start of a test left out, by its log."""
     log = (Path(output_dir) / "stdout.log").read_text()
     return [int(number) for number in re.findall(r"(\d+) of them were scored before", log)]
 
 
 @pytest.fixture
 def single(words, tmp_path):
-    """What a single process that is never killed writes."""
+    """The files of a single process that is never killed."""
     run_ranks(job, 1, words, tmp_path / "single")
     return results(tmp_path / "single")
 

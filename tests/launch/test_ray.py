@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Asked:
-    """What a stand-in of Ray was asked for."""
+    """The requests to a stand-in of Ray."""
 
     trainer: dict[str, Any] = field(default_factory=dict)
     reports: list[dict[str, Any]] = field(default_factory=list)

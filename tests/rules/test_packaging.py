@@ -1,4 +1,4 @@
-"""What ``pip install`` brings: every folder of the package, and the recipes."""
+"""The content of an installed package: every folder of the package, and the recipes."""
 
 import configparser
 import importlib

@@ -54,7 +54,7 @@ def global_batch(step: int, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]
 
 
 class SmallRun:
-    """What a run has: the model, what spreads it, the optimizer, a moving average.
+    """The parts of a run: the model, its parallel form, the optimizer, a moving average.
 
     With the strategy "alone" a process takes whole batches, whatever the others do.
     """
@@ -118,7 +118,7 @@ class SmallRun:
         }
 
     def states(self) -> dict[str, dict]:
-        """What a checkpoint would hold, in the main process."""
+        """The content of a checkpoint, in the main process."""
         return copy.deepcopy(
             {
                 "model": whole_state(self.module),

@@ -1,4 +1,4 @@
-"""What a launcher says in the environment, and what is wrong with it."""
+"""The variables of a launcher, right and wrong."""
 
 import pytest
 

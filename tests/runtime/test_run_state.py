@@ -1,4 +1,4 @@
-"""What a run records about its state, for those who watch it."""
+"""The recorded state of a run, for those who watch it."""
 
 import signal
 

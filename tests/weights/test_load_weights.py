@@ -40,7 +40,7 @@ def video(input_size=(8, 32, 32), **changes):
 
 
 def image(input_size=(1, 32, 32), **changes):
-    """What ``video`` is for images, as PySlowFast lays it out: pooling kernels of one frame."""
+    """The image model of ``video``, in PySlowFast's layout: pooling kernels of one frame."""
     options = {
         "patch_kernel": (7, 7),
         "patch_stride": (4, 4),
