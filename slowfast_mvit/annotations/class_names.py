@@ -123,7 +123,8 @@ class ClassIndex:
         times = Counter(keys)
         self._names = names
         self._exact = {name: index for index, name in enumerate(names)}
-        self._folded = {name: i for i, name in enumerate(keys) if times[name] == 1}
+        # Names of signs alone, such as emoji, fold to nothing.
+        self._folded = {name: i for i, name in enumerate(keys) if name and times[name] == 1}
         self._hints: dict[str, str] = {}
 
     def find(self, name: str) -> int | None:

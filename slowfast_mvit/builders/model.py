@@ -14,7 +14,7 @@ from slowfast_mvit.builders.data import channel_statistics, clip_spec, view_plan
 from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.config.config import KEYS
-from slowfast_mvit.errors import ConfigError, WeightsError
+from slowfast_mvit.errors import ConfigError, UserError, WeightsError
 from slowfast_mvit.fast import create_model
 from slowfast_mvit.models import MViT
 from slowfast_mvit.weights import load_weights
@@ -138,7 +138,7 @@ def model_of_checkpoint(
     if config_file is not None:
         build = partial(build_model, load_config(config_file))
     elif "model" in file.extra:
-        build = partial(_model_of_folder, file)
+        build = partial(model_of_folder, file)
     elif file.cfg_text:
         config = load_config_text(file.cfg_text, source=f"the config in {path}")
         build = partial(build_model, config)
@@ -207,11 +207,18 @@ def _require_names_of_classes(model: MViT, file: WeightsFile) -> None:
         )
 
 
-def _model_of_folder(file: WeightsFile) -> MViT:
-    """Build the model that the ``config.json`` of a folder describes, which may be edited."""
+def model_of_folder(file: WeightsFile) -> MViT:
+    """Build the model that the ``config.json`` of a folder describes, which may be edited.
+
+    Raises:
+        UserError: it describes no model.
+    """
     try:
         return mvit_from_lists(**file.extra["model"])
-    except TypeError as error:
+    except UserError:
+        raise
+    # Torch and arithmetic raise these for values of another type or size.
+    except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise WeightsError(
             f"{file.path}: 'model' in its {CONFIG_IN_FOLDER} has values that this version does not "
             f"know ({error}). Was it written by a newer one? Update slowfast_mvit"

@@ -114,9 +114,12 @@ def _to_int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError
     try:
-        return int(value) if isinstance(value, (int, str)) else _whole(value)
+        number = int(value) if isinstance(value, (int, str)) else _whole(value)
     except ValueError:
-        return _whole(float(value))
+        number = _whole(float(value))
+    if abs(number) >= 2**64:
+        raise ValueError
+    return number
 
 
 def _whole(value: float) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from slowfast_mvit.config.schema import Settings
 from slowfast_mvit.config.setting import Key, keys_of
 
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|hf-hub:")  # a value that would be fetched
 KEYS: dict[str, Key] = {key.name: key for key in keys_of(Settings)}
 
 
@@ -43,6 +45,20 @@ class Config(Settings):
             branch = tree.setdefault(key.section.upper(), {}) if key.section else tree
             branch[key.attribute.upper()] = _plain(key.value_in(self))
         return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
+
+    def without_addresses(self) -> Config:
+        """Return the config with each address as a note, "address https://host/file".
+
+        For files that others read: an address in them is refused, and a note is not fetched.
+        """
+        changed: dict[str, dict[str, Any]] = {}
+        for key in KEYS.values():
+            value = key.value_in(self)
+            if isinstance(value, str) and ADDRESS.match(value):
+                changed.setdefault(key.section, {})[key.attribute] = f"address {value}"
+        top = changed.pop("", {})
+        sections = {name: replace(getattr(self, name), **keys) for name, keys in changed.items()}
+        return replace(self, **top, **sections)
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits of the keys that affect weights or scores.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from slowfast_mvit.config.checks import CHECKS
 from slowfast_mvit.config.coerce import Mismatch, coerce, shorten
-from slowfast_mvit.config.config import KEYS, Config
+from slowfast_mvit.config.config import ADDRESS, KEYS, Config
 from slowfast_mvit.config.legacy import IGNORED, REFUSED, RENAMED, WITHOUT_EFFECT
 from slowfast_mvit.config.schema import Settings
 from slowfast_mvit.config.setting import Key
@@ -40,8 +39,9 @@ KNOWN = (*KEYS, *IGNORED, *REFUSED)
 SECTIONS = {name[:dot] for name in KNOWN for dot, letter in enumerate(name) if letter == "."}
 
 
+MAX_GUESSES = 50  # problems up to which the nearest name of an unknown key is searched for
+
 _are_trusted = ContextVar("are_trusted", default=False)
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|hf-hub:")
 
 
 @contextlib.contextmanager
@@ -136,7 +136,9 @@ def _values(keys: dict[str, SourceValue], findings: Findings) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, item in keys.items():
         if name not in KEYS:
-            findings.problem(item.location, f"{name}: {_unknown(name)}")
+            is_one_of_many = len(findings.problems) >= MAX_GUESSES
+            text = "unknown key" if is_one_of_many else _unknown(name)
+            findings.problem(item.location, f"{name}: {text}")
             continue
         try:
             values[name] = coerce(KEYS[name], item.value, item.text)
@@ -159,7 +161,7 @@ def _require_harmless(key: Key, value: Any) -> None:
     for text in value if isinstance(value, tuple) else (value,):
         if not isinstance(text, str):
             continue
-        is_address = _ADDRESS.match(text) is not None
+        is_address = ADDRESS.match(text) is not None
         if is_address or (key.rule.names_code and ":" in text):
             raise Mismatch(
                 f"{shorten(text)} {'is an address to fetch' if is_address else 'is code to run'}, "

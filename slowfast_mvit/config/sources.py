@@ -148,6 +148,7 @@ def _compose(content: bytes, source: str, findings: Findings) -> yaml.MappingNod
             findings.problem(file, f"longer than {MAX_BYTES} bytes: not a config")
             return None
         root = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        num_nodes = 0 if root is None else _count_nodes(root, {})
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         findings.problem(
@@ -161,7 +162,7 @@ def _compose(content: bytes, source: str, findings: Findings) -> yaml.MappingNod
         return None
     if root is None:
         return None
-    if _count_nodes(root, {}) > MAX_NODES:
+    if num_nodes > MAX_NODES:
         findings.problem(file, f"more than {MAX_NODES} values with its aliases expanded")
         return None
     if not isinstance(root, yaml.MappingNode):
@@ -191,14 +192,22 @@ def _flatten(
     """Return the keys with the names of their sections, "DATA.NUM_FRAMES"."""
     keys: dict[str, SourceValue] = {}
     for key_node, node in _without_duplicates(root, source, prefix, findings):
-        name = f"{prefix}{key_node.value}"
         location = Location(source, key_node.start_mark.line + 1)
+        if not isinstance(key_node, yaml.ScalarNode):
+            findings.problem(location, f"{prefix or 'a key'}: expected the name of a key")
+            continue
+        name = f"{prefix}{key_node.value}"
         if name in sections and isinstance(node, yaml.MappingNode):
             keys.update(_flatten(node, source, sections, findings, f"{name}."))
             continue
         try:
             value = _Values().construct_document(node)
-        except (yaml.MarkedYAMLError, ValueError, RecursionError) as error:
+            repr(value)  # ValueError for numbers of thousands of digits, which no message can show
+        # Other errors are those of PyYAML for tags such as "!!int ''" and "!!bool x".
+        except (
+            *(yaml.MarkedYAMLError, ValueError, RecursionError),
+            *(LookupError, AttributeError, TypeError),
+        ) as error:
             reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
             findings.problem(location, f"{name}: not a plain value: {reason}")
             continue

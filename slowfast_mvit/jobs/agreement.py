@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slowfast_mvit.annotations.class_names import ClassIndex, folded
+from slowfast_mvit.annotations.class_names import ClassIndex
 from slowfast_mvit.builders.data import channel_statistics
 from slowfast_mvit.config import Config, load_config_text, trusted_configs
 from slowfast_mvit.config.config import KEYS
@@ -36,10 +36,12 @@ def in_order_of_weights(videos: VideoList, names: Sequence[str] | None, path: st
         WeightsError: a class of a video is not among those of the weights.
     """
     ours = videos.class_names
-    if names is None or ours is None or [folded(n) for n in ours] == [folded(n) for n in names]:
+    if names is None or ours is None or list(ours) == list(names):
         return videos
     known = ClassIndex(names)
     order = [known.find(name) for name in ours]
+    if order == list(range(len(names))):
+        return videos
     unknown = [ours[label] for label in np.unique(videos.labels) if order[label] is None]
     if unknown:
         raise WeightsError(
@@ -114,21 +116,22 @@ def require_same_training(
     before = (content[OUR_KEY].get("input_spec") or {}).get("class_names")
     if before and videos.class_names and list(before) != list(videos.class_names):
         gone = [name for name in before if name not in videos.class_names]
-        new = [name for name in videos.class_names if name not in before]
+        added = [name for name in videos.class_names if name not in before]
         raise ResumeError(
             f"{checkpoint}: was trained on other classes than {videos.source} has, or in another "
             f"order: {len(before)}, now {len(videos.class_names)}; gone: {_some(gone)}; new: "
-            f"{_some(new)}. Choose another OUTPUT_DIR to train on these classes"
+            f"{_some(added)}. Choose another OUTPUT_DIR to train on these classes"
         )
     try:
         with trusted_configs():  # it is only compared
             old = load_config_text(content.get("cfg") or "", source=f"the config in {checkpoint}")
     except UserError:  # of another version
         return
+    old, new = old.without_addresses(), config.without_addresses()  # as in checkpoints
     changes = [
-        f"{name}: was {key.value_in(old)!r}, is {key.value_in(config)!r}"
+        f"{name}: was {key.value_in(old)!r}, is {key.value_in(new)!r}"
         for name, key in KEYS.items()
-        if key.value_in(old) != key.value_in(config)
+        if key.value_in(old) != key.value_in(new)
         and (key.rule.decides_numbers or name == "DATA.PATH_TO_DATA_DIR")
         and not name.startswith("TEST.")
     ]

@@ -314,10 +314,11 @@ def _require_same_run(config: Config, class_names: Sequence[str]) -> None:
     content = read_torch(newest)
     with trusted_configs():  # it is only compared
         before = load_config_text(content["cfg"], source=f"the config in {newest}")
+    before, now = before.without_addresses(), config.without_addresses()  # as in checkpoints
     problems = [
-        f"{name}: was {KEYS[name].value_in(before)!r}, is {KEYS[name].value_in(config)!r}"
+        f"{name}: was {KEYS[name].value_in(before)!r}, is {KEYS[name].value_in(now)!r}"
         for name in _OF_THE_RUN
-        if KEYS[name].value_in(before) != KEYS[name].value_in(config)
+        if KEYS[name].value_in(before) != KEYS[name].value_in(now)
     ]
     names = content[OUR_KEY]["input_spec"]["class_names"]
     if names is not None and list(names) != list(class_names):

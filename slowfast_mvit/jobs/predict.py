@@ -11,7 +11,7 @@ import torch
 from slowfast_mvit import builders
 from slowfast_mvit.data.loading.items import read_views
 from slowfast_mvit.data.views.pixels import normalise
-from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.errors import ConfigError, printable
 from slowfast_mvit.jobs.checkpoints import weights_named
 from slowfast_mvit.models import MViT
 from slowfast_mvit.runtime.log import setup_logging
@@ -117,7 +117,7 @@ def predict_job(
             "trained with, as in --cfg Kinetics/MVITv2_S_16x4.yaml"
         )
     for prediction in predict(model.to(place), video, top_k=top_k, num_clips=num_clips):
-        print(f"{100 * prediction.prob:6.2f} %  {prediction.name}")
+        print(f"{100 * prediction.prob:6.2f} %  {printable(prediction.name)}")
 
 
 def _device(name: str | None) -> torch.device:

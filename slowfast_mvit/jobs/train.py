@@ -129,7 +129,7 @@ def _train(run: Run, then_tests: bool) -> None:
                 run.device,
                 run.output_dir,
                 reporter,
-                cfg_text=config.to_yaml(),
+                cfg_text=config.without_addresses().to_yaml(),
                 extra={"input_spec": model.input_spec, "numerics": numerics},
                 before_saving=run.require_lock,
             ),

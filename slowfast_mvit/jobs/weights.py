@@ -14,9 +14,9 @@ from torch import Tensor
 
 from slowfast_mvit import __version__
 from slowfast_mvit.builders.lists import mvit_from_lists, variant_as_lists
-from slowfast_mvit.builders.model import input_spec, model_arguments
+from slowfast_mvit.builders.model import input_spec, model_arguments, model_of_folder
 from slowfast_mvit.config import Config, load_config_text
-from slowfast_mvit.errors import ConfigError
+from slowfast_mvit.errors import ConfigError, printable
 from slowfast_mvit.storage.download import file_digest
 from slowfast_mvit.weights.architecture import (
     anatomy_of,
@@ -188,6 +188,8 @@ def describe(
     spec = file.extra.get("input_spec")
     variant = matching_variant(state)
     if config is None and "model" in file.extra:
+        with torch.device("meta"):
+            model_of_folder(file)
         return Description(file.extra["model"], variant, spec)
     problems: list[str] = []
     if config is None and file.cfg_text:
@@ -230,9 +232,9 @@ def inspect_job(path: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(content, indent=2))
         return
-    print(path)
+    print(printable(path))
     for name, text in _lines(content).items():
-        print(f"  {name:<14}{text}")
+        print(f"  {name:<14}{printable(text)}")
 
 
 def inspect(path: str) -> dict[str, Any]:

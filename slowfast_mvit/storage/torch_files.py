@@ -6,7 +6,9 @@ Other kinds of files, often saved under the name of weights, are identified by t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import mmap
 import pickle
 import re
 import zipfile
@@ -21,8 +23,11 @@ from slowfast_mvit.storage.remote import local_copy
 
 logger = logging.getLogger(__name__)
 
+MAX_PICKLE_BYTES = 2**24  # names, config and states; a checkpoint of the largest model has 2**20
 # The code or class that a file would need, in torch's messages.
 _REFUSED = re.compile(r"(?:GLOBAL|class|function) [\w.]+")
+# Called by torch with any size; in the spelling of each version of pickle.
+_ALLOCATORS = (b"cbuiltins\nbytearray\n", b"c__builtin__\nbytearray\n")
 
 
 def save_torch(path: str | Path, content: dict[str, Any]) -> Path:
@@ -54,6 +59,7 @@ def read_torch(path: str | Path) -> Any:
             check_archive(path)
         else:
             logger.info("%s: the old format of PyTorch, without checksums", path)
+        _require_small_objects(path)
         # timm and torchvision store their arguments: a plain record, which runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -73,6 +79,29 @@ def read_torch(path: str | Path) -> Any:
         raise WeightsError(
             f"{path}: not a readable PyTorch file, or damaged{reason}. Copy or download it again"
         ) from error
+
+
+def _require_small_objects(path: Path) -> None:
+    """Refuse objects other than tensors that are large or that a few bytes make large.
+
+    Raises:
+        UnpicklingError: the file names an allocator; PyTorch writes one for no tensor.
+        zipfile.BadZipFile: names and plain values have more than ``MAX_PICKLE_BYTES``.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_zip(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            entries = [e for e in archive.infolist() if e.filename.endswith("data.pkl")]
+            if sum(entry.file_size for entry in entries) > MAX_PICKLE_BYTES:
+                raise zipfile.BadZipFile(
+                    f"names and values of more than {MAX_PICKLE_BYTES:,} bytes"
+                )
+            contents: list[Any] = [archive.read(entry) for entry in entries]
+        else:
+            file = stack.enter_context(open(path, "rb"))
+            contents = [stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))]
+        if any(content.find(name) >= 0 for name in _ALLOCATORS for content in contents):
+            raise pickle.UnpicklingError("GLOBAL builtins.bytearray")
 
 
 def _first_line(error: BaseException) -> str:

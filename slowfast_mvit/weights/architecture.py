@@ -128,7 +128,7 @@ def growth_of(state: Mapping[str, Tensor]) -> dict[int, str]:
     """Return the blocks whose channels grow, in order -> "attention" or "MLP"."""
     growth = {}
     for name, value in state.items():
-        match = re.fullmatch(r"blocks\.(\d+)\.proj\.weight", name)
+        match = re.fullmatch(r"blocks\.([0-9]{1,6})\.proj\.weight", name)
         qkv = state.get(f"blocks.{match[1]}.attn.qkv.weight") if match else None
         if match and qkv is not None:
             growth[int(match[1])] = "attention" if len(qkv) == 3 * len(value) else "MLP"

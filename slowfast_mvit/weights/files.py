@@ -32,6 +32,9 @@ _AVERAGE_KEYS = ("ema_state", "state_dict_ema", "model_ema", "ema_state_dict")
 # A key that only files of this project have, with plain values in addition to the weights.
 OUR_KEY = "slowfast_mvit"
 
+_MAX_NESTING = 8  # state dicts in state dicts
+_MAX_SHARING = 4  # times that one value of a file may be used; tied weights use it twice
+
 WEIGHTS_IN_FOLDER = "model.safetensors"
 # Other files of weights that a folder of a hub may have in place of it, in this order.
 _INDEX_IN_FOLDER = "model.safetensors.index.json"
@@ -127,7 +130,9 @@ def _read(name: str, path: Path, ema: bool) -> WeightsFile:
             "come from Caffe2, which has no MViT, or from detectron2: load such a file with "
             "detectron2 and save its state dict with torch.save"
         )
-    return _unwrap(name, read_torch(file), ema)
+    weights = _unwrap(name, read_torch(file), ema)
+    _require_whole(weights)
+    return weights
 
 
 def _file_of_folder(folder: Path) -> Path:
@@ -155,10 +160,10 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     """
     try:
         file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{index}: not an index of safetensors files ({error!r})") from error
     names = sorted({str(name) for name in file_of.values()})
-    elsewhere = [name for name in names if Path(name).name != name]
+    elsewhere = [name for name in names if not name.endswith(".safetensors") or "/" in name]
     if elsewhere:
         raise WeightsError(f"{index}: names {elsewhere[0]!r}, which is not a file next to it")
     absent = [name for name in names if not index.with_name(name).is_file()]
@@ -185,7 +190,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_IN_FOLDER
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path}: cannot be read ({error}). It describes the model of the weights: copy it "
             f"too, or give {WEIGHTS_IN_FOLDER} alone"
@@ -214,12 +219,13 @@ def _unwrap(path: str, content: Any, ema: bool) -> WeightsFile:
     keys = averages if ema else states
     if not keys:
         return WeightsFile(path, _tensors(path, content))
-    cfg_text = content.get("cfg")
-    extra = content.get(OUR_KEY)
+    cfg_text, extra, epoch = content.get("cfg"), content.get(OUR_KEY), content.get("epoch")
+    if isinstance(extra, Mapping):  # the description of a model is in folders alone
+        extra = {name: value for name, value in extra.items() if name != "model"}
     return WeightsFile(
         path,
         _tensors(path, _innermost(content[keys[0]])),
-        epoch=content.get("epoch") if "optimizer_state" in content else None,
+        epoch=epoch if "optimizer_state" in content and isinstance(epoch, int) else None,
         is_ours=OUR_KEY in content,
         has_average=bool(averages),
         cfg_text=cfg_text if isinstance(cfg_text, str) else None,
@@ -229,8 +235,12 @@ def _unwrap(path: str, content: Any, ema: bool) -> WeightsFile:
 
 def _innermost(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the state dict of a checkpoint that was saved as the state dict of another."""
-    inner = [content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)]
-    return _innermost(inner[0]) if inner else content
+    for _ in range(_MAX_NESTING):
+        inner = [content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)]
+        if not inner:
+            break
+        content = inner[0]
+    return content
 
 
 def _require_no_ema(path: str, ema: bool) -> None:
@@ -245,8 +255,11 @@ def _tensors(path: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
     others = [
         name
         for name, value in state.items()
-        if not isinstance(value, Tensor) or value.layout != torch.strided
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_nested
     ]
+    strange = [name for name in state if not isinstance(name, str) or not name.isprintable()]
+    if strange:
+        raise WeightsError(f"{path}: {strange[0]!r} is not the name of a parameter. Damaged?")
     if others or not state:
         content = f"{others[0]!r} ({_described(state[others[0]])})" if others else "nothing"
         raise WeightsError(
@@ -254,6 +267,23 @@ def _tensors(path: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
             f"name; found {content}"
         )
     return dict(state)
+
+
+def _require_whole(file: WeightsFile) -> None:
+    """Refuse tensors that share their values: a small file of them asks for any memory.
+
+    Raises:
+        WeightsError: the tensors have several times the bytes of the file.
+    """
+    tensors = [value for value in file.state.values() if not value.is_meta]
+    in_file = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    num_bytes = sum(value.numel() * value.itemsize for value in tensors)
+    if num_bytes > _MAX_SHARING * sum(in_file.values()):
+        raise WeightsError(
+            f"{file.path}: its tensors have {num_bytes:,} bytes, and its file only "
+            f"{sum(in_file.values()):,}: they are views of the same values. Save a whole state "
+            "dict, {name: tensor.contiguous() for each}"
+        )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from slowfast_mvit.errors import WeightsError, in_one_message
 
 MAX_CLASSES = 1_000_000
+MAX_PIXELS = 2**25  # of a clip; the largest published one has 2**22
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # would move the cursor where a name is printed
 
 
@@ -21,7 +21,7 @@ def _is_count(maximum: int) -> tuple[Callable[[Any], bool], str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -1e9 < value < 1e9
 
 
 def _are_numbers(value: Any) -> bool:
@@ -77,6 +77,9 @@ def checked_input_spec(spec: Any, where: str) -> dict[str, Any] | None:
         for name, (is_valid, allowed) in {**_FIELDS, **_LATER_FIELDS}.items()
         if not (is_valid(spec[name]) if name in spec else name in _LATER_FIELDS)
     ]
+    num_pixels = 1 if problems else spec["num_frames"] * spec["crop_px"] ** 2
+    if num_pixels > MAX_PIXELS:
+        problems = [f"num_frames, crop_px: {num_pixels:,} pixels in a clip, above {MAX_PIXELS:,}"]
     if problems:
         raise WeightsError(in_one_message(f"{where}: its input_spec cannot be used", problems))
     return dict(spec)

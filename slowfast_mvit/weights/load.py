@@ -265,7 +265,7 @@ def _check_values(
                 "torch.device('meta'). Or allocate its values with model.to_empty(device='cpu') "
                 "and load with head='keep', min_filled=1.0: those not in the file stay arbitrary"
             )
-        exact = value.float() if value.itemsize == 1 else value  # float8 has no isfinite()
+        exact = value.to(old[name].dtype)  # as in the model: a float64 may be beyond float32
         if not value.is_meta and not exact.isfinite().all():
             strange.append(name)
     if not strange:

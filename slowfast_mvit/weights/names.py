@@ -233,7 +233,9 @@ def fuse_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
         match = re.fullmatch(r"(blocks\.\d+\.attn\.)([qkv])(\.weight|\.bias)", name)
         parts = [state.get(f"{match[1]}{letter}{match[3]}") for letter in "qkv"] if match else []
         present = [part for part in parts if part is not None]
-        if not match or len(present) < 3:  # an incomplete set is reported as unexpected
+        kinds = {(part.shape[1:], part.dtype) for part in present}
+        # A set that is not whole is reported as unexpected.
+        if not match or len(present) < 3 or len(kinds) > 1 or not value.ndim:
             fused[name] = value
         elif match[2] == "q":
             fused[f"{match[1]}qkv{match[3]}"] = torch.cat(present)

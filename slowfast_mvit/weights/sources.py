@@ -34,7 +34,7 @@ def as_they_are(names: Collection[str]) -> dict[str, str]:
 
 def count_through_stages(names: Collection[str]) -> dict[str, str]:
     """Rename ``stages.S.blocks.B`` to ``blocks.N``, numbered over all stages."""
-    staged = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)")
+    staged = re.compile(r"stages\.([0-9]{1,6})\.blocks\.([0-9]{1,6})\.(.+)")
     matches = {name: staged.fullmatch(name) for name in names}
     blocks = sorted({(int(match[1]), int(match[2])) for match in matches.values() if match})
     return {
@@ -45,7 +45,7 @@ def count_through_stages(names: Collection[str]) -> dict[str, str]:
 
 def last_norm(names: Collection[str]) -> dict[str, str]:
     """Rename the ``norm3`` of four stages, the one with the highest number, to ``norm``."""
-    matches = {name: re.fullmatch(r"norm(\d+)\.(.+)", name) for name in names}
+    matches = {name: re.fullmatch(r"norm([0-9]{1,6})\.(.+)", name) for name in names}
     last = max((int(match[1]) for match in matches.values() if match), default=-1)
     return {
         name: f"norm.{match[2]}" if match and int(match[1]) == last else name

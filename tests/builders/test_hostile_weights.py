@@ -165,3 +165,82 @@ def test_a_folder_that_describes_too_deep_a_model_is_refused(tiny, tmp_path):
 
         with pytest.raises(UserError):
             model_of_checkpoint(tmp_path)
+
+
+def evil_contents(state, spec):
+    """Contents of a checkpoint by the kind of fault; each needs kilobytes."""
+    without_qkv = {name: value for name, value in state.items() if "qkv" not in name}
+    parts = [f"blocks.0.attn.{letter}.weight" for letter in "qkv"]
+    cyclic = {}
+    cyclic["model"] = cyclic
+    sound = {"model_state": state, "cfg": TINY}
+    return {
+        "one value for all": {
+            "model_state": {
+                name: torch.zeros(1).expand(value.shape) for name, value in state.items()
+            }
+        },
+        "a name that is no text": {"model_state": {**state, 1: torch.zeros(1)}},
+        "a name with escapes": {"model_state": {**state, "\x1b[31mx\n": torch.zeros(1)}},
+        "q, k and v of other shapes": {
+            "model_state": without_qkv | dict(zip(parts, map(torch.zeros, (8, 3, 2)), strict=True))
+        },
+        "q, k and v without axes": {
+            "model_state": without_qkv | {part: torch.zeros(()) for part in parts}
+        },
+        "a number of thousands of digits": {
+            "model_state": {**state, f"stages.{'9' * 5000}.blocks.1.x": torch.zeros(1)}
+        },
+        "a nested tensor": {
+            "model_state": {**state, "norm.weight": torch.nested.nested_tensor([torch.zeros(1)])}
+        },
+        "a value beyond float32": {
+            **sound,
+            "model_state": {**state, "norm.weight": torch.full((8,), 1e300, dtype=torch.float64)},
+        },
+        "itself": cyclic,
+        "a mean of 400 digits": {
+            **sound,
+            "slowfast_mvit": {"input_spec": {**spec, "mean": [10**400, 0, 0]}},
+        },
+        "a clip of gigabytes": {
+            **sound,
+            "slowfast_mvit": {"input_spec": {**spec, "num_frames": 4096, "crop_px": 4096}},
+        },
+        "a model of a folder": {"model_state": state, "slowfast_mvit": {"model": "x"}},
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_contents_of_other_kinds_give_typed_errors(tiny, tmp_path):
+    for kind, content in evil_contents(*tiny).items():
+        path = tmp_path / f"{kind}.pyth"
+        torch.save(content, path)
+
+        with pytest.raises(UserError) as caught:
+            model_of_checkpoint(path)
+
+        assert "\x1b" not in str(caught.value), kind
+
+
+def test_a_few_bytes_do_not_allocate_gigabytes(tmp_path):
+    path = tmp_path / "x.pyth"
+    for module in (b"builtins", b"__builtin__"):
+        content = b"\x80\x02c" + module + b"\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", content)
+            archive.writestr("x/version", "3\n")
+
+        with pytest.raises(WeightsError, match=r"more than tensors .*bytearray"):
+            model_of_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "", ".", "a\0.safetensors", "/etc/x.safetensors", "[" * 10**5]
+)
+def test_an_index_that_names_no_file_next_to_it_is_refused(name, tmp_path):
+    text = name if name.startswith("[") else json.dumps({"weight_map": {"x": name}})
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+
+    with pytest.raises(WeightsError):
+        model_of_checkpoint(tmp_path)

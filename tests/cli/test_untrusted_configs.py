@@ -62,6 +62,17 @@ def test_only_an_override_names_an_address(key):
     load_config(None, [key, "https://example.com/x"])
 
 
+@pytest.mark.parametrize("address", ["https://example.com/x.pyth", "hf-hub:a/b", "s3://a/b"])
+def test_an_address_of_a_command_line_does_not_spoil_the_weights_of_its_run(address):
+    config = load_config(None, ["TRAIN.CHECKPOINT_FILE_PATH", address, "OUTPUT_DIR", "runs/x"])
+
+    written = load_config_text(config.without_addresses().to_yaml(), source="weights")
+
+    assert written.train.checkpoint_file_path == f"address {address}"
+    assert written.without_addresses() == written
+    assert written.output_dir == "runs/x"
+
+
 # Runs commands in one process; prints the statuses, and what an audit hook saw.
 WATCHED = """
 import json, sys

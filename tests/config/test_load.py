@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slowfast_mvit.config import load_config
+from slowfast_mvit.config import load_config, load_config_text
 from slowfast_mvit.errors import ConfigError
 
 
@@ -253,3 +253,24 @@ def test_an_empty_file_and_empty_sections_are_the_defaults(tmp_path):
 )
 def test_an_unknown_key_is_an_error_with_the_nearest_one(tmp_path, text, guess):
     assert f"unknown key. Did you mean {guess}?" in complaint(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DATA: {NUM_FRAMES: !!int ''}",
+        "SOLVER: {BASE_LR: !!float ''}",
+        "TRAIN: {ENABLE: !!bool foo}",
+        "OUTPUT_DIR: !!timestamp foo",
+        "OUTPUT_DIR: 0x" + "f" * 6000,
+        "MVIT: {PATCH_KERNEL: '[0x" + "f" * 6000 + ", 7, 7]'}",
+        "TASK: 0x" + "f" * 6000,
+        "RNG_SEED: 1" + ":59" * 9000,
+        "? [a, b]\n: c",
+        "DATA: {? {a: b} : c}",
+    ],
+    ids=lambda text: text[:28],
+)
+def test_values_that_yaml_cannot_make_are_problems(text):
+    with pytest.raises(ConfigError, match="w: 1 problem\n  line "):
+        load_config_text(text, source="w")

@@ -142,3 +142,18 @@ def test_resuming_with_other_settings_logs_them_and_with_other_classes_is_refuse
     assert "the config has changed since" in log
     assert "SOLVER.BASE_LR: was 0." in log and "is 0.25" in log
     assert "the numerics have changed since: 1 problem\n  float32 products: highest -> high" in log
+
+
+def test_names_that_differ_in_signs_alone_are_different_classes(log):
+    for ours, theirs in (
+        (("turn +90", "turn -90"), ("turn -90", "turn +90")),
+        (("C#", "C++"), ("C++", "C#")),
+        (("\N{THUMBS UP SIGN}", "\N{FIRE}"), ("\N{FIRE}", "\N{THUMBS UP SIGN}")),
+    ):
+        assert in_order_of_weights(videos([0, 0, 1], ours), theirs, "w").labels.tolist() == [
+            1,
+            1,
+            0,
+        ]
+    with pytest.raises(WeightsError):
+        in_order_of_weights(videos([0], ("\N{THUMBS UP SIGN}",)), ("\N{FIRE}",), "w")
