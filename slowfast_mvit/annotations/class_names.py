@@ -36,8 +36,7 @@ def class_names_of(source: ListSource) -> tuple[str, ...] | None:
             text = f"names {len(names)} classes, expected {source.num_classes} (MODEL.NUM_CLASSES)"
             raise ListError(text, source.class_names_path)
         return names
-    files = (source.folder / name for name in CLASS_NAME_FILES)
-    file = next((file for file in files if file.is_file()), None)
+    file = class_name_file(source.folder)
     if file is None:
         return source.public_names() if source.public_names else None
     names = read_class_names(file)
@@ -46,6 +45,12 @@ def class_names_of(source: ListSource) -> tuple[str, ...] | None:
         _log.warning(text, file, len(names), source.num_classes)
         return None
     return names
+
+
+def class_name_file(folder: Path) -> Path | None:
+    """The file of class names in a folder of lists, if there is one."""
+    files = (folder / name for name in CLASS_NAME_FILES)
+    return next((file for file in files if file.is_file()), None)
 
 
 def kinetics400_names() -> tuple[str, ...]:

@@ -54,6 +54,8 @@ def mvit_from_lists(
         ConfigError: if the lists do not fit together.
         TypeError: none of them takes an argument of this name.
     """
+    if min(input_size) < 1:
+        raise ConfigError(f"input_size: expected three numbers of at least 1, got {input_size}")
     of_blocks = {name: others.pop(name) for name in _OF_BLOCKS & others.keys()}
     blocks = block_specs(
         grid=first_grid(input_size, patch_stride),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slowfast_mvit.annotations.class_names import ClassIndex
+from slowfast_mvit.annotations.class_names import ClassIndex, class_name_file, read_class_names
 from slowfast_mvit.builders.data import channel_statistics
 from slowfast_mvit.config import Config, load_config_text, trusted_configs
 from slowfast_mvit.config.config import KEYS
@@ -22,6 +22,20 @@ from slowfast_mvit.weights.files import OUR_KEY
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # names in a message
+
+
+def with_names_next_to_it(videos: VideoList, data_dir: str) -> VideoList:
+    """Give a list without class names those in its folder.
+
+    Lists are read without them where they are not as many as the model has classes, as for a test
+    on some of its classes.
+    """
+    file = None if videos.class_names else class_name_file(Path(data_dir))
+    if file is not None:
+        names = read_class_names(file)
+        if len(names) > videos.labels.max():
+            videos.class_names = names
+    return videos
 
 
 def in_order_of_weights(videos: VideoList, names: Sequence[str] | None, path: str) -> VideoList:
@@ -50,14 +64,15 @@ def in_order_of_weights(videos: VideoList, names: Sequence[str] | None, path: st
             "Test on data of these classes, or fine-tune. If the labels mean the same classes, "
             "set DATA.CLASS_NAMES_PATH to a file with the names that the weights use"
         )
-    moved = [name for index, name in enumerate(ours) if order[index] != index]
-    logger.warning(
-        "%s: its classes are in another order than those of %s; labels are matched by class name "
-        "(%s)",
-        path,
-        videos.source,
-        _some(moved),
-    )
+    moved = [name for index, name in enumerate(ours) if order[index] not in (index, None)]
+    if moved:
+        logger.warning(
+            "%s: its classes are in another order than those of %s; labels are matched by class "
+            "name (%s)",
+            path,
+            videos.source,
+            _some(moved),
+        )
     return videos.with_classes([-1 if i is None else i for i in order], tuple(names))
 
 

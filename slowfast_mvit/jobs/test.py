@@ -46,7 +46,11 @@ from slowfast_mvit.evaluation.records import (
     run_fingerprint,
 )
 from slowfast_mvit.evaluation.thumbnails import MAX_THUMBNAIL_BYTES
-from slowfast_mvit.jobs.agreement import in_order_of_weights, warn_of_preprocessing
+from slowfast_mvit.jobs.agreement import (
+    in_order_of_weights,
+    warn_of_preprocessing,
+    with_names_next_to_it,
+)
 from slowfast_mvit.jobs.checkpoints import load_evaluated_checkpoint
 from slowfast_mvit.jobs.model_info import log_model_info
 from slowfast_mvit.jobs.report import (
@@ -104,6 +108,8 @@ def _test(run: Run, part: Part) -> None:
     weights, path, spec = load_evaluated_checkpoint(config, output_dir, model)
     list_digest = videos.digest()
     if spec is not None:
+        if spec["class_names"]:
+            videos = with_names_next_to_it(videos, config.data.path_to_data_dir)
         videos = in_order_of_weights(videos, spec["class_names"], path)
         warn_of_preprocessing(config, spec, path)
     fingerprint = run_fingerprint(

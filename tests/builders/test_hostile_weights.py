@@ -155,11 +155,21 @@ def test_configs_that_ask_for_more_cost_at_most_10_s_and_a_gigabyte(tiny, tmp_pa
     assert peak_kb < 2**20
 
 
+WRONG = (
+    {"input_size": [0, 0, 0]},
+    {"patch_stride": [0, 0, 0]},
+    {"patch_padding": None},
+    {"dim_mul": "abc"},
+    {"mlp_ratio": 1e308},
+    {"dropout": "x"},
+)
+
+
 def test_a_folder_that_describes_too_deep_a_model_is_refused(tiny, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     state, spec = tiny
     safetensors.save_file(state, tmp_path / "model.safetensors", metadata={"slowfast_mvit": "1"})
-    for model in ({"depth": 10**5}, {"depth": 1, "embed_dim": 10**9}, {"depth": "x"}):
+    for model in ({"depth": 10**5}, {"depth": 1, "embed_dim": 10**9}, {"depth": "x"}, *WRONG):
         content = {"model": {"input_size": [4, 32, 32], **model}, "input_spec": spec}
         (tmp_path / "config.json").write_text(json.dumps(content))
 

@@ -9,7 +9,7 @@ import torch
 from slowfast_mvit.cli import main
 from slowfast_mvit.data.lists import VideoList
 from slowfast_mvit.errors import WeightsError
-from slowfast_mvit.jobs.agreement import in_order_of_weights, warn_of_labels
+from slowfast_mvit.jobs.agreement import in_order_of_weights, warn_of_labels, with_names_next_to_it
 
 NAMES = ("jump rope", "swim", "run")
 
@@ -157,3 +157,15 @@ def test_names_that_differ_in_signs_alone_are_different_classes(log):
         ]
     with pytest.raises(WeightsError):
         in_order_of_weights(videos([0], ("\N{THUMBS UP SIGN}",)), ("\N{FIRE}",), "w")
+
+
+def test_a_list_of_some_classes_is_matched_by_the_names_next_to_it(tmp_path, log):
+    (tmp_path / "classes.txt").write_text("swim\nrun\n")
+
+    named = with_names_next_to_it(videos([0, 1], None), str(tmp_path))
+
+    assert in_order_of_weights(named, NAMES, "w").labels.tolist() == [1, 2]
+    assert with_names_next_to_it(videos([0, 2], None), str(tmp_path)).class_names is None
+    log.clear()
+    assert in_order_of_weights(videos([0, 1], NAMES[:2]), NAMES, "w").class_names == NAMES
+    assert not log.records
