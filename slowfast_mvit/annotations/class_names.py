@@ -104,6 +104,17 @@ def ordered_class_names(file: Path, pairs: Iterable[tuple[str, object]]) -> tupl
     return tuple(_without_quotes(by_index[index]) for index in sorted(by_index))
 
 
+def require_one_line(names: Iterable[str], where: str | Path) -> None:
+    """Refuse names with control characters, which no file of weights may have.
+
+    Raises:
+        ListError: names the first.
+    """
+    for name in names:
+        if re.search(r"[\x00-\x1f\x7f-\x9f]", name):
+            raise ListError(f"the class name {name!r} has control characters. Rename it", where)
+
+
 def _is_index(value: object) -> bool:
     return re.fullmatch(r"\s*[0-9]{1,9}\s*", str(value)) is not None
 

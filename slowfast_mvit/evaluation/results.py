@@ -180,8 +180,9 @@ def _require_values(scores: VideoScores) -> None:
         raise ValueError(f"a label is not from 0 to {num_classes - 1}")
     if scores.views.ndim != 2 or scores.views.shape[0] < 1 or scores.views.shape[1] != 2:
         raise ValueError(f"views has the shape {scores.views.shape}")
-    if not (np.isfinite(scores.probs).all() and scores.probs.min() >= 0):
-        raise ValueError("a probability is negative or not finite")
+    for probs in (scores.probs, scores.view_probs):
+        if not (np.isfinite(probs).all() and probs.min() >= 0):
+            raise ValueError("a probability is negative or not finite")
 
 
 def _write_npz(scores: VideoScores, file: IO[bytes]) -> None:

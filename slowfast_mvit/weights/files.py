@@ -257,15 +257,15 @@ def _tensors(path: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
         for name, value in state.items()
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_nested
     ]
-    strange = [name for name in state if not isinstance(name, str) or not name.isprintable()]
-    if strange:
-        raise WeightsError(f"{path}: {strange[0]!r} is not the name of a parameter. Damaged?")
     if others or not state:
         content = f"{others[0]!r} ({_described(state[others[0]])})" if others else "nothing"
         raise WeightsError(
             f"{path}: no state dict in it. Looked for {', '.join(_STATE_KEYS)}, or tensors by "
             f"name; found {content}"
         )
+    strange = [name for name in state if not isinstance(name, str) or not name.isprintable()]
+    if strange:
+        raise WeightsError(f"{path}: {strange[0]!r} is not the name of a parameter. Damaged?")
     return dict(state)
 
 

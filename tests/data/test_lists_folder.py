@@ -291,3 +291,10 @@ def test_a_config_names_a_plain_folder_and_gets_batches_of_it(tmp_path, tiny_con
 
     assert videos.class_names == ("moving", "still")
     assert sorted(batch.labels.tolist()) == [0, 0, 1, 1]
+
+
+def test_a_class_name_with_control_characters_is_refused(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b\x1b[2J/2.mp4")
+
+    with pytest.raises(ListError, match=r"'b\\x1b\[2J' has control characters"):
+        read(tmp_path, num_classes=2)

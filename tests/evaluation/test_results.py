@@ -169,3 +169,13 @@ def test_a_name_that_is_no_valid_unicode_does_not_lose_the_results(tmp_path):
     path = save_results(result_of_four(failed_videos=[failed]), tmp_path / "test_results.json")
 
     assert load_results(path).failed_videos[0].video_id == "caf\udce9.mp4"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1])
+def test_scores_of_views_that_are_no_probabilities_are_refused(value, tmp_path):
+    scores = scores_of_four()
+    scores.view_probs[0, 0, 0] = value
+    save_scores(scores, tmp_path / "test_scores.npz")
+
+    with pytest.raises(UserError, match="negative or not finite"):
+        load_scores(tmp_path / "test_scores.npz")

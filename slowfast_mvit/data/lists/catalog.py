@@ -16,6 +16,7 @@ from slowfast_mvit.annotations.class_names import (
     CLASS_NAME_FILES,
     class_names_of,
     kinetics400_names,
+    require_one_line,
 )
 from slowfast_mvit.annotations.csv_lists import read_csv
 from slowfast_mvit.annotations.imagenet import IMAGENET_FILES, read_imagenet
@@ -144,6 +145,7 @@ def open_list(
             videos.class_names = class_names_of(source)
         videos.source = address_of(videos.source)
     videos.class_names = _names_of_all_labels(videos, str(class_names_path))
+    require_one_line(videos.class_names or (), class_names_path or videos.source)
     return videos
 
 
