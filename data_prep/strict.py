@@ -256,8 +256,8 @@ class StrictVideo:
         expected_s, shown_s = self._header_s(), max(self._shown_s(), self.end_s - self.first_s)
         format_name = self.container.format.name
         if self.stream.duration is None or format_name == "asf":
-            # The header is of the longest stream; in Matroska, of the time from 0 to its end.
-            is_from_0 = format_name.startswith("matroska")
+            # The header is of the longest stream; in Matroska and WMV, from 0 to its end.
+            is_from_0 = format_name.startswith(("matroska", "asf"))
             start_s = 0.0 if is_from_0 else (self.container.start_time or 0) / av.time_base
             shown_s = max(shown_s, self.end_of_all_s - start_s)
         frame_s = shown_s / max(self.num_frames, 1)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import struct
 import tarfile
 import time
 from types import SimpleNamespace
@@ -15,10 +16,10 @@ import pytest
 import torch
 from test_decode_broken import damage_the_header
 from test_decode_contract import GROUPS_OF_8, REAL, WRITTEN
-from videos import repeat_packets, sequential_frames, with_edit_list, write_video
+from videos import REAL_VIDEOS, repeat_packets, sequential_frames, with_edit_list, write_video
 
 from slowfast_mvit.data.video import packet_index, packets, probe, pyav_reader
-from slowfast_mvit.data.video.mp4_index import indexed_packets
+from slowfast_mvit.data.video.mp4_index import claims_too_many, indexed_packets
 from slowfast_mvit.data.video.packet_index import PacketIndex
 from slowfast_mvit.data.video.readers import open_reader
 from slowfast_mvit.data.video.shards import open_plain_file
@@ -134,6 +135,56 @@ def test_a_damaged_index_gives_what_a_scan_gives(tmp_path, monkeypatch):
         results.append(pair)
 
     assert [scanned for scanned, _ in results] == [indexed for _, indexed in results]
+
+
+# Files that claim too much
+
+
+def box(name, *fields):
+    return struct.pack(f">I4s{len(fields)}i", 8 + 4 * len(fields), name, *fields)
+
+
+def with_box(content, old, new):
+    """The same MP4 with another box; the boxes around it get its size."""
+    start = content.index(old) - 4
+    size = int.from_bytes(content[start : start + 4], "big")
+    content = content[:start] + new + content[start + size :]
+    for name in (b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf"):
+        place = content.rfind(name, 0, start) - 4
+        end = place + int.from_bytes(content[place : place + 4], "big")
+        if place >= 0 and end >= start + size:
+            end += len(new) - size
+            content = content[:place] + struct.pack(">I", end - place) + content[place + 4 :]
+    return content
+
+
+CLAIMS = {
+    "samples of one size": ({}, b"stsz", (0, 1, 20_000_000)),
+    "a fragment": ({"movflags": "empty_moov+default_base_moof"}, b"trun", (1, 20_000_000, 200)),
+    "edits": ({}, b"elst", (0, 40_000, *(1000, 0, 65536) * 40_000)),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_file_that_claims_more_frames_than_it_has_bytes_is_refused_unread(
+    tmp_path, monkeypatch, name
+):
+    options, box_name, fields = CLAIMS[name]
+    path = written(tmp_path / "a.mp4", **options)
+    path.write_bytes(with_box(path.read_bytes(), box_name, box(box_name, *fields)))
+    monkeypatch.setattr(packets.av, "open", None)  # there it would take a gigabyte
+
+    with (
+        pytest.raises(DecodeError, match="claims more frames than it has bytes"),
+        open_reader(path),
+    ):
+        pass
+
+
+def test_the_claims_of_every_real_file_are_accepted():
+    for path in REAL_VIDEOS.rglob("*.m[op][v4]"):
+        with open(path, "rb") as file:
+            assert not claims_too_many(file)
 
 
 # Bytes read

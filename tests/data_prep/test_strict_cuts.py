@@ -177,6 +177,12 @@ def test_sound_that_is_longer_is_no_damage(tmp_path, name, codec, sound, times):
     assert_agreement(path)
 
 
+def test_a_wmv_that_starts_late_is_no_damage(tmp_path):
+    whole = write_video(tmp_path / "whole.wmv", NUM_FRAMES, codec="wmv2", options={"g": "8"})
+
+    assert_agreement(copy_packets(whole, tmp_path / "a.wmv", first=24))
+
+
 @pytest.mark.parametrize("name", ["closed", "open", "hevc", "vp9"])
 def test_a_cut_that_is_also_damaged_fails(folder_of_sources, tmp_path, name):
     path = copy_packets(source_of(folder_of_sources, name), tmp_path / "a.mkv", first=11)

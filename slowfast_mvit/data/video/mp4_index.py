@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from av.container import InputContainer
@@ -25,12 +25,18 @@ from av.video.stream import VideoStream
 from slowfast_mvit.data.video.packet_checks import packets_of
 from slowfast_mvit.data.video.packet_index import MAX_PACKETS
 
+MAX_UNBACKED_SAMPLES = 1_000_000  # that a file may claim however small it is: 70 MB in FFmpeg
+
 _CODECS = ("h264", "hevc", "av1", "mpeg4", "mjpeg", "prores")
 _MAX_BOXES = 200  # in a box, or in the file
 _NUM_COMPARED = 48  # packets, at either end
 _KEY, _DISCARD = 1, 2  # AVINDEX_KEYFRAME, AVINDEX_DISCARD_FRAME
 _ENTRY = np.dtype([("dts", np.int64), ("flags", np.int32), ("size", np.int32)])
 _OFFSETS = np.dtype([("count", ">u4"), ("offset", ">i4")])
+
+_PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf")
+_COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}  # where in the content samples are counted
+_MAX_DEPTH = 10  # of boxes in boxes, as in FFmpeg
 
 _Span = tuple[int, int]  # of bytes in the file: the content of a box
 
@@ -70,6 +76,52 @@ def indexed_packets(
         return _compared(container, stream, _packets(file, stream))
     except _Doubt:
         return None
+
+
+class _Readable(Protocol):
+    """A file, or a ``TimedFile``."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def claims_too_many(file: _Readable) -> bool:
+    """Return whether an MP4 or MOV file claims more samples than it has bytes.
+
+    When FFmpeg opens it, it makes an entry of 70 bytes for each, and again for each edit that shows
+    it, before it reads any: a file of 6 KB can take gigabytes.
+    """
+    size = file.seek(0, 2)
+    num_samples, _ = _claims(file, (0, size))
+    return num_samples > max(size, MAX_UNBACKED_SAMPLES)
+
+
+def _claims(file: _Readable, span: _Span, depth: int = 0) -> tuple[int, int]:
+    """Return the samples that the boxes in a box claim, and the edits outside of its tracks."""
+    start, end = span
+    num_samples = num_edits = 0
+    while start + 8 <= end and depth < _MAX_DEPTH:
+        file.seek(start)
+        head = file.read(28)
+        size, name, width = int.from_bytes(head[:4], "big"), head[4:8], 8
+        if size == 1:
+            size, width = int.from_bytes(head[8:16], "big"), 16
+        size = size or end - start
+        if size < width or not head:
+            break
+        content = head[width : width + 12]
+        if name in _PARENTS:
+            samples, edits = _claims(file, (start + width, min(start + size, end)), depth + 1)
+            is_track = name == b"trak"
+            num_samples += samples * max(edits, 1) if is_track else samples
+            num_edits += 0 if is_track else edits
+        elif name in _COUNTS:
+            num_samples += int.from_bytes(content[_COUNTS[name] :][:4], "big")
+        elif name == b"elst":
+            num_edits += int.from_bytes(content[4:8], "big")
+        start += size
+    return num_samples, num_edits
 
 
 def _packets(file: BinaryIO, stream: VideoStream) -> Packets:

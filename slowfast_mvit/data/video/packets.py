@@ -28,7 +28,7 @@ from av.container import Container, InputContainer
 from av.video.stream import VideoStream
 
 from slowfast_mvit.data.video import packet_checks, packet_index
-from slowfast_mvit.data.video.mp4_index import Packets, indexed_packets
+from slowfast_mvit.data.video.mp4_index import Packets, claims_too_many, indexed_packets
 from slowfast_mvit.data.video.packet_index import MAX_PACKETS, PacketIndex
 from slowfast_mvit.errors import DecodeError
 
@@ -185,8 +185,15 @@ def open_container(path: Path, file: BinaryIO, budget: Budget) -> Iterator[Input
     """Open a video file with PyAV and close it again.
 
     Raises:
-        DecodeError: when it is not a video in a known format, or contains too many streams.
+        DecodeError: when it is not a video in a known format, contains too many streams, or claims
+            more samples than it can contain.
     """
+    if claims_too_many(TimedFile(file, budget)):
+        raise DecodeError(
+            "damaged: its index claims more frames than it has bytes. Copy or download it again",
+            path,
+        )
+    budget.check_time()
     options = {
         "format_whitelist": _FORMATS,
         "protocol_whitelist": "none",
