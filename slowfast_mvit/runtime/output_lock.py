@@ -9,6 +9,7 @@ generations only grow.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -30,6 +31,8 @@ DEAD_AFTER_S = 60.0
 # have the name that the launchers give every run.
 _UNNAMED = ("none", "slowfast_mvit")
 _JOB_VARIABLES = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "TORCHELASTIC_RUN_ID", "RAY_JOB_ID")
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # exFAT, and buckets that are mounted
 
 
 class OutputInUse(UserError):
@@ -189,11 +192,21 @@ def _acquire(folder: Path, writer: str, takeover: bool) -> OutputLock:
 
 
 def _create(path: Path, content: str) -> bool:
-    """Create a file with its content in one step; returns whether it was not there before."""
+    """Create a file with its content, in one step where there are hard links.
+
+    Returns:
+        Whether it was not there before.
+    """
     temporary = _temporary(path.parent)
     try:
         temporary.write_text(content)
-        os.link(temporary, path)
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with open(path, "x") as file:  # read before it is written, it is of "another process"
+                file.write(content)
     except FileExistsError:
         return False
     finally:

@@ -7,6 +7,7 @@ hidden file, ``.tmp-<machine>-<process>-<digest of the name>``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -21,6 +22,7 @@ from slowfast_mvit.errors import writing
 from slowfast_mvit.storage.remote import upload_changes
 
 _LEFT_OVER = re.compile(r"\.tmp-(.*)-(\d+)-([0-9a-f]{16})(\.pyth)?")
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders: SMB, mounted buckets
 _OLD_S = 3600.0  # after which the process of another machine that wrote a file has ended
 
 
@@ -176,5 +178,8 @@ def _sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
         finally:
             os.close(descriptor)

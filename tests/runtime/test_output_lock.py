@@ -113,6 +113,20 @@ def test_a_lock_is_released_on_a_full_disk(tmp_path, monkeypatch):
         pass
 
 
+def test_a_disk_without_hard_links_has_locks_too(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+
+    with output_lock(tmp_path, "train") as lock:
+        lock.require()
+        with pytest.raises(OutputInUse, match=f"process {os.getpid()} on"):
+            output_lock(tmp_path, "train").__enter__()
+    with output_lock(tmp_path, "train"):
+        assert owner_of(tmp_path)[0].name == ".lock-train.000002"
+
+
 def test_a_damaged_lock_counts_for_60_s(tmp_path):
     path = tmp_path / ".lock-train.000001"
     path.write_text("{")

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import pickle
+import stat
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from slowfast_mvit.storage import (
     save_torch,
     temporary_path,
     write_atomically,
+    write_text_atomically,
 )
 
 TEXTS = {
@@ -138,6 +140,19 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_status_1(tmp_path, capsys
 
     printed = capsys.readouterr().err
     assert "WriteError" in printed and "Not a directory" in printed and "Traceback" not in printed
+
+
+def test_a_file_system_that_cannot_sync_folders_is_written_to(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def sync_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", sync_files)
+
+    assert write_text_atomically(tmp_path / "a", "text").read_text() == "text"
 
 
 def test_a_full_standard_output_is_reported(monkeypatch, capfd):
