@@ -27,7 +27,7 @@ from slowfast_mvit.cli.parser import Parser
 from slowfast_mvit.cli.weights import EXAMPLES, add_weights_arguments
 from slowfast_mvit.config import Config, load_config, split_cfg_words, trusted_configs
 from slowfast_mvit.errors import ConfigError
-from slowfast_mvit.launch import rank_command
+from slowfast_mvit.launch import LAUNCHED, rank_command
 from slowfast_mvit.runtime.output_lock import require_free
 
 DEMO_CONFIG = "Demo/motion.yaml"
@@ -225,12 +225,23 @@ def _add_run_net_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    command = rank_command(launched_words(arguments))
+    words = launched_words(arguments)
+    rank_command(words)  # or raise
+    inner = _parser().parse_args(words) if words[0] in LAUNCHED else None
+    if inner is None or inner.command is _finetune:
+        return _launch_ranks(arguments, words)
+    inner.words, inner.launch = words, arguments
+    with _trust_of(inner):
+        status: int = inner.command(inner)  # checks the config once and not on each rank
+    return status
+
+
+def _launch_ranks(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     launch = requested_launch(arguments)
 
     from slowfast_mvit.launch.torchrun import launch_command
 
-    return launch_command(launch, command)
+    return launch_command(launch, rank_command(words))
 
 
 def _ray(arguments: argparse.Namespace) -> None:
@@ -261,10 +272,14 @@ def _for_each_config(
 def _start(
     arguments: argparse.Namespace, configs: Sequence[Config], run: Callable[..., None], writer: str
 ) -> int | None:
-    """Run the configs here, or as the processes that they ask for."""
-    if not (arguments.takeover or "RANK" in os.environ):  # before torch is imported
+    """Run the configs here, or as the processes that they or ``launch`` ask for."""
+    launch = getattr(arguments, "launch", None)
+    may_join = launch is not None and launch.nnodes != "1"  # a run that others of its nodes began
+    if not (arguments.takeover or may_join or "RANK" in os.environ):  # before torch is imported
         for config in configs:
             require_free(Path(config.output_dir), writer)
+    if launch is not None:
+        return _launch_ranks(launch, arguments.words)
     run = partial(run, takeover=arguments.takeover)
 
     from slowfast_mvit.launch.torchrun import launch_as_configured

@@ -16,8 +16,9 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def test_a_second_start_is_refused_before_torch_is_imported(tiny_config, out):
-    command = [sys.executable, "-X", "importtime", "-m", "slowfast_mvit", "train"]
+@pytest.mark.parametrize("start", [["train"], ["launch", "--nproc_per_node", "2", "--", "train"]])
+def test_a_second_start_is_refused_before_torch_is_imported(tiny_config, out, start):
+    command = [sys.executable, "-X", "importtime", "-m", "slowfast_mvit", *start]
     with output_lock(out, "train"):
         done = subprocess.run(
             [*command, "--cfg", str(tiny_config)], capture_output=True, text=True, check=False

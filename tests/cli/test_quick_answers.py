@@ -10,6 +10,7 @@ import pytest
 COMMANDS = ["train", "test", "merge", "run_net", "finetune", "launch", "ray", "predict", "report"]
 COMMANDS += ["watch", "weights", "demo", "certify", "models"]
 HELP = [["--help"], [], ["--version"], *([name, "--help"] for name in COMMANDS)]
+HELP += [["launch", "--nproc_per_node", "2", "--", "train", "--help"]]
 HELP += [["weights", "inspect", "--help"], ["weights", "convert", "--help"]]
 MISTAKES = [
     ["trian"],
@@ -22,6 +23,8 @@ MISTAKES = [
     ["launch", "--nnodes", "x", "--", "train"],
     ["launch", "--nnodes", "2", "--", "train"],
     ["launch", "--", "predict"],
+    ["launch", "--", "train", "--cfgg", "Demo/motion.yaml"],
+    ["launch", "--", "test", "--cfg", "Demo/motion.yaml", "MVIT.DEPHT", "3"],
     ["launch"],
     ["ray", "--num-workers", "2", "--", "test"],
     ["predict", "a.mp4"],
