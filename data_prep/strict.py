@@ -255,7 +255,7 @@ class StrictVideo:
             return f"cut short: {self.num_all_packets} of {expected_packets} packets are there"
         expected_s, shown_s = self._header_s(), max(self._shown_s(), self.end_s - self.first_s)
         format_name = self.container.format.name
-        if self.stream.duration is None or format_name == "asf":
+        if None in (self.stream.duration, self.stream.start_time) or format_name == "asf":
             # The header is of the longest stream; in Matroska and WMV, from 0 to its end.
             is_from_0 = format_name.startswith(("matroska", "asf"))
             start_s = 0.0 if is_from_0 else (self.container.start_time or 0) / av.time_base

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 from slowfast_mvit.errors import Stopped
 from slowfast_mvit.runtime.distributed import is_main
-from slowfast_mvit.runtime.watchdog import recording_end
+from slowfast_mvit.runtime.watchdog import naming_lost_ranks, recording_end
 from slowfast_mvit.storage import write_text_atomically
 
 RUN_STATE_FILE = "run_state.json"
@@ -52,7 +52,7 @@ def recorded_run_state(
     path = output_dir / (f"run_state.{part}.json" if part else RUN_STATE_FILE)
     _write(path, "running")
     try:
-        with recording_end(lambda reason: _save(path, "failed", reason)):
+        with recording_end(lambda reason: _save(path, "failed", reason)), naming_lost_ranks():
             yield
     except BaseException as error:
         is_stop = isinstance(error, Stopped | KeyboardInterrupt)

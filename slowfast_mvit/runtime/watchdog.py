@@ -133,6 +133,8 @@ class Watchdog:
         Collectives raise plain ``RuntimeError`` when a connection is lost: it is one if another
         rank has failed before, or publishes nothing any more. Other ranks can read the answer.
         """
+        if self._failure:
+            return ""  # explained before
         may_be_lost = type(error) is RuntimeError or isinstance(error, DistError)
         with self.waiting():
             try:
@@ -303,14 +305,22 @@ def watched(
     _watchdog = watchdog = Watchdog(keys, rank, [host for host, _ in places], limit_s=limit_s)
     watchdog.start()
     try:
-        yield
-    except BaseException as error:
-        if cause := watchdog.explain(error):
-            raise RankLost(f"{cause}, so this rank ends too") from error
-        raise
+        with naming_lost_ranks():
+            yield
     finally:
         watchdog.stop()
         _watchdog = None
+
+
+@contextlib.contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Raise ``RankLost`` instead of an error of which another rank is the cause."""
+    try:
+        yield
+    except BaseException as error:
+        if _watchdog is not None and (cause := _watchdog.explain(error)):
+            raise RankLost(f"{cause}, so this rank ends too") from error
+        raise
 
 
 def collective_timeout(limit_s: float | None = None) -> datetime.timedelta:

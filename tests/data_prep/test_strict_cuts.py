@@ -177,10 +177,14 @@ def test_sound_that_is_longer_is_no_damage(tmp_path, name, codec, sound, times):
     assert_agreement(path)
 
 
-def test_a_wmv_that_starts_late_is_no_damage(tmp_path):
-    whole = write_video(tmp_path / "whole.wmv", NUM_FRAMES, codec="wmv2", options={"g": "8"})
+@pytest.mark.parametrize(
+    ("name", "codec", "group", "first"), [("a.wmv", "wmv2", 8, 24), ("a.mkv", "libx264", 120, 10)]
+)
+def test_a_file_that_starts_late_is_no_damage(tmp_path, name, codec, group, first):
+    options = {"g": str(group), "keyint_min": str(group), "sc_threshold": "0", "bf": "0"}
+    whole = write_video(tmp_path / f"whole_{name}", group + 20, codec=codec, options=options)
 
-    assert_agreement(copy_packets(whole, tmp_path / "a.wmv", first=24))
+    assert_agreement(copy_packets(whole, tmp_path / name, first=first))
 
 
 @pytest.mark.parametrize("name", ["closed", "open", "hevc", "vp9"])

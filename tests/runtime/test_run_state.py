@@ -1,10 +1,12 @@
 """The recorded state of a run, for those who watch it."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 
-from slowfast_mvit.errors import Stopped, UserError
+from slowfast_mvit.errors import RankLost, Stopped, UserError
+from slowfast_mvit.runtime import watchdog
 from slowfast_mvit.runtime.run_state import read_run_state, recorded_run_state
 
 
@@ -36,3 +38,14 @@ def test_a_job_records_how_it_ended(tmp_path):
 
     (tmp_path / "run_state.json").write_text("{")
     assert read_run_state(tmp_path) is None
+
+
+def test_a_lost_rank_is_the_reason_of_a_failure(tmp_path, monkeypatch):
+    lost = "rank 1 on node-1, at epoch 2, is lost"
+    of_rank_0 = SimpleNamespace(explain=lambda error: lost, before_end=[])
+    monkeypatch.setattr(watchdog, "_watchdog", of_rank_0)
+
+    with pytest.raises(RankLost, match=lost), recorded_run_state(tmp_path):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection reset by peer")
+
+    assert read_run_state(tmp_path).detail.startswith(lost)
