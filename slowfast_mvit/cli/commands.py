@@ -275,9 +275,8 @@ def _start(
     """Run the configs here, or as the processes that they or ``launch`` ask for."""
     launch = getattr(arguments, "launch", None)
     may_join = launch is not None and launch.nnodes != "1"  # a run that others of its nodes began
-    if not (arguments.takeover or may_join or "RANK" in os.environ):  # before torch is imported
-        for config in configs:
-            require_free(Path(config.output_dir), writer)
+    for config in () if may_join else configs:
+        _require_free(arguments, config.output_dir, writer)
     if launch is not None:
         return _launch_ranks(launch, arguments.words)
     run = partial(run, takeover=arguments.takeover)
@@ -293,11 +292,20 @@ def _start(
     return status
 
 
+def _require_free(arguments: argparse.Namespace, folder: str, writer: str) -> None:
+    """Refuse a second start at once, before torch is imported; later the lock is taken."""
+    if not (arguments.takeover or "RANK" in os.environ):
+        require_free(Path(folder), writer)
+
+
 def _run_net(arguments: argparse.Namespace) -> int | None:
     return _for_each_config(arguments, _train_and_test)
 
 
 def _finetune(arguments: argparse.Namespace) -> int | None:
+    arguments.out = arguments.out or f"runs/finetune/{Path(arguments.data).resolve().name}"
+    _require_free(arguments, arguments.out, "train")
+
     from slowfast_mvit.jobs.finetune import finetune_config, finetune_job
     from slowfast_mvit.runtime.log import setup_logging
 

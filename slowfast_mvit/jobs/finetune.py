@@ -91,7 +91,7 @@ def finetune_config(arguments: argparse.Namespace) -> Config:
         "DATA.PATH_TO_DATA_DIR": arguments.data,
         "TRAIN.CHECKPOINT_FILE_PATH": arguments.weights,
         "TRAIN.FREEZE": arguments.freeze,
-        "OUTPUT_DIR": arguments.out or f"runs/finetune/{Path(arguments.data).resolve().name}",
+        "OUTPUT_DIR": arguments.out,
     }
     if arguments.linear_probe:
         keys |= {

@@ -309,7 +309,11 @@ def _merge(output_dirs: Sequence[Path]) -> None:
 
     folders = [test.folder for test in tests]
     outcomes = join_records(folders, _all_views(builders.test_plans(config)))
-    _require_every_video(outcomes, videos, _what_to_run(first, folders, videos, outcomes))
+    command = ["slowfast-mvit", "test", "--cfg", str(first / CONFIG_FILE)]
+    if Path(config.output_dir) != first:  # the folder was moved, or named from another one
+        command += ["OUTPUT_DIR", str(first)]
+    hint = _what_to_run(shlex.join(command), folders, videos, outcomes)
+    _require_every_video(outcomes, videos, hint)
     logger.info(
         "joined the records of %d videos from %d files of parts", len(outcomes), len(folders)
     )
@@ -321,11 +325,10 @@ def _merge(output_dirs: Sequence[Path]) -> None:
 
 
 def _what_to_run(
-    output_dir: Path, folders: Sequence[Path], videos: VideoList, outcomes: Mapping[str, Outcome]
+    command: str, folders: Sequence[Path], videos: VideoList, outcomes: Mapping[str, Outcome]
 ) -> str:
-    """Return the commands that score the missing videos."""
+    """Return the commands that score the missing videos, from that of the whole test."""
     missing = {i for i, video in enumerate(videos) if video.video_id not in outcomes}
-    command = f"slowfast-mvit test --cfg {shlex.quote(str(output_dir / CONFIG_FILE))}"
     numbers = {part.num_parts for part in part_numbers(folders)}
     if len(numbers) != 1 or numbers == {1}:  # a test of the whole list scores what is missing
         return f"Run: {command}"

@@ -31,6 +31,13 @@ def test_a_second_start_is_refused_before_torch_is_imported(tiny_config, out, st
     assert not (out / "json_stats.log").exists()
 
 
+def test_a_second_fine_tuning_is_refused_before_its_inputs_are_read(out, capsys):
+    with output_lock(out, "train"):
+        assert main(["finetune", "--data", "nowhere", "--out", str(out)]) == 2
+
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
+
+
 def test_other_writers_of_the_folder_are_not_refused(tiny_config, out):
     words = ["--cfg", str(tiny_config), "SOLVER.MAX_EPOCH", "1"]
     assert main(["train", *words]) == 0

@@ -35,6 +35,5 @@ def folder_of(root, **classes):
 def config_of(data, weights, *words):
     parser = argparse.ArgumentParser()
     add_finetune_arguments(parser)
-    return finetune_config(
-        parser.parse_args(["--data", str(data), "--weights", str(weights), *words])
-    )
+    inputs = ["--data", str(data), "--weights", str(weights), "--out", "runs/finetune/classes"]
+    return finetune_config(parser.parse_args([*inputs, *words]))
