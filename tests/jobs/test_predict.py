@@ -9,6 +9,7 @@ from slowfast_mvit.data.video.readers import open_reader
 from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.data.views.sampling import eval_indices
 from slowfast_mvit.errors import ConfigError, DecodeError
+from slowfast_mvit.jobs.predict import predict_job
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 
 
@@ -93,6 +94,13 @@ def test_shared_frames_of_several_clips_are_computed_once(model, motion_data):
 
     assert num_views == [1, 1]
     assert [p.label for p in five_times] == [p.label for p in once]
+
+
+@pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:77"])
+def test_a_device_without_values_is_an_error(name):
+    options = {"config_file": None, "ema": False, "top_k": 1, "num_clips": 1}
+    with pytest.raises(ConfigError, match=f"--device {name}: not a device of this machine"):
+        predict_job("a.mp4", weights="a.pyth", device=name, **options)
 
 
 def test_a_checkpoint_without_segment_clips_still_predicts(model, motion_data):
