@@ -7,9 +7,10 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from slowfast_mvit import __version__
 from slowfast_mvit.cli.exit_status import guarded
@@ -227,21 +228,21 @@ def _add_run_net_arguments(parser: argparse.ArgumentParser) -> None:
 def _launch(arguments: argparse.Namespace) -> int:
     words = launched_words(arguments)
     rank_command(words)  # or raise
+    launch = requested_launch(arguments)
     inner = _parser().parse_args(words) if words[0] in LAUNCHED else None
     if inner is None or inner.command is _finetune:
-        return _launch_ranks(arguments, words)
-    inner.words, inner.launch = words, arguments
+        return _launch_ranks(launch, words)
+    inner.words, inner.launch = words, launch
     with _trust_of(inner):
         status: int = inner.command(inner)  # checks the config once and not on each rank
     return status
 
 
-def _launch_ranks(arguments: argparse.Namespace, words: Sequence[str]) -> int:
-    launch = requested_launch(arguments)
-
+def _launch_ranks(launch: Mapping[str, Any], words: Sequence[str]) -> int:
+    from slowfast_mvit.launch.agent import Launch
     from slowfast_mvit.launch.torchrun import launch_command
 
-    return launch_command(launch, rank_command(words))
+    return launch_command(Launch(**launch), rank_command(words))
 
 
 def _ray(arguments: argparse.Namespace) -> None:
@@ -274,8 +275,8 @@ def _start(
 ) -> int | None:
     """Run the configs here, or as the processes that they or ``launch`` ask for."""
     launch = getattr(arguments, "launch", None)
-    may_join = launch is not None and launch.nnodes != "1"  # a run that others of its nodes began
-    for config in () if may_join else configs:
+    joins = launch is not None and launch["max_nodes"] > 1  # maybe a run that other nodes began
+    for config in () if joins else configs:
         _require_free(arguments, config.output_dir, writer)
     if launch is not None:
         return _launch_ranks(launch, arguments.words)

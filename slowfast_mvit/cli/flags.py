@@ -6,13 +6,10 @@ import argparse
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.launch import LAUNCHED
-
-if TYPE_CHECKING:
-    from slowfast_mvit.launch.agent import Launch
 
 
 def _flag(metavar: str, text: str, **options: Any) -> dict[str, Any]:
@@ -202,8 +199,8 @@ def parse_part(text: str) -> tuple[int, int]:
     return number, num_parts
 
 
-def requested_launch(arguments: argparse.Namespace) -> Launch:
-    """Return the processes that the flags of ``launch`` ask for.
+def requested_launch(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of ``Launch``, whose module imports torch, for the flags of ``launch``.
 
     Raises:
         ConfigError: a flag has a wrong form, or flags exclude each other.
@@ -219,22 +216,18 @@ def requested_launch(arguments: argparse.Namespace) -> Launch:
             "--node_rank and --max_restarts exclude each other: nodes with fixed numbers cannot "
             "restart together. Leave --node_rank out, and the nodes number themselves"
         )
-    endpoint, rendezvous = _endpoint(arguments.rdzv_endpoint), _settings(arguments.rdzv_conf)
-
-    from slowfast_mvit.launch.agent import Launch  # imports torch, after all checks
-
-    return Launch(
-        num_processes=arguments.nproc_per_node,
-        min_nodes=min_nodes,
-        max_nodes=max_nodes,
-        endpoint=endpoint,
-        node_rank=arguments.node_rank,
-        run_id=arguments.rdzv_id or ("slowfast_mvit" if max_nodes > 1 else ""),
-        max_restarts=arguments.max_restarts,
-        shutdown_timeout_s=arguments.shutdown_timeout,
-        local_addr=arguments.local_addr,
-        rendezvous=rendezvous,
-    )
+    return {
+        "num_processes": arguments.nproc_per_node,
+        "min_nodes": min_nodes,
+        "max_nodes": max_nodes,
+        "endpoint": _endpoint(arguments.rdzv_endpoint),
+        "node_rank": arguments.node_rank,
+        "run_id": arguments.rdzv_id or ("slowfast_mvit" if max_nodes > 1 else ""),
+        "max_restarts": arguments.max_restarts,
+        "shutdown_timeout_s": arguments.shutdown_timeout,
+        "local_addr": arguments.local_addr,
+        "rendezvous": _settings(arguments.rdzv_conf),
+    }
 
 
 def _nodes(text: str) -> tuple[int, int]:
