@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -40,6 +41,24 @@ def test_damaged_videos_are_named_before_training_reads_them(tmp_path, caplog):
     assert line.endswith("are damaged: 2 problems\n  a.mp4: cut short\n  c.mp4: cut short")
     with pytest.raises(ListError, match=r"2 of 4 .*\n.*\n.*\nDATA\.MAX_FAILED_FRACTION .* 0\.25"):
         report_damaged(videos, tmp_path, max_fraction=0.25)
+
+
+def test_records_of_a_folder_below_are_found_by_name_size_and_content(tmp_path, caplog):
+    (tmp_path / "train").mkdir()
+    videos = listed(tmp_path, "train/a.mp4", "train/b.mp4", "train/c.mp4")
+    (tmp_path / "train/c.mp4").write_bytes(b"")
+    of_a = hashlib.sha256(b"12345").hexdigest()
+    write_records(
+        tmp_path,
+        {"path": "a.mp4", "status": "failed", "sha256": of_a},
+        {"path": "b.mp4", "status": "failed", "sha256": "of another b.mp4"},
+        {"path": "c.mp4", "status": "failed", "bytes": 0},
+    )
+
+    report_damaged(videos, tmp_path)
+
+    (line,) = caplog.messages
+    assert line.endswith("2 problems\n  train/a.mp4: cut short\n  train/c.mp4: cut short")
 
 
 def test_without_records_nothing_is_logged(tmp_path, caplog):

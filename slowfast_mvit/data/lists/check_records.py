@@ -5,6 +5,7 @@ Its records are read where they are next to the lists: ``check.jsonl`` in ``DATA
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -59,8 +60,24 @@ def _damaged(videos: VideoList, file: Path) -> Iterator[FailedVideo]:
     for video in videos if failed else ():
         names = (video.video_id, video.path, os.path.relpath(video.path, file.parent))
         record = next(filter(None, (failed.get(os.path.normpath(name)) for name in names)), None)
-        if record is not None and _size_of(video.path) == record.get("bytes"):
+        is_named = record is not None
+        if record is None:  # a folder below was checked: names start from it
+            parts = os.path.normpath(video.path).split(os.sep)
+            ends = (os.sep.join(parts[start:]) for start in range(1, len(parts)))
+            record = next(filter(None, map(failed.get, ends)), None)
+        if record is None or _size_of(video.path) != record.get("bytes"):
+            continue
+        if is_named or _sha256_of(video.path) == record.get("sha256"):
             yield FailedVideo(video.video_id, video.path, str(record.get("reason")), video.path)
+
+
+def _sha256_of(path: str) -> str | None:
+    """Return the digest that ``check_videos.py`` records; None of a missing or empty file."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(content).hexdigest() if content else None
 
 
 def _size_of(path: str) -> int | None:
