@@ -51,17 +51,28 @@ def recorded_run_state(
     """
     path = output_dir / (f"run_state.{part}.json" if part else RUN_STATE_FILE)
     _write(path, "running")
+    # Recorded at once, since a launcher may end this process, and again with the reason.
+    with (
+        _recorded_failure(path),
+        naming_lost_ranks(),
+        _recorded_failure(path),
+        recording_end(lambda reason: _save(path, "failed", reason)),
+    ):
+        yield
+    if is_last_job:
+        _write(path, "finished")
+
+
+@contextlib.contextmanager
+def _recorded_failure(path: Path) -> Iterator[None]:
     try:
-        with recording_end(lambda reason: _save(path, "failed", reason)), naming_lost_ranks():
-            yield
+        yield
     except BaseException as error:
         is_stop = isinstance(error, Stopped | KeyboardInterrupt)
         detail = str(error) or type(error).__name__
         with contextlib.suppress(OSError):  # the error matters more
             _write(path, "stopped" if is_stop else "failed", detail)
         raise
-    if is_last_job:
-        _write(path, "finished")
 
 
 def read_run_state(output_dir: Path) -> RunState | None:

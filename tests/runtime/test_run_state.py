@@ -41,11 +41,17 @@ def test_a_job_records_how_it_ended(tmp_path):
 
 
 def test_a_lost_rank_is_the_reason_of_a_failure(tmp_path, monkeypatch):
-    lost = "rank 1 on node-1, at epoch 2, is lost"
-    of_rank_0 = SimpleNamespace(explain=lambda error: lost, before_end=[])
+    lost, states = "rank 1 on node-1, at epoch 2, is lost", []
+
+    def explain(error):  # takes seconds, in which a launcher may end this process
+        states.append(read_run_state(tmp_path).status)
+        return lost
+
+    of_rank_0 = SimpleNamespace(explain=explain, before_end=[])
     monkeypatch.setattr(watchdog, "_watchdog", of_rank_0)
 
     with pytest.raises(RankLost, match=lost), recorded_run_state(tmp_path):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection reset by peer")
 
+    assert states == ["failed"]
     assert read_run_state(tmp_path).detail.startswith(lost)
