@@ -10,27 +10,34 @@ import errno
 import hashlib
 import http.client
 import json
+import logging
 import os
 import re
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.error import HTTPError
+from urllib.parse import quote, urlsplit
 
 from iopath.common.file_io import file_lock
+from portalocker import LockException
 from tqdm import tqdm
 
-from slowfast_mvit.errors import UserError, printable
+from slowfast_mvit.errors import UserError, WriteError, printable, write_error
 from slowfast_mvit.storage.atomic import write_text_atomically
 
+logger = logging.getLogger(__name__)
+
 MAX_BYTES = 8 * 2**30  # the largest published model has 2.8 GB
-TIMEOUT_S = 60.0  # without a byte
-ATTEMPTS = 5  # in a row without a new byte
+TIMEOUT_S = 60.0  # in which at least
+LEAST_BYTES = 65_536  # are received
+ATTEMPTS = 5  # in a row without as many new bytes
 HASHES_FILE = "slowfast_mvit_hashes.json"
 OFFLINE_VARIABLES = ("SLOWFAST_MVIT_OFFLINE", "HF_HUB_OFFLINE")
 
 _BLOCK = 1 << 20
+_COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Errors of the disk, which trying again does not mend.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
@@ -70,6 +77,7 @@ def download(
 
     Raises:
         DownloadError: it cannot be fetched, or is another file than published or remembered.
+        WriteError: the folder is full or cannot be written.
     """
     _require_secure(url, allow_loopback)
     name = Path(urlsplit(url).path).name
@@ -77,24 +85,37 @@ def download(
         raise DownloadError(f"{printable(url)}: the address does not end in the name of a file")
     path = folder / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(str(path)):
-            if not path.is_file():
-                _fetch(url, path, sha256, max_bytes, allow_loopback)
-            _check(path, sha256)
+        if not path.is_file():  # else the folder may be read-only
+            folder.mkdir(parents=True, exist_ok=True)
+            with file_lock(str(path)):
+                if not path.is_file():
+                    _fetch(url, path, sha256, max_bytes, allow_loopback)
+        _check(path, sha256)
+    except LockException as error:
+        raise _by_hand(url, path, f"{path}.lock cannot be locked: {error}") from error
     except OSError as error:
-        raise DownloadError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise write_error(path, error) from error
     return path
 
 
 def _require_secure(url: str, allow_loopback: bool) -> None:
-    parts = urlsplit(url)
-    is_local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # a port may be no number
+    except ValueError as error:
+        raise DownloadError(f"{printable(url)}: not an address ({error})") from error
+    is_local = parts.scheme == "http" and host in _LOOPBACK
     if parts.scheme != "https" and not (allow_loopback and is_local):
         raise DownloadError(
             f"{printable(url)}: only https is fetched. If you trust it, download it by hand and "
             "give the path of the file"
         )
+
+
+def _in_ascii(url: str) -> str:
+    parts = urlsplit(url)
+    path, query = (quote(part, safe="/%?:@!$&'()*+,;=~") for part in (parts.path, parts.query))
+    return parts._replace(path=path, query=query, fragment="").geturl()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -119,7 +140,7 @@ def _fetch(url: str, path: Path, sha256: str, max_bytes: int, allow_loopback: bo
         raise _by_hand(url, path, f"{' or '.join(OFFLINE_VARIABLES)} is set")
     opener = urllib.request.build_opener(_Redirects(allow_loopback))
     part, attempt = path.with_name(f"{path.name}.part"), 0
-    size = _size(part)
+    most = _size(part)
     while attempt < ATTEMPTS:
         try:
             _receive(opener, url, part, max_bytes)
@@ -127,10 +148,14 @@ def _fetch(url: str, path: Path, sha256: str, max_bytes: int, allow_loopback: bo
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in _DISK:
                 raise
-            size, before = _size(part), size
-            attempt = 1 if size > before else attempt + 1
-            code = getattr(error, "code", 500)  # of HTTPError
-            is_final = code < 500 and code not in (408, 429)  # those ask to try again
+            code = error.code if isinstance(error, HTTPError) else 500
+            if isinstance(error, HTTPError) and code == 416:  # nothing is after these bytes
+                if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
+                    break
+                _discard(part)
+            is_ahead = _size(part) >= most + LEAST_BYTES
+            most, attempt = max(most, _size(part)), 1 if is_ahead else attempt + 1
+            is_final = code < 500 and code not in (408, 416, 429)  # those ask to try again
             if is_final or attempt == ATTEMPTS:
                 raise _by_hand(url, path, f"{type(error).__name__}: {error}") from error
             time.sleep(0.1 * 2**attempt)
@@ -148,36 +173,74 @@ def _fetch(url: str, path: Path, sha256: str, max_bytes: int, allow_loopback: bo
 def _receive(opener: urllib.request.OpenerDirector, url: str, part: Path, max_bytes: int) -> None:
     """Append the bytes that are missing to ``part``, or all of them where it is of another file."""
     tag_file = part.with_name(f"{part.name}.etag")
-    request = urllib.request.Request(url, headers={"User-Agent": "slowfast_mvit"})
+    request = urllib.request.Request(_in_ascii(url), headers={"User-Agent": "slowfast_mvit"})
     if _size(part) and tag_file.is_file():
         request.add_header("Range", f"bytes={_size(part)}-")
         request.add_header("If-Range", tag_file.read_text(encoding="latin-1"))
     with opener.open(request, timeout=TIMEOUT_S) as response:
-        resumed = re.fullmatch(r"bytes (\d+)-.*", response.headers.get("Content-Range", ""))
-        start = _size(part)
-        if response.status != 206 or resumed is None or int(resumed[1]) != start:
-            start = 0
-            tag = response.headers.get("ETag", "")
-            tag_file.unlink(missing_ok=True)
-            if tag and not tag.startswith("W/"):  # a weak one promises no equal bytes
-                tag_file.write_text(tag, encoding="latin-1")
-        length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdecimal() else None
+        _require_file(url, part, response.headers)
+        start, total = _range_of(response, _size(part))
+        if start is None:
+            _discard(part)
+            raise ConnectionError("the server sent other bytes than those asked for")
         if total is not None and total > max_bytes:
             raise _too_large(url, part, max_bytes)
+        if start == 0:
+            _discard(part)
+            part.touch()  # before the tag, which would else be that of the old bytes
+            tag = response.headers.get("ETag", "")
+            if tag and not tag.startswith("W/"):  # a weak one promises no equal bytes
+                tag_file.write_text(tag, encoding="latin-1")
+        since, recent = time.monotonic(), 0
         with (
-            open(part, "ab" if start else "wb") as file,
+            open(part, "ab") as file,
             tqdm(
                 desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, leave=False
             ) as progress,
         ):
-            while block := response.read(_BLOCK):
+            while block := response.read1(_BLOCK):
                 if file.tell() + len(block) > max_bytes:
                     raise _too_large(url, part, max_bytes)
                 file.write(block)
                 progress.update(len(block))
+                recent += len(block)
+                if time.monotonic() - since > TIMEOUT_S:
+                    if recent < LEAST_BYTES:
+                        raise ConnectionError(f"only {recent:,} bytes in {TIMEOUT_S:g} s")
+                    since, recent = time.monotonic(), 0
         if total is not None and _size(part) < total:
             raise ConnectionError(f"the connection ended after {_size(part):,} of {total:,} bytes")
+
+
+def _require_file(url: str, part: Path, headers: Any) -> None:
+    """Refuse the page of a login or an error, and content that would have to be decompressed."""
+    encoding, kind = (
+        headers.get(name, "").lower() for name in ("Content-Encoding", "Content-Type")
+    )
+    if kind.startswith("text/html"):
+        reason = "a web page was received in its place, as by a login of the network"
+    elif encoding in _COMPRESSED:
+        reason = f"the server sends it compressed ({encoding})"
+    else:
+        return
+    raise _by_hand(url, part.with_suffix(""), reason)
+
+
+def _range_of(response: Any, asked: int) -> tuple[int | None, int | None]:
+    """Return the first byte of a response, None for a wrong one, and the bytes of the file.
+
+    Args:
+        response: of the server.
+        asked: the first byte that was asked for.
+    """
+    length = response.headers.get("Content-Length", "")
+    size = int(length) if length.isdecimal() else None
+    if response.status != 206:
+        return 0, size
+    sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if sent is None or int(sent[1]) != asked:
+        return None, None
+    return asked, size and asked + size if sent[2] == "*" else int(sent[2])
 
 
 def _too_large(url: str, part: Path, max_bytes: int) -> DownloadError:
@@ -223,19 +286,29 @@ def _check(path: Path, sha256: str) -> None:
             f"{path.name!r} from {record}"
         )
     known[path.name] = {"sha256": digest, "stamp": stamp}
-    with file_lock(str(record)):
-        write_text_atomically(record, json.dumps(_remembered(record) | known, indent=1) + "\n")
+    try:
+        with file_lock(str(record)):
+            write_text_atomically(record, json.dumps(_remembered(record) | known, indent=1) + "\n")
+    except (LockException, PermissionError, WriteError) as error:  # a read-only cache
+        logger.warning("%s: its hash cannot be remembered (%s)", path, error)
 
 
 def _remembered(record: Path) -> dict[str, dict[str, Any]]:
-    """Return the remembered hashes by file name; none of a damaged file."""
+    """Return the remembered hashes by file name.
+
+    Raises:
+        DownloadError: the file of hashes is damaged.
+    """
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return {str(name): dict(entry) for name, entry in dict(content).items()}
+    except FileNotFoundError:
         return {}
-    if not isinstance(content, dict):
-        return {}
-    return {name: entry for name, entry in content.items() if isinstance(entry, dict)}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DownloadError(
+            f"{record}: damaged ({printable(str(error))}). It has the hashes of downloads at their "
+            "first use. Restore it; or delete it, which accepts all files next to it as they are"
+        ) from error
 
 
 def file_digest(path: Path) -> str:
