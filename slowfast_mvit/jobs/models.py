@@ -7,16 +7,19 @@ from dataclasses import asdict
 from typing import Any
 
 from slowfast_mvit.models.variants import VARIANTS
+from slowfast_mvit.weights.architecture import fingerprint, published_state
 from slowfast_mvit.weights.zoo import ZOO, PublishedWeights
 
 _HEAD = ("weights", "data", "top-1", "top-5", "test", "params", "GFLOPs", "licence", "note")
 
 
 def models_job(as_json: bool) -> None:
-    """Print a table of the published weights, or JSON."""
+    """Print a table of the published weights, or JSON with a hash of their names and shapes."""
     rows = published()
     if as_json:
-        print(json.dumps(rows, indent=2))
+        marks = [fingerprint(published_state(weights)) for weights in ZOO.values()]
+        marked = [{**row, "fingerprint": mark} for row, mark in zip(rows, marks, strict=True)]
+        print(json.dumps(marked, indent=2))
         return
     table = [_HEAD, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

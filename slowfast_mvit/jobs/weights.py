@@ -21,6 +21,7 @@ from slowfast_mvit.storage.download import file_digest
 from slowfast_mvit.weights.architecture import (
     anatomy_of,
     exact_state,
+    fingerprint,
     matching_variant,
     misfits,
     sizes_shown,
@@ -245,7 +246,8 @@ def inspect(path: str) -> dict[str, Any]:
 
     Returns:
         ``file``, ``source``, ``model`` (by its shapes), ``inside`` (the other content of the
-        file), ``num_tensors``, ``num_values``, ``dtypes``, ``left_out``, ``sha256``.
+        file), ``num_tensors``, ``num_values``, ``dtypes``, ``left_out``, ``fingerprint`` (of names
+        and shapes), ``sha256``.
 
     Raises:
         WeightsError: if it cannot be read, or is not of an MViT.
@@ -276,6 +278,7 @@ def inspect(path: str) -> dict[str, Any]:
         "num_values": sum(value.numel() for value in state.values()),
         "dtypes": sorted({str(value.dtype).removeprefix("torch.") for value in state.values()}),
         "left_out": list(left_out),
+        "fingerprint": fingerprint(state),
         "sha256": _digest(path),
     }
 
@@ -309,6 +312,7 @@ def _lines(content: Mapping[str, Any]) -> dict[str, str]:
         f"{', '.join(content['dtypes'])}",
         "inside too": (", ".join(others) or "nothing") + epoch,
         **({"left out": ", ".join(content["left_out"][:3])} if content["left_out"] else {}),
+        "fingerprint": content["fingerprint"],
         "sha256": content["sha256"],
     }
 

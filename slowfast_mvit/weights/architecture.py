@@ -7,6 +7,8 @@ assume those of the published patch embeddings.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ from slowfast_mvit.errors import WeightsError, in_one_message
 from slowfast_mvit.models import MViT
 from slowfast_mvit.models.tables import THW
 from slowfast_mvit.models.variants import SIZES, VARIANTS, variant_arguments
+from slowfast_mvit.weights.zoo import PublishedWeights
 
 # Kernel of the patch embedding -> its stride, in all published models.
 _PATCH_STRIDES = {(3, 7, 7): (2, 4, 4), (1, 7, 7): (1, 4, 4), (7, 7): (1, 4, 4)}
@@ -213,9 +216,32 @@ def misfits(state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]) -> l
     return problems
 
 
+def published_state(published: PublishedWeights) -> dict[str, Tensor]:
+    """Return the names and shapes of published weights, in ours, as tensors without values."""
+    spec = published.input_spec()
+    size = (spec["num_frames"], spec["crop_px"], spec["crop_px"])
+    state = _state_on_meta(published.model, size, published.num_classes)
+    if published.num_classes is None:  # pre-training by masks ends before the norm
+        return {n: value for n, value in state.items() if not n.startswith(("norm.", "head."))}
+    return state
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of names and shapes, in ours; axes of one do not count."""
+    lines = sorted(f"{name} {_without_ones(tuple(value.shape))}" for name, value in state.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+
 def _published_state(name: str, anatomy: Anatomy) -> dict[str, Tensor]:
     variant = VARIANTS[name]
-    input_size, num_classes = sizes_shown(anatomy, variant.input_size, variant.num_classes)
+    size, num_classes = sizes_shown(anatomy, variant.input_size, variant.num_classes)
+    return _state_on_meta(name, size, num_classes)
+
+
+@functools.lru_cache(maxsize=64)
+def _state_on_meta(
+    name: str, input_size: tuple[int, ...], num_classes: int | None
+) -> dict[str, Tensor]:
     with torch.device("meta"):  # only the shapes are needed, and L has 218 million values
         model = MViT(**variant_arguments(name, num_classes=num_classes, input_size=input_size))
     return model.state_dict()

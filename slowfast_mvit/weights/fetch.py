@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
-from slowfast_mvit.errors import WeightsError, nearest, printable
+from slowfast_mvit.errors import WeightsError, printable
 from slowfast_mvit.storage import local_copy
 from slowfast_mvit.storage.download import MAX_BYTES, DownloadError, download, is_offline
-from slowfast_mvit.weights.zoo import HUB, ZOO, PublishedWeights, name_in_zoo
+from slowfast_mvit.weights.zoo import HUB, ZOO, PublishedWeights, hint, name_in_zoo
 
+NO_HUB = "needs a package that is not installed. Run: pip install 'slowfast_mvit[hub]'"
 _SUFFIXES = (".pyth", ".pth", ".pt", ".pkl", ".bin", ".safetensors", ".json")
 # The files of a hub that are fetched, and those that weights begin with.
 _SAFETENSORS = ["config.json", "model.safetensors*", "model-*.safetensors"]
@@ -30,7 +32,7 @@ def local_weights(path: str | Path) -> tuple[Path, PublishedWeights | None]:
         DownloadError: the weights cannot be fetched.
         WeightsError: there is neither such a file nor such a name.
     """
-    text = str(path)
+    text = re.sub("^hf[_-]hub:", HUB, str(path))  # timm has both
     if Path(text).exists():
         return Path(text), None
     published = ZOO.get(name_in_zoo(text) or "")
@@ -40,13 +42,16 @@ def local_weights(path: str | Path) -> tuple[Path, PublishedWeights | None]:
     if address.startswith(("https://", "http://")):
         return _from_web(address, published), published
     if Path(text).name == text and Path(text).suffix not in _SUFFIXES:
-        guess = nearest(text, ZOO)
-        hint = f" Did you mean {guess}?" if guess else ""
-        raise WeightsError(
-            f"{printable(text)}: neither a file nor the name of published weights.{hint} "
-            "slowfast-mvit models lists the names"
-        )
+        raise unknown(text)
     return local_copy(text), None
+
+
+def unknown(name: str) -> WeightsError:
+    """Return the error for a name that is not in the zoo."""
+    return WeightsError(
+        f"{printable(name)}: neither a file nor the name of published weights.{hint(name)} "
+        "slowfast-mvit models lists the names"
+    )
 
 
 def _from_web(url: str, published: PublishedWeights | None) -> Path:
@@ -62,27 +67,30 @@ def _from_web(url: str, published: PublishedWeights | None) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """Fetch a folder of the Hugging Face hub into the cache of its library."""
+    """Fetch a folder of the Hugging Face hub, NAME or NAME@REVISION, into its library's cache."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise DownloadError(
-            f"{HUB}{printable(name)}: needs a package that is not installed. Run: "
-            "pip install 'slowfast_mvit[hub]'"
-        ) from error
+        raise DownloadError(f"{HUB}{printable(name)}: {NO_HUB}") from error
+    repository, _, revision = name.partition("@")
+    options: dict[str, Any] = {"revision": revision or None}
     try:
         for files in (_SAFETENSORS, ["pytorch_model.bin"]):
             if not is_offline():
-                plan: Any = snapshot_download(name, allow_patterns=files, dry_run=True)
+                plan: Any = snapshot_download(
+                    repository, allow_patterns=files, dry_run=True, **options
+                )
                 _require_size(name, sum(file.file_size for file in plan))
-            folder = snapshot_download(name, allow_patterns=files, local_files_only=is_offline())
+            options["local_files_only"] = is_offline()
+            folder = snapshot_download(repository, allow_patterns=files, **options)
             if any(Path(folder, file).exists() for file in _WEIGHTS):
                 return Path(folder)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise DownloadError(
-            f"{HUB}{printable(name)}: cannot be fetched ({printable(str(error))}). Download it on "
-            f"another machine (hf download {printable(name)}), and give the path of its folder"
+            f"{HUB}{printable(name)}: cannot be fetched ({printable(str(error))}). Download it "
+            f"on another machine (hf download {printable(repository)}), and give the path of its "
+            "folder"
         ) from error
     raise WeightsError(f"{HUB}{printable(name)}: has none of {', '.join(_WEIGHTS)}")
 

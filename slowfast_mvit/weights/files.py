@@ -252,6 +252,13 @@ def _require_no_ema(path: str, ema: bool) -> None:
 
 
 def _tensors(path: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    quantised = [
+        name
+        for name, value in state.items()
+        if "_packed_params" in str(name) or (isinstance(value, Tensor) and value.is_quantized)
+    ]
+    if quantised:
+        raise quantised_error(path, quantised[0])
     others = [
         name
         for name, value in state.items()
@@ -284,6 +291,15 @@ def _require_whole(file: WeightsFile) -> None:
             f"{sum(in_file.values()):,}: they are views of the same values. Save a whole state "
             "dict, {name: tensor.contiguous() for each}"
         )
+
+
+def quantised_error(path: str, name: str) -> WeightsError:
+    """Return the error for weights of whole numbers; ``name`` is the first of them."""
+    return WeightsError(
+        f"{path}: quantised ({name}). Models here compute with floating-point weights, and the "
+        "rounding cannot be undone: give the weights from before (float32, bfloat16 or float16), "
+        "and quantise the model that they are loaded into"
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

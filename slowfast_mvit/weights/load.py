@@ -14,11 +14,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from slowfast_mvit.errors import ConfigError, WeightsError, in_one_message, pick
-from slowfast_mvit.weights.architecture import growth_of, known_grid
-from slowfast_mvit.weights.files import WeightsFile, read_weights
+from slowfast_mvit.weights.architecture import (
+    growth_of,
+    known_grid,
+    misfits,
+    published_state,
+)
+from slowfast_mvit.weights.files import WeightsFile, quantised_error, read_weights
 from slowfast_mvit.weights.inflate import INFLATIONS
 from slowfast_mvit.weights.names import (
     difference,
@@ -77,7 +83,9 @@ def load_weights(
     model_state = {strip_wrappers(name): value for name, value in model.state_dict().items()}
     _check_model(bare, model_state)
     file = read_weights(path_or_state, ema=ema)
+    _check_quantised(file)
     state, source = to_ours(without_wrappers(file, clear_name_patterns), file.path)
+    _check_published(file, state)
     _check_growth(state, model_state, file.path)
 
     from_image = _is_from_image(state, model_state)
@@ -127,6 +135,27 @@ def _check_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             "the weights before fully_shard() or distribute_tensor(), on every rank; or load them "
             "into a whole model and pass its state dict to torch.distributed.checkpoint."
             "state_dict.set_model_state_dict with StateDictOptions(full_state_dict=True)"
+        )
+
+
+def _check_quantised(file: WeightsFile) -> None:
+    whole = {n: v.numel() for n, v in file.state.items() if v.dtype in (torch.int8, torch.uint8)}
+    if 2 * sum(whole.values()) > sum(value.numel() for value in file.state.values()):
+        first = next(iter(whole))
+        raise quantised_error(file.path, f"{first} is {file.state[first].dtype}")
+
+
+def _check_published(file: WeightsFile, state: Mapping[str, Tensor]) -> None:
+    """Refuse a file that has the name of published weights, and other parameters."""
+    if file.published is None:
+        return
+    expected = published_state(file.published)
+    problems = misfits({n: value for n, value in state.items() if n in expected}, expected)
+    if problems:
+        headline = f"{file.path}: has the name of published weights, and other parameters"
+        raise WeightsError(
+            in_one_message(headline, problems, limit=5) + "\nIf it is a file of yours, rename it; "
+            f"else fetch it again from {file.published.url}"
         )
 
 

@@ -112,7 +112,9 @@ def to_ours(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor],
     names = rename(state.keys(), SOURCES[source], prefix)
     check_unique(names, where)
     _check_axes({names[key]: value for key, value in state.items()}, where)
-    return fuse_qkv({names[key]: _shaped(names[key], state[key]) for key in state}), source
+    ours = {names[key]: _shaped(names[key], state[key]) for key in state}
+    _check_order_of_pooling(ours, where)
+    return fuse_qkv(ours), source
 
 
 def identify_source(names: Collection[str], where: str) -> tuple[str, str]:
@@ -323,6 +325,23 @@ def _check_axes(state: Mapping[str, Tensor], where: str) -> None:
     ]
     if problems:
         raise WeightsError(in_one_message(f"{where}: damaged", problems, limit=5))
+
+
+def _check_order_of_pooling(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse attention that pools before it projects (MVIT.POOL_FIRST), as that of MeMViT does.
+
+    Its names are those of separate projections. Where tokens get wider, its kernels are narrower
+    than a head.
+    """
+    for name, table in state.items():
+        match = re.fullmatch(r"(blocks\.\d+\.attn\.)rel_pos_[thw]", name)
+        kernel = state.get(f"{match[1]}pool_k.weight") if match else None
+        narrower = match and f"{match[1]}k.weight" in state and kernel is not None
+        if narrower and len(kernel) != table.shape[1]:  # type: ignore[arg-type]
+            raise WeightsError(
+                f"{where}: its attention pools before it projects (MVIT.POOL_FIRST, as in MeMViT), "
+                "which no model here does: with these weights it would compute something else"
+            )
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:

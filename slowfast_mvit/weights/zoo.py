@@ -17,6 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from slowfast_mvit.errors import nearest
+
 _FB = "https://dl.fbaipublicfiles.com"
 _PYSLOWFAST = f"{_FB}/pyslowfast/model_zoo"
 _MASKFEAT = f"{_FB}/pyslowfast/masked_models/k400_MVIT"
@@ -238,7 +240,12 @@ ZOO: dict[str, PublishedWeights] = {
         "mvitv1_b_16x4", "k400", f"{_TV}/mvit_v1_b-dbeb1030.pth", 78.477, 93.582
     ),
     "mvitv1_b_16x4.ptv_k400": PublishedWeights(
-        "mvitv1_b_16x4", "k400", f"{_PTV}/MVIT_B_16x4.pyth", 78.85, 93.85
+        "mvitv1_b_16x4",
+        "k400",
+        f"{_PTV}/MVIT_B_16x4.pyth",
+        78.85,
+        93.85,
+        note="also for PySlowFast's, whose address is dead",
     ),
     "mvitv1_b_16x4.ptv_k400_32x3": PublishedWeights(
         "mvitv1_b_16x4", "k400", f"{_PTV}/MVIT_B_32x3_f294077834.pyth", 80.30, 94.69, _32X3
@@ -343,7 +350,7 @@ ZOO: dict[str, PublishedWeights] = {
     ),
 }
 
-# Names of models in other libraries, and of PySlowFast's configs -> ours.
+# Names of models in other libraries, and of PySlowFast's configs -> ours; all in lower case.
 MODEL_ALIASES = {
     "mvit_v2_s": "mvitv2_s_16x4",
     "mvit_v1_b": "mvitv1_b_16x4",
@@ -359,14 +366,43 @@ MODEL_ALIASES = {
     "mvit_v2_s_16x4": "mvitv2_s_16x4",
     "mvit_b_16x4_conv": "mvitv1_b_16x4",
     "mvit_b_32x3_conv": "mvitv1_b_32x3",
+    "mvitv2_l_40x3_test": "mvitv2_l_40x3",
+    **{
+        f"mvit_{size}_16x4_maskfeat_{stage}": f"maskfeat_{size}_16x4"
+        for size in "sl"
+        for stage in ("ft", "pt")
+    },
 }
-# Names of models that are also those of one file of weights.
+# Names of models that are also those of one file of weights, and names of dead addresses -> copies.
 _WEIGHTS_ALIASES = {
     "mvit_v2_s": "mvitv2_s_16x4.tv_k400",
     "mvit_v1_b": "mvitv1_b_16x4.tv_k400",
     "mvit_base_16x4": "mvitv1_b_16x4.ptv_k400",
     "mvit_base_32x3": "mvitv1_b_16x4.ptv_k400_32x3",
+    "mvitv1_b_16x4.k400": "mvitv1_b_16x4.ptv_k400",
+    "mvit_b_16x4_conv": "mvitv1_b_16x4.ptv_k400",
 }
+# Names in other model zoos of what is left out here -> the reason.
+_LEFT_OUT = {
+    r"memvit": "MeMViT pools before it projects, which no model here does",
+    r"rev_?mvit": "reversible blocks are not supported",
+    r"mvit_b_16(_conv|_f292487636\.pyth)?$|mvitv1_b_in1k|mvit_base_16$": "MViTv1 for images is not "
+    f"among the models; fetch {_FB}/pytorchvideo/model_zoo/imagenet/MVIT_B_16_f292487636.pyth and "
+    "name its config (--cfg)",
+    r"maskfeat-pre": "its head reads the class token, that of MaskFeat the mean of the tokens",
+    r"(cascade_)?mask_rcnn_mvitv2": "it is a detector",
+}
+
+
+def model_named(name: str) -> str:
+    """Return our name of a model, whatever the case; a name that is not known as it is."""
+    ours = MODEL_ALIASES.get(name.lower(), name.lower())
+    return ours if weights_of(ours) else name
+
+
+def weights_of(model: str) -> list[str]:
+    """Return the names of the published weights of a model, those of its authors first."""
+    return [name for name, weights in ZOO.items() if weights.model == model]
 
 
 def name_in_zoo(name: str) -> str | None:
@@ -376,11 +412,23 @@ def name_in_zoo(name: str) -> str | None:
         name: ``mvitv2_s_16x4.k400``; ``mvitv2_s_in1k``, whose weights need no tag; ``mvit_v2_s``;
             ``mvitv2_small.fb_in1k``; ``MViTv2_S_16x4_k400_f302660347.pyth``; or an address.
     """
-    model, _, tag = name.partition(".")
-    model = MODEL_ALIASES.get(model.lower(), model)
-    names = (name, f"{model}.{tag or 'fb'}", _WEIGHTS_ALIASES.get(name.lower()))
+    model, _, tag = name.lower().partition(".")
+    names = (_WEIGHTS_ALIASES.get(name.lower()), f"{model_named(model)}.{tag or 'fb'}")
     known = next((candidate for candidate in names if candidate in ZOO), None)
-    return known or next((key for key, w in ZOO.items() if name in (w.url, w.file_name)), None)
+    addresses = ((key, w.url, w.url.removeprefix(HUB), w.file_name) for key, w in ZOO.items())
+    return next((key for key, *forms in addresses if name in forms), known)
+
+
+def hint(name: str) -> str:
+    """Return what to take in place of a name that is not in the zoo, or why it is left out."""
+    reason = next((why for form, why in _LEFT_OUT.items() if re.search(form, name.lower())), None)
+    if reason is not None:
+        return f" It is left out: {reason}."
+    choices = weights_of(model_named(name.partition(".")[0]))
+    if choices:
+        return f" Weights of this model: {', '.join(choices)}."
+    guess = nearest(name, [*ZOO, *MODEL_ALIASES])
+    return f" Did you mean {guess}?" if guess else ""
 
 
 def published_file(path: str | Path) -> PublishedWeights | None:

@@ -551,6 +551,28 @@ def test_weights_of_8_bits_are_widened(dtype):
     assert_unchanged(model, {name: value.double() for name, value in state.items()})
 
 
+@pytest.mark.filterwarnings("ignore:.*(quantize|TypedStorage).*:UserWarning")
+@pytest.mark.parametrize("form", ["int8", "uint8", "bitsandbytes", "quantize_dynamic", "qint8"])
+def test_quantised_weights_are_refused_with_the_reason(form, tmp_path):
+    state = video().float().state_dict()
+    if form in ("int8", "uint8"):
+        state = {name: value.to(getattr(torch, form)) for name, value in state.items()}
+    elif form == "bitsandbytes":
+        large = {name for name, value in state.items() if value.ndim > 1}
+        state = {n: value.to(torch.int8) if n in large else value for n, value in state.items()}
+        state |= {f"{name}_format": torch.tensor(0, dtype=torch.uint8) for name in large}
+    elif form == "qint8":
+        state["norm.weight"] = torch.quantize_per_tensor(state["norm.weight"], 0.1, 0, torch.qint8)
+    else:
+        state["head.projection._packed_params._packed_params"] = (torch.ones(2), None)
+    torch.save(state, tmp_path / "small.pth")
+
+    with pytest.raises(
+        WeightsError, match=r"small.pth: quantised \(.*give the weights from before"
+    ):
+        load_weights(video(), tmp_path / "small.pth")
+
+
 @pytest.mark.parametrize("change", [torch.Tensor.cfloat, torch.Tensor.long])
 def test_other_kinds_of_tensors_are_refused(change):
     state = {name: change(value) for name, value in video().state_dict().items()}

@@ -122,6 +122,23 @@ def test_pyslowfast_names_stay(published):
     assert list(ours) == list(state)
 
 
+def test_attention_that_pools_before_it_projects_is_refused():
+    # MeMViT: q, k and v apart, and kernels as wide as a head of the tokens before the projection.
+    state = {}
+    for name, value in published_state("mvitv2_s_16x4").items():
+        block = name.partition(".attn.")[0]
+        if ".attn.qkv." in name:
+            for letter, part in zip("qkv", value.chunk(3), strict=True):
+                state[name.replace("qkv", letter)] = part
+        elif ".attn.pool_" in name and f"{block}.proj.weight" in published_state("mvitv2_s_16x4"):
+            state[name] = value[: len(value) // 2]
+        else:
+            state[name] = value
+
+    with pytest.raises(WeightsError, match=r"pools before it projects \(MVIT.POOL_FIRST"):
+        to_ours(state, "a file")
+
+
 @pytest.mark.parametrize(
     "wrapped",
     [

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
+
 import pytest
+import timm
+import torch
+import torchvision
+from small_networks import names_and_shapes, on_meta
 from torchvision.models import ResNet18_Weights
 from torchvision.models.video import MViT_V1_B_Weights, MViT_V2_S_Weights
 
 from slowfast_mvit.builders import input_spec, model_arguments
 from slowfast_mvit.config import load_config
+from slowfast_mvit.errors import WeightsError
+from slowfast_mvit.fast import create_model
 from slowfast_mvit.models import list_models
+from slowfast_mvit.weights import load_weights
+from slowfast_mvit.weights.architecture import fingerprint, published_state
+from slowfast_mvit.weights.fetch import local_weights
+from slowfast_mvit.weights.names import to_ours
 from slowfast_mvit.weights.zoo import (
     _WEIGHTS_ALIASES,
     DATA_SETS,
@@ -98,6 +111,10 @@ def test_every_model_has_weights_and_every_alias_a_model():
         ("mvitv1_b24_32x3.k600", "mvitv1_b_32x3.k600"),
         ("MViTv2_S_16x4_k400_f302660347.pyth", "mvitv2_s_16x4.k400"),
         ("https://download.pytorch.org/models/mvit_v2_s-ae3be167.pth", "mvitv2_s_16x4.tv_k400"),
+        ("MVITv2_S_16x4.k400", "mvitv2_s_16x4.k400"),
+        ("timm/mvitv2_tiny.fb_in1k", "mvitv2_t_in1k.timm"),
+        ("MVIT_B_16x4_CONV", "mvitv1_b_16x4.ptv_k400"),  # PySlowFast's address is dead
+        ("mvitv1_b_16x4.k400", "mvitv1_b_16x4.ptv_k400"),
         ("mvitv2_s_16x4", None),  # several trainings
         ("mvitv2_s_16x4.k700", None),
         ("weights.pth", None),
@@ -105,6 +122,75 @@ def test_every_model_has_weights_and_every_alias_a_model():
 )
 def test_names_of_other_libraries_are_known(name, key):
     assert name_in_zoo(name) == key
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MVITv2_L_40x3", "Weights of this model: mvitv2_l_40x3.in21k_k400, mvitv2_l_40x3.ssv2, "),
+        ("mvitv2_b_32x3.k700", "Weights of this model: mvitv2_b_32x3.k400, mvitv2_b_32x3.ssv2, "),
+        ("MVIT_S_16x4_MaskFeat_FT", "Weights of this model: maskfeat_s_16x4.pt"),
+        ("mvit_v3_s", "Did you mean mvit_v2_s?"),
+        ("MeMViT_24L_32x3_K700", "MeMViT pools before it projects"),
+        ("REV_MVIT_B_16x4", "reversible blocks are not supported"),
+        ("MVIT_B_16_CONV", "MVIT_B_16_f292487636.pyth and name its config"),
+    ],
+)
+def test_names_without_weights_are_answered_with_those_nearest(name, message):
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        local_weights(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("mvitv2_s_16x4.tv_k400", torchvision.models.video.mvit_v2_s),
+        ("mvitv1_b_16x4.tv_k400", torchvision.models.video.mvit_v1_b),
+        ("mvitv2_t_in1k.timm", partial(timm.create_model, "mvitv2_tiny")),
+        pytest.param(
+            "mvitv2_b_in21k.timm",
+            partial(timm.create_model, "mvitv2_base_cls", num_classes=19168),
+            marks=pytest.mark.nightly,
+        ),
+    ],
+)
+def test_fingerprints_are_those_of_the_original_code(name, make):
+    with torch.device("meta"):
+        theirs = make().state_dict()
+
+    assert fingerprint(to_ours(theirs, name)[0]) == fingerprint(published_state(ZOO[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mvitv2_s_16x4.k400", "mvitv2_s_16x4.json"),
+        ("mvitv2_s_16x4.ssv2", "mvitv2_s_16x4_ssv2.json"),
+        ("mvitv2_b_32x3.k400", "mvitv2_b_32x3.json"),
+        ("mvitv2_l_40x3.in21k_k400", "mvitv2_l_40x3.json"),
+        ("mvitv1_b_32x3.k400", "mvitv1_b_32x3_conv.json"),
+        ("mvitv2_s_16x4.mm_k400", "elsewhere/mmaction2_mvit_small.json"),
+    ],
+)
+def test_fingerprints_are_those_of_published_configs(name, file):
+    theirs, _ = to_ours(on_meta(names_and_shapes(file)), name)
+
+    assert fingerprint(theirs) == fingerprint(published_state(ZOO[name]))
+
+
+def test_a_file_with_a_published_name_and_other_parameters_is_refused(tmp_path):
+    path = tmp_path / ZOO["mvitv2_s_16x4.k400"].file_name
+    state = published_state(ZOO["mvitv2_s_16x4.k400"])
+    state = {name: torch.zeros(1).expand(value.shape) for name, value in state.items()}
+    state["head.projection.weight"] = torch.zeros(7, 768)
+    torch.save(state, path)
+    with torch.device("meta"):
+        model = create_model("mvitv2_s_16x4", num_classes=7)
+
+    with pytest.raises(
+        WeightsError, match=r"(?s)head.projection.weight: \(7, 768\) in the file, .*rename"
+    ):
+        load_weights(model, path)
 
 
 @pytest.mark.parametrize(
