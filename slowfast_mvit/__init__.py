@@ -15,6 +15,7 @@ _PUBLIC = {
     "load_config": "slowfast_mvit.config",
     "build_model": "slowfast_mvit.builders",
     "create_model": "slowfast_mvit.builders",
+    "from_pretrained": "slowfast_mvit.builders.hub",
     "list_models": "slowfast_mvit.builders",
     "load_weights": "slowfast_mvit.weights",
     "predict": "slowfast_mvit.jobs.predict",

@@ -3,6 +3,8 @@
 lists.py      from the lists of PySlowFast's MVIT keys to the records of blocks
 model.py      the model, and from a checkpoint a model ready to predict
 named.py      a published model by name, with its weights
+hub.py        models of the hub: from_pretrained, save_pretrained, push_to_hub
+accelerate.py our blocks inside torchvision's models
 data.py       lists, loaders, view plans, normalisation
 training.py   objective, optimizer, schedule, initial weights and frozen parameters
 

@@ -56,6 +56,16 @@ def mvit_from_lists(
     """
     if min(input_size) < 1:
         raise ConfigError(f"input_size: expected three numbers of at least 1, got {input_size}")
+    arguments = {
+        "input_size": input_size,
+        "embed_dim": embed_dim,
+        "num_heads": num_heads,
+        "depth": depth,
+        "patch_stride": patch_stride,
+        "cls_token": cls_token,
+        "dropout": dropout,
+        **others,
+    }
     of_blocks = {name: others.pop(name) for name in _OF_BLOCKS & others.keys()}
     blocks = block_specs(
         grid=first_grid(input_size, patch_stride),
@@ -66,7 +76,7 @@ def mvit_from_lists(
         dropout=dropout,
         **of_blocks,
     )
-    return build_mvit(
+    model = build_mvit(
         blocks,
         attention=attention,
         input_size=input_size,
@@ -74,6 +84,8 @@ def mvit_from_lists(
         dropout=dropout,
         **others,
     )
+    model.arguments = arguments
+    return model
 
 
 def block_specs(

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from slowfast_mvit.builders.data import channel_statistics, clip_spec, view_plan
-from slowfast_mvit.builders.lists import mvit_from_lists, variant_lists
+from slowfast_mvit.builders.lists import mvit_from_lists, variant_as_lists, variant_lists
 from slowfast_mvit.config import Config, load_config, load_config_text
 from slowfast_mvit.config.config import KEYS
 from slowfast_mvit.errors import ConfigError, UserError, WeightsError
-from slowfast_mvit.fast import create_model
 from slowfast_mvit.models import MViT
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.architecture import anatomy_of, matching_variant
@@ -180,7 +179,8 @@ def _identified(file: WeightsFile) -> tuple[Callable[[], MViT], dict[str, Any] |
             published.data,
         )
     size = (spec["num_frames"], spec["crop_px"], spec["crop_px"])
-    return partial(create_model, name, num_classes=num_classes, input_size=size), spec
+    arguments = {**variant_as_lists(name), "num_classes": num_classes, "input_size": size}
+    return partial(mvit_from_lists, **arguments), spec
 
 
 def _require_no_larger(model: MViT, file: WeightsFile) -> None:
@@ -214,7 +214,9 @@ def model_of_folder(file: WeightsFile) -> MViT:
         UserError: it describes no model.
     """
     try:
-        return mvit_from_lists(**file.extra["model"])
+        model = mvit_from_lists(**file.extra["model"])
+        model.reset_classifier(model.num_classes, file.extra.get("global_pool"))
+        return model
     except UserError:
         raise
     # Torch and arithmetic raise these for values of another type or size.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slowfast_mvit.builders.lists import variant_as_lists
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.fast import create_model as create_untrained
 from slowfast_mvit.models import MViT
@@ -14,9 +16,10 @@ from slowfast_mvit.models.features import FeatureExtractor
 from slowfast_mvit.models.variants import VARIANTS
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.architecture import anatomy_of
+from slowfast_mvit.weights.fetch import unknown
 from slowfast_mvit.weights.files import read_weights
 from slowfast_mvit.weights.names import state_in_our_names
-from slowfast_mvit.weights.zoo import MODEL_ALIASES, ZOO, name_in_zoo
+from slowfast_mvit.weights.zoo import ZOO, model_named, name_in_zoo, weights_of
 
 
 def list_models(*, with_weights: bool = False) -> list[str]:
@@ -74,9 +77,7 @@ def _create(
     options: dict[str, Any],
 ) -> MViT:
     if source is None:
-        model = create_untrained(
-            model_name, num_classes=num_classes, input_size=input_size, **options
-        )
+        model = _untrained(model_name, num_classes, input_size, options)
         model.input_spec = _fitted(_first_spec(model_name), model)
         return model
     file = read_weights(source)
@@ -87,12 +88,27 @@ def _create(
         num_classes = num_in_file
     if input_size is None and spec is not None:
         input_size = (spec["num_frames"], spec["crop_px"], spec["crop_px"])
-    model = create_untrained(model_name, num_classes=num_classes, input_size=input_size, **options)
+    model = _untrained(model_name, num_classes, input_size, options)
     report = load_weights(model, file, head="auto")
     model.input_spec = fitted = _fitted(spec, model)
     if spec and fitted and "head.projection.weight" in report.loaded:
         fitted["class_names"] = spec["class_names"]
     return model
+
+
+def _untrained(
+    name: str,
+    num_classes: int | None,
+    input_size: Sequence[int] | None,
+    options: dict[str, Any],
+) -> MViT:
+    from slowfast_mvit.builders.hub import with_hub_methods  # imports huggingface_hub
+
+    model = create_untrained(name, num_classes=num_classes, input_size=input_size, **options)
+    given = {key: value for key, value in options.items() if value is not None}
+    given.pop("attention", None)
+    model.arguments = {**variant_as_lists(name), **given, "input_size": model.input_size}
+    return with_hub_methods(model)
 
 
 def _resolved(name: str, weights: str | None) -> tuple[str, str | None]:
@@ -101,12 +117,19 @@ def _resolved(name: str, weights: str | None) -> tuple[str, str | None]:
     Raises:
         ConfigError: two arguments name weights.
     """
-    model = MODEL_ALIASES.get(name.lower(), name)
+    model = model_named(name)
     if model in VARIANTS:
-        named = weights is not None and name_in_zoo(f"{model}.{weights}")
+        if weights is None:
+            return model, None
+        named = name_in_zoo(f"{model}.{weights}")
+        is_word = re.fullmatch(r"\w+", weights) and name_in_zoo(weights) is None
+        if is_word and named is None and not Path(weights).exists():
+            raise unknown(f"{model}.{weights}")
         return model, named or weights
     known = name_in_zoo(name)
     if known is None:
+        if weights is None and model_named(name.partition(".")[0]) in VARIANTS:
+            raise unknown(name)
         return name, weights  # create_model of ``fast`` names the nearest model
     if weights is not None:
         raise ConfigError(f"{name} names weights already. Leave out weights={weights!r}")
@@ -115,8 +138,8 @@ def _resolved(name: str, weights: str | None) -> tuple[str, str | None]:
 
 def _first_spec(model_name: str) -> dict[str, Any] | None:
     """Return the preprocessing of the first published weights of a model, if there are any."""
-    rows = [row for row in ZOO.values() if row.model == model_name]
-    return rows[0].input_spec() if rows else None
+    names = weights_of(model_name)
+    return ZOO[names[0]].input_spec() if names else None
 
 
 def _fitted(spec: Mapping[str, Any] | None, model: MViT) -> dict[str, Any] | None:

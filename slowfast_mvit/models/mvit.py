@@ -68,6 +68,7 @@ class MViT(nn.Module):
     Attributes:
         input_spec: how pixels have to be made for this model (frames, rate, size, mean, standard
             deviation, class names); None until ``slowfast_mvit.builders`` sets it.
+        arguments: plain values to build it again, of ``mvit_from_lists``; set there likewise.
 
     Raises:
         ConfigError: if blocks cannot be built, there are no such absolute positions or activation
@@ -106,6 +107,7 @@ class MViT(nn.Module):
         self.input_size = input_size
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, head_dropout
         self.input_spec: dict[str, Any] | None = None
+        self.arguments: dict[str, Any] | None = None
         self.num_prefix_tokens = blocks[0].num_prefix_tokens
         self.mean_pooling = mean_pooling
         self.global_pool = "token" if self.num_prefix_tokens and not mean_pooling else "avg"
