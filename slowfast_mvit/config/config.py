@@ -13,7 +13,7 @@ import yaml
 from slowfast_mvit.config.schema import Settings
 from slowfast_mvit.config.setting import Key, keys_of
 
-ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|hf-hub:")  # a value that would be fetched
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|hf[-_]hub:")  # a value that would be fetched
 KEYS: dict[str, Key] = {key.name: key for key in keys_of(Settings)}
 
 

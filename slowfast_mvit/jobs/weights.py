@@ -39,6 +39,7 @@ from slowfast_mvit.weights.files import (
     CONFIG_IN_FOLDER,
     WEIGHTS_IN_FOLDER,
     WeightsFile,
+    file_of_folder,
     read_weights,
 )
 from slowfast_mvit.weights.names import state_in_our_names
@@ -325,4 +326,4 @@ def _size(size: tuple[int | None, int | None, int | None], kind: str) -> str:
 
 def _digest(path: str) -> str:
     file, _ = local_weights(path)
-    return file_digest(file / WEIGHTS_IN_FOLDER if file.is_dir() else file)
+    return file_digest(file_of_folder(file) if file.is_dir() else file)

@@ -114,7 +114,7 @@ def _with_published(file: WeightsFile, published: PublishedWeights | None) -> We
 
 
 def _read(name: str, path: Path, ema: bool) -> WeightsFile:
-    file = _file_of_folder(path) if path.is_dir() else path
+    file = file_of_folder(path) if path.is_dir() else path
     if file.name.endswith(".index.json") and file.is_file():
         _require_no_ema(name, ema)
         return WeightsFile(name, _read_shards(file))
@@ -135,7 +135,7 @@ def _read(name: str, path: Path, ema: bool) -> WeightsFile:
     return weights
 
 
-def _file_of_folder(folder: Path) -> Path:
+def file_of_folder(folder: Path) -> Path:
     """Return the file of weights in a folder.
 
     Raises:

@@ -51,15 +51,16 @@ def test_only_an_override_names_code(key, code, tmp_path):
     assert code in str(load_config(None, [key, CODE_KEYS[key].format(code)]))
 
 
+@pytest.mark.parametrize("address", ["https://example.com/x", "hf-hub:a/x", "hf_hub:a/x"])
 @pytest.mark.parametrize("key", ADDRESS_KEYS)
-def test_only_an_override_names_an_address(key):
-    text = yaml_of(key, "https://example.com/x")
+def test_only_an_override_names_an_address(key, address):
+    text = yaml_of(key, address)
 
     with pytest.raises(ConfigError, match=rf"{key}: .*is an address .*--trust-config"):
         load_config_text(text, source="weights")
     with trusted_configs():
         load_config_text(text, source="weights")
-    load_config(None, [key, "https://example.com/x"])
+    load_config(None, [key, address])
 
 
 @pytest.mark.parametrize("address", ["https://example.com/x.pyth", "hf-hub:a/b", "s3://a/b"])

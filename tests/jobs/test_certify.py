@@ -58,7 +58,14 @@ def test_missing_videos_widen_the_interval(right, scored, failed, missing, verdi
 
 def test_a_name_without_an_accuracy_is_refused(capsys):
     assert main(["certify", "--weights", "mvitv2_s_16x4.k40", "--data", "."]) == 2
-    assert "Did you mean mvitv2_s_16x4.k400?" in capsys.readouterr().err
+    assert "Weights of this model: mvitv2_s_16x4.k400, " in capsys.readouterr().err
+
+
+def test_other_weights_are_not_certified_under_a_published_name(capsys):
+    command = ["certify", "--weights", "mvitv2_s_16x4.k400", "--data", "."]
+
+    assert main([*command, "TEST.CHECKPOINT_FILE_PATH", "mine.pyth"]) == 2
+    assert "mine.pyth: certify tests the published weights" in capsys.readouterr().err
 
 
 def test_a_small_set_gets_a_card(tmp_path, monkeypatch, capsys):
@@ -81,3 +88,4 @@ def test_a_small_set_gets_a_card(tmp_path, monkeypatch, capsys):
     assert (card["num_scored"], card["num_missing"]) == (2, 19_904)
     assert card["published"] == 81.0
     assert "changed: TEST.NUM_ENSEMBLE_VIEWS 1" in capsys.readouterr().out
+    assert card["verdict"].endswith("by another test than the published one")
