@@ -5,6 +5,7 @@ What is saved is the folder that ``weights/exports.py`` describes.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def from_pretrained(
         DownloadError: it cannot be fetched.
         WeightsError: it cannot be read, or is not an MViT.
     """
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):
         name = f"{HUB}{name}" + (f"@{revision}" if revision else "")
     model = with_hub_methods(model_of_checkpoint(name))
     if num_classes not in (None, model.num_classes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,7 +124,7 @@ def _resolved(name: str, weights: str | None) -> tuple[str, str | None]:
             return model, None
         named = name_in_zoo(f"{model}.{weights}")
         is_word = re.fullmatch(r"\w+", weights) and name_in_zoo(weights) is None
-        if is_word and named is None and not Path(weights).exists():
+        if is_word and named is None and not os.path.exists(weights):
             raise unknown(f"{model}.{weights}")
         return model, named or weights
     known = name_in_zoo(name)

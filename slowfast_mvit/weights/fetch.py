@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def local_weights(path: str | Path) -> tuple[Path, PublishedWeights | None]:
         WeightsError: there is neither such a file nor such a name.
     """
     text = re.sub("^hf[_-]hub:", HUB, str(path))  # timm has both
-    if Path(text).exists():
+    if os.path.exists(text):  # unlike that of Path, for long addresses too
         return Path(text), None
     published = ZOO.get(name_in_zoo(text) or "")
     address = text if published is None else published.url

@@ -117,7 +117,17 @@ def test_an_image_model_is_inflated_to_clips(tmp_path):
         (
             {"name": "mvitv2_s_16x4", "weights": "k4000"},
             WeightsError,
-            "k4000: neither a file nor the name of published weights",
+            "k4000: neither a file .* Weights of this model: mvitv2_s_16x4.k400, ",
+        ),
+        (
+            {"name": "MVITv2_B_32x3.k700"},
+            WeightsError,
+            "k700: neither .* Weights of this model: mvitv2_b_32x3.k400, mvitv2_b_32x3.ssv2",
+        ),
+        (
+            {"name": "mvitv2_s_16x4", "weights": "https://host/a.pyth?signature=" + "0" * 400},
+            DownloadError,
+            "OFFLINE.* is set.* as a.pyth",
         ),
         (
             {"name": "mvitv2_b_32x3.k400"},

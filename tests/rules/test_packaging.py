@@ -55,8 +55,15 @@ def test_the_versions_tested_together_cover_every_requirement():
     assert required <= pinned
 
 
-PUBLIC = {"load_config", "build_model", "create_model", "from_pretrained", "load_weights"}
-PUBLIC |= {"predict", "list_models", "accelerate"}
+PUBLIC = {
+    "load_config",
+    "build_model",
+    "create_model",
+    "from_pretrained",
+    "load_weights",
+    "predict",
+}
+PUBLIC |= {"list_models", "accelerate"}
 
 
 def test_public_names_are_functions_whatever_was_imported_before():
