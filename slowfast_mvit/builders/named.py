@@ -11,10 +11,10 @@ from typing import Any
 from slowfast_mvit.builders.lists import variant_as_lists
 from slowfast_mvit.errors import ConfigError
 from slowfast_mvit.fast import create_model as create_untrained
-from slowfast_mvit.models import MViT
+from slowfast_mvit.models import Backbone, MViT
 from slowfast_mvit.models import list_models as list_untrained
 from slowfast_mvit.models.features import FeatureExtractor
-from slowfast_mvit.models.variants import VARIANTS
+from slowfast_mvit.models.variants import BACKBONES, VARIANTS
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.architecture import anatomy_of
 from slowfast_mvit.weights.fetch import unknown
@@ -61,12 +61,15 @@ def create_model(
             ``head_dropout``, ``in_chans``.
 
     Raises:
-        ConfigError: there is no such model or stage; the message names the nearest one.
+        ConfigError: there is no such model or stage; the message names the nearest one. Or a
+            backbone is given classes or ``features_only``.
         WeightsError: the weights cannot be read, or are not of this model.
         DownloadError: the weights cannot be fetched.
     """
     named = _resolved(name, None if weights is None else str(weights))
     model = _create(*named, num_classes, input_size, options)
+    if features_only and isinstance(model, Backbone):
+        raise ConfigError(f"{name} returns the maps of its stages: leave out features_only")
     return FeatureExtractor(model, out_indices) if features_only else model
 
 
@@ -85,7 +88,7 @@ def _create(
     num_in_file = anatomy_of(state_in_our_names(file)[0]).num_classes
     is_of_model = file.published is None or file.published.model == model_name
     spec = (file.extra.get("input_spec") if is_of_model else None) or _first_spec(model_name)
-    if is_of_model and num_classes is None:
+    if is_of_model and num_classes is None and model_name not in BACKBONES:
         num_classes = num_in_file
     if input_size is None and spec is not None:
         input_size = (spec["num_frames"], spec["crop_px"], spec["crop_px"])

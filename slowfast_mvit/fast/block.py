@@ -22,11 +22,12 @@ from slowfast_mvit.fast.cpu.pooled_attention import Source, pooled_attention
 from slowfast_mvit.fast.cpu.pooling import pool_qkv, skip_pool
 from slowfast_mvit.fast.cuda.attention import folded_attention_fused
 from slowfast_mvit.fast.plan import Plan, class_token_is_enough, emulates_bfloat16, plan_of
-from slowfast_mvit.models import MViT
+from slowfast_mvit.models import Backbone, MViT
 from slowfast_mvit.models.attention import MultiScaleAttention
 from slowfast_mvit.models.blocks import MultiScaleBlock
 from slowfast_mvit.models.layers import NORM_EPS, DropPath, PatchEmbed
 from slowfast_mvit.models.tables import THW, gather_table
+from slowfast_mvit.models.windows import join_windows
 
 
 class FastMViT(MViT):
@@ -44,6 +45,10 @@ class FastMViT(MViT):
         for block in self.blocks:
             # Selective checkpointing saves the results of single linear layers.
             block.tokenwise_in_training = enable != "selective"
+
+
+class FastBackbone(Backbone, FastMViT):  # type: ignore[misc]
+    """A ``Backbone`` with the same parameters; ``fast.install`` sets this class."""
 
 
 class FastPatchEmbed(PatchEmbed):
@@ -129,9 +134,10 @@ class FastBlock(MultiScaleBlock):
             out = _attend_by_prefix(attn, *_pool(attn, plan, qkv, thw))
         elif plan.pools_again:
             arguments = *_pool_arguments(attn, thw), *_attention_arguments(attn, plan)
-            out = pooled_attention(qkv, *arguments, source)
+            windows = (plan.q_thw, attn.window_q), (plan.k_thw, attn.window_kv)
+            out = pooled_attention(qkv, *arguments, source, windows)
         else:
-            q, k, v = _pool(attn, plan, qkv, thw)
+            q, k, v = attn.cut(*_pool(attn, plan, qkv, thw), plan.q_thw, plan.k_thw)
             if plan.attention == "blockwise":
                 tables, numbers = _attention_arguments(attn, plan)
                 out = blockwise_attention(q, k, v, *tables, *numbers)[0]
@@ -142,14 +148,15 @@ class FastBlock(MultiScaleBlock):
                     v,
                     scale=attn.scale,
                     tables=attn.tables,
-                    q_thw=plan.q_thw,
-                    k_thw=plan.k_thw,
+                    q_thw=plan.q_in_window,
+                    k_thw=plan.k_in_window,
                     num_prefix_tokens=attn.num_prefix_tokens,
                     residual=q if attn.residual_pooling else None,
                     num_without_residual=attn.num_without_residual,
                 )
             else:
-                out = attn.attend(q, k, v, plan.q_thw, plan.k_thw)
+                out = attn.attend(q, k, v, plan.q_in_window, plan.k_in_window)
+            out = join_windows(out, plan.q_thw, attn.window_q)
         out = out.flatten(2)
         if plan.emulates:
             projected = casting.emulated(F.linear, out, attn.proj.weight, attn.proj.bias)
@@ -209,11 +216,14 @@ def _attention_arguments(
     """For each axis the row of its table for each query and key position, or None; and numbers."""
     tables = [
         None if table is None else gather_table(table, q_length, k_length)
-        for table, q_length, k_length in zip(attn.tables, plan.q_thw, plan.k_thw, strict=True)
+        for table, q_length, k_length in zip(
+            attn.tables, plan.q_in_window, plan.k_in_window, strict=True
+        )
     ]
-    num_queries = attn.num_prefix_tokens + math.prod(plan.q_thw)
+    num_queries = attn.num_prefix_tokens + math.prod(plan.q_in_window)
     add_from = attn.num_without_residual if attn.residual_pooling else num_queries
-    return tables, (plan.q_thw, plan.k_thw, attn.num_prefix_tokens, attn.scale, add_from)
+    grids = plan.q_in_window, plan.k_in_window
+    return tables, (*grids, attn.num_prefix_tokens, attn.scale, add_from)
 
 
 def _attend_by_prefix(attn: MultiScaleAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

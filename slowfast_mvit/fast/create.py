@@ -7,25 +7,32 @@ from typing import Any
 
 from slowfast_mvit.errors import pick
 from slowfast_mvit.fast.install import install
-from slowfast_mvit.models import BlockSpec, MViT
+from slowfast_mvit.models import BACKBONES, Backbone, BlockSpec, MViT
 from slowfast_mvit.models.variants import variant_arguments
 
 # The attention of a block where its fast form does not apply.
 _ATTENTION = {"fast": "folded", "folded": "folded", "plain": "plain"}
 
 
-def build_mvit(blocks: Sequence[BlockSpec], *, attention: str = "fast", **trunk: Any) -> MViT:
+def build_mvit(
+    blocks: Sequence[BlockSpec],
+    *,
+    attention: str = "fast",
+    model_class: type[MViT] = MViT,
+    **trunk: Any,
+) -> MViT:
     """An MViT with fresh weights.
 
     Args:
         blocks: a record of each block.
         attention: "fast", "folded" or "plain": three implementations of the same function.
-        trunk: other arguments of ``MViT``.
+        model_class: ``MViT``, or ``Backbone`` for the maps of its stages.
+        trunk: other arguments of this class.
 
     Raises:
         ConfigError: if blocks cannot be built, or there is no such attention.
     """
-    model = MViT(blocks, attention=pick(_ATTENTION, attention, "attention"), **trunk)
+    model = model_class(blocks, attention=pick(_ATTENTION, attention, "attention"), **trunk)
     return install(model) if attention == "fast" else model
 
 
@@ -39,7 +46,7 @@ def create_model(
     head_dropout: float | None = None,
     in_chans: int = 3,
 ) -> MViT:
-    """A published model by name, with fresh weights.
+    """A published model by name, with fresh weights; a ``Backbone`` for those of detectors.
 
     Args:
         name: one of ``list_models()``.
@@ -61,4 +68,5 @@ def create_model(
         drop_path=drop_path,
         head_dropout=head_dropout,
     )
-    return build_mvit(attention=attention, in_chans=in_chans, **arguments)
+    model_class = Backbone if name in BACKBONES else MViT
+    return build_mvit(attention=attention, in_chans=in_chans, model_class=model_class, **arguments)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from slowfast_mvit.fast.block import FastBlock, FastMViT, FastPatchEmbed
+from slowfast_mvit.fast.block import FastBackbone, FastBlock, FastMViT, FastPatchEmbed
 from slowfast_mvit.fast.plan import kernels_on
-from slowfast_mvit.models import MViT
+from slowfast_mvit.models import Backbone, MViT
 
 
 def install(model: MViT) -> MViT:
@@ -17,7 +17,7 @@ def install(model: MViT) -> MViT:
     Returns:
         The same model.
     """
-    model.__class__ = FastMViT
+    model.__class__ = FastBackbone if isinstance(model, Backbone) else FastMViT
     model.patch_embed.__class__ = FastPatchEmbed
     block: Any
     for block in model.blocks:

@@ -57,6 +57,8 @@ class Plan:
     Attributes:
         q_thw: the grid of the pooled queries.
         k_thw: the grid of the pooled keys.
+        q_in_window: the grid of the queries that attend together: of a window, or the whole one.
+        k_in_window: that of their keys.
         attention: "blockwise" (CPU), "fused" (CUDA), or "folded", that of ``models``.
         pools: queries, keys and values are pooled and normalised in one operator.
         pools_again: blockwise attention saves no pooled tensors; the backward pass pools again.
@@ -69,6 +71,8 @@ class Plan:
 
     q_thw: THW
     k_thw: THW
+    q_in_window: THW
+    k_in_window: THW
     attention: str
     pools: bool
     pools_again: bool = False
@@ -168,13 +172,12 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> Pl
         and _pools_are_unmodified(attn)
         and max(map(max, _kernels(attn))) <= native.MAX_KERNEL
     )
-    q_thw, k_thw = _grids(attn, thw)
-    blockwise = native_fits and _blockwise_pays(attn, dtype, q_thw, k_thw)
+    grids = _grids(attn, thw)
+    blockwise = native_fits and _blockwise_pays(attn, dtype, *grids[2:])
     tokenwise = not compiled and (block.tokenwise_in_training or not block.training)
     tokenwise = tokenwise and dtype == casting.compute_dtype() and not _is_faster_whole(dtype)
     return Plan(
-        q_thw,
-        k_thw,
+        *grids,
         attention="blockwise" if blockwise else "folded",
         pools=pools,
         pools_again=blockwise and pools and torch.is_grad_enabled() and not compiled,
@@ -199,8 +202,9 @@ def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> P
     attn, dtype = block.attn, tokens.dtype
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
-    q_thw, k_thw = _grids(attn, thw)
-    reason = why_no_attention(folded_width(block.spec.head_dim, attn.tables, k_thw), dtype, "cuda")
+    grids = _grids(attn, thw)
+    width = folded_width(block.spec.head_dim, attn.tables, grids[3])
+    reason = why_no_attention(width, dtype, "cuda")
     if reason is not None:
         return reason
     pools = _pools_are_unmodified(attn)
@@ -210,16 +214,16 @@ def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> P
         if reason is not None:
             log_once("pooling", reason)
             pools = False
-    return Plan(q_thw, k_thw, attention="fused", pools=pools, prefix_only=prefix_only)
+    return Plan(*grids, attention="fused", pools=pools, prefix_only=prefix_only)
 
 
-def _grids(attn: MultiScaleAttention, thw: THW) -> tuple[THW, THW]:
-    """The grids of the pooled queries and keys."""
+def _grids(attn: MultiScaleAttention, thw: THW) -> tuple[THW, THW, THW, THW]:
+    """The grids of the pooled queries and keys, and of those in a window."""
     q_thw, k_thw = (
         thw if pool is None else pooled_thw(thw, pool.kernel_size, pool.stride)
         for pool in (attn.pool_q, attn.pool_k)
     )
-    return q_thw, k_thw
+    return q_thw, k_thw, *attn.grids_in_window(q_thw, k_thw)
 
 
 def _kernels(attn: Any) -> list[tuple[int, ...]]:

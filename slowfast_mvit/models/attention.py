@@ -18,9 +18,10 @@ from slowfast_mvit.errors import pick
 from slowfast_mvit.models.folded import folded_attention
 from slowfast_mvit.models.layers import NORM_EPS, with_prefix
 from slowfast_mvit.models.pooling import HeadPool
-from slowfast_mvit.models.rel_pos import axis_offsets, table_length
+from slowfast_mvit.models.rel_pos import axis_offsets, joint_offsets, table_length
 from slowfast_mvit.models.specs import BlockSpec
 from slowfast_mvit.models.tables import THW
+from slowfast_mvit.models.windows import cut_windows, grid_in_window, join_windows
 
 
 def plain_attention(
@@ -36,15 +37,17 @@ def plain_attention(
     """softmax(scale * q k^T + offsets) v, with every score written out.
 
     The form to read, to count FLOPs on, and to compare ``folded_attention`` with; the
-    arguments and the result are described there.
+    arguments and the result are described there. After those of the axes, the offsets of each pair
+    of a query and a key may follow.
     """
     p = num_prefix_tokens
     scores = (q * scale) @ k.transpose(-2, -1)  # (B, N, Lq, Lk)
     for axis, offset in enumerate(offsets):
         if offset is not None:
-            along_axis = [-1 if other == axis else 1 for other in range(3)]
-            grid = offset.unflatten(3, along_axis).expand(-1, -1, -1, *k_thw)
-            scores = scores + F.pad(grid.flatten(3), (p, 0, p, 0))
+            if axis < 3:
+                along_axis = [-1 if other == axis else 1 for other in range(3)]
+                offset = offset.unflatten(3, along_axis).expand(-1, -1, -1, *k_thw).flatten(3)
+            scores = scores + F.pad(offset, (p, 0, p, 0))
     return scores.softmax(dim=-1) @ v  # (B, N, Lq, D)
 
 
@@ -70,6 +73,11 @@ class MultiScaleAttention(nn.Module):
 
     The class token, if any, is neither pooled nor offset, but it passes the three norms. It gets no
     residual either in PySlowFast's models; it does in the image models of facebookresearch/mvit.
+
+    With windows (section 4.2), the pooled grids are cut into windows before the scores: pooling
+    sees the tokens across their borders, and relative positions are those within a window. The
+    zeros that fill the last windows are keys like others, as in detectron2: their score is their
+    offset, and their value is zero.
 
     Args:
         spec: of the block it belongs to; widens from ``dim`` to ``dim_att``.
@@ -100,6 +108,15 @@ class MultiScaleAttention(nn.Module):
             self.rel_pos_w = _table(table_length(w, stride_q[2], stride_kv[2]), head_dim)
         if spec.rel_pos_temporal:
             self.rel_pos_t = _table(table_length(t, 1, 1), head_dim)
+        self.rel_pos_joint = None
+        if spec.rel_pos_joint:
+            lengths = zip(spec.input_thw, (1, *stride_q[1:]), (1, *stride_kv[1:]), strict=True)
+            self.rel_pos_joint = _table(*[table_length(*axis) for axis in lengths], head_dim)
+            self.scaled_dot_product = plain_attention
+        self.window_q = self.window_kv = None
+        if spec.window:
+            self.window_q = spec.window // stride_q[1], spec.window // stride_q[2]
+            self.window_kv = spec.window // stride_kv[1], spec.window // stride_kv[2]
 
         self.qkv = nn.Linear(spec.dim, 3 * spec.dim_att, bias=spec.qkv_bias)
         self.proj = nn.Linear(spec.dim_att, spec.dim_att)
@@ -125,7 +142,9 @@ class MultiScaleAttention(nn.Module):
         """
         qkv = self.split_heads(self.qkv(tokens))  # (B, L, 3, N, D)
         q, k, v, q_thw, k_thw = self.pool(qkv, thw)
-        out = self.attend(q, k, v, q_thw, k_thw)  # (B, Lq, N, D)
+        windows = self.cut(q, k, v, q_thw, k_thw)
+        out = self.attend(*windows, *self.grids_in_window(q_thw, k_thw))
+        out = join_windows(out, q_thw, self.window_q)  # (B, Lq, N, D)
         return self.dropout(self.proj(out.flatten(2))), q_thw
 
     def split_heads(self, qkv: Tensor) -> Tensor:
@@ -140,26 +159,41 @@ class MultiScaleAttention(nn.Module):
         v, _ = self._pool_one(v, thw, self.pool_v, self.norm_v)
         return q, k, v, q_thw, k_thw
 
+    def cut(
+        self, q: Tensor, k: Tensor, v: Tensor, q_thw: THW, k_thw: THW
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut pooled queries, keys and values into windows, a larger batch; or not at all."""
+        k, v = (cut_windows(one, k_thw, self.window_kv) for one in (k, v))
+        return cut_windows(q, q_thw, self.window_q), k, v
+
+    def grids_in_window(self, q_thw: THW, k_thw: THW) -> tuple[THW, THW]:
+        """The grids of the queries and keys of a window, or the whole ones without windows."""
+        return grid_in_window(q_thw, self.window_q), grid_in_window(k_thw, self.window_kv)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, q_thw: THW, k_thw: THW) -> Tensor:
         """Attention with the offsets of the tables, and the pooled queries added to it.
 
         Args:
-            q: (B, Lq, N, D).
+            q: (B, Lq, N, D), a window being a sample.
             k: (B, Lk, N, D).
             v: (B, Lk, N, D).
-            q_thw: the grid of the queries.
-            k_thw: the grid of the keys.
+            q_thw: the grid of the queries, of a window where there are windows.
+            k_thw: the grid of the keys, likewise.
 
         Returns:
             (B, Lq, N, D).
         """
         p = self.num_prefix_tokens
+        patches = q[:, p:].transpose(1, 2)  # (B, N, T*H*W, D)
+        offsets = axis_offsets(patches, self.tables, q_thw, k_thw)
+        if self.rel_pos_joint is not None:
+            offsets = (*offsets, joint_offsets(patches, self.rel_pos_joint, q_thw, k_thw))
         out = self.scaled_dot_product(
             q.transpose(1, 2),  # (B, N, Lq, D)
             k.transpose(1, 2),
             v.transpose(1, 2),
             scale=self.scale,
-            offsets=axis_offsets(q[:, p:].transpose(1, 2), self.tables, q_thw, k_thw),
+            offsets=offsets,
             k_thw=k_thw,
             num_prefix_tokens=p,
         ).transpose(1, 2)  # (B, Lq, N, D)
@@ -179,8 +213,8 @@ class MultiScaleAttention(nn.Module):
         return norm(with_prefix(heads[:, :p], patches)), thw
 
 
-def _table(length: int, head_dim: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(length, head_dim), std=0.02))
+def _table(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
 
 
 def _pool_and_norm(

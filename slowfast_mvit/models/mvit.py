@@ -223,21 +223,25 @@ class MViT(nn.Module):
         Raises:
             ConfigError: there is no such stage or format.
         """
-        ends = [last_block(self.feature_info[i]) for i in pick_stages(indices, self.feature_info)]
+        stages = pick_stages(indices, self.feature_info)
+        ends = {last_block(self.feature_info[stage]): stage for stage in stages}
         run = self.run_block if self.training else run_block
-        num_blocks = ends[-1] + 1 if stop_early else len(self.blocks)
-        final = last_block(self.feature_info[-1])
+        num_blocks = max(ends) + 1 if stop_early else len(self.blocks)
         tokens, thw = self.embed(pixels)
         outputs = []
         for number, block in enumerate(self.blocks[:num_blocks]):
             tokens, thw = run(block, tokens, thw)
             if number in ends:
-                out = self.norm(tokens) if norm and number == final else tokens
+                out = self.norm_stage(tokens, ends[number]) if norm else tokens
                 outputs.append(as_format(out, thw, self.num_prefix_tokens, output_fmt))
         if intermediates_only:
             return outputs
-        is_normed = num_blocks == final + 1 and not self.mean_pooling
+        is_normed = num_blocks == len(self.blocks) and not self.mean_pooling
         return self.norm(tokens) if is_normed else tokens, outputs
+
+    def norm_stage(self, tokens: Tensor, stage: int) -> Tensor:
+        """Return the output of a stage, (B, P + T*H*W, C), normed where there is a norm for it."""
+        return self.norm(tokens) if stage == len(self.feature_info) - 1 else tokens  # type: ignore[no-any-return]
 
     def get_classifier(self) -> nn.Module:
         """Return the classifier, a linear layer, or an identity for 0 classes."""

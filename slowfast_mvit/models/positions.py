@@ -1,6 +1,6 @@
 """Absolute position embeddings of MViTv1, added once before the first block.
 
-Both kinds are resampled when the token grid is not the one they were made for.
+All kinds are resampled when the token grid is not the one they were made for.
 
 Letters used in shapes: P prefix tokens (0 or 1); T, H, W the token grid; C width.
 """
@@ -30,10 +30,7 @@ def separate_positions(
     Returns:
         (1, P + T*H*W, C).
     """
-    if trained_thw[1:] != thw[1:]:
-        plane = spatial.transpose(1, 2).unflatten(2, trained_thw[1:])  # (1, C, H, W)
-        plane = F.interpolate(plane, size=thw[1:], mode="bicubic")
-        spatial = plane.flatten(2).transpose(1, 2)
+    spatial = plane_positions(spatial, trained_thw[1:], thw)
     temporal = resample_table(temporal[0], thw[0])
     patches = (temporal[None, :, None] + spatial[:, None]).flatten(1, 2)
     return patches if class_token is None else with_prefix(class_token, patches)
@@ -49,6 +46,21 @@ def joint_positions(
     volume = embedding[:, p:].transpose(1, 2).unflatten(2, trained_thw)  # (1, C, T, H, W)
     volume = F.interpolate(volume, size=thw, mode="trilinear")
     return with_prefix(embedding[:, :p], volume.flatten(2).transpose(1, 2))
+
+
+def plane_positions(embedding: Tensor, grid: tuple[int, int], thw: THW) -> Tensor:
+    """An embedding of an image, (1, H*W, C), resampled bicubically to another grid.
+
+    Args:
+        embedding: (1, rows, C); the last rows are the places of ``grid``, the others are not used.
+        grid: the one the embedding was made for.
+        thw: the grid wanted, of one frame.
+    """
+    places = embedding[:, -grid[0] * grid[1] :]
+    if grid == thw[1:]:
+        return places
+    plane = F.interpolate(places.transpose(1, 2).unflatten(2, grid), size=thw[1:], mode="bicubic")
+    return plane.flatten(2).transpose(1, 2)
 
 
 def new_embedding(length: int, dim: int) -> torch.nn.Parameter:

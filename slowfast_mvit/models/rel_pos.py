@@ -4,6 +4,9 @@ The score of a query and a key gets an offset for each axis: the product of the 
 vector that depends on their distance along that axis. Three short tables, one each for time, height
 and width, replace one over all three.
 
+``joint_offsets`` is that one over all three, for comparison: it has more rows than a query has
+keys, and all scores are written out.
+
 Letters used in shapes: B batch, N heads, D head width; T, H, W the grid of the queries and
 kT, kH, kW that of the keys.
 """
@@ -13,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from slowfast_mvit.models.tables import THW, gather_table
+from slowfast_mvit.models.tables import THW, gather_table, index_table
 
 # For each axis: the queries, the rows for each query and key position, and the result.
 _PRODUCTS = (
@@ -56,3 +60,28 @@ def axis_offsets(
         else torch.einsum(product, grid, gather_table(table, q_length, k_length)).flatten(2, 4)
         for table, product, q_length, k_length in zip(tables, _PRODUCTS, q_thw, k_thw, strict=True)
     )
+
+
+def joint_offsets(q: Tensor, table: Tensor, q_thw: THW, k_thw: THW) -> Tensor:
+    """The offset of each query for each key, from one table over all axes.
+
+    Args:
+        q: pooled, unscaled queries of the grid, (B, N, T*H*W, D).
+        table: a row for each distance in time, height and width, (rows, rows, rows, D); resampled
+            trilinearly if the grids need other numbers of rows.
+        q_thw: the grid (T, H, W) of the queries.
+        k_thw: the grid (kT, kH, kW) of the keys.
+
+    Returns:
+        (B, N, T*H*W, kT*kH*kW).
+    """
+    sizes = [2 * max(lengths) - 1 for lengths in zip(q_thw, k_thw, strict=True)]
+    if list(table.shape[:3]) != sizes:
+        volume = table.permute(3, 0, 1, 2).unsqueeze(0)  # (1, D, rows, rows, rows)
+        table = F.interpolate(volume, size=sizes, mode="trilinear")[0].permute(1, 2, 3, 0)
+    t, h, w = (index_table(*lengths) for lengths in zip(q_thw, k_thw, strict=True))
+    rows = t[:, None, None, :, None, None] * sizes[1] + h[:, None, None, :, None]
+    rows = rows * sizes[2] + w[:, None, None, :]  # (T, H, W, kT, kH, kW)
+    rows = rows.flatten(3).flatten(0, 2).to(q.device)
+    products = q @ table.flatten(0, 2).t()
+    return products.gather(3, rows.expand(*q.shape[:2], -1, -1))

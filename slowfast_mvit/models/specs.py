@@ -39,6 +39,9 @@ class BlockSpec:
         residual_pooling: the attention adds the pooled queries to its output.
         residual_cls_token: it adds that of the class token too.
         dropout: rate of the dropouts in the attention and in the MLP.
+        window: side of the windows that tokens attend in, in tokens of the input; 0 for attention
+            over the whole grid.
+        rel_pos_joint: one table of relative positions over all axes, instead of one for each.
     """
 
     dim: int
@@ -59,6 +62,8 @@ class BlockSpec:
     residual_pooling: bool = True
     residual_cls_token: bool = False
     dropout: float = 0.0
+    window: int = 0
+    rel_pos_joint: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -102,10 +107,11 @@ def check_specs(specs: Sequence[BlockSpec]) -> None:
     """Check that each block can be built.
 
     Raises:
-        ConfigError: heads do not divide a width, or a kernel does not pool queries to the grid of
-            the skip path. The message names all of them.
+        ConfigError: heads do not divide a width, a kernel does not pool queries to the grid of
+            the skip path, a window is not pooled to whole tokens, or options exclude each other.
+            The message names all of them.
     """
-    problems = []
+    problems: list[str] = []
     for block, spec in enumerate(specs):
         if spec.dim_att % spec.num_heads:
             problems.append(
@@ -123,5 +129,33 @@ def check_specs(specs: Sequence[BlockSpec]) -> None:
                     "do not give the grid of the skip path; use a kernel of stride + 1, or an odd "
                     "one with an even stride or a stride of 1"
                 )
+        problems += [f"block {block}: {problem}" for problem in _window_problems(spec)]
+        if spec.rel_pos_joint and (spec.rel_pos_spatial or spec.rel_pos_temporal):
+            problems.append(f"block {block}: positions are either joint or separate for each axis")
     if problems:
         raise ConfigError(in_one_message(f"an MViT of {len(specs)} blocks", problems))
+
+
+def _window_problems(spec: BlockSpec) -> list[str]:
+    """List the reasons why queries and keys of this block have no windows of the same tokens."""
+    if not spec.window:
+        return []
+    problems = []
+    if spec.window < 0:
+        problems.append(
+            f"a window has 1 or more tokens on a side, or 0 for none; got {spec.window}"
+        )
+    if spec.num_prefix_tokens:
+        problems.append("a class token is in no window; use windows without one")
+    for name, kernel, stride in (
+        ("query", spec.kernel_q, spec.stride_q),
+        ("key", spec.kernel_kv, spec.stride_kv),
+    ):
+        if any(spec.window % step for step in stride[1:]):
+            problems.append(
+                f"a window of {spec.window} is not a multiple of its {name} stride of "
+                f"{stride[1]} x {stride[2]}; use a multiple"
+            )
+        if any(size % 2 == 0 for size in (kernel or ())[1:]):
+            problems.append(f"windows need odd {name} kernels, got {kernel}")
+    return problems

@@ -1,19 +1,21 @@
 """The published models by name, with their parameters and FLOPs.
 
 A size has four stages; each of them but the first begins by halving the grid and doubling the width
-and the heads. A variant is a size made into a model for clips or images.
+and the heads. A variant is a size made into a model for clips or images, or into the backbone of a
+detector.
 
-To add a model, add a row to ``VARIANTS`` with its parameters and FLOPs; a test counts them.
+To add a model, add a row to ``VARIANTS`` or ``BACKBONES`` with its parameters and FLOPs; a test
+counts them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
-from slowfast_mvit.errors import pick
+from slowfast_mvit.errors import ConfigError, pick
 from slowfast_mvit.models.specs import (
     BlockSpec,
     as_thw,
@@ -49,7 +51,7 @@ SIZES = {
 
 
 def stage_specs(
-    size: str,
+    size: str | Size,
     *,
     input_thw: THW,
     first_stride_kv: THW = (1, 8, 8),
@@ -62,7 +64,7 @@ def stage_specs(
     """The blocks of a size; as the defaults have them, those of MViTv2 for video.
 
     Args:
-        size: "T", "S", "B", "L" or "H".
+        size: "T", "S", "B", "L" or "H", or the stages of another one.
         input_thw: token grid after the patch embedding.
         first_stride_kv: key and value stride of the first block; halved where the grid is.
         kernel: kernel of every pooling; None makes it one wider than the stride.
@@ -75,7 +77,7 @@ def stage_specs(
     Raises:
         ConfigError: if there is no such size.
     """
-    shape = pick(SIZES, size, "MViT size")
+    shape = size if isinstance(size, Size) else pick(SIZES, size, "MViT size")
     depth, starts = sum(shape.stages), set(accumulate(shape.stages[:-1]))
     dim, num_heads, stride_kv = shape.embed_dim, shape.num_heads, first_stride_kv
     specs = []
@@ -105,6 +107,40 @@ def stage_specs(
     return specs
 
 
+def detection_specs(
+    size: str | Size, *, input_thw: THW = (1, 56, 56), window: int = 56, **options: Any
+) -> list[BlockSpec]:
+    """The blocks of a size as the backbone of a detector: those for images, with windows.
+
+    The last block of each stage but the first attends over the whole map; where another stage
+    follows, its keys are twice as coarse. The first block of a stage has the windows of the stage
+    before, as they are measured on its input.
+
+    Args:
+        size: "T", "S", "B", "L" or "H", or the stages of another one.
+        input_thw: token grid of the tables; that of 224 pixels fits weights for images.
+        window: side of the windows of the first stage, in tokens; halved where the grid is. 0 for
+            no windows.
+        options: of ``stage_specs``.
+
+    Raises:
+        ConfigError: if there is no such size.
+    """
+    shape = size if isinstance(size, Size) else pick(SIZES, size, "MViT size")
+    ends = list(accumulate(shape.stages))  # of each stage, the block after it
+    specs = []
+    for block, spec in enumerate(
+        stage_specs(shape, input_thw=input_thw, **{**_DETECTION_BLOCKS, **options})
+    ):
+        t, h, w = spec.stride_kv
+        coarser = 2 if block + 1 in ends[1:-1] else 1
+        is_global = block + 1 in ends[1:]
+        num_halvings = sum(end < block for end in ends)
+        windows = 0 if is_global else window >> num_halvings
+        specs.append(replace(spec, window=windows, stride_kv=(t, coarser * h, coarser * w)))
+    return specs
+
+
 @dataclass(frozen=True)
 class Variant:
     """A published model.
@@ -114,11 +150,12 @@ class Variant:
         input_size: pixels (T, H, W).
         num_classes: classes it was published for.
         num_params: parameters, with that many classes.
-        gflops: multiply-adds of one view, in 1e9, as fvcore counts them on plain attention.
+        gflops: multiply-adds of one view, in 1e9, as fvcore counts them on plain attention; of a
+            backbone, those of an image of ``BACKBONE_IMAGE`` pixels.
         drop_path: stochastic depth in its recipe; 0 where no recipe was published.
         head_dropout: dropout before the classifier in its recipe.
-        blocks: arguments of ``stage_specs`` other than the defaults.
-        trunk: arguments of ``MViT`` other than the defaults.
+        blocks: arguments of ``stage_specs`` or ``detection_specs`` other than the defaults.
+        trunk: arguments of ``MViT`` or ``Backbone`` other than the defaults.
     """
 
     size: str
@@ -149,17 +186,19 @@ _IMAGE_BLOCKS: dict[str, Any] = {
     "kernel": (1, 3, 3),
     "rel_pos_temporal": False,
 }
+_DETECTION_BLOCKS = {**_IMAGE_BLOCKS, "num_prefix_tokens": 0}
 _IMAGE: dict[str, Any] = {
     "input_size": (1, 224, 224),
     "head_dropout": 0.0,
     "trunk": {"patch_kernel": (7, 7), "patch_stride": (4, 4), "patch_padding": (3, 3)},
 }
-_IN1K = {**_IMAGE, "num_classes": 1000, "blocks": {**_IMAGE_BLOCKS, "num_prefix_tokens": 0}}
+_IN1K = {**_IMAGE, "num_classes": 1000, "blocks": _DETECTION_BLOCKS}
 _IN21K = {
     **_IMAGE,
     "num_classes": 19168,
     "blocks": {**_IMAGE_BLOCKS, "residual_cls_token": True},
 }
+_BACKBONE: dict[str, Any] = {**_IMAGE, "num_classes": 0}
 
 VARIANTS = {
     # MViTv2, Kinetics-400
@@ -212,10 +251,24 @@ VARIANTS = {
     "mvitv2_h_in21k": Variant("H", num_params=694_804_128, gflops=120.6671, **_IN21K),
 }
 
+BACKBONE_IMAGE = (1, 800, 1088)
+# Backbones of detectors, as detectron2's projects MViTv2 and ViTDet train them on COCO
+BACKBONES = {
+    "detection_t": Variant("T", num_params=23_405_664, gflops=89.5170, drop_path=0.2, **_BACKBONE),
+    "detection_s": Variant("S", num_params=34_102_560, gflops=129.8149, drop_path=0.2, **_BACKBONE),
+    "detection_b": Variant("B", num_params=50_705_088, gflops=185.5721, drop_path=0.4, **_BACKBONE),
+    "detection_l": Variant(
+        "L", num_params=212_484_384, gflops=744.3999, drop_path=0.5, **_BACKBONE
+    ),
+    "detection_h": Variant(
+        "H", num_params=665_345_408, gflops=2109.4915, drop_path=0.6, **_BACKBONE
+    ),
+}
+
 
 def list_models() -> list[str]:
-    """The names of the published models."""
-    return sorted(VARIANTS)
+    """The names of the published models, backbones of detectors included."""
+    return sorted([*VARIANTS, *BACKBONES])
 
 
 def variant_arguments(
@@ -228,6 +281,8 @@ def variant_arguments(
 ) -> dict[str, Any]:
     """Return the arguments of ``MViT`` for a published model; None stands for the published value.
 
+    Of a backbone they are those of ``Backbone``.
+
     Args:
         name: one of ``list_models()``.
         num_classes: classes.
@@ -236,20 +291,32 @@ def variant_arguments(
         head_dropout: dropout before the classifier.
 
     Raises:
-        ConfigError: if there is no such model; the message names the nearest one.
+        ConfigError: if there is no such model; the message names the nearest one. Or if a backbone,
+            which has no head, is given classes or a dropout before them.
     """
-    variant = pick(VARIANTS, name, "model")
+    variant = pick(VARIANTS | BACKBONES, name, "model")
     input_size = variant.input_size if input_size is None else as_thw(input_size)
     patch_stride = variant.trunk.get("patch_stride", (2, 4, 4))
-    return {
-        "blocks": stage_specs(
+    arguments = {
+        "blocks": (detection_specs if name in BACKBONES else stage_specs)(
             variant.size,
             input_thw=first_grid(input_size, patch_stride),
             drop_path=variant.drop_path if drop_path is None else drop_path,
             **variant.blocks,
         ),
         "input_size": input_size,
-        "num_classes": variant.num_classes if num_classes is None else num_classes,
-        "head_dropout": variant.head_dropout if head_dropout is None else head_dropout,
         **variant.trunk,
     }
+    if name not in BACKBONES:
+        arguments["num_classes"] = variant.num_classes if num_classes is None else num_classes
+        arguments["head_dropout"] = variant.head_dropout if head_dropout is None else head_dropout
+    elif num_classes or head_dropout:
+        raise ConfigError(
+            f"{name} is the backbone of a detector, without a head: leave out num_classes and "
+            f"head_dropout. Image classifiers of its size: {', '.join(_of_images(variant.size))}"
+        )
+    return arguments
+
+
+def _of_images(size: str) -> list[str]:
+    return [name for name, one in VARIANTS.items() if one.size == size and one.input_size[0] == 1]

@@ -156,6 +156,8 @@ def _decide_spatial(value: Tensor, model_value: Tensor, context: LoadContext) ->
 
 def _decide_joint(value: Tensor, model_value: Tensor, context: LoadContext) -> Action:
     """Resize positions over space and time, (1, P + T*H*W, C), except the class token's row."""
+    if context.source == "detectron2" and value.shape == model_value.shape:
+        return Action("loaded", value)  # of an image, perhaps with a row of a class token
     in_file, in_model = context.prefix
     tokens = value[:, in_file:]
     trained = grid_of_joint(tokens.shape[1], context.known_grid, context.grid)

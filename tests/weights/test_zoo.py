@@ -17,7 +17,7 @@ from slowfast_mvit.builders import input_spec, model_arguments
 from slowfast_mvit.config import load_config
 from slowfast_mvit.errors import WeightsError
 from slowfast_mvit.fast import create_model
-from slowfast_mvit.models import list_models
+from slowfast_mvit.models import VARIANTS
 from slowfast_mvit.weights import load_weights
 from slowfast_mvit.weights.architecture import fingerprint, published_state
 from slowfast_mvit.weights.fetch import local_weights
@@ -92,8 +92,8 @@ def test_names_of_classes_are_unique_and_as_many_as_classes(data):
 
 
 def test_every_model_has_weights_and_every_alias_a_model():
-    assert {weights.model for weights in ZOO.values()} == set(list_models())
-    assert set(MODEL_ALIASES.values()) <= set(list_models())
+    assert {weights.model for weights in ZOO.values()} == set(VARIANTS)
+    assert set(MODEL_ALIASES.values()) <= set(VARIANTS)
     assert set(_WEIGHTS_ALIASES.values()) <= set(ZOO)
 
 

@@ -8,7 +8,7 @@ narrow tokens it does not save qkv either, but projects them again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,15 @@ from torch.autograd.function import once_differentiable
 from slowfast_mvit.fast.cpu.blockwise import blockwise_attention, blockwise_attention_backward
 from slowfast_mvit.fast.cpu.norm_linear import norm_linear_in
 from slowfast_mvit.fast.cpu.pooling import pool_qkv, pool_qkv_backward
+from slowfast_mvit.models.tables import THW
+from slowfast_mvit.models.windows import Window, cut_windows, join_windows
 
 # Tokens up to this width are projected again. A byte of qkv costs C / 2 operations, as in ``mlp``:
 # the first two blocks of S 16x4, 96 wide, save 87 MB for 1 % of the products of a step.
 PROJECTED_AGAIN_TO_WIDTH = 128
 
+Grid = tuple[THW, Window | None]  # a pooled grid, and its windows if there are some
+_WHOLE: Grid = ((0, 0, 0), None)
 # Arguments of ``norm_linear``: tokens, weight and bias of the norm and of the linear layer, eps.
 Source = tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor | None], float]
 
@@ -34,8 +38,9 @@ def pooled_attention(
     tables: Sequence[Tensor | None],
     attention_numbers: tuple[Any, ...],
     source: Source | None = None,
+    windows: tuple[Grid, Grid] = (_WHOLE, _WHOLE),
 ) -> Tensor:
-    """``blockwise_attention`` of the results of ``pool_qkv``.
+    """``blockwise_attention`` of the results of ``pool_qkv``, cut into windows if there are some.
 
     Args:
         qkv: (B, P + T*H*W, 3, N, D).
@@ -45,6 +50,7 @@ def pooled_attention(
         attention_numbers: the other arguments of ``blockwise_attention``, in its order.
         source: tokens, norm, layer and eps for which ``norm_linear`` returned qkv; then qkv is not
             saved where the tokens are narrow.
+        windows: pooled grid and window of the queries, then those of the keys.
 
     Returns:
         (B, P + T'*H'*W', N, D).
@@ -55,7 +61,7 @@ def pooled_attention(
         tokens, norm, layer, eps = source
         # Detached, because qkv has the gradients.
         origin = [None if one is None else one.detach() for one in (tokens, *norm, *layer)]
-    numbers = (pool_numbers, attention_numbers, eps)
+    numbers = (pool_numbers, attention_numbers, eps, windows)
     out: Tensor = _PooledAttention.apply(qkv, *pool, *tables, *origin, numbers)
     return out
 
@@ -63,14 +69,14 @@ def pooled_attention(
 class _PooledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, *rest: Any) -> Tensor:
-        *tensors, (ctx.pool_numbers, ctx.attention_numbers, ctx.eps) = rest
+        *tensors, (ctx.pool_numbers, ctx.attention_numbers, ctx.eps, ctx.windows) = rest
         pool, tables, origin = tensors[:9], tensors[9:12], tensors[12:]
-        q, k, v = pool_qkv(qkv, pool[:3], pool[3:6], pool[6:], *ctx.pool_numbers)
-        out: Tensor
+        pooled = pool_qkv(qkv, pool[:3], pool[3:6], pool[6:], *ctx.pool_numbers)
+        q, k, v = _each(cut_windows, pooled, ctx.windows)
         out, log_sum = blockwise_attention(q, k, v, *tables, *ctx.attention_numbers)
         ctx.shape, ctx.dtype = qkv.shape, qkv.dtype
         ctx.save_for_backward(None if origin else qkv, log_sum, *tensors)
-        return out
+        return join_windows(out, *ctx.windows[0])
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -81,14 +87,24 @@ class _PooledAttention(torch.autograd.Function):
             tokens, gamma, beta, weight, bias = origin
             qkv = norm_linear_in(tokens, gamma, beta, weight, bias, ctx.eps, ctx.dtype)
             qkv = qkv.view(ctx.shape)
-        pooled = pool_qkv(qkv, *pool, *ctx.pool_numbers)
+        pooled = _each(cut_windows, pool_qkv(qkv, *pool, *ctx.pool_numbers), ctx.windows)
+        grad = cut_windows(grad, *ctx.windows[0])
         of_pooled = blockwise_attention_backward(
             grad, *pooled, *tables, log_sum, *ctx.attention_numbers
         )
         of_tables = iter(of_pooled[3:])
-        of_inputs = pool_qkv_backward(*of_pooled[:3], qkv, *pool, *ctx.pool_numbers)
+        of_qkv = _each(join_windows, of_pooled[:3], ctx.windows)
+        of_inputs = pool_qkv_backward(*of_qkv, qkv, *pool, *ctx.pool_numbers)
         return (
             *of_inputs,
             *[None if table is None else next(of_tables) for table in tables],
             *[None] * (len(origin) + 1),
         )
+
+
+def _each(
+    change: Callable[..., Tensor], qkv: Sequence[Tensor], windows: tuple[Grid, Grid]
+) -> list[Tensor]:
+    """Cut or join queries, keys and values."""
+    of_q, of_k = windows
+    return [change(one, *grid) for one, grid in zip(qkv, (of_q, of_k, of_k), strict=True)]

@@ -18,7 +18,7 @@ from torch import Tensor
 from slowfast_mvit.builders.lists import mvit_from_lists
 from slowfast_mvit.models import MViT
 
-REFERENCE = Path(__file__).resolve().parents[1] / "reference"
+REFERENCE = Path(__file__).resolve().parent / "reference"
 SMALL_MODELS = json.loads((REFERENCE / "mvit_small_models.json").read_text())
 FULL_MODELS = json.loads((REFERENCE / "full_models_fp32.json").read_text())
 
@@ -74,18 +74,19 @@ def fill(model: MViT) -> MViT:
     for name, parameter in model.state_dict().items():
         phase = zlib.crc32(name.encode()) % 1000 / 1000 * 2 * math.pi
         wave = torch.sin(0.37 * torch.arange(parameter.numel(), dtype=torch.float64) + phase)
-        parameter.copy_(_scaled(wave, name, parameter).view_as(parameter))
+        parameter.copy_(scaled(wave.view_as(parameter), name))
     return model
 
 
-def _scaled(wave: Tensor, name: str, parameter: Tensor) -> Tensor:
+def scaled(wave: Tensor, name: str) -> Tensor:
+    """A parameter of this name from a wave of its shape."""
     if ".norm" in name or name.startswith("norm"):
         return 1 + 0.1 * wave if name.endswith("weight") else 0.05 * wave
     if name.endswith("bias"):
         return 0.05 * wave
     if any(part in name for part in ("rel_pos", "pos_embed", "cls_token")):
         return 0.2 * wave
-    return wave * 1.5 / math.sqrt(parameter.numel() / parameter.shape[0])
+    return wave * 1.5 / math.sqrt(wave.numel() / wave.shape[0])
 
 
 def clip(*shape: int) -> Tensor:
