@@ -234,13 +234,14 @@ def _blockwise_pays(attn: MultiScaleAttention, dtype: torch.dtype, q_thw: THW, k
     """Return whether blockwise attention is the fastest and supports these sizes.
 
     In float32, heads of few scores are faster together, in PyTorch's fused attention. In bfloat16
-    that attention is faster where the products are in hardware, and very slow elsewhere.
+    that attention is the faster one where it alone has the instructions, and very slow where there
+    are none.
     """
     if dtype == torch.float32:
         num_queries = attn.num_prefix_tokens + math.prod(q_thw)
         pays = num_queries * (1 + math.prod(k_thw)) >= MIN_SCORES
     else:
-        pays = not casting.HAS_BF16_INSTRUCTIONS
+        pays = native.multiplies_bfloat16() or not casting.HAS_BF16_INSTRUCTIONS
     return pays and sum(k_thw) <= native.MAX_WIDTH and k_thw[1] * k_thw[2] <= native.MAX_PLANE
 
 

@@ -7,7 +7,7 @@ from exactness import allowed, needs_bfloat16_attention
 from reference_models import SMALL_MODELS, clip, fill, from_keys
 
 from slowfast_mvit.fast import plan
-from slowfast_mvit.fast.cpu import casting, pooled_attention
+from slowfast_mvit.fast.cpu import casting, native, pooled_attention
 
 CASES = SMALL_MODELS["cases"]
 
@@ -57,7 +57,7 @@ def test_float32_is_as_near_to_float64_as_the_plain_model(case):
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_what_is_projected_again_need_not_be_kept(autocast, monkeypatch):
-    # With bfloat16 instructions autocast takes PyTorch's attention, for which qkv is kept.
+    # Where only PyTorch has bfloat16 instructions, its attention is taken, for which qkv is kept.
     monkeypatch.setattr(casting, "HAS_BF16_INSTRUCTIONS", False)
 
     def answers_and_shapes():
@@ -76,11 +76,23 @@ def test_what_is_projected_again_need_not_be_kept(autocast, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "has_instructions", [False, pytest.param(True, marks=needs_bfloat16_attention)]
+    ("in_torch", "in_kernels"),
+    [
+        (False, False),
+        pytest.param(True, False, marks=needs_bfloat16_attention),
+        pytest.param(
+            True,
+            True,
+            marks=pytest.mark.skipif(
+                not native.multiplies_bfloat16(), reason="this CPU has no bfloat16 products"
+            ),
+        ),
+    ],
 )
-def test_bfloat16_is_as_near_to_float64_as_the_plain_model(has_instructions, monkeypatch):
+def test_bfloat16_is_as_near_to_float64_as_the_plain_model(in_torch, in_kernels, monkeypatch):
     """Over models with random weights: a single one may round luckily."""
-    monkeypatch.setattr(casting, "HAS_BF16_INSTRUCTIONS", has_instructions)
+    monkeypatch.setattr(casting, "HAS_BF16_INSTRUCTIONS", in_torch)
+    monkeypatch.setattr(native, "multiplies_bfloat16", lambda: in_kernels)
     ratios = []
     for seed in range(12):
         exact = answers("v2_base", "plain", double=True, seed=seed)

@@ -10,7 +10,9 @@ and keys (``models/folded.py``), which is a fifth more to multiply. Here a pass 
 scores adds them, and nothing is padded, concatenated or moved. The backward pass needs only the
 logarithm of the sum of each softmax; the scores are computed again.
 
-All is computed in float32: bfloat16 inputs are converted, and the output is rounded once.
+All is computed in float32: bfloat16 inputs are converted, and the output is rounded once. Where
+the processor has instructions for bfloat16 products, all of a call is in C (``csrc/attention.c``):
+the operands of products are rounded to bfloat16, the sums and what is between are float32.
 """
 
 from __future__ import annotations
@@ -61,8 +63,15 @@ def blockwise_attention(
         (B, Lq, N, D) in the dtype of q, and the logarithm of the softmax's sum for each query,
         (B, N, Lq) float32.
     """
-    out, log_sum = q.new_empty(q.shape, dtype=torch.float32), _empty_log_sum(q)
-    plain_q, k, v, *tables = _float32(q, k, v, table_t, table_h, table_w)
+    log_sum, tables = _empty_log_sum(q), _float32(table_t, table_h, table_w)
+    if _is_in_bfloat16(q):
+        q, k, v = (one.contiguous() for one in (q, k, v))
+        whole = _whole(q, k, q_thw, k_thw, num_prefix_tokens)
+        rounded = torch.empty_like(q)
+        native.call("attend", *whole, scale, add_queries_from, q, k, v, *tables, rounded, log_sum)
+        return rounded, log_sum
+    out = q.new_empty(q.shape, dtype=torch.float32)
+    plain_q, k, v = _float32(q, k, v)
     with torch.autocast("cpu", enabled=False):
         for b, n, rows, scoring in _blocks(plain_q, k, q_thw, k_thw, num_prefix_tokens):
             queries, to = plain_q[b, rows, n], out[b, rows, n]
@@ -94,34 +103,35 @@ def blockwise_attention_backward(
     add_queries_from: int,
 ) -> list[Tensor]:
     """The gradients of q, k, v, and of the tables that are not None, in this order."""
-    plain_q, plain_k, plain_v, grad = _float32(q, k, v, grad)
     tables = _float32(table_t, table_h, table_w)
+    partial = torch.zeros(torch.get_num_threads(), sum(_sizes(tables)))
+    if _is_in_bfloat16(q):
+        inputs = [one.contiguous() for one in (grad, q, k, v)]
+        grads = [torch.empty_like(one) for one in inputs[1:]]
+        about = *_whole(q, k, q_thw, k_thw, num_prefix_tokens), scale, add_queries_from
+        native.call("attend_backward", *about, *inputs, *tables, log_sum, *grads, partial)
+        return [*grads, *_of_tables(partial, tables)]
+    plain_q, plain_k, plain_v, grad = _float32(q, k, v, grad)
     grad_q = torch.empty_like(plain_q)
     grad_k, grad_v = torch.zeros_like(plain_k), torch.zeros_like(plain_v)
-    sizes = [0 if table is None else table.numel() for table in tables]
-    partial = plain_q.new_zeros((torch.get_num_threads(), sum(sizes)))
     with torch.autocast("cpu", enabled=False):
         for b, n, rows, scoring in _blocks(plain_q, plain_k, q_thw, k_thw, num_prefix_tokens):
-            queries, grads = plain_q[b, rows, n], grad[b, rows, n]
+            queries, grad_out = plain_q[b, rows, n], grad[b, rows, n]
             padded, padded_grads = _scores(scoring), _scores(scoring)
             scores, grad_scores = padded[:, : scoring.keys], padded_grads[:, : scoring.keys]
             torch.mm(queries, plain_k[b, :, n].t(), out=scores)
-            torch.mm(grads, plain_v[b, :, n].t(), out=grad_scores)
+            torch.mm(grad_out, plain_v[b, :, n].t(), out=grad_scores)
             through_offsets = torch.zeros_like(queries, memory_format=torch.contiguous_format)
             inputs = padded, padded_grads, scale, queries, *tables, log_sum[b, n, rows]
             native.call("softmax_backward", scoring, *inputs, through_offsets, partial)
-            grad_v[b, :, n].addmm_(scores.t(), grads)
+            grad_v[b, :, n].addmm_(scores.t(), grad_out)
             grad_k[b, :, n].addmm_(grad_scores.t(), queries, alpha=scale)
             to = grad_q[b, rows, n]
             torch.addmm(through_offsets, grad_scores, plain_k[b, :, n], alpha=scale, out=to)
             bare = max(add_queries_from - rows.start, 0)
-            to[bare:] += grads[bare:]
-    of_tables = [
-        one.reshape(table.shape).to(table.dtype, copy=True)
-        for one, table in zip(partial.sum(dim=0).split(sizes), tables, strict=True)
-        if table is not None
-    ]
-    return [grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), *of_tables]
+            to[bare:] += grad_out[bare:]
+    grads = [grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)]
+    return [*grads, *_of_tables(partial, tables)]
 
 
 @blockwise_attention_backward.register_fake
@@ -147,6 +157,31 @@ def _backward(ctx: Any, grad: Tensor, _: object) -> tuple[Any, ...]:
 
 
 blockwise_attention.register_autograd(_backward, setup_context=_save)
+
+
+def _is_in_bfloat16(q: Tensor) -> bool:
+    return q.dtype == torch.bfloat16 and native.multiplies_bfloat16()
+
+
+def _sizes(tables: Sequence[Tensor | None]) -> list[int]:
+    return [0 if table is None else table.numel() for table in tables]
+
+
+def _of_tables(partial: Tensor, tables: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients of the tables that are not None, from the sums of each thread."""
+    parts = partial.sum(dim=0).split(_sizes(tables))
+    pairs = zip(parts, tables, strict=True)
+    return [one.reshape(table.shape).clone() for one, table in pairs if table is not None]
+
+
+def _whole(
+    q: Tensor, k: Tensor, q_thw: Sequence[int], k_thw: Sequence[int], num_prefix_tokens: int
+) -> tuple[native.Scoring, int, int]:
+    """The record of all queries for csrc/, and the numbers of clips and heads."""
+    batch, length, heads, width = q.shape
+    sizes = length, 0, k.shape[1], k.shape[1], width, heads * width
+    grids = tuple(q_thw), tuple(k_thw)
+    return native.Scoring(*sizes, num_prefix_tokens, *grids), batch, heads
 
 
 def _blocks(

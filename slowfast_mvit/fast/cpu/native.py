@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("csrc")
 LANES = 8  # head widths must be a multiple of this; the same in csrc/
+LANES_OF_GELU = 16  # the width of a hidden layer is a multiple of this
 MAX_WIDTH = 512  # of a head, and of the offsets of a query
 MAX_PLANE = 4096  # keys of one frame
 MAX_KERNEL = 16
@@ -36,7 +37,9 @@ MAX_TAPS = 256  # of a max pooling: the index of one is a byte
 DTYPES = (torch.float32, torch.bfloat16)
 
 _COMPILERS = ("cc", "gcc", "clang")
-_OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+_OPTIONS = ("-O3", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+# The processor to compile for: a name that the compiler knows, for tests of older ones.
+_PROCESSOR = "SLOWFAST_MVIT_MARCH"
 
 
 class Pooling(ctypes.Structure):
@@ -68,6 +71,13 @@ def fits(head_dim: int) -> bool:
 def is_built() -> bool:
     """Return whether the kernels could be compiled on this machine."""
     return _library() is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def multiplies_bfloat16() -> bool:
+    """Return whether the kernels have bfloat16 products, in instructions of this processor."""
+    library = _library()
+    return library is not None and bool(library.multiplies_bfloat16(ctypes.c_int64(1)))
 
 
 def call(name: str, *arguments: Tensor | ctypes.Structure | float | None) -> None:
@@ -125,7 +135,7 @@ def _compiled() -> Path:
     os.close(descriptor)
     try:
         sources = [str(path) for path in _sources() if path.suffix == ".c"]
-        command = [compiler, *_OPTIONS, "-o", unfinished, *sources, "-lm"]
+        command = [compiler, *_options(), "-o", unfinished, *sources, "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise OSError(f"{compiler} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
@@ -133,6 +143,10 @@ def _compiled() -> Path:
     finally:
         Path(unfinished).unlink(missing_ok=True)
     return target
+
+
+def _options() -> list[str]:
+    return [*_OPTIONS, f"-march={os.environ.get(_PROCESSOR, 'native')}"]
 
 
 def _cache_folder() -> Path:
@@ -163,7 +177,7 @@ def _fingerprint(compiler: str) -> str:
     """Hash of all that the library depends on: source, options, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     sources = [path.read_text() for path in _sources()]
-    parts = [*sources, *_OPTIONS, version.stdout, platform.machine(), _processor()]
+    parts = [*sources, *_options(), version.stdout, platform.machine(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """The kernels for CPUs against PyTorch's own operations in float64."""
 
 import math
+import platform
 from functools import partial
 from types import SimpleNamespace
 
@@ -220,6 +221,40 @@ def test_blockwise_attention_has_the_values_and_gradients_of_all_scores(grids, p
     )
 
 
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("head_dim", [72, 96])
+@pytest.mark.parametrize("grids", GRIDS)
+def test_blockwise_attention_in_bfloat16_is_as_near_as_all_scores_are(
+    grids, head_dim, three_threads
+):
+    """Operands are rounded for products, where the processor has them; scores are not.
+
+    Two clips of two heads are more than three threads; of one clip the heads are cut; none is fine.
+    """
+    about = dict(**GRIDS[grids], prefix=1)
+    tensors = [one.detach().bfloat16() for one in attention_inputs(**about, head_dim=head_dim)]
+
+    for batch in (2, 1):
+        inputs = [*(one[:batch] for one in tensors[:3]), *tensors[3:]]
+        assert_as_exact(
+            partial(attend_blockwise, **about, add_from=1),
+            partial(attend_plainly, **about, add_from=1),
+            inputs,
+        )
+    (none,) = attend_blockwise(
+        [*(one[:0] for one in tensors[:3]), *tensors[3:]], **about, add_from=1
+    )
+    assert none.shape == (0, *tensors[0].shape[1:])
+
+
 @needs_compiler
 @pytest.mark.parametrize("axes", ["", "t", "hw"])
 def test_blockwise_attention_leaves_out_axes_without_a_table(axes):
@@ -234,12 +269,12 @@ def test_blockwise_attention_leaves_out_axes_without_a_table(axes):
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_is_not_hidden(bad):
+def test_what_is_not_finite_is_not_hidden(bad, dtype):
     about = dict(**GRIDS["odd"], prefix=1)
-    tensors = attention_inputs(**about)
-    with torch.no_grad():
-        tensors[0][0, 3, 0, 5] = bad
+    tensors = [one.detach().to(dtype) for one in attention_inputs(**about)]
+    tensors[0][0, 3, 0, 5] = bad
 
     (actual,) = attend_blockwise(tensors, **about, add_from=1)
 
@@ -248,9 +283,10 @@ def test_what_is_not_finite_is_not_hidden(bad):
 
 
 @needs_compiler
-def test_scores_of_any_size_do_not_overflow():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_scores_of_any_size_do_not_overflow(dtype):
     about = dict(**GRIDS["odd"], prefix=1)
-    tensors = [None if one is None else one.detach() * 100 for one in attention_inputs(**about)]
+    tensors = [one.detach().mul(100).to(dtype) for one in attention_inputs(**about)]
 
     actual = attend_blockwise(tensors, **about, add_from=1)
     plain, exact = (
@@ -264,12 +300,14 @@ def test_scores_of_any_size_do_not_overflow():
 def test_few_scores_go_to_the_fused_attention_only_where_it_is_fast(monkeypatch):
     attn = SimpleNamespace(num_prefix_tokens=1)
 
-    for has_instructions, dtype, expected in [
-        (False, torch.float32, False),
-        (False, torch.bfloat16, True),
-        (True, torch.bfloat16, False),
+    for has_instructions, in_kernels, dtype, expected in [
+        (False, False, torch.float32, False),
+        (False, False, torch.bfloat16, True),
+        (True, False, torch.bfloat16, False),
+        (True, True, torch.bfloat16, True),
     ]:
         monkeypatch.setattr(casting, "HAS_BF16_INSTRUCTIONS", has_instructions)
+        monkeypatch.setattr(native, "multiplies_bfloat16", lambda known=in_kernels: known)
         assert _blockwise_pays(attn, dtype, (1, 2, 2), (1, 2, 2)) == expected
 
 
@@ -297,8 +335,8 @@ def test_gelu_has_the_values_and_gradients_of_float64(dtype, compiled, monkeypat
     """As those of a GELU in float32, and rounded to ``dtype`` once."""
     if not compiled:
         monkeypatch.setattr(native, "is_built", lambda: False)
-    x = torch.linspace(-30, 30, 40 * 512).view(512, 40).to(dtype)
-    bias, grad = torch.linspace(-1, 1, 40), torch.randn(512, 40).to(dtype)
+    x = torch.linspace(-30, 30, 48 * 512).view(512, 48).to(dtype)
+    bias, grad = torch.linspace(-1, 1, 48), torch.randn(512, 48).to(dtype)
 
     def plainly(number_format):
         biased = (x.to(number_format) + bias).requires_grad_()
@@ -325,6 +363,21 @@ def test_an_mlp_some_tokens_at_a_time_has_the_values_and_gradients_of_all(factor
         return [mlp_residual(tokens, (gamma, beta), *pairs, eps=EPS, factors=factors)]
 
     assert_as_exact(ours, lambda tensors: [plain_mlp(*tensors, factors)], mlp_inputs())
+
+
+@pytest.mark.parametrize("length", [70, 7])
+def test_an_mlp_in_bfloat16_is_as_near_as_that_of_autocast(length, small_blocks):
+    def ours(tensors):
+        tokens, gamma, beta, *layers = tensors
+        with torch.autocast("cpu", torch.bfloat16):
+            return [mlp_residual(tokens, (gamma, beta), layers[:2], layers[2:], eps=EPS)]
+
+    def plain(tensors):
+        with torch.autocast("cpu", torch.bfloat16, enabled=tensors[0].dtype != torch.float64):
+            return [plain_mlp(*tensors, (1.0, 1.0, 1.0)).to(tensors[0].dtype)]
+
+    tokens, *parameters = mlp_inputs(length)
+    assert_as_exact(ours, plain, [tokens.detach().bfloat16(), *parameters])
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -422,6 +475,19 @@ def test_the_kernels_are_compiled_once_and_cache(tmp_path, monkeypatch):
     assert native._compiled() == first
     assert first.stat().st_mtime_ns == made
     assert list((tmp_path / "slowfast_mvit").iterdir()) == [first]
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are x86-64 processors")
+@pytest.mark.parametrize(
+    "processor", ["x86-64", "x86-64-v3", "skylake-avx512", "cooperlake", "sapphirerapids"]
+)
+@needs_compiler
+def test_the_kernels_compile_for_older_and_newer_processors(processor, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SLOWFAST_MVIT_MARCH", processor)
+
+    assert native._compiled().exists()
 
 
 @pytest.mark.parametrize("compiler", ["none", "broken"])
