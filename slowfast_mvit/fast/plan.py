@@ -175,7 +175,7 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> Pl
     grids = _grids(attn, thw)
     blockwise = native_fits and _blockwise_pays(attn, dtype, *grids[2:])
     tokenwise = not compiled and (block.tokenwise_in_training or not block.training)
-    tokenwise = tokenwise and dtype == casting.compute_dtype() and not _is_faster_whole(dtype)
+    tokenwise = tokenwise and dtype == casting.compute_dtype()
     return Plan(
         *grids,
         attention="blockwise" if blockwise else "folded",
@@ -187,15 +187,6 @@ def _on_cpu(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> Pl
         prefix_only=prefix_only,
         emulates=emulates_bfloat16(attn.proj, tokens),
     )
-
-
-def _is_faster_whole(dtype: torch.dtype) -> bool:
-    """Return whether linear layers are faster in one call than by blocks of tokens.
-
-    Products in bfloat16 instructions take so little time that the calls count. In training, blocks
-    save memory.
-    """
-    return dtype == torch.bfloat16 and casting.HAS_BF16_INSTRUCTIONS and not torch.is_grad_enabled()
 
 
 def _on_cuda(block: FastBlock, tokens: Tensor, thw: THW, prefix_only: bool) -> Plan | str:

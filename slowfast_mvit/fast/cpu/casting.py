@@ -40,6 +40,14 @@ def operand(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if dtype == torch.float32 or HAS_BF16_INSTRUCTIONS else x.float()
 
 
+def unless_native(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in float32; or itself, in bfloat16, where all is computed in that dtype by this CPU.
+
+    PyTorch's norms and sums of bfloat16 tensors are float32 inside, and round their result once.
+    """
+    return x if x.dtype == dtype and HAS_BF16_INSTRUCTIONS else x.float()
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, out: Tensor | None = None
 ) -> Tensor:

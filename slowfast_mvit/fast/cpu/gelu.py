@@ -52,7 +52,7 @@ def biased_gelu_backward(x: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tensor,
 
 
 def _is_native(x: Tensor) -> bool:
-    return x.shape[1] % native.LANES == 0 and x.dtype in native.DTYPES and native.is_built()
+    return x.shape[1] % native.LANES_OF_GELU == 0 and x.dtype in native.DTYPES and native.is_built()
 
 
 def _call(x: Tensor, bias: Tensor, y: Tensor, grad: Tensor | None) -> None:

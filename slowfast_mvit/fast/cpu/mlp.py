@@ -21,9 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from slowfast_mvit.fast.cpu.casting import cached_operand, compute_dtype, linear, operand
+from slowfast_mvit.fast.cpu.casting import (
+    cached_operand,
+    compute_dtype,
+    linear,
+    operand,
+    unless_native,
+)
 from slowfast_mvit.fast.cpu.gelu import biased_gelu, biased_gelu_backward
-from slowfast_mvit.fast.cpu.token_blocks import add_norm_gradients, add_product, token_blocks
+from slowfast_mvit.fast.cpu.token_blocks import (
+    add_norm_gradients,
+    add_product,
+    add_rows,
+    token_blocks,
+)
 
 # Narrower tokens go through the first layer again in the backward pass. A byte of the hidden layer
 # costs C / 2 operations: the first three blocks of S 16x4 save 77 MB for 1 % of a step's products.
@@ -86,7 +97,8 @@ class _MlpResidual(torch.autograd.Function):
         grad_tokens = torch.empty_like(tokens)
         with torch.autocast("cpu", enabled=False):
             for at in token_blocks(tokens, len(weight_1)):
-                x, g, to = tokens[at].float(), grad[at].float(), grad_tokens[at]
+                x, g = (unless_native(one[at], ctx.dtype) for one in (tokens, grad))
+                to = grad_tokens[at]
                 factor = ctx.factors[at[0]]
                 if factor == 0.0:
                     to.copy_(g)
@@ -100,11 +112,11 @@ class _MlpResidual(torch.autograd.Function):
                 after_grad = (outer @ plain_2).to(before.dtype)
                 of_before, after = biased_gelu_backward(before, bias_1, after_grad)
                 add_product(of_2, outer.t(), operand(after, ctx.dtype))
-                of_bias_2 += outer.sum(dim=0, dtype=torch.float32)
+                add_rows(of_bias_2, outer)
                 inner = operand(of_before, ctx.dtype)
                 add_product(of_1, inner.t(), operand(normed, ctx.dtype))
-                of_bias_1 += inner.sum(dim=0, dtype=torch.float32)
-                through = (inner @ plain_1).float()
+                add_rows(of_bias_1, inner)
+                through = (inner @ plain_1).to(x.dtype)
                 torch.add(g, add_norm_gradients(of_norm, through, x, moments, gamma, beta), out=to)
         of_parameters = [one.to(p.dtype) for one, p in zip(sums, parameters, strict=True)]
         return grad_tokens, *of_parameters, None, None, None
@@ -129,7 +141,7 @@ def _forward(
     out = torch.empty_like(tokens)
     weight_1, weight_2, bias_2 = (round_operand(x, dtype) for x in (weight_1, weight_2, bias_2))
     for at in token_blocks(tokens, len(weight_1)):
-        x, to, factor = tokens[at].float(), out[at], factors[at[0]]
+        x, to, factor = unless_native(tokens[at], dtype), out[at], factors[at[0]]
         if factor == 0.0:
             to.copy_(x)
             continue

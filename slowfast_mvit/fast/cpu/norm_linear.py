@@ -14,8 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from slowfast_mvit.fast.cpu.casting import cached_operand, compute_dtype, linear, operand
-from slowfast_mvit.fast.cpu.token_blocks import add_norm_gradients, add_product, token_blocks
+from slowfast_mvit.fast.cpu.casting import (
+    cached_operand,
+    compute_dtype,
+    linear,
+    operand,
+    unless_native,
+)
+from slowfast_mvit.fast.cpu.token_blocks import (
+    add_norm_gradients,
+    add_product,
+    add_rows,
+    token_blocks,
+)
 
 
 def norm_linear(
@@ -57,7 +68,7 @@ def norm_linear_in(
         bias = None if bias is None else round_operand(bias, dtype)
         rows, out_rows = (one.flatten(0, 1)[None] for one in (tokens, out))
         for at in token_blocks(rows, len(weight)):
-            normed = F.layer_norm(rows[at].float(), gamma.shape, gamma, beta, eps)
+            normed = F.layer_norm(unless_native(rows[at], dtype), gamma.shape, gamma, beta, eps)
             linear(normed, weight, bias, dtype, out=out_rows[at])
     return out
 
@@ -82,11 +93,11 @@ class _NormLinear(torch.autograd.Function):
         grad_tokens = torch.empty_like(rows)
         with torch.autocast("cpu", enabled=False):
             for at in token_blocks(rows, len(weight)):
-                x, g = rows[at].float(), operand(grad_rows[at], ctx.dtype)
+                x, g = unless_native(rows[at], ctx.dtype), operand(grad_rows[at], ctx.dtype)
                 normed, *moments = torch.native_layer_norm(x, gamma.shape, gamma, beta, ctx.eps)
                 add_product(of_weight, g.t(), operand(normed, ctx.dtype))
-                of_bias += g.sum(dim=0, dtype=torch.float32)
-                through = (g @ plain_weight).float()
+                add_rows(of_bias, g)
+                through = (g @ plain_weight).to(x.dtype)
                 grad_tokens[at] = add_norm_gradients(of_norm, through, x, moments, gamma, beta)
         totals = zip((*of_norm, of_weight, of_bias), parameters, strict=True)
         grads = [None if one is None else total.to(one.dtype) for total, one in totals]

@@ -32,6 +32,14 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += a @ b
 
 
+def add_rows(total: Tensor, a: Tensor) -> None:
+    """total += the sum of the rows of a, in place; ``total`` is float32, ``a`` may be bfloat16.
+
+    A sum with the dtype float32 would first convert all of ``a``.
+    """
+    total += a.sum(dim=0) if a.dtype == total.dtype else (a.new_ones(1, len(a)) @ a)[0]
+
+
 def add_norm_gradients(
     totals: Sequence[Tensor],
     grad: Tensor,

@@ -4,6 +4,9 @@
  * function, so that large negative numbers keep their digits, which 1 + erf loses.
  */
 
+#ifdef __AVX512F__
+#define LANES 16
+#endif
 #include "vectors.h"
 
 /* P(x); density is exp(-x^2/2). The tail is a polynomial in t = 1 / (1 + 0.305 |x|), fitted by
@@ -37,7 +40,7 @@ INLINE void gelu_row(const void *x, const float *bias, void *y, void *grad, i64 
     }
 }
 
-/* y (rows, width) <- gelu(x + bias); y may be x. grad, if not NULL, is the gradient of y
+/* y (rows, width, a multiple of 16) <- gelu(x + bias); y may be x. grad, if not NULL, is the gradient of y
  * and becomes the gradient of x. */
 void gelu(const void *x, const float *bias, void *y, void *grad, i64 rows, i64 width, i64 is_bf16,
           i64 threads) {

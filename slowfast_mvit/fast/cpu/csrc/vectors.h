@@ -1,4 +1,4 @@
-/* Vectors of eight numbers: float32 or bfloat16 in memory, float32 in registers.
+/* Vectors of eight numbers, or of sixteen where a file says so: float32 or bfloat16 in memory, float32 in registers.
  *
  * native.py compiles the files of this folder at first use and calls their functions. Every integer
  * argument is an i64, and the last one is the number of threads. The plain forms are PyTorch's own
@@ -22,7 +22,9 @@
 #include <immintrin.h>
 #endif
 
-#define LANES 8
+#ifndef LANES
+#define LANES 8 /* a file may define 16 */
+#endif
 #define MAX_WIDTH 512
 #define MAX_PLANE 4096
 
@@ -45,18 +47,27 @@ INLINE vec load(const float *from) {
 
 INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 
-INLINE vec all(float x) { return (vec){x, x, x, x, x, x, x, x}; }
+INLINE vec all(float x) { return x - (vec){0}; }
 
+#if LANES == 8
 INLINE float sum(vec x) {
+#ifdef __AVX2__ /* the same order in vectors */
+    __m128 four = _mm256_castps256_ps128((__m256)x) + _mm256_extractf128_ps((__m256)x, 1);
+    four += _mm_movehl_ps(four, four);
+    return four[0] + four[1];
+#endif
     return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
+#endif
 
 /* LANES elements of a float32 or bfloat16 array, from element i on. */
 INLINE vec load_any(const void *from, i64 i, int is_bf16) {
     if (!is_bf16) return load((const float *)from + i);
     hvec half;
     memcpy(&half, (const uint16_t *)from + i, sizeof half);
-#ifdef __AVX2__ /* one instruction, where the compiler generates five */
+#if LANES == 16 && defined(__AVX512F__)
+    return (vec)((uvec)_mm512_cvtepu16_epi32((__m256i)half) << 16);
+#elif LANES == 8 && defined(__AVX2__) /* one instruction, where the compiler generates five */
     return (vec)((uvec)_mm256_cvtepu16_epi32((__m128i)half) << 16);
 #else
     return (vec)(__builtin_convertvector(half, uvec) << 16);
@@ -69,15 +80,19 @@ INLINE void store_any(void *to, i64 i, vec x, int is_bf16) {
         store((float *)to + i, x);
         return;
     }
+#if LANES == 16 && defined(__AVX512BF16__) /* what is below 2^-126 becomes 0 */
+    __m256i half = (__m256i)_mm512_cvtneps_pbh((__m512)x);
+#else
     uvec bits = (uvec)x;
     uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     uvec is_nan = (uvec)(x != x);
     rounded = (is_nan & 0x7fc0) | (~is_nan & rounded);
-#ifdef __AVX2__
+#if LANES == 8 && defined(__AVX2__)
     __m256i wide = (__m256i)rounded;
     __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
 #else
     hvec half = __builtin_convertvector(rounded, hvec);
+#endif
 #endif
     memcpy((uint16_t *)to + i, &half, sizeof half);
 }
