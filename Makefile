@@ -36,7 +36,7 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
 
 test-nightly: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,frameworks]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,frameworks,export]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS) -m ''
 
 test-fast: $(VENV)/.installed-dev

@@ -146,6 +146,10 @@ class WeightsError(UserError):
     """A checkpoint or weights file that cannot be read or does not fit the model."""
 
 
+class ExportError(UserError):
+    """An exported file whose outputs differ from those of its model."""
+
+
 class ResumeError(WeightsError):
     """A checkpoint that this run cannot resume from."""
 

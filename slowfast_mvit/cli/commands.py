@@ -14,6 +14,7 @@ from typing import Any
 
 from slowfast_mvit import __version__
 from slowfast_mvit.cli.exit_status import guarded
+from slowfast_mvit.cli.export import add_export_arguments
 from slowfast_mvit.cli.flags import (
     add_finetune_arguments,
     add_launch_arguments,
@@ -158,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", default="", help="OUTPUT_DIR (default: runs/certify/NAME)")
     command.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="changes to the test")
+
+    text = "write a model as a file for a service: ONNX, or torch.export's"
+    add_export_arguments(commands.add_parser("export", help=text))
 
     command = add("models", _models, "list the published weights by name")
     command.add_argument("--json", action="store_true", help="print JSON")

@@ -9,6 +9,7 @@ blocks.py      attention + MLP + skip path        checkpointing.py  activation c
 specs.py       the record of a block              mvit.py        the whole model
 windows.py     attention within windows           backbone.py    the model of a detector
 variants.py    the published models, by name      pixel_checks.py  checks of the input
+exported.py    a model with its preprocessing and probabilities, as one graph
 
 ``slowfast_mvit.fast`` has faster blocks with the same results, and ``create_model``.
 """

@@ -8,7 +8,7 @@ import time
 import pytest
 
 COMMANDS = ["train", "test", "merge", "run_net", "finetune", "launch", "ray", "predict", "report"]
-COMMANDS += ["watch", "weights", "demo", "certify", "models"]
+COMMANDS += ["watch", "weights", "demo", "certify", "models", "export"]
 HELP = [["--help"], [], ["--version"], *([name, "--help"] for name in COMMANDS)]
 HELP += [["launch", "--nproc_per_node", "2", "--", "train", "--help"]]
 HELP += [["weights", "inspect", "--help"], ["weights", "convert", "--help"]]
@@ -28,6 +28,8 @@ MISTAKES = [
     ["launch"],
     ["ray", "--num-workers", "2", "--", "test"],
     ["predict", "a.mp4"],
+    ["export", "a.pyth"],
+    ["export", "a.pyth", "--to", "tflite", "--out", "x"],
     ["weights"],
     ["weights", "inspect"],
     ["finetune"],
