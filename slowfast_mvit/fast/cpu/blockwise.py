@@ -122,8 +122,8 @@ def blockwise_attention_backward(
             torch.mm(queries, plain_k[b, :, n].t(), out=scores)
             torch.mm(grad_out, plain_v[b, :, n].t(), out=grad_scores)
             through_offsets = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-            inputs = padded, padded_grads, scale, queries, *tables, log_sum[b, n, rows]
-            native.call("softmax_backward", scoring, *inputs, through_offsets, partial)
+            of_rows = padded, padded_grads, scale, queries, *tables, log_sum[b, n, rows]
+            native.call("softmax_backward", scoring, *of_rows, through_offsets, partial)
             grad_v[b, :, n].addmm_(scores.t(), grad_out)
             grad_k[b, :, n].addmm_(grad_scores.t(), queries, alpha=scale)
             to = grad_q[b, rows, n]
