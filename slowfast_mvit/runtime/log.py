@@ -33,13 +33,14 @@ MAX_LINE_BYTES = 1_000_000
 IN_BAR_TOO = "in_bar_too"
 
 
-def setup_logging(output_dir: str | Path | None = None) -> None:
+def setup_logging(output_dir: str | Path | None = None, *, to_stderr: bool = False) -> None:
     """Send the package's log lines to the terminal and to ``OUTPUT_DIR/stdout.log``.
 
     Called again, it replaces the handlers of the earlier call. Only the main process logs.
 
     Args:
         output_dir: folder of ``stdout.log``, created if need be; None for the terminal alone.
+        to_stderr: log to standard error, where standard output is the result of the command.
     """
     package = logging.getLogger(PACKAGE)
     for handler in [h for h in package.handlers if isinstance(h.formatter, SafeFormatter)]:
@@ -48,7 +49,7 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
     package.setLevel(logging.INFO if is_main() else logging.ERROR)
     if not is_main():
         return
-    handlers: list[logging.Handler] = [TerminalHandler()]
+    handlers: list[logging.Handler] = [TerminalHandler(to_stderr)]
     if output_dir is not None:
         handlers.append(FileHandler(Path(output_dir) / "stdout.log"))
     for handler in handlers:
@@ -64,17 +65,22 @@ class SafeFormatter(logging.Formatter):
 
 
 class TerminalHandler(logging.Handler):
-    """Write to standard output, above a progress bar where one is drawn.
+    """Write to the terminal, above a progress bar where one is drawn.
 
     A line marked ``IN_BAR_TOO`` repeats the content of the bar, and is left out where it is drawn.
     """
 
+    def __init__(self, to_stderr: bool) -> None:
+        super().__init__()
+        self._to_stderr = to_stderr
+
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, IN_BAR_TOO, False) and draws_bars() and sys.stdout.isatty():
             return
-        with writing("standard output"):
-            tqdm.write(self.format(record), file=sys.stdout)
-            sys.stdout.flush()
+        with writing("standard error" if self._to_stderr else "standard output"):
+            stream = sys.stderr if self._to_stderr else sys.stdout
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
 
 
 class FileHandler(logging.Handler):

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -135,37 +136,81 @@ class PyavReader:
                 raise
             why = f"then a packet is damaged ({packets.reason(error)})"
         if missing:
-            self._budget.check_time()
-            raise DecodeError(
-                f"the reader 'pyav' gave {len(wanted) - len(missing)} of {len(wanted)} "
-                f"frames, {why}; frame {min(missing)} of {self.num_frames} is the first it lacks. "
-                "Copy or download the video again, or drop it from the list",
-                self._path,
-            )
+            raise self._incomplete(missing, len(wanted), why)
         frames = torch.from_numpy(pixels)
         if list(indices) == wanted:
             return frames
         return frames[torch.tensor([row_of[index] for index in indices])]
+
+    def stream(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the frames at rising ``indices``, each (H, W, 3) uint8; none is decoded twice.
+
+        The memory does not grow with their number. The limits of ``frames`` are those of each.
+
+        Raises:
+            DecodeError: as ``frames`` does.
+        """
+        check_indices(self._path, indices, self.num_frames)
+        missing, why = deque(indices), "then the file ended"
+        self._budget.restart()
+        for decode in (self._decode_wanted, self._decode_from_start):
+            try:
+                for index, frame in decode(list(missing)):
+                    if index != missing[0]:  # the one before was not found
+                        break
+                    image = np.ascontiguousarray(self._to_rgb(index, frame))
+                    missing.popleft()
+                    yield torch.from_numpy(image)
+                    if not missing:
+                        return
+                    self._budget.restart()
+            except packets.LIBRARY_ERRORS as error:
+                if isinstance(error, DecodeError):
+                    raise
+                why = f"then a packet is damaged ({packets.reason(error)})"
+                break
+        if missing:
+            raise self._incomplete(missing, len(indices), why)
+
+    def _incomplete(self, missing: Collection[int], num_wanted: int, why: str) -> DecodeError:
+        self._budget.check_time()
+        return DecodeError(
+            f"the reader 'pyav' gave {num_wanted - len(missing)} of {num_wanted} "
+            f"frames, {why}; frame {min(missing)} of {self.num_frames} is the first it lacks. "
+            "Copy or download the video again, or drop it from the list",
+            self._path,
+        )
 
     def _decode_wanted(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         # A seek loses the palette, which only the first packet contains.
         if self._index is None or self._codec.pix_fmt == packets.PALETTE_FORMAT:
             yield from self._decode_counting(set(wanted))
             return
-        shown = self._index.shown[np.array(wanted, dtype=np.int64)]
-        frame_of_pts = dict(zip(self._index.pts[shown].tolist(), wanted, strict=True))
-        places = np.sort(shown).tolist()
+        frame_of_pts = self._frame_of_pts(self._index, wanted)
+        places = np.sort(self._index.shown[np.array(wanted, dtype=np.int64)]).tolist()
         for run in _runs(self._index, places):
             for frame in self._decode_run(self._index, run):
                 if frame.pts in frame_of_pts:
                     yield frame_of_pts.pop(frame.pts), frame
-        if frame_of_pts:  # a wrong seek or key frame: again from the start
-            with contextlib.closing(self._decode_all()) as frames:
-                for frame in frames:
-                    if frame.pts in frame_of_pts:
-                        yield frame_of_pts.pop(frame.pts), frame
-                    if not frame_of_pts:
-                        break
+        if frame_of_pts:  # a wrong seek or key frame
+            yield from self._decode_from_start(sorted(frame_of_pts.values()))
+
+    def _decode_from_start(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        if self._index is None:
+            yield from self._decode_counting(set(wanted))
+            return
+        frame_of_pts = self._frame_of_pts(self._index, wanted)
+        with contextlib.closing(self._decode_all()) as frames:
+            for frame in frames:
+                if frame.pts in frame_of_pts:
+                    yield frame_of_pts.pop(frame.pts), frame
+                if not frame_of_pts:
+                    break
+
+    @staticmethod
+    def _frame_of_pts(index: PacketIndex, wanted: Sequence[int]) -> dict[int, int]:
+        shown = index.shown[np.array(wanted, dtype=np.int64)]
+        return dict(zip(index.pts[shown].tolist(), wanted, strict=True))
 
     def _decode_run(self, index: PacketIndex, run: _Run) -> Iterator[av.VideoFrame]:
         can_skip = self._codec.name in _SKIPPING_CODECS

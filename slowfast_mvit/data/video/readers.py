@@ -33,7 +33,7 @@ from slowfast_mvit.data.video.optional_readers import (
     open_torchcodec_cuda,
 )
 from slowfast_mvit.data.video.packets import check_indices
-from slowfast_mvit.data.video.pyav_reader import open_pyav
+from slowfast_mvit.data.video.pyav_reader import PyavReader, open_pyav
 from slowfast_mvit.data.video.shards import open_plain_file
 from slowfast_mvit.errors import ConfigError, DecodeError, in_one_message, pick
 from slowfast_mvit.structures import VideoReader
@@ -141,6 +141,18 @@ def open_reader(path: str | Path, backend: str = "pyav") -> Iterator[VideoReader
     else:
         with open_video(path) as reader:
             yield reader
+
+
+def stream_frames(reader: VideoReader, indices: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the frames at rising ``indices`` one by one, each (H, W, 3) uint8.
+
+    Raises:
+        DecodeError: one of them cannot be read.
+    """
+    if isinstance(reader, PyavReader):
+        yield from reader.stream(indices)
+    else:
+        yield from (reader.frames([index])[0] for index in indices)
 
 
 class FrameFolderReader:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 # Real clips, where a developer has them; never part of the repository.
-REAL_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
+REAL_VIDEOS = Path(__file__).resolve().parents[1].parent / "shared" / "videos"
 
 
 def real_videos(folder: str) -> list[Path]:
