@@ -18,6 +18,7 @@ _PUBLIC = {
     "from_pretrained": "slowfast_mvit.builders.hub",
     "list_models": "slowfast_mvit.builders",
     "load_weights": "slowfast_mvit.weights",
+    "load": "slowfast_mvit.jobs.predict",
     "predict": "slowfast_mvit.jobs.predict",
     "accelerate": "slowfast_mvit.builders.accelerate",
 }

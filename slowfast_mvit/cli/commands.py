@@ -18,6 +18,7 @@ from slowfast_mvit.cli.export import add_export_arguments
 from slowfast_mvit.cli.flags import (
     add_finetune_arguments,
     add_launch_arguments,
+    add_predict_arguments,
     add_ray_arguments,
     add_takeover_argument,
     add_trust_argument,
@@ -133,19 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add_launch_arguments(add("launch", _launch, "start a command as several processes (torchrun)"))
     add_ray_arguments(add("ray", _ray, "train as a job of Ray Train"))
 
-    command = add("predict", _predict, "predict the class of a video")
-    command.add_argument("video", help="a video file, a folder of frames or an image")
-    command.add_argument(
-        "--weights",
-        required=True,
-        help="a checkpoint, a run folder, a name of slowfast-mvit models, or an https address",
-    )
-    command.add_argument("--ema", action="store_true", help="load the moving average in it")
-    command.add_argument("--cfg", help="the config of the weights, if the checkpoint has none")
-    command.add_argument("--top-k", type=int, default=5, help="classes to show (default: 5)")
-    command.add_argument("--clips", type=int, default=5, help="clips to sample (default: 5)")
-    command.add_argument("--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
-    add_trust_argument(command)
+    add_predict_arguments(add("predict", _predict, "predict the classes of videos"))
 
     command = add(
         "certify",
@@ -359,16 +348,25 @@ def _train_and_test(config: Config, *, takeover: bool = False) -> None:
         _test(config, takeover=takeover)
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    from slowfast_mvit.jobs.predict import predict_job
+def _predict(arguments: argparse.Namespace) -> int:
+    from slowfast_mvit.jobs.prediction.command import PredictOptions, predict_job
 
-    predict_job(
-        arguments.video,
+    return predict_job(
+        arguments.sources,
+        PredictOptions(
+            top_k=arguments.top_k,
+            num_clips=arguments.clips,
+            window_s=arguments.window,
+            stride_s=arguments.stride,
+            timeline=arguments.timeline,
+            form=arguments.form,
+            output=arguments.output,
+            render=arguments.render,
+            batch=arguments.batch,
+        ),
         weights=arguments.weights,
         config_file=arguments.cfg,
         ema=arguments.ema,
-        top_k=arguments.top_k,
-        num_clips=arguments.clips,
         device=arguments.device,
     )
 

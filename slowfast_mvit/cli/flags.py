@@ -42,6 +42,34 @@ FINETUNE_FLAGS = {
     "--out": _flag("DIR", "OUTPUT_DIR (default: runs/finetune/NAME, NAME being that of FOLDER)"),
 }
 
+PREDICT_FLAGS = {
+    "--weights": {
+        "required": True,
+        "help": "a checkpoint, a run folder, a name of slowfast-mvit models, or an https address",
+    },
+    "--ema": {"action": "store_true", "help": "load the moving average in it"},
+    "--cfg": _flag("FILE", "the config of the weights, if the checkpoint has none"),
+    "--top-k": _flag("K", "classes to show (default: 5)", type=int, default=5),
+    "--clips": _flag(
+        "N",
+        "clips to sample for one verdict a video (default: 5; long videos: --timeline)",
+        type=int,
+    ),
+    "--timeline": {"action": "store_true", "help": "show what happens when, by sliding windows"},
+    "--window": _flag(
+        "SECONDS", "length of a window of the timeline (default: of a clip)", type=float
+    ),
+    "--stride": _flag("SECONDS", "from a window to the next (default: half of it)", type=float),
+    "--output": _flag(
+        "FILE",
+        "results as .jsonl (the same command resumes), .csv, .json, .vtt or .srt",
+        default="",
+    ),
+    "--render": _flag("FILE.mp4", "draw the timeline into the video, with its sound", default=""),
+    "--device": _flag("NAME", "cpu, cuda or cuda:1 (default: the GPU if there is one)"),
+    "--batch": _flag("N", "views in a forward pass (default: 5; 32 on a GPU)", type=int),
+}
+
 # Named as those of torchrun.
 LAUNCH_FLAGS = {
     "--nproc_per_node": _flag(
@@ -136,6 +164,30 @@ def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="KEY VALUE", help="changes to the config of the run"
     )
     add_takeover_argument(parser)
+    add_trust_argument(parser)
+
+
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Predict the classes of videos, or what happens when in them.
+
+      slowfast-mvit predict video.mp4 --weights mvitv2_s_16x4.k400
+      slowfast-mvit predict clips/ more/*.mp4 list.csv --weights runs/mine --output results.jsonl
+      slowfast-mvit predict match.mp4 --weights runs/mine --output match.srt --render match_out.mp4
+
+    A source is a video, an image, a folder of videos or of frames, a glob in quotes, a list with
+    or without labels, or - for a list on standard input. Exit status: 3 if some of the videos
+    could not be read; the others are done.
+    """
+    _describe(parser, add_predict_arguments)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="videos: files, folders, ...")
+    for flag, options in PREDICT_FLAGS.items():
+        parser.add_argument(flag, **options)
+    form = parser.add_mutually_exclusive_group()
+    for name in ("json", "csv"):
+        form.add_argument(
+            f"--{name}", action="store_const", const=name, dest="form", help=f"print {name.upper()}"
+        )
+    parser.set_defaults(form="text")
     add_trust_argument(parser)
 
 

@@ -1,0 +1,1 @@
+"""Prediction of many and of long videos: sources, reading, scoring, timelines, output."""
