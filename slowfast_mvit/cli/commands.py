@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -351,18 +352,11 @@ def _train_and_test(config: Config, *, takeover: bool = False) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     from slowfast_mvit.jobs.prediction.command import PredictOptions, predict_job
 
+    names = [item.name for item in fields(PredictOptions)]
     return predict_job(
         arguments.sources,
         PredictOptions(
-            top_k=arguments.top_k,
-            num_clips=arguments.clips,
-            window_s=arguments.window,
-            stride_s=arguments.stride,
-            timeline=arguments.timeline,
-            form=arguments.form,
-            output=arguments.output,
-            render=arguments.render,
-            batch=arguments.batch,
+            **{item.name: getattr(arguments, item.name) for item in fields(PredictOptions)}
         ),
         weights=arguments.weights,
         config_file=arguments.cfg,

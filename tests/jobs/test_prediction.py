@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from slowfast_mvit.jobs.prediction import command, scoring
 from slowfast_mvit.jobs.prediction.output import SCHEMA
 from slowfast_mvit.jobs.prediction.scoring import read_ahead
 from slowfast_mvit.jobs.prediction.sources import UNLABELLED, videos_of
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.fixture
@@ -204,7 +207,7 @@ def test_an_error_of_a_thread_reaches_the_caller():
         list(read_ahead([1, 2], read, num_threads=1))
 
 
-def test_three_lines_of_python_load_and_predict(tmp_path, tiny_config, motion_data):
+def test_the_three_lines_of_the_readme_work(tmp_path, tiny_config, motion_data, capsys):
     model = sm.build_model(sm.load_config(tiny_config))
     (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
     torch.save(
@@ -216,10 +219,18 @@ def test_three_lines_of_python_load_and_predict(tmp_path, tiny_config, motion_da
     )
     video = next((motion_data / "val").glob("*.mp4"))
 
-    predictor = sm.load(tmp_path / "mine", device="cpu")
-    best, *_ = predictor.predict(video)
-    timeline = predictor.timeline(video)
+    lines = [line for line in README.splitlines() if re.match(r"(print\()?predictor\b", line)]
+    assert len(lines) == 3
+    code = "\n".join(lines).replace("mvitv2_s_16x4.k400", str(tmp_path / "mine"))
+    names = {"sm": sm}
 
+    exec(code.replace("video.mp4", str(video)), names)  # noqa: S102
+
+    predictor = names["predictor"]
+    printed = capsys.readouterr().out
+    best = predictor.predict(video)[0]
+    assert printed.startswith(f"{best.name}\n(Segment(start_s=0.0, end_s=")
+    timeline = predictor.timeline(video)
     assert best == sm.predict(predictor.model, video)[0]
     assert timeline.segments[-1].end_s == pytest.approx(16 / 12)
     assert not hasattr(predictor.model, "predict")

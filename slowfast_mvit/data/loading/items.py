@@ -22,15 +22,7 @@ from slowfast_mvit.data.views.eval_views import scaled_planes
 from slowfast_mvit.data.views.sampling import at_even_rate, eval_indices, train_indices
 from slowfast_mvit.errors import DecodeError, in_one_message
 from slowfast_mvit.randomness import REPLACEMENT, TEMPORAL, Draws, generator, whole_number
-from slowfast_mvit.structures import (
-    Clip,
-    ClipBatch,
-    ClipSpec,
-    FailedVideo,
-    VideoReader,
-    VideoRecord,
-    ViewPlan,
-)
+from slowfast_mvit.structures import Clip, ClipBatch, ClipSpec, FailedVideo, VideoRecord, ViewPlan
 
 # Videos tried in place of an unreadable one before training stops. As many as PySlowFast tries: a
 # list of which most videos fail is a matter of ``DATA.MAX_FAILED_FRACTION``.
@@ -328,15 +320,7 @@ def read_views(
     Raises:
         DecodeError: when the video cannot be read.
     """
-    with open_reader(record.path, backend) as reader:
-        return views_of(reader, clip, *plans, out=out)
-
-
-def views_of(
-    reader: VideoReader, clip: ClipSpec, *plans: ViewPlan, out: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """``read_views`` of an opened video."""
-    frames, clips = _read_frames(reader, clip, [plan.num_clips for plan in plans])
+    frames, clips = _read_frames(record, clip, [plan.num_clips for plan in plans], backend)
     planes, corners = scaled_planes(frames, plans[0])  # (3, N, H, W): each frame is resized once
     views = list(itertools.product(clips, corners))
     place_of = {view: place for place, view in enumerate(dict.fromkeys(views))}
@@ -350,19 +334,20 @@ def views_of(
 
 
 def _read_frames(
-    reader: VideoReader, clip: ClipSpec, counts: Sequence[int]
+    record: VideoRecord, clip: ClipSpec, counts: Sequence[int], backend: str
 ) -> tuple[Tensor, list[tuple[int, ...]]]:
     """Read the frames of a video for tests with each of these numbers of clips, every frame once.
 
     Returns:
         The frames (N, H, W, 3) uint8, and the T rows of each clip of each test in turn.
     """
-    clips = [
-        at_even_rate(indices, reader.times_s)
-        for count in counts
-        for indices in eval_indices(clip, reader.num_frames, reader.fps, count)
-    ]
-    wanted = sorted(set().union(*clips))
-    frames = reader.frames(wanted)
+    with open_reader(record.path, backend) as reader:
+        clips = [
+            at_even_rate(indices, reader.times_s)
+            for count in counts
+            for indices in eval_indices(clip, reader.num_frames, reader.fps, count)
+        ]
+        wanted = sorted(set().union(*clips))
+        frames = reader.frames(wanted)
     row_of = {index: row for row, index in enumerate(wanted)}
     return frames, [tuple(row_of[index] for index in indices) for indices in clips]

@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,9 +34,9 @@ class PredictOptions:
 
     Attributes:
         top_k: classes of a verdict.
-        num_clips: clips of a verdict; None for 5, or a timeline of a long video.
-        window_s: length of the windows of a timeline in seconds.
-        stride_s: seconds from a window to the next.
+        clips: number of clips of a verdict; None for 5, or a timeline of a long video.
+        window: length of the windows of a timeline in seconds.
+        stride: seconds from a window to the next.
         timeline: whether to make timelines, whatever the length.
         form: "text", "json" or "csv": what is printed.
         output: file of the results; "" for none.
@@ -45,9 +45,9 @@ class PredictOptions:
     """
 
     top_k: int = 5
-    num_clips: int | None = None
-    window_s: float | None = None
-    stride_s: float | None = None
+    clips: int | None = None
+    window: float | None = None
+    stride: float | None = None
     timeline: bool = False
     form: str = "text"
     output: str = ""
@@ -55,18 +55,23 @@ class PredictOptions:
     batch: int | None = None
 
     @property
+    def suffix(self) -> str:
+        """The suffix of ``output``, which is its format."""
+        return Path(self.output).suffix.lower()
+
+    @property
     def is_timeline(self) -> bool | None:
         """Whether to make a timeline; None to decide by the length of each video."""
-        has_windows = self.window_s is not None or self.stride_s is not None
-        is_subtitles = Path(self.output).suffix.lower() in output.SUBTITLES
+        has_windows = self.window is not None or self.stride is not None
+        is_subtitles = self.suffix in output.SUBTITLES
         if self.timeline or has_windows or self.render or is_subtitles:
-            if self.num_clips is not None:
+            if self.clips is not None:
                 raise ConfigError(
                     "--clips asks for one verdict; --timeline, --window, --stride, --render and "
                     "subtitles for a timeline. Leave one of them out"
                 )
             return True
-        return None if self.num_clips is None else False
+        return None if self.clips is None else False
 
 
 def predict_job(
@@ -88,7 +93,7 @@ def predict_job(
     logging.getLogger("slowfast_mvit").setLevel(logging.WARNING)
     _check(options)
     videos = videos_of(sources)
-    if len(videos) != 1 and (options.render or Path(options.output).suffix in output.SUBTITLES):
+    if len(videos) != 1 and (options.render or options.suffix in output.SUBTITLES):
         raise ConfigError(
             f"--render and subtitles are files of one video, and the sources name {len(videos)}. "
             "Name one, or --output FILE.jsonl"
@@ -96,16 +101,16 @@ def predict_job(
     predictor = load(weights, device=device, config_file=config_file, ema=ema)
     reading = reading_of(
         predictor.input_spec,
-        num_clips=NUM_CLIPS if options.num_clips is None else options.num_clips,
+        num_clips=NUM_CLIPS if options.clips is None else options.clips,
         is_timeline=options.is_timeline,
-        window_s=options.window_s,
-        stride_s=options.stride_s,
+        window_s=options.window,
+        stride_s=options.stride,
     )
     run = _Run(predictor, reading, options, videos)
     try:
         return run.run()
     except KeyboardInterrupt:
-        if Path(options.output).suffix == ".jsonl":
+        if options.suffix == ".jsonl":
             raise Stopped(signal.SIGINT) from None
         raise
 
@@ -132,18 +137,19 @@ class _Run:
 
     def run(self) -> int:
         with contextlib.ExitStack() as stack:
-            file, known = None, dict[str, output.Record]()
+            file, finished = None, dict[str, output.Record]()
             if self.options.output:
                 file = output.OutputFile(self.options.output, self._fingerprint())
                 stack.enter_context(file)
-                known = file.finished()
+                finished = file.finished()
             if self.options.form == "csv":
                 _print(output.csv_text([output.CSV_HEAD]), end="")
+            known = {} if self.options.render else finished
             records = list[output.Record]()
-            for record in self._records(known):
+            for record in stack.enter_context(contextlib.closing(self._records(known))):
                 records.append(record)
                 self._show(record)
-                if file is not None and record["video"] not in known:
+                if file is not None and record["video"] not in finished:
                     file.add(record)
         return self._summary(records)
 
@@ -153,7 +159,7 @@ class _Run:
         weights = state_digest(self.predictor.model.state_dict())
         return hashlib.sha256((json.dumps(settings) + weights).encode()).hexdigest()[:16]
 
-    def _records(self, known: dict[str, output.Record]) -> Iterator[output.Record]:
+    def _records(self, known: dict[str, output.Record]) -> Generator[output.Record, None, None]:
         """Yield the record of each video, in their order after those that are known."""
         yield from (known[video.path] for video in self.videos if video.path in known)
         videos = [video for video in self.videos if video.path not in known]

@@ -6,16 +6,16 @@ Windows overlap, but each frame is decoded and resized once, and kept until no w
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from slowfast_mvit.data.loading.items import views_of
 from slowfast_mvit.data.video.readers import open_reader, stream_frames
 from slowfast_mvit.data.views.eval_views import scaled_planes
 from slowfast_mvit.data.views.sampling import at_even_rate, eval_indices
@@ -154,17 +154,29 @@ def read_units(record: VideoRecord, reading: Reading) -> Iterator[Unit]:
         DecodeError: it cannot be read.
     """
     with open_reader(record.path) as reader:
-        rate = _rate(reader)
-        duration_s = reader.num_frames / rate
+        duration_s = reader.num_frames / _rate(reader)
         is_timeline = reading.is_timeline
         if is_timeline is None:
-            clips_s = reading.plan.num_clips * reading.clip_s
-            is_timeline = duration_s > MUCH_LONGER * clips_s
+            is_timeline = duration_s > MUCH_LONGER * reading.plan.num_clips * reading.clip_s
         if is_timeline:
-            yield from _windows(reader, reading, rate)
-            return
-        looked = Looked(duration_s, 1, False, _clips_as_text(reader, reading, duration_s))
-        yield Unit(looked, 0.0, duration_s, *views_of(reader, reading.clip, reading.plan))
+            looked, starts_s, window_s, rows = _windows(reader, reading, duration_s)
+        else:
+            looked = Looked(duration_s, 1, False, _clips_as_text(reader, reading, duration_s))
+            starts_s, window_s = np.zeros(1), duration_s
+            rows = _rows(reader, reading, starts_s, duration_s, reading.plan.num_clips)
+        wanted = np.unique(rows).tolist()
+        frames = zip(wanted, stream_frames(reader, wanted), strict=True)
+        held: dict[int, Tensor] = {}  # the planes (3, H, W) of each frame
+        corners: list[tuple[int, int]] = []
+        for start_s, clips in zip(starts_s.tolist(), rows, strict=True):
+            first, last = int(clips.min()), int(clips.max())
+            held = {index: planes for index, planes in held.items() if index >= first}
+            while last not in held:
+                index, frame = next(frames)
+                planes, corners = scaled_planes(frame[None], reading.plan)
+                held[index] = planes[:, 0]
+            views = _cut(held, clips, corners, reading.plan.crop_px)
+            yield Unit(looked, start_s, start_s + window_s, *views)
 
 
 def _rate(reader: VideoReader) -> float:
@@ -200,52 +212,42 @@ def spans_of(duration_s: float, window_s: float, stride_s: float, frame_s: float
     return starts
 
 
-def _windows(reader: VideoReader, reading: Reading, rate: float) -> Iterator[Unit]:
-    duration_s = reader.num_frames / rate
-    window_s = min(reading.window_s, duration_s)
-    stride_s = max(reading.stride_s, 1 / rate)
-    starts_s = spans_of(duration_s, window_s, stride_s, 1 / rate)
-    rows = _window_indices(reader, reading, np.rint(starts_s * rate).astype(int), window_s * rate)
+def _windows(
+    reader: VideoReader, reading: Reading, duration_s: float
+) -> tuple[Looked, np.ndarray, float, np.ndarray]:
+    """Return the description of the windows, their starts (N,), their length and their frames."""
+    frame_s = duration_s / reader.num_frames
+    window_s, stride_s = min(reading.window_s, duration_s), max(reading.stride_s, frame_s)
+    starts_s = spans_of(duration_s, window_s, stride_s, frame_s)
+    is_interval = reading.clip.policy == "interval"
+    num_clips = max(1, round(reading.window_s / reading.clip_s)) if is_interval else 1
+    rows = _rows(reader, reading, starts_s, window_s, num_clips)
     text = f"{len(rows):,} windows of {window_s:.1f} s, one every {stride_s:.1f} s"
     looked = Looked(duration_s, len(rows), True, f"{text}, of {duration_s:.1f} s")
-    frames = stream_frames(reader, np.unique(rows).tolist())
-    held: dict[int, Tensor] = {}  # the planes (3, H, W) of each frame
-    corners: list[tuple[int, int]] = []
-    upcoming = iter(np.unique(rows).tolist())
-    for start_s, clips in zip(starts_s.tolist(), rows, strict=True):
-        first, last = int(clips.min()), int(clips.max())
-        held = {index: planes for index, planes in held.items() if index >= first}
-        while last not in held:
-            planes, corners = scaled_planes(next(frames)[None], reading.plan)
-            held[next(upcoming)] = planes[:, 0]
-        pixels = _cut(held, clips, corners, reading.plan.crop_px)
-        yield Unit(looked, start_s, start_s + window_s, pixels, torch.arange(len(pixels)))
+    return looked, starts_s, window_s, rows
 
 
-def _window_indices(
-    reader: VideoReader, reading: Reading, firsts: np.ndarray, window_frames: float
+def _rows(
+    reader: VideoReader, reading: Reading, starts_s: np.ndarray, window_s: float, num_clips: int
 ) -> np.ndarray:
-    """Return (N, clips, T), the frames of each window, from its first frame on."""
-    num_frames = min(max(round(window_frames), 1), reader.num_frames)
-    num_clips = 1
-    if reading.clip.policy == "interval":
-        num_clips = max(1, round(reading.window_s / reading.clip_s))
-    clip = replace(reading.clip, offset_sampling=True)
-    within = np.array(eval_indices(clip, num_frames, reader.fps, num_clips))
+    """Return (N, clips, T), the frames of the clips of each window."""
+    rate = _rate(reader)
+    firsts = np.rint(starts_s * rate).astype(np.int64)
+    num_frames = min(max(round(window_s * rate), 1), reader.num_frames)
+    within = np.array(eval_indices(reading.clip, num_frames, reader.fps, num_clips))
     indices = np.minimum(firsts[:, None, None] + within, reader.num_frames - 1)
     shown = at_even_rate(indices.ravel(), reader.times_s)
     return np.array(shown, dtype=np.int32).reshape(indices.shape)
 
 
 def _cut(
-    held: Mapping[int, Tensor], clips: np.ndarray, corners: list[tuple[int, int]], side: int
-) -> Tensor:
-    """Return the views of a window, (V, 3, T, S, S) uint8."""
-    frames = [torch.stack([held[index] for index in clip], dim=1) for clip in clips.tolist()]
-    return torch.stack(
-        [
-            planes[..., top : top + side, left : left + side]
-            for planes in frames
-            for top, left in corners
-        ]
-    )
+    held: Mapping[int, Tensor], clips: np.ndarray, corners: Sequence[tuple[int, int]], side: int
+) -> tuple[Tensor, Tensor]:
+    """Return the views that differ, (U, 3, T, S, S) uint8, and the place of each view (V,)."""
+    views = list(itertools.product(map(tuple, clips.tolist()), corners))
+    place_of = {view: place for place, view in enumerate(dict.fromkeys(views))}
+    pixels = [
+        torch.stack([held[index][:, top : top + side, left : left + side] for index in clip], dim=1)
+        for clip, (top, left) in place_of
+    ]
+    return torch.stack(pixels), torch.tensor([place_of[view] for view in views])
