@@ -355,9 +355,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     names = [item.name for item in fields(PredictOptions)]
     return predict_job(
         arguments.sources,
-        PredictOptions(
-            **{item.name: getattr(arguments, item.name) for item in fields(PredictOptions)}
-        ),
+        PredictOptions(**{name: getattr(arguments, name) for name in names}),
         weights=arguments.weights,
         config_file=arguments.cfg,
         ema=arguments.ema,

@@ -41,6 +41,7 @@ def score_videos(
     device: torch.device,
     forward_batch: int,
     precision: str = "fp32",
+    fills_last: bool = True,
 ) -> Iterator[ViewScores | FailedVideo]:
     """Score every view of every video; views of the same pixels are scored once.
 
@@ -54,6 +55,7 @@ def score_videos(
         prepare: normalises the views.
         forward_batch: views in each forward pass.
         precision: "fp32", "bf16" or "fp16".
+        fills_last: False to save the time of the zeros, where last bits do not matter.
 
     Yields:
         A ``ViewScores`` for each readable video, in the order of the list, and a ``FailedVideo``
@@ -62,7 +64,7 @@ def score_videos(
     Raises:
         WeightsError: the model's scores of a video are not finite.
     """
-    scorer = _Scorer(model, forward_batch, precision)
+    scorer = _Scorer(model, forward_batch, precision, fills_last)
     note_progress("test, reading videos")
     with evaluation_mode(model):
         for number, batch in enumerate(loader.epoch(0), start=1):
@@ -120,12 +122,16 @@ class _Scorer:
         model: in evaluation mode.
         num_rows: views in each pass.
         precision: "fp32", "bf16" or "fp16".
+        fills_last: whether the last pass is filled up with zeros.
     """
 
-    def __init__(self, model: nn.Module, num_rows: int, precision: str) -> None:
+    def __init__(
+        self, model: nn.Module, num_rows: int, precision: str, fills_last: bool = True
+    ) -> None:
         self._model = model
         self._num_rows = num_rows
         self._precision = precision
+        self._fills_last = fills_last
         self._videos = deque[_Read]()  # not all of their views are scored
         self._waiting: list[Tensor] = []  # (some, 3, T, S, S) each, fewer than num_rows together
         self._uncollected: Tensor | None = None  # (some, K) of the last pass, on the device
@@ -144,10 +150,11 @@ class _Scorer:
         self._waiting = [waiting]
 
     def score_rest(self) -> None:
-        """Score the waiting views, in a pass filled up with zeros."""
+        """Score the waiting views."""
         num_waiting = sum(map(len, self._waiting))
         if num_waiting:
-            self._score(_filled(torch.cat(self._waiting), self._num_rows), num_waiting)
+            rows = torch.cat(self._waiting)
+            self._score(_filled(rows, self._num_rows) if self._fills_last else rows, num_waiting)
         self._waiting = []
         self._collect()
 

@@ -82,6 +82,16 @@ def test_many_videos_are_scored_as_one_by_one(clips):
                 assert result.mean_probs[one.label] == pytest.approx(one.prob, abs=1e-6)
 
 
+def test_a_single_view_is_computed_once(tmp_path):
+    predictor, num_views = colour_predictor(), []
+    predictor.model.register_forward_hook(lambda _, inputs, __: num_views.append(len(inputs[0])))
+    videos = videos_of([str(write_colours(tmp_path / "short.mp4", [("red", 0.2)]))])
+
+    (scored,) = predictor.scores(videos, command.reading_of(predictor.input_spec), batch=8)
+
+    assert num_views == [1] and scored.mean_probs.argmax() == 0
+
+
 def test_the_output_is_a_journal_that_resumes(clips, capsys, monkeypatch):
     words = ("clips", "--output", "results.jsonl")
     (clips / "broken.mp4").unlink()

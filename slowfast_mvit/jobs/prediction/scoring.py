@@ -87,6 +87,7 @@ def score(
         lambda batch: normalise(batch.pixels, mean, std),
         device=device,
         forward_batch=batch,
+        fills_last=False,
     )
     for outcome in outcomes:
         if isinstance(outcome, FailedVideo):
