@@ -42,7 +42,7 @@ FINETUNE_FLAGS = {
     "--out": _flag("DIR", "OUTPUT_DIR (default: runs/finetune/NAME, NAME being that of FOLDER)"),
 }
 
-PREDICT_FLAGS = {
+PREDICT_FLAGS: dict[str, dict[str, Any]] = {
     "--weights": {
         "required": True,
         "help": "a checkpoint, a run folder, a name of slowfast-mvit models, or an https address",

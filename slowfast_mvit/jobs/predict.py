@@ -131,7 +131,7 @@ class Predictor:
         videos: Sequence[VideoRecord],
         reading: Reading,
         batch: int | None = None,
-        on_progress: Callable[[float], None] = lambda share: None,
+        on_progress: Callable[[float], object] = lambda share: None,
     ) -> Iterator[Scored | FailedVideo]:
         """Return the scores of many videos; see ``prediction.scoring.score``."""
         is_on_cpu = next(self.model.parameters()).device.type == "cpu"

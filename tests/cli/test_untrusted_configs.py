@@ -102,6 +102,7 @@ def test_no_command_imports_starts_or_fetches_what_a_file_names(tmp_path):
         for (key, template), code in zip(CODE_KEYS.items(), (*CODE, CODE[1]), strict=True)
     ] + [yaml_of(key, "http://127.0.0.1:9/x") for key in ADDRESS_KEYS[::3]]
     commands = []
+    (tmp_path / "x.mp4").touch()
     for number, text in enumerate(configs):
         run = tmp_path / f"run{number}"
         run.mkdir()

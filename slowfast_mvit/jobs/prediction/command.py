@@ -22,6 +22,7 @@ from slowfast_mvit.jobs.prediction.reading import NUM_CLIPS, Reading, reading_of
 from slowfast_mvit.jobs.prediction.render import render_timeline
 from slowfast_mvit.jobs.prediction.sources import videos_of
 from slowfast_mvit.runtime.log import setup_logging
+from slowfast_mvit.storage import csv_text
 from slowfast_mvit.structures import FailedVideo, VideoRecord
 
 VIDEOS_FAILED = 3  # exit status: some videos could not be read, the others are done
@@ -143,7 +144,7 @@ class _Run:
                 stack.enter_context(file)
                 finished = file.finished()
             if self.options.form == "csv":
-                _print(output.csv_text([output.CSV_HEAD]), end="")
+                _print(csv_text([output.CSV_HEAD]), end="")
             known = {} if self.options.render else finished
             records = list[output.Record]()
             for record in stack.enter_context(contextlib.closing(self._records(known))):

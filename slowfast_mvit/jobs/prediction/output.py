@@ -66,6 +66,11 @@ def best_of(probs: np.ndarray, top_k: int) -> list[tuple[int, float]]:
 # Text
 
 
+def on_one_line(name: str) -> str:
+    """Return a name without line ends and control characters."""
+    return printable(" ".join(name.split()))
+
+
 def lines_of(record: Record, *, is_only_one: bool) -> list[str]:
     """Return a record as lines for the terminal: one for a verdict among several videos."""
     if "error" in record:
@@ -153,7 +158,7 @@ def _cues(record: Record, point: str, escape: Callable[[str], str]) -> Iterator[
         start, end = (
             clock(one[key], point=point, digits=3, hours=True) for key in ("start_s", "end_s")
         )
-        name = escape(printable(" ".join(one["name"].split())))
+        name = escape(on_one_line(one["name"]))
         yield f"{start} --> {end}\n{name} ({100 * one['prob']:.0f} %)\n"
 
 

@@ -237,7 +237,8 @@ def _rows(
     within = np.array(eval_indices(reading.clip, num_frames, reader.fps, num_clips))
     indices = np.minimum(firsts[:, None, None] + within, reader.num_frames - 1)
     shown = at_even_rate(indices.ravel(), reader.times_s)
-    return np.array(shown, dtype=np.int32).reshape(indices.shape)
+    rows: np.ndarray = np.array(shown, dtype=np.int32).reshape(indices.shape)
+    return rows
 
 
 def _cut(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -24,17 +25,19 @@ from slowfast_mvit.data.video import packets
 from slowfast_mvit.data.video.packet_checks import packets_of
 from slowfast_mvit.data.video.readers import open_reader, stream_frames
 from slowfast_mvit.data.video.shards import open_plain_file
-from slowfast_mvit.errors import printable, writing
-from slowfast_mvit.jobs.prediction.output import clock
+from slowfast_mvit.errors import writing
+from slowfast_mvit.jobs.prediction.output import clock, on_one_line
 from slowfast_mvit.jobs.prediction.timeline import Timeline
 from slowfast_mvit.storage import atomic_path
 from slowfast_mvit.structures import VideoReader
+
+logger = logging.getLogger(__name__)
 
 _QUALITY = {"preset": "veryfast", "crf": "20"}
 _PRIMING_S = 0.1  # of sound before the first frame is kept: encoders put some there
 TICKS = 90_000  # a second, of the clock of MPEG
 # Codecs of sound that may be in an MP4 as they are; others are encoded again.
-_KEPT_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
+_KEPT_SOUND = ("aac", "mp3", "ac3", "opus", "alac")
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
@@ -42,7 +45,7 @@ def render_timeline(
     video: str | Path,
     timeline: Timeline,
     path: str | Path,
-    on_frame: Callable[[float], None] = lambda share: None,
+    on_frame: Callable[[float], object] = lambda share: None,
 ) -> None:
     """Write an MP4 of the video with its timeline drawn into the frames.
 
@@ -64,7 +67,7 @@ def render_timeline(
         atomic_path(path) as temporary,
         av.open(str(temporary), "w", format="mp4") as out,
     ):
-        rate = Fraction(reader.fps).limit_denominator(1001)
+        rate = Fraction(max(reader.fps, 1.0)).limit_denominator(1001)
         stream: Any = out.add_stream("libx264", rate=rate, options=_QUALITY)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
@@ -99,7 +102,7 @@ class _Band:
 
     def __init__(self, timeline: Timeline, height: int, width: int) -> None:
         self._timeline = timeline
-        self._size = (width, max(min(height // 5, 96), min(height, 20)))
+        self._size = (width, max(min(height // 5, 96), 20))
         self._line_px = self._size[1] // 4
         self._font = ImageFont.load_default(max(min(self._size[1] * 0.4, width / 20), 8))
         self._background = Image.new("RGB", self._size, "#101010")
@@ -122,7 +125,7 @@ class _Band:
         band = self._background.copy()
         drawing = ImageDraw.Draw(band)
         width, height = self._size
-        text = f"{100 * prob:.0f} %  {printable(segment.name)}"
+        text = f"{100 * prob:.0f} %  {on_one_line(segment.name)}"
         drawing.text((2, 0), text, fill="white", font=self._font)
         clock_text = clock(time_s)
         left = width - drawing.textlength(clock_text, font=self._font) - 2
@@ -132,7 +135,7 @@ class _Band:
         colour = self._colour_of[segment.label]
         drawing.rectangle((0, top, width * prob, top + self._line_px - 1), colour)
         drawing.line((self._x(time_s), top, self._x(time_s), height), "white", 2)
-        image[-height:] = np.asarray(band)
+        image[-height:] = np.asarray(band)[-len(image) :]
 
 
 # Sound
@@ -160,8 +163,11 @@ def _sound_of(video: Path, out: OutputContainer) -> Iterator[SoundUntil]:
         def until(time_s: float) -> Iterator[av.Packet]:
             budget.restart()
             while True:
-                if not waiting:
-                    waiting.extend(itertools.islice(upcoming, 1))
+                try:
+                    waiting.extend(itertools.islice(upcoming, 0 if waiting else 1))
+                except packets.LIBRARY_ERRORS as error:
+                    reason = packets.reason(error)
+                    logger.warning("%s: the sound ends early (%s)", video, reason)
                 if not waiting or waiting[0][0] > time_s:
                     return
                 yield waiting.pop()[1]
@@ -176,7 +182,7 @@ def _sound_packets(
     source = container.streams.audio[0]
     shown = packets.first_video_stream(video, container, packets.MAX_RESIZED_PIXELS)
     start_s = float((shown.start_time or 0) * (shown.time_base or 0))
-    is_kept = source.codec_context.name in _KEPT_SOUND
+    is_kept = source.codec_context.codec.canonical_name in _KEPT_SOUND
     target: Any
     if is_kept:
         target = out.add_stream_from_template(source)
@@ -197,6 +203,7 @@ def _sound_packets(
                 packet.stream = target
                 yield time_s, packet
                 continue
+            frame: Any
             for frame in source.codec_context.decode(packet):
                 frame.pts -= round(start_s / frame.time_base)
                 yield from ((time_s, encoded) for encoded in target.encode(frame))

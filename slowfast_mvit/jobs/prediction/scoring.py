@@ -64,7 +64,7 @@ def score(
     batch: int,
     mean: Sequence[float],
     std: Sequence[float],
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], object] = lambda share: None,
 ) -> Iterator[Scored | FailedVideo]:
     """Score videos, and yield the result of each in their order.
 
