@@ -115,6 +115,7 @@ def test_the_output_is_a_journal_that_resumes(clips, capsys, monkeypatch):
     assert predict(*words) == 0
 
     assert len(reads) == 3 - num_done
+    assert predict(*words) == 0 and len(reads) == 3 - num_done
     assert Path("results.jsonl").read_text() == Path("whole.jsonl").read_text()
     capsys.readouterr()
     assert predict(*words, "--top-k", 1) == 2

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from slowfast_mvit.errors import ConfigError, printable
+from slowfast_mvit.errors import ConfigError, printable, writing
 from slowfast_mvit.jobs.prediction.scoring import Scored
 from slowfast_mvit.jobs.prediction.sources import UNLABELLED
 from slowfast_mvit.jobs.prediction.timeline import Timeline, letters_of
@@ -186,7 +186,8 @@ class OutputFile:
         self._records: list[Record] = []
         self._log: AppendLog | None = None
         if self._suffix == ".csv":
-            self.path.unlink(missing_ok=True)
+            with writing(self.path):
+                self.path.unlink(missing_ok=True)
         if self._suffix in (".csv", ".jsonl"):
             self._log = AppendLog(self.path)
         if self._log and self._suffix == ".csv":

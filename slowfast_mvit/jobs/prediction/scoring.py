@@ -84,7 +84,7 @@ def score(
     outcomes = score_videos(
         model,
         source,
-        lambda batch: normalise(batch.pixels, mean, std),
+        lambda clips: normalise(clips.pixels, mean, std),
         device=device,
         forward_batch=batch,
         fills_last=False,
@@ -131,7 +131,7 @@ class _Units:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[ClipBatch]:
         """Return the batches; ``video_ids`` are the paths."""
-        threads = min(available_cores(), MAX_THREADS, len(self._videos))
+        threads = min(available_cores(), MAX_THREADS)
         for record, unit in read_ahead(self._videos[start_step:], self._read, threads):
             if isinstance(unit, FailedVideo):
                 yield _batch_of_failure(unit)
