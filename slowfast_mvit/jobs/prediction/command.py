@@ -113,7 +113,8 @@ def predict_job(
     except KeyboardInterrupt:
         if options.suffix == ".jsonl":
             raise Stopped(signal.SIGINT) from None
-        raise
+        print("\nInterrupted. The results so far are complete.", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _check(options: PredictOptions) -> None:
