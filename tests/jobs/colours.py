@@ -1,4 +1,4 @@
-"""Videos of plain colours, and a model that tells them apart without any training."""
+"""Videos of plain colours, and a model that classifies them without any training."""
 
 from __future__ import annotations
 

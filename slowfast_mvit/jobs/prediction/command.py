@@ -31,7 +31,7 @@ _BAR = "{desc} {percentage:3.0f} %|{bar}| {elapsed}, ETA {remaining}{postfix}"
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What to print and write.
+    """Plain options of the command.
 
     Attributes:
         top_k: classes of a verdict.
@@ -62,7 +62,7 @@ class PredictOptions:
 
     @property
     def is_timeline(self) -> bool | None:
-        """Whether to make a timeline; None to decide by the length of each video."""
+        """Return True for timelines, False for verdicts, None to decide by the length."""
         has_windows = self.window is not None or self.stride is not None
         is_subtitles = self.suffix in output.SUBTITLES
         if self.timeline or has_windows or self.render or is_subtitles:

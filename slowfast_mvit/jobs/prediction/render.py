@@ -72,12 +72,12 @@ def render_timeline(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
         with _sound_of(Path(video), out) as sound_until:
-            for time_s, picture in _drawn_frames(reader, timeline):
+            for time_s, drawn in _drawn_frames(reader, timeline):
                 if not stream.codec_context.is_open:
-                    stream.width, stream.height = picture.width, picture.height
+                    stream.width, stream.height = drawn.width, drawn.height
                 for packet in sound_until(time_s):
                     out.mux(packet)
-                out.mux(stream.encode(picture))
+                out.mux(stream.encode(drawn))
                 on_frame(1 / reader.num_frames)
             out.mux(stream.encode(None))
             for packet in sound_until(math.inf):
@@ -92,9 +92,9 @@ def _drawn_frames(reader: VideoReader, timeline: Timeline) -> Iterator[tuple[flo
         band = band or _Band(timeline, height, width)
         image = np.ascontiguousarray(frame.numpy()[:height, :width])
         band.draw(image, time_s)
-        picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-        picture.pts, picture.time_base = round(time_s * TICKS), Fraction(1, TICKS)
-        yield time_s, picture
+        drawn = av.VideoFrame.from_ndarray(image, format="rgb24")
+        drawn.pts, drawn.time_base = round(time_s * TICKS), Fraction(1, TICKS)
+        yield time_s, drawn
 
 
 class _Band:
