@@ -9,7 +9,6 @@ from slowfast_mvit.data.video.readers import open_reader
 from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.data.views.sampling import eval_indices
 from slowfast_mvit.errors import ConfigError, DecodeError
-from slowfast_mvit.jobs.predict import predict_job
 from slowfast_mvit.structures import ClipSpec, ViewPlan
 
 
@@ -98,9 +97,8 @@ def test_shared_frames_of_several_clips_are_computed_once(model, motion_data):
 
 @pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:77"])
 def test_a_device_without_values_is_an_error(name):
-    options = {"config_file": None, "ema": False, "top_k": 1, "num_clips": 1}
     with pytest.raises(ConfigError, match=f"--device {name}: not a device of this machine"):
-        predict_job("a.mp4", weights="a.pyth", device=name, **options)
+        sm.load("a.pyth", device=name)
 
 
 def test_a_checkpoint_without_segment_clips_still_predicts(model, motion_data):
