@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TEST_ARGS ?= -n 2 --dist worksteal
+TEST_ARGS ?= -n 3 --dist worksteal
 FAST_TESTS := tests/config tests/evaluation tests/optim tests/weights \
 	tests/models/test_layers.py tests/models/test_specs.py tests/models/test_mvit.py \
 	tests/models/test_variants.py tests/rules/test_layering.py tests/data/test_sampling.py \
@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(BIN)/slowfast-mvit demo --data-only
 	$(BIN)/python tools/run_net.py --cfg configs/Demo/motion.yaml
 
-# One thread per process: two processes with two threads each are slower than with one each.
+# For two cores: one thread per process, and a third process, since tests wait for what they start.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_ARGS)
 

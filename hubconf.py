@@ -32,4 +32,5 @@ def _entry(name: str) -> _Callable[..., _Any]:
     return create
 
 
-globals().update({name: _entry(name) for name in _slowfast_mvit.list_models()})
+_names = [name for name in _slowfast_mvit.list_models() if _weights_of(name)]
+globals().update({name: _entry(name) for name in _names})

@@ -109,6 +109,8 @@ def _untrained(
     from slowfast_mvit.builders.hub import with_hub_methods  # imports huggingface_hub
 
     model = create_untrained(name, num_classes=num_classes, input_size=input_size, **options)
+    if name in BACKBONES:
+        return model
     given = {key: value for key, value in options.items() if value is not None}
     given.pop("attention", None)
     model.arguments = {**variant_as_lists(name), **given, "input_size": model.input_size}

@@ -48,6 +48,7 @@ def run(benchmark, folder, results, capsys) -> dict:
     return record
 
 
+@pytest.mark.nightly
 def test_decode_prints_ours_over_the_floor(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(decode, "has_program", lambda: False)  # slow to start; see test_floors
 

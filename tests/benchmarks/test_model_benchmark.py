@@ -195,6 +195,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(lower_bounds, "copy_bandwidth", lambda device: 1e10)
 
 
+@pytest.mark.nightly
 def test_the_last_line_holds_the_ratios_and_where_they_come_from(tiny, tmp_path, capsys):
     assert model.main(["--quick", "--results", str(tmp_path)]) == 0
 

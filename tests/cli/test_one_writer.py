@@ -71,6 +71,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.nightly
 def test_the_first_of_two_runs_saves_nothing_after_a_takeover(tiny_config, out, tmp_path):
     words = ["train", "--cfg", str(tiny_config), "SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(out)]
     begun = tmp_path / "saving"

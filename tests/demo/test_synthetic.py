@@ -128,6 +128,7 @@ def test_classes_differ_in_every_other_frame():
         assert len({video[frame].tobytes() for video in videos}) == len(CLASS_NAMES)
 
 
+@pytest.mark.nightly
 def test_single_frames_do_not_give_the_class_away():
     """A ridge classifier on the first and last frames of 256 videos stays near chance."""
     num_videos = 256

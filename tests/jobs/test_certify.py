@@ -68,6 +68,7 @@ def test_other_weights_are_not_certified_under_a_published_name(capsys):
     assert "mine.pyth: certify tests the published weights" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_a_small_set_gets_a_card(tmp_path, monkeypatch, capsys):
     row = ZOO["mvitv2_s_16x4.k400"]
     checkpoints = tmp_path / "hub/checkpoints"

@@ -240,7 +240,7 @@ def test_the_three_lines_of_the_readme_work(tmp_path, tiny_config, motion_data, 
     predictor = names["predictor"]
     printed = capsys.readouterr().out
     best = predictor.predict(video)[0]
-    assert printed.startswith(f"{best.name}\n(Segment(start_s=0.0, end_s=")
+    assert f"{best.name}\n(Segment(start_s=0.0, end_s=" in printed
     timeline = predictor.timeline(video)
     assert best == sm.predict(predictor.model, video)[0]
     assert timeline.segments[-1].end_s == pytest.approx(16 / 12)

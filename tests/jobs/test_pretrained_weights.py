@@ -1,5 +1,7 @@
 """The model of a fine-tuning: identified by the config in a file of weights, and by its shapes."""
 
+import math
+
 import pytest
 import torch
 from class_folders import config_of, folder_of, write_weights
@@ -7,6 +9,13 @@ from class_folders import config_of, folder_of, write_weights
 from slowfast_mvit import builders
 from slowfast_mvit.errors import UserError
 from slowfast_mvit.fast import create_model
+from slowfast_mvit.weights import files
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    """Files with one number behind each parameter, which is refused otherwise, are read."""
+    monkeypatch.setattr(files, "_MAX_SHARING", math.inf)
 
 
 @pytest.fixture(scope="module")

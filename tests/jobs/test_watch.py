@@ -307,6 +307,7 @@ def watch_in_a_terminal(folder, is_done):
     return shown.decode("utf-8", errors="replace"), status
 
 
+@pytest.mark.nightly
 def test_a_terminal_is_redrawn_until_ctrl_c(run_folder):
     shown, status = watch_in_a_terminal(run_folder, lambda shown: shown.count(b"\x1b[H") >= 2)
 

@@ -74,6 +74,7 @@ def test_torchrun_starts_run_net(tiny_config):
     assert (tiny_config.parent / "out" / "checkpoints" / "checkpoint_epoch_00001.pyth").is_file()
 
 
+@pytest.mark.nightly
 def test_agents_of_two_nodes_meet_and_train(tiny_config):
     meeting = ["--nnodes", "2", "--rdzv_endpoint", f"localhost:{free_port()}"]
     words = ["train", "--cfg", tiny_config, "SOLVER.MAX_EPOCH", "1"]

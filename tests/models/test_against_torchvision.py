@@ -34,7 +34,7 @@ def torchvision_model(name, monkeypatch):
     ("name", "attention"),
     [
         ("mvit_v2_s", "folded"),
-        ("mvit_v1_b", "plain"),
+        pytest.param("mvit_v1_b", "plain", marks=pytest.mark.nightly),
         pytest.param("mvit_v2_s", "plain", marks=pytest.mark.nightly),
         pytest.param("mvit_v1_b", "folded", marks=pytest.mark.nightly),
     ],

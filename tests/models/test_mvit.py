@@ -188,6 +188,7 @@ def test_an_exported_batch_may_have_any_size(options, attention):
         torch.testing.assert_close(exported.module()(pixels), model(pixels), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.nightly
 def test_compilation_needs_no_graph_break():
     model = fill(small(input_size=(4, 56, 56)).eval())
     pixels = torch.randn(1, 3, 4, 56, 56)

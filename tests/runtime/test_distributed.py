@@ -195,6 +195,7 @@ def test_ranks_that_poll_slowly_succeed_when_rank_0_is_done_first():
     assert [rank.wait() for rank in ranks] == [0, 0, 0]
 
 
+@pytest.mark.nightly
 def test_rank_0_ends_when_it_alone_is_asked_to_stop():
     first, other = start_ranks(STOPPED_ALONE, 2)
 
