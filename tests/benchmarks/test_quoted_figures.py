@@ -16,6 +16,7 @@ NAMES = {"ours": "ours", "plain": "ours, plain: scores written out", "torchvisio
 CLIPS = {"S": "S 16x4", "B": "B 32x3", "L": "L 40x3 at 312"}
 MODES = {"infer": "forward", "train": "training step"}
 MODEL, LOADER = "model_S_cpu_2*.json", "loader_2*.json"
+QUICK = "model_quick_2*.json"
 
 # Text of README.md with the keys of a result
 QUOTED = [
@@ -28,6 +29,8 @@ QUOTED = [
     (MODEL, "forward {infer_fp32_vs_torchvision:.2f} times as fast"),
     (MODEL, "training step {train_fp32_vs_torchvision:.2f} times, with"),
     (MODEL, "{train_memory_vs_torchvision:.2f} of the memory"),
+    (QUICK, "fp32: forward {infer_fp32_vs_torchvision:.2f}, training step"),
+    (QUICK, "bf16: {infer_bf16_vs_torchvision:.2f} and {train_bf16_vs_torchvision:.2f} times"),
 ]
 
 
