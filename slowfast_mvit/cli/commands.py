@@ -335,6 +335,7 @@ def _test(config: Config, part: tuple[int, int] = (1, 1), *, takeover: bool = Fa
 
 
 def _merge(arguments: argparse.Namespace) -> None:
+    _require_folders(*arguments.output_dir)
     from slowfast_mvit.jobs.test import merge_job
 
     merge_job(arguments.output_dir, takeover=arguments.takeover)
@@ -375,13 +376,26 @@ def _models(arguments: argparse.Namespace) -> None:
     models_job(arguments.json)
 
 
+def _require_folders(*paths: str) -> None:
+    """Refuse local folders that do not exist, before torch is imported.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    missing = [path for path in paths if "://" not in path and not Path(path).is_dir()]
+    if missing:
+        raise ConfigError(f"{missing[0]}: no such local folder. Give the OUTPUT_DIR of a run")
+
+
 def _report(arguments: argparse.Namespace) -> None:
+    _require_folders(arguments.output_dir)
     from slowfast_mvit.jobs.report import report_job
 
     report_job(arguments.output_dir)
 
 
 def _watch(arguments: argparse.Namespace) -> None:
+    _require_folders(arguments.output_dir)
     from slowfast_mvit.jobs.watch import watch_job
 
     watch_job(arguments.output_dir, once=arguments.once)

@@ -30,6 +30,7 @@ MISTAKES = [
     ["predict", "a.mp4"],
     ["export", "a.pyth"],
     ["export", "a.pyth", "--to", "tflite", "--out", "x"],
+    *([name, "nowhere"] for name in ("report", "watch", "merge")),
     ["weights"],
     ["weights", "inspect"],
     ["finetune"],
