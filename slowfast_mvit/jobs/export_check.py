@@ -16,10 +16,11 @@ from slowfast_mvit.data.loading.items import read_views
 from slowfast_mvit.data.views.pixels import normalise
 from slowfast_mvit.demo.motion_scenes import CLASS_NAMES, draw_scene, render
 from slowfast_mvit.demo.synthetic import SPLITS, encode
+from slowfast_mvit.jobs.prediction.reading import reading_of
 from slowfast_mvit.models import MViT
 from slowfast_mvit.randomness import SYNTHETIC, generator
 from slowfast_mvit.runtime.machine import describe_machine, describe_versions
-from slowfast_mvit.structures import ClipSpec, VideoRecord, ViewPlan
+from slowfast_mvit.structures import VideoRecord
 
 BATCH_SIZES = (1, 5)
 NUM_CLIPS = max(BATCH_SIZES)  # the fewest that are compared
@@ -142,11 +143,8 @@ RUNNERS: dict[str, Callable[[Path], Run]] = {"onnx": _onnx_runner, "pt2": _pt2_r
 
 def _middle_clip(path: str, spec: dict[str, Any]) -> Tensor:
     """Return the clip in the middle of a video, (1, 3, T, S, S) uint8."""
-    names = ("num_frames", "sampling_rate", "target_fps", "policy")
-    clip = ClipSpec(**{name: spec[name] for name in names}, offset_sampling=True)
-    resizing = spec.get("resizing", "clip")
-    plan = ViewPlan(1, 1, scale_px=spec["scale_px"], crop_px=spec["crop_px"], resizing=resizing)
-    return read_views(VideoRecord(path, path, 0), clip, plan)[0]
+    reading = reading_of(spec, num_clips=1)
+    return read_views(VideoRecord(path, path, 0), reading.clip, reading.plan)[0]
 
 
 def _demo_videos(folder: Path) -> Iterator[Path]:
